@@ -1,0 +1,171 @@
+"""Training pictures and captions: the storybook drawn once and kept, or a user's own folder.
+
+Drawing a page takes a millisecond or two and a training shows each one many times, so the pages are
+drawn by all cores at once and kept as a memory-mapped file, whose name says what is in it.
+"""
+
+import hashlib
+import json
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import sdlearn.storybook
+from sdlearn.files import replacing
+from sdlearn.storybook import Scene, render, sample_scene
+
+Pixels = NDArray[np.uint8]
+CHUNK = 1000
+
+
+def scene(k: int, split: str = "train", seed: int = 0) -> Scene:
+    """Scene number k of a split: always the same one."""
+    return sample_scene(random.Random(f"{seed}-{k}"), split=split)
+
+
+def load_pictures(
+    n: int, size: int, cache: Path, folder: str = "", split: str = "train", seed: int = 0
+) -> Pixels:
+    """(n, size, size, 3) bytes: scenes 0..n-1 of a split, or all the pictures of a user's folder.
+
+    The drawn pages are kept in `cache`; two runs may ask for them at once.
+    """
+    if folder:
+        return np.stack([np.asarray(picture) for picture, _ in _folder(folder, size)])
+    path = cache / f"pages-{split}-{n}-{size}px-{key(seed, storybook_hash())}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        _draw(part, n, size, split, seed)
+        os.replace(part, path)
+    pages: Pixels = np.load(path, mmap_mode="r")
+    return pages
+
+
+def load_captions(
+    n: int, cache: Path, folder: str = "", split: str = "train", seed: int = 0, per_scene: int = 1
+) -> list[list[str]]:
+    """The captions of the same pictures, `per_scene` paraphrases each (one for a user's folder)."""
+    if folder:
+        return [[text] for _, text in _folder(folder, 8)]
+    from sdlearn.storybook import caption
+
+    path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        texts = [
+            [
+                caption(scene(k, split, seed), random.Random(f"{seed}-{k}-{j}"))
+                for j in range(per_scene)
+            ]
+            for k in tqdm(range(n), desc="captions", leave=False)
+        ]
+        with replacing(path) as part:
+            part.write_text(json.dumps(texts), encoding="utf-8")
+    captions: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return captions
+
+
+def to_tensor(pixels: Pixels | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Bytes (b, h, w, 3) -> float32 (b, 3, h, w) in [-1, 1]."""
+    x = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    return x.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def to_pixels(x: Tensor) -> Pixels:
+    """(b, 3, h, w) in [-1, 1] -> bytes (b, h, w, 3)."""
+    bytes_ = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels: Pixels = bytes_.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
+
+
+class Batches:
+    """Random batches of an array, each a function of (seed, step).
+
+    On a GPU the whole array is moved there once and batches are gathered there.
+    """
+
+    def __init__(self, array: NDArray[np.generic], seed: int, batch: int, device: torch.device):
+        self.array, self.seed, self.batch = array, seed, batch
+        self.device = device
+        self.resident = (
+            torch.from_numpy(np.array(array)).to(device) if device.type == "cuda" else None
+        )
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, step]).integers(len(self.array), size=self.batch)
+
+    def __call__(self, step: int) -> Tensor:
+        """The rows of batch number `step`, on the device."""
+        rows = self.indices(step)
+        if self.resident is not None:
+            return self.resident[torch.from_numpy(rows).to(self.device)]
+        return torch.from_numpy(self.array[rows]).to(self.device)
+
+
+def storybook_hash() -> str:
+    """Changes with the source of the storybook, whose pictures are then drawn again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(sdlearn.storybook.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_hash(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key(*parts: object) -> str:
+    """A short name for everything that a cached file depends on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def workers() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _folder(folder: str, size: int) -> list[tuple["np.typing.ArrayLike", str]]:
+    from sdlearn.storybook.folder import read_folder
+
+    return read_folder(folder, size)
+
+
+def _draw(path: Path, n: int, size: int, split: str, seed: int) -> None:
+    """Draw scenes 0..n-1 into a new .npy file, chunks of them in parallel."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
+        )
+        offset = file.tell()
+        file.truncate(offset + n * size * size * 3)
+    chunks = [(path, offset, n, size, split, seed, a) for a in range(0, n, CHUNK)]
+    with tqdm(total=n, desc="drawing pages", unit="page", leave=False) as bar:
+        if len(chunks) == 1:
+            bar.update(_draw_chunk(chunks[0]))
+            return
+        # Fresh processes: forking one in which torch has started threads can hang.
+        with ProcessPoolExecutor(workers(), mp_context=get_context("spawn")) as pool:
+            for drawn in pool.map(_draw_chunk, chunks):
+                bar.update(drawn)
+
+
+def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, int]) -> int:
+    path, offset, n, size, split, seed, first = chunk
+    pages = np.memmap(path, np.uint8, mode="r+", offset=offset, shape=(n, size, size, 3))
+    last = min(n, first + CHUNK)
+    for k in range(first, last):
+        pages[k] = np.asarray(render(scene(k, split, seed), size))
+    pages.flush()
+    return last - first
