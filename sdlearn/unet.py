@@ -264,8 +264,9 @@ class UNet(UNetEncoder):
 def start_at_zero(unet: UNet) -> None:
     """Silence every residual branch and the output before training, as for Stable Diffusion: at
     first each block passes its input on, and the estimate is zero noise."""
-    last = [m.conv2 for m in unet.modules() if isinstance(m, ResBlock)]
+    last: list[nn.Module] = [unet.conv_out]
+    last += [m.conv2 for m in unet.modules() if isinstance(m, ResBlock)]
     last += [m.proj_out for m in unet.modules() if isinstance(m, SpatialTransformer)]
-    for layer in (*last, unet.conv_out):
+    for layer in last:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
