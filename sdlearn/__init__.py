@@ -52,7 +52,7 @@ _MODULES = {
     "samplers", "schedule", "storybook", "text", "training", "unet", "vae", "versions", "weights",
 }  # fmt: skip
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
