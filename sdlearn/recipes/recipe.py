@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
+MAX_BYTES = 15 * 2**20  # of one exported file; a larger one is written in shards
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdlearn import weights
+from sdlearn.configs import vae_json
+from sdlearn.files import write_json
 from sdlearn.recipes.data import Batches, load_pictures, to_pixels, to_tensor
-from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.training import EMA, Job, autocast, draw_noise, learning_rate, step_generator, update
 from sdlearn.vae import (
@@ -186,12 +189,12 @@ def latent_std(vae: VAE, pages: Batches, batches: int = 32) -> float:
 
 def export(job: Job, recipe: VAERecipe, cache: Path, folder: Path) -> None:
     """Write the averaged autoencoder in the published layout, its scaling factor measured."""
-    from sdlearn import weights
-
     vae = job.networks["ema"]
     assert isinstance(vae, VAE)
     device = next(vae.parameters()).device
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
     std = latent_std(vae, Batches(pages, recipe.seed, 64, device))
     vae.config = dataclasses.replace(vae.config, scaling_factor=1 / std)
-    weights.save_vae(vae, folder, dtype=torch.float16)
+    write_json(folder / "vae" / "config.json", vae_json(vae.config, recipe.size))
+    place = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.save(vae, place, torch.float16, MAX_BYTES)
