@@ -1,0 +1,39 @@
+"""The command line: parses, hands over to the module that does the work, reports errors.
+
+Exit codes: 0 done, 2 something the user can put right (one sentence on stderr), 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "generate": ("make pictures of a prompt", "sdlearn.generate"),
+    "train": ("train a part of a model", "sdlearn.recipes"),
+    "evaluate": ("measure a model", "sdlearn.evaluation"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sdlearn COMMAND ...`; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="sdlearn", description="Stable Diffusion, built by hand in a notebook course."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, module) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        # Only the command asked for is imported: torch takes seconds, and --help should not.
+        if name in argv[:1]:
+            import_module(module).add_arguments(command)
+    try:
+        args = parser.parse_args(argv)
+        code: int = import_module(COMMANDS[args.command][1]).main(args)
+        return code
+    except KeyboardInterrupt:
+        print("\nsdlearn: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"sdlearn: {error}", file=sys.stderr)
+        return 2

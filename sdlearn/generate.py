@@ -1,0 +1,116 @@
+"""`sdlearn generate`: pictures of a prompt, as PNG files that remember how they were made."""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from sdlearn.files import replacing
+
+DEFAULT_OUT = Path("picture.png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sdlearn generate`; what is left out is the model's own choice."""
+    add = parser.add_argument
+    add("prompt", help='what to draw, such as "a red cat on the sand at night"')
+    add("--negative", metavar="PROMPT", help="what to lead away from")
+    add("--n", type=int, default=1, metavar="N", help="number of pictures (default: 1)")
+    add("--steps", type=int, metavar="N", help="denoising steps")
+    add("--guidance", type=float, metavar="SCALE", help="guidance scale; 1 is off")
+    add("--sampler", metavar="NAME", help="how to walk from noise to picture: ddim, ddpm")
+    add("--seed", type=int, default=0, metavar="N", help="picture k has seed N + k (default: 0)")
+    add("--size", type=int, metavar="PX", help="height and width in pixels")
+    add(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        metavar="FILE.png",
+        help=f"where to; several pictures are numbered NAME-0.png ... (default: {DEFAULT_OUT})",
+    )
+    add("--model", metavar="FOLDER", help="a model's folder or hub id (default: the storybook)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Make the pictures; raises ValueError or OSError, in one sentence, for what cannot be done."""
+    if args.n < 1:
+        raise ValueError(f"--n is {args.n}; it must be at least 1")
+    check_writable(args.out)
+
+    # Only now, for these imports take seconds.
+    from PIL.PngImagePlugin import PngInfo
+
+    from sdlearn import __version__
+    from sdlearn.pipeline import StableDiffusion
+
+    if args.model is None:
+        sd = StableDiffusion.storybook()
+    else:
+        sd = StableDiffusion.from_pretrained(args.model)
+    if sd.spec.name == "storybook":
+        warn_unknown_words(args.prompt)
+    pictures = sd.text_to_image(
+        args.prompt,
+        negative_prompt=args.negative,
+        steps=args.steps,
+        guidance_scale=args.guidance,
+        sampler=args.sampler,
+        seed=args.seed,
+        height=args.size,
+        width=args.size,
+        n=args.n,
+    )
+    for k, (picture, place) in enumerate(zip(pictures, names(args.out, args.n), strict=True)):
+        settings = {
+            "prompt": args.prompt,
+            "negative_prompt": args.negative or "",
+            "seed": args.seed + k,
+            "steps": sd.spec.steps if args.steps is None else args.steps,
+            "guidance_scale": sd.spec.guidance if args.guidance is None else args.guidance,
+            "sampler": args.sampler or sd.spec.sampler,
+            "model": args.model or sd.spec.name,
+            "software": f"sdlearn {__version__}",
+        }
+        info = PngInfo()
+        for key, value in settings.items():
+            info.add_text(key, str(value))
+        with replacing(place) as part:
+            picture.save(part, format="PNG", pnginfo=info)
+        print(place)
+    return 0
+
+
+def names(out: Path, n: int) -> list[Path]:
+    """The file of each picture: the name as given, or numbered from 0 where there are several."""
+    return [out] if n == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(n)]
+
+
+def check_writable(out: Path) -> None:
+    """Find out before the work, not after it, whether a picture can be written there."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {out}; the name of a picture must end in .png")
+    if out.is_dir():
+        raise IsADirectoryError(f"--out is {out}, which is a folder; give the name of a file")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"--out is {out}, but the folder {out.parent} cannot be written to: {error.strerror}"
+        ) from error
+
+
+def warn_unknown_words(prompt: str) -> None:
+    """Name the words that no caption of the storybook holds, and the words that some do."""
+    from sdlearn.storybook import WORDS
+
+    unknown = [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in WORDS]
+    if unknown:
+        print(
+            f"sdlearn: the storybook model does not know {', '.join(dict.fromkeys(unknown))}; "
+            f"it knows: {' '.join(sorted(WORDS))}",
+            file=sys.stderr,
+        )
