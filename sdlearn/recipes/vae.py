@@ -52,7 +52,7 @@ class VAERecipe(Recipe):
     flip: bool = True
     perceptual: float = 0.1
     perceptual_start: float = 0.5
-    perceptual_network: str = ""  # "" for the shipped one, or "vgg16" of torchvision
+    perceptual_network: str = ""  # "" for the shipped one, "vgg16", or a folder
     discriminator: float = 0.1
     discriminator_start: float = 0.8
     head_start: int = 200
@@ -87,8 +87,8 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     if listens_to_eye:
         from sdlearn.recipes.perceptual import load_features
 
-        stages = load_features(recipe.perceptual_network, device)
-        perceptual = PerceptualLoss(stages, [1 / stages.count] * stages.count)
+        features, stages = load_features(recipe.perceptual_network, device)
+        perceptual = PerceptualLoss(features, [1 / stages] * stages)
     has_critic = recipe.discriminator > 0 and recipe.discriminator_start < 1
     if has_critic:
         critic = PatchDiscriminator(width=32, depth=2).to(device, memory_format=torch.channels_last)
