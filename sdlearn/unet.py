@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import SpatialTransformer
-from .embeddings import TimeEmbedding, sinusoidal_embedding, size_embedding
+from sdlearn.attention import SpatialTransformer
+from sdlearn.embeddings import TimeEmbedding, sinusoidal_embedding, size_embedding
 
 
 @dataclass(frozen=True)
