@@ -43,17 +43,18 @@ SD1_5 = ModelSpec(name="sd1.5")
 STORYBOOK = ModelSpec(
     name="storybook",
     unet=UNetConfig(
-        block_out_channels=(128, 256),
+        block_out_channels=(128, 192),
+        layers_per_block=1,
         cross_attention=(True, True),
         transformer_depth=(1, 1),
-        num_heads=(4, 8),
+        num_heads=(4, 6),
         cross_attention_dim=128,
         sample_size=8,
     ),
     vae=VAEConfig(
-        block_out_channels=(32, 64, 96, 128),
+        block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
     ),
     text=(CLIPTextConfig(hidden_size=128, num_layers=4, num_heads=4, intermediate_size=512),),
     steps=30,
