@@ -96,15 +96,10 @@ def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job
     torch.manual_seed(recipe.seed)
     network = PerceptualNetwork(recipe.widths).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
-    batches = Batches(
-        load_pictures(recipe.scenes, recipe.size, cache), recipe.seed, recipe.batch, device
-    )
-    labels = Batches(
-        np.array([content(scene(k)) for k in range(recipe.scenes)]),
-        recipe.seed,
-        recipe.batch,
-        device,
-    )
+    pages = load_pictures(recipe.scenes, recipe.size, cache)
+    shown = np.array([content(scene(k)) for k in range(recipe.scenes)])
+    batches = Batches(pages, recipe.seed, recipe.batch, device)
+    labels = Batches(shown, recipe.seed, recipe.batch, device)
 
     def step(k: int) -> dict[str, Tensor]:
         x = to_tensor(batches(k), device).contiguous(memory_format=torch.channels_last)
@@ -147,7 +142,14 @@ def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], l
     """
     if name == "vgg16":
         return vgg16_features(device), 4
-    network = load_perceptual(Path(name) if name else data_folder("judge"), device)
+    try:
+        folder = Path(name) if name else data_folder("judge")
+        network = load_perceptual(folder, device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; `sdlearn train perceptual` makes the network of the perceptual loss, and "
+            "--set perceptual=0 trains without it"
+        ) from error
     return network, len(network.widths)
 
 
