@@ -22,7 +22,7 @@ from sdlearn.recipes.sheets import grid
 from sdlearn.storybook import SPLITS
 from sdlearn.training import Job, autocast, learning_rate, step_generator, update
 
-SEED = 15_000  # of the judge's own scenes
+SEEDS = {split: 15_000 + k for k, split in enumerate(SPLITS)}  # of the judge's own scenes
 THINGS = 3  # at most on one page
 
 
@@ -45,7 +45,7 @@ class JudgeRecipe(Recipe):
 
 
 RECIPES = {
-    "storybook": JudgeRecipe(steps=3000, batch=48, lr=2e-3, warmup=100, scenes=10_000),
+    "storybook": JudgeRecipe(steps=1600, batch=32, lr=2e-3, warmup=100, scenes=10_000),
     "small": JudgeRecipe(steps=150, batch=32, lr=3e-3, warmup=20, scenes=300),
 }
 
@@ -55,7 +55,7 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
     torch.manual_seed(recipe.seed)
     half, quarter, eighth = recipe.channels
     judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))
-    judge = judge.to(device, memory_format=torch.channels_last)
+    judge = judge.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
 
     pages = all_pages(recipe, cache)
@@ -68,7 +68,7 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
         truth = things[rows].clone()
         truth[..., :2] += moved.to(device)
         with autocast(device):
-            out = judge(x.contiguous(memory_format=torch.channels_last))
+            out = judge(x)
         metrics = judge_loss(Logits(*(y.float() for y in out)), truth, skies[rows], grounds[rows])
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
         metrics["gradient"] = update(metrics["loss"], optimizer, lr)
@@ -86,7 +86,7 @@ def all_pages(recipe: JudgeRecipe, cache: Path) -> Pixels:
     """The pages of the three splits, one after the other."""
     n, size = recipe.scenes, recipe.size
     return np.concatenate(
-        [load_pictures(n, size, cache, split=split, seed=SEED) for split in SPLITS]
+        [load_pictures(n, size, cache, split=split, seed=SEEDS[split]) for split in SPLITS]
     )
 
 
@@ -94,7 +94,7 @@ def labels(recipe: JudgeRecipe) -> tuple[NDArray[np.float32], ...]:
     """What those pages show: things (n, 3, 5) with x, y, kind, colour, pattern (-1: no thing),
     and the numbers of sky and ground (n,)."""
     names = JudgeConfig()
-    scenes = [scene(k, split, SEED) for split in SPLITS for k in range(recipe.scenes)]
+    scenes = [scene(k, split, SEEDS[split]) for split in SPLITS for k in range(recipe.scenes)]
     things = np.full((len(scenes), THINGS, 5), -1, np.float32)
     for row, page in zip(things, scenes, strict=True):
         for place, thing in zip(row, page.things, strict=False):
@@ -110,7 +110,7 @@ def judge_loss(out: Logits, things: Tensor, sky: Tensor, ground: Tensor) -> dict
 
     things: (b, 3, 5) as `labels` gives them; sky, ground: (b,) integers.
     """
-    b, _, h, w = out.centre.shape
+    h, w = out.centre.shape[2:]
     there = things[..., 2] >= 0  # (b, 3)
     x, y = things[..., 0] * w, things[..., 1] * h
     rows = torch.arange(h, device=things.device).view(1, 1, h, 1)
