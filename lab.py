@@ -228,7 +228,9 @@ def install() -> None:
     """With uv, which is fast and shows its progress; where it cannot, with pip alone."""
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     if subprocess.call([*pip, "--quiet", "uv"], cwd=ROOT) == 0:
-        uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON), *WANTED]
+        uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
+        # Compiled now, as pip does: else the first notebook would wait for torch to be compiled.
+        uv += ["--compile-bytecode", *WANTED]
         if subprocess.call(uv, cwd=ROOT, env={**uv_settings(pip_config()), **os.environ}) == 0:
             return
         print("uv could not do it; trying again with pip, which takes longer", flush=True)

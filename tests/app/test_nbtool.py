@@ -1,0 +1,139 @@
+"""tools/nbtool.py: two runs of a notebook become one file, and what is wrong is named."""
+
+import base64
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location("nbtool", ROOT / "tools" / "nbtool.py")
+nbtool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(nbtool)
+
+LEFT, RIGHT, UNSEEN = ("a" * 32, "b" * 32, "c" * 32), ("d" * 32, "e" * 32, "f" * 32), "9" * 32
+
+
+def figure() -> str:
+    ramp = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3)
+    noise = np.random.default_rng(0).normal(0, 4, (64, 64, 3))
+    png = io.BytesIO()
+    Image.fromarray((ramp + noise).clip(0, 255).astype("uint8")).save(png, "PNG")
+    return base64.b64encode(png.getvalue()).decode()
+
+
+def executed(count: int, ids: tuple[str, ...], address: str) -> dict:
+    """A notebook as Jupyter stores it after a run; the arguments are what differs between runs."""
+    slider, layout, output = ids
+    shown = nbformat.v4.new_output("display_data", {nbtool.VIEW: {"model_id": slider}})
+    result = nbformat.v4.new_output(
+        "execute_result",
+        {"text/plain": f"<Figure at {address}>", "image/png": figure()},
+        execution_count=count,
+    )
+    texts = [nbformat.v4.new_output("stream", name="stdout", text=t) for t in ("one\n", "two\n")]
+    cell = nbformat.v4.new_code_cell(
+        "show()",
+        id="only",
+        execution_count=count,
+        metadata={"execution": {"iopub.busy": f"2031-01-0{count}"}, "tags": ["kept"]},
+        outputs=[*texts, result, shown],
+    )
+    state = {
+        slider: {"state": {"layout": f"IPY_MODEL_{layout}", "children": [f"IPY_MODEL_{output}"]}},
+        layout: {"state": {}},
+        output: {"state": {"outputs": [{**result, "execution_count": None}]}},
+        UNSEEN: {"state": {"value": count}},
+    }
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebook.metadata = {
+        "language_info": {"name": "python", "version": f"3.11.{count}"},
+        "widgets": {nbtool.STATE: {"state": state, "version_major": 2, "version_minor": 0}},
+    }
+    return json.loads(json.dumps(notebook))
+
+
+def test_two_runs_become_the_same_file():
+    first = nbtool.written(nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22")))
+    second = nbtool.written(nbtool.clean(executed(2, RIGHT, "0x7f99cc33dd44")))
+    assert first == second
+
+
+def test_cleaning_twice_is_cleaning_once_and_leaves_no_fault():
+    once = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))
+    assert nbtool.clean(once) == once
+    assert nbtool.faults(nbtool.written(once)) == []
+
+
+def test_only_shown_widgets_are_kept_and_their_parts_still_find_each_other():
+    cleaned = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))
+    state = cleaned["metadata"]["widgets"][nbtool.STATE]["state"]
+    assert list(state) == [f"{n:032x}" for n in range(3)]
+    assert state[f"{0:032x}"]["state"]["layout"] == f"IPY_MODEL_{1:032x}"
+    assert cleaned["cells"][0]["outputs"][-1]["data"][nbtool.VIEW]["model_id"] == f"{0:032x}"
+
+
+def test_what_a_person_wrote_and_what_was_printed_stay():
+    (cell,) = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))["cells"]
+    assert cell["source"] == "show()"
+    assert cell["metadata"] == {"tags": ["kept"]}
+    assert cell["outputs"][0]["text"] == "one\ntwo\n"
+
+
+def test_a_figure_gets_smaller_and_looks_the_same():
+    before, after = figure(), nbtool.with_palette(figure())
+    assert len(after) < len(before)
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(f))).convert("RGB"), dtype=float)
+                for f in (before, after)]  # fmt: skip
+    assert np.abs(pictures[0] - pictures[1]).mean() < 8
+
+
+def faulty(change) -> list[str]:
+    notebook = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))
+    change(notebook["cells"][0])
+    return nbtool.faults(nbtool.written(notebook))
+
+
+ERROR = {"output_type": "error", "ename": "KeyError", "evalue": "", "traceback": []}
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        (ERROR, "cell 0: a stored KeyError"),
+        ({"output_type": "stream", "name": "stderr", "text": "warning"}, "stderr"),
+        ({"output_type": "stream", "name": "stdout", "text": "x" * 130_000}, "an output of 130,"),
+        ({"output_type": "stream", "name": "stdout", "text": f"{ROOT}/runs"}, "a path of the mach"),
+    ],
+)
+def test_a_bad_output_is_named(output, says):
+    (fault,) = faulty(lambda cell: cell["outputs"].append(output))
+    assert says in fault
+
+
+def test_an_expected_error_is_no_fault():
+    def change(cell):
+        cell["metadata"]["tags"] = ["raises-exception"]
+        cell["outputs"].append(ERROR)
+
+    assert faulty(change) == []
+
+
+def test_noise_and_missing_outputs_are_named():
+    assert "holds noise" in faulty(lambda cell: cell.update(execution_count=3))[0]
+    assert "without outputs" in faulty(lambda cell: cell.update(outputs=[]))[0]
+
+
+def test_the_command_cleans_in_place_and_then_finds_nothing(tmp_path, capsys):
+    path = tmp_path / "lesson.ipynb"
+    path.write_text(nbtool.written(executed(1, LEFT, "0x7f00aa11bb22")))
+    assert nbtool.main(["check", str(path)]) == 1
+    assert capsys.readouterr().out.startswith("lesson.ipynb: holds noise")
+    assert nbtool.main(["clean", str(path)]) == 0
+    assert nbtool.main(["check", str(path)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["lesson.ipynb"]

@@ -1,0 +1,147 @@
+"""The lists of dependencies agree, the package imports lightly, and the wheel carries the model."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import lab
+import sdlearn
+from sdlearn.paths import data_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [
+    Requirement(text)
+    for group in (PROJECT["dependencies"], *EXTRAS.values())
+    for text in group
+]  # fmt: skip
+
+
+def pins() -> dict[str, str]:
+    """constraints.txt as {name: version}; every line must be an exact version."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, version = re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)(?: ; .+)?", line).groups()
+            found[name] = version
+    return found
+
+
+def environment() -> tuple[str, list[str]]:
+    """environment.yml as (Python version, pip's lines)."""
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (python,) = (d for d in listed if isinstance(d, str) and d.startswith("python="))
+    (pip,) = (d["pip"] for d in listed if isinstance(d, dict))
+    assert {d for d in listed if isinstance(d, str)} == {python, "pip"}, "conda brings Python only"
+    return python.removeprefix("python="), pip
+
+
+@pytest.mark.parametrize("wanted", DIRECT, ids=lambda r: r.name)
+def test_every_direct_dependency_is_pinned_inside_its_range_and_installed_so(wanted):
+    pin = pins()[wanted.name]
+    assert wanted.specifier.contains(pin), f"{wanted} does not allow the tested {pin}"
+    assert Version(metadata.version(wanted.name)).public == pin
+
+
+def test_torch_is_the_version_everything_was_measured_with():
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_environment_yml_installs_what_lab_py_installs():
+    python, pip = environment()
+    assert [word for line in pip for word in line.split()] == lab.WANTED
+    (extras,) = re.findall(r"\[(.+)\]", pip[-1])
+    assert set(extras.split(",")) <= set(EXTRAS)
+    assert (*map(int, python.split(".")),) == lab.OLDEST
+    assert PROJECT["requires-python"] == f">={python}"
+
+
+@pytest.mark.skipif(not os.environ.get("CI"), reason="asks the network; runs where CI is set")
+def test_environment_yml_resolves_in_an_empty_environment(tmp_path):
+    uv = [sys.executable, "-m", "uv"]
+    settings = {**lab.uv_settings(lab.pip_config()), **os.environ}
+    subprocess.run([*uv, "venv", "-q", str(tmp_path / "empty")], check=True, env=settings)
+    resolved = subprocess.run(
+        [*uv, "pip", "install", "--dry-run", "--python", str(tmp_path / "empty"), "-r", "-"],
+        input="\n".join(environment()[1]),
+        cwd=ROOT,
+        env=settings,
+        capture_output=True,
+        text=True,
+    )
+    assert resolved.returncode == 0, resolved.stderr
+    chosen = dict(re.findall(r"^ \+ ([\w.-]+)==([^\s+]+)", resolved.stderr, re.MULTILINE))
+    assert chosen["torch"] == "2.13.0"
+    unpinned = {n for n in chosen if n not in pins() and not re.match("sdlearn|nvidia|cuda|tri", n)}
+    assert unpinned <= {"setuptools"}, "constraints.txt should name these"
+
+
+def test_import_is_light_until_a_name_is_used():
+    code = "import sys, sdlearn; print(sorted({'torch', 'transformers', 'numpy'} & {*sys.modules}))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.strip() == "[]", said.stderr
+
+
+@pytest.mark.parametrize("name", sdlearn.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(sdlearn, name) is not None
+    assert name in dir(sdlearn)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'sdlearn' has no attribute 'StableDifusion'"):
+        sdlearn.StableDifusion  # noqa: B018
+
+
+def test_a_missing_shipped_folder_is_named():
+    with pytest.raises(FileNotFoundError, match="'no-such-model' was not found"):
+        data_folder("no-such-model")
+
+
+def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
+    clone = tmp_path / "clone"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "sdlearn", clone / "sdlearn", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    for model in ("storybook", "judge"):
+        (clone / "data" / model / "unet").mkdir(parents=True)
+        (clone / "data" / model / "unet" / "config.json").write_text(model)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=clone, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("sdlearn-*.whl")
+    assert f"-{sdlearn.__version__}-" in wheel.name
+    with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
+        packed.extractall(tmp_path / "installed")
+    modules = {p.relative_to(clone).as_posix() for p in (clone / "sdlearn").rglob("*.py")}
+    assert modules <= names
+    assert {n.split("/")[0] for n in names} == {
+        "sdlearn",
+        f"sdlearn-{sdlearn.__version__}.dist-info",
+    }
+
+    code = (
+        "from sdlearn.paths import data_folder\n"
+        "for name in ('storybook', 'judge'):\n"
+        "    assert (data_folder(name) / 'unet' / 'config.json').read_text() == name\n"
+        "import sdlearn; print(sdlearn.__file__)"
+    )
+    outside = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=outside, capture_output=True, text=True
+    )
+    assert said.stdout.startswith(str(tmp_path / "installed")), said.stderr
