@@ -96,7 +96,8 @@ def with_palette(encoded: str) -> str:
 def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
     """Store the widgets that are shown, and what they are made of, under numbers 0, 1, 2, ...
 
-    Jupyter also stores widgets left from cells that were run twice, all under random ids.
+    Jupyter also stores widgets left from cells that were run twice, all under random ids. They
+    are numbered in an order that a file written and read again has too: hence the sorted keys.
     """
     waiting = [
         output["data"][VIEW]["model_id"]
@@ -111,7 +112,7 @@ def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
             continue
         used.append(model)
         inside = widgets["state"][model].get("state", {})
-        waiting += re.findall(r"IPY_MODEL_(\w+)", json.dumps(inside))
+        waiting += re.findall(r"IPY_MODEL_(\w+)", json.dumps(inside, sort_keys=True))
         if "outputs" in inside:
             inside["outputs"] = joined_streams([clean_output(o) for o in inside["outputs"]])
     if not used:
