@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,9 +21,10 @@ from tqdm.auto import tqdm
 
 import sdlearn.storybook
 from sdlearn.files import replacing
-from sdlearn.storybook import Scene, render, sample_scene
+from sdlearn.storybook import Scene, caption, render, sample_scene
 
 Pixels = NDArray[np.uint8]
+SceneOf = Callable[[int, str, int], Scene]
 CHUNK = 1000
 
 
@@ -32,19 +34,28 @@ def scene(k: int, split: str = "train", seed: int = 0) -> Scene:
 
 
 def load_pictures(
-    n: int, size: int, cache: Path, folder: str = "", split: str = "train", seed: int = 0
+    n: int,
+    size: int,
+    cache: Path,
+    folder: str = "",
+    split: str = "train",
+    seed: int = 0,
+    scene_of: SceneOf = scene,
 ) -> Pixels:
     """(n, size, size, 3) bytes: scenes 0..n-1 of a split, or all the pictures of a user's folder.
+
+    scene_of: which scene page number k shows, a function of a module (other processes call it).
 
     The drawn pages are kept in `cache`; two runs may ask for them at once.
     """
     if folder:
         return np.stack([np.asarray(picture) for picture, _ in _folder(folder, size)])
-    path = cache / f"pages-{split}-{n}-{size}px-{key(seed, storybook_hash())}.npy"
+    name = "pages" if scene_of is scene else f"{scene_of.__name__}-pages"
+    path = cache / f"{name}-{split}-{n}-{size}px-{key(seed, storybook_hash())}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        _draw(part, n, size, split, seed)
+        _draw(part, n, size, split, seed, scene_of)
         os.replace(part, path)
     pages: Pixels = np.load(path, mmap_mode="r")
     return pages
@@ -56,8 +67,6 @@ def load_captions(
     """The captions of the same pictures, `per_scene` paraphrases each (one for a user's folder)."""
     if folder:
         return [[text] for _, text in _folder(folder, 8)]
-    from sdlearn.storybook import caption
-
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -142,7 +151,7 @@ def _folder(folder: str, size: int) -> list[tuple["np.typing.ArrayLike", str]]:
     return read_folder(folder, size)
 
 
-def _draw(path: Path, n: int, size: int, split: str, seed: int) -> None:
+def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneOf) -> None:
     """Draw scenes 0..n-1 into a new .npy file, chunks of them in parallel."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(
@@ -150,7 +159,7 @@ def _draw(path: Path, n: int, size: int, split: str, seed: int) -> None:
         )
         offset = file.tell()
         file.truncate(offset + n * size * size * 3)
-    chunks = [(path, offset, n, size, split, seed, a) for a in range(0, n, CHUNK)]
+    chunks = [(path, offset, n, size, split, seed, scene_of, a) for a in range(0, n, CHUNK)]
     with tqdm(total=n, desc="drawing pages", unit="page", leave=False) as bar:
         if len(chunks) == 1:
             bar.update(_draw_chunk(chunks[0]))
@@ -161,11 +170,11 @@ def _draw(path: Path, n: int, size: int, split: str, seed: int) -> None:
                 bar.update(drawn)
 
 
-def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, int]) -> int:
-    path, offset, n, size, split, seed, first = chunk
+def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, SceneOf, int]) -> int:
+    path, offset, n, size, split, seed, scene_of, first = chunk
     pages = np.memmap(path, np.uint8, mode="r+", offset=offset, shape=(n, size, size, 3))
     last = min(n, first + CHUNK)
     for k in range(first, last):
-        pages[k] = np.asarray(render(scene(k, split, seed), size))
+        pages[k] = np.asarray(render(scene_of(k, split, seed), size))
     pages.flush()
     return last - first

@@ -1,0 +1,260 @@
+"""Training the text encoder: pictures and captions that belong together should point the same way.
+
+A batch holds pairs of pages that differ in one thing only (the colours of two things exchanged, the
+page mirrored, another pattern, another colour), each with its own caption in the same wording.
+To tell the two apart a bag of words is not enough: the encoder must bind colours to things and know
+its left from its right. Only the text encoder is kept; the diffusion model reads its states.
+"""
+
+import math
+import random
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from sdlearn import weights
+from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
+from sdlearn.configs import text_json
+from sdlearn.files import write_json
+from sdlearn.folder import read_tokenizer, write_tokenizer
+from sdlearn.recipes.data import Batches, load_captions, load_pictures, scene, to_pixels, to_tensor
+from sdlearn.recipes.recipe import MAX_BYTES, Recipe
+from sdlearn.recipes.sheets import grid
+from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
+from sdlearn.storybook import COLOURS, PATTERNS, Scene, caption, split_of
+from sdlearn.training import Job, autocast, learning_rate, update
+from sdlearn.versions import STORYBOOK
+
+TEXT = STORYBOOK.text[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPRecipe(Recipe):
+    """The text encoder's own numbers; `batch` counts pictures, half of them twins of the rest."""
+
+    hidden_size: int = TEXT.hidden_size
+    num_layers: int = TEXT.num_layers
+    num_heads: int = TEXT.num_heads
+    intermediate_size: int = TEXT.intermediate_size
+    image_width: int = 32
+    weight_decay: float = 0.05
+
+
+RECIPES = {
+    "storybook": CLIPRecipe(steps=3000, batch=128, lr=1e-3, warmup=100, scenes=20_000),
+    "small": CLIPRecipe(
+        steps=300, batch=48, lr=2e-3, warmup=30, scenes=2000, hidden_size=64, num_layers=2,
+        num_heads=2, intermediate_size=256, image_width=16,
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------- the data
+
+
+def twin(k: int, split: str = "train", seed: int = 0) -> Scene:
+    """Scene k of a split with one attribute changed, in the same split: always the same one."""
+    original, rng = scene(k, split, seed), random.Random(f"{seed}-{k}-twin")
+    while True:
+        changed = rng.choice((swap_colours, mirror, other_pattern, other_colour))(original, rng)
+        if changed != original and split_of(changed) == split:
+            return changed
+
+
+def swap_colours(page: Scene, rng: random.Random) -> Scene:
+    """Two things exchange their colours."""
+    if len(page.things) < 2:
+        return page
+    things = list(page.things)
+    i, j = rng.sample(range(len(things)), 2)
+    a, b = things[i], things[j]
+    things[i], things[j] = replace(a, colour=b.colour), replace(b, colour=a.colour)
+    return replace(page, things=tuple(things))
+
+
+def mirror(page: Scene, rng: random.Random) -> Scene:
+    """Left and right change places; the things themselves are not turned around."""
+    return replace(page, things=tuple(replace(t, x=round(1 - t.x, 4)) for t in page.things))
+
+
+def other_pattern(page: Scene, rng: random.Random) -> Scene:
+    return change_one(page, rng, pattern=rng.choice(PATTERNS))
+
+
+def other_colour(page: Scene, rng: random.Random) -> Scene:
+    return change_one(page, rng, colour=rng.choice(COLOURS))
+
+
+def change_one(page: Scene, rng: random.Random, **change: str) -> Scene:
+    things = list(page.things)
+    i = rng.randrange(len(things))
+    things[i] = replace(things[i], **change)  # type: ignore[arg-type]
+    return replace(page, things=tuple(things))
+
+
+def twin_captions(a: Scene, b: Scene, rng: random.Random, tries: int = 8) -> tuple[str, str]:
+    """Captions of two pages in the same wording. They may be equal where the grammar cannot tell
+    the pages apart: a mirrored page with one thing in the middle, say."""
+    for _ in range(tries):
+        wording = rng.getrandbits(32)
+        said = caption(a, random.Random(wording)), caption(b, random.Random(wording))
+        if said[0] != said[1]:
+            break
+    return said
+
+
+# ------------------------------------------------------------------------------------ the networks
+
+
+class ImageEncoder(nn.Module):
+    """(b, 3, s, s) in [-1, 1] -> (b, d): strided convolutions, then every position at once.
+
+    Also holds what else only the training needs: the text's projection into the shared space and
+    the logarithm of the inverse temperature.
+    """
+
+    def __init__(self, size: int, width: int, dim: int) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for c_in, c in pairwise(widths):
+            layers += [nn.Conv2d(c_in, c, 3, stride=2, padding=1), nn.GroupNorm(8, c), nn.SiLU()]
+            layers += [nn.Conv2d(c, c, 3, padding=1), nn.GroupNorm(8, c), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, width, 1), nn.SiLU())
+        self.projection = nn.Linear(width * (size // 8) ** 2, dim, bias=False)
+        self.text_projection = nn.Linear(dim, dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(self.layers(x).flatten(1))
+
+
+def token_batch(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
+    """Token ids as wide as the longest caption: the encoder looks backwards only, so what would
+    follow the end token changes nothing before it."""
+    batch = tokenizer(
+        captions, padding="longest", max_length=CONTEXT, truncation=True, return_tensors="pt"
+    )
+    ids: Tensor = batch.input_ids
+    return ids
+
+
+# ------------------------------------------------------------------------------------ the training
+
+
+def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
+    """Networks, optimizer and the step of a training."""
+    tokenizer = run_tokenizer(recipe, cache)
+    torch.manual_seed(recipe.seed)
+    text = new_text_encoder(recipe, tokenizer).to(device)
+    image = ImageEncoder(recipe.size, recipe.image_width, recipe.hidden_size).to(device)
+    parameters = [*text.parameters(), *image.parameters()]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+    )
+    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
+    half = recipe.batch if recipe.data else recipe.batch // 2
+    batches = Batches(pages, recipe.seed, half, device)
+    if recipe.data:
+        own = load_captions(0, cache, recipe.data)
+    else:
+        twin_pages = load_pictures(recipe.scenes, recipe.size, cache, scene_of=twin)
+        twin_batches = Batches(twin_pages, recipe.seed, half, device)
+        couples = [(scene(k), twin(k)) for k in range(recipe.scenes)]
+
+    def draw(k: int) -> tuple[Tensor, list[str]]:
+        """Pictures and captions of batch k; the second half are the twins of the first."""
+        rows = batches.indices(k)
+        if recipe.data:
+            return to_tensor(batches(k), device), [own[row][0] for row in rows]
+        rng = random.Random(f"{recipe.seed}-{k}")
+        said = [twin_captions(*couples[row], rng) for row in rows]
+        pictures = torch.cat([batches(k), twin_batches(k)])
+        return to_tensor(pictures, device), [a for a, _ in said] + [b for _, b in said]
+
+    def step(k: int) -> dict[str, Tensor]:
+        x, captions = draw(k)
+        ids = token_batch(tokenizer, captions).to(device)
+        with autocast(device):
+            seen, read = image(x).float(), image.text_projection(text(ids).pooled).float()
+        loss = contrastive_loss(seen, read, image.logit_scale)
+        metrics = accuracies(seen, read, captions)
+        lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
+        gradient = update(loss, optimizer, lr)
+        scale = image.logit_scale.detach().exp()
+        return {"loss": loss, **metrics, "scale": scale, "gradient": gradient}
+
+    shown = to_tensor(pages[:200], device)
+    asked = [said[0] for said in load_captions(min(200, len(pages)), cache, recipe.data)]
+
+    def sheet() -> Image.Image:
+        """Twelve pages over the ones, of two hundred, that the encoders find for their captions."""
+        read = image.text_projection(text(token_batch(tokenizer, asked[:12]).to(device)).pooled)
+        found = (F.normalize(read) @ F.normalize(image(shown)).T).argmax(1)
+        return grid([to_pixels(shown[:12]), to_pixels(shown[found])])
+
+    return Job({"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, sheet)
+
+
+@torch.no_grad()
+def accuracies(seen: Tensor, read: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    """accuracy: share of pictures whose own caption is the nearest in the batch. swap_accuracy: of
+    pictures that are nearer to their own caption than to their twin's, where the two differ."""
+    likeness = F.normalize(seen) @ F.normalize(read).T
+    b = len(captions)
+    own = likeness.diagonal()
+    accuracy = (likeness.argmax(1) == torch.arange(b, device=seen.device)).float().mean()
+    rows = torch.arange(b)
+    others = (rows + b // 2) % b
+    differ = torch.tensor([captions[i] != captions[j] for i, j in enumerate(others.tolist())])
+    nearer = own > likeness[rows, others]
+    share = nearer[differ.to(nearer.device)].float().mean().nan_to_num(1.0)
+    return {"accuracy": accuracy, "swap_accuracy": share}
+
+
+def new_text_encoder(recipe: CLIPRecipe, tokenizer: PreTrainedTokenizerBase) -> CLIPTextEncoder:
+    return CLIPTextEncoder(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            num_layers=recipe.num_layers,
+            num_heads=recipe.num_heads,
+            intermediate_size=recipe.intermediate_size,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that the initial weights belong to, or one trained on the captions.
+
+    It always learns the storybook's words, so that a user's own pictures may join them.
+    """
+    for place in (Path(recipe.init) / "export" / "tokenizer", Path(recipe.init) / "tokenizer"):
+        if recipe.init and place.is_dir():
+            return read_tokenizer(place)
+    captions = load_captions(5000, cache, per_scene=2)
+    if recipe.data:
+        captions = captions + load_captions(0, cache, recipe.data)
+    return train_tokenizer(text for said in captions for text in said)
+
+
+def export(job: Job, recipe: CLIPRecipe, cache: Path, folder: Path) -> None:
+    """Write text_encoder/ and tokenizer/ as a published folder holds them."""
+    text, tokenizer = job.networks["text"], run_tokenizer(recipe, cache)
+    assert isinstance(text, CLIPTextEncoder)
+    home = folder / "text_encoder"
+    write_json(home / "config.json", text_json(text.config, tokenizer.bos_token_id))
+    weights.save(text, home / "model.safetensors", torch.float16, MAX_BYTES)
+    write_tokenizer(folder / "tokenizer", tokenizer)
