@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sdlearn.files import replacing
 from sdlearn.schedule import NoiseSchedule
 
 Metrics = dict[str, float]
+N = TypeVar("N", bound=nn.Module)
 
 
 class TrainingDiverged(RuntimeError):
@@ -68,22 +70,23 @@ def min_snr_weight(snr: Tensor, gamma: float, predicts: str = "noise") -> Tensor
 # ------------------------------------------------------------------------------- parts of one step
 
 
-class EMA:
+class EMA(Generic[N]):
     """Exponential moving average of a network's weights: `module` is the averaged copy.
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n steps, so that the random weights
     of the beginning are forgotten at once.
     """
 
-    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
-        self.module = deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: N, decay: float = 0.999) -> None:
+        self.module: N = deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """average <- decay * average + (1 - decay) * weights, after step number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.module.parameters()), list(network.parameters())
+        averages: list[Tensor] = [*self.module.parameters()]
+        weights: list[Tensor] = [*network.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
@@ -138,6 +141,12 @@ def pick_device(name: str | None = None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def channels_last(network: N, device: torch.device) -> N:
+    """The network on a device, its convolutions laid out as CPUs and GPUs compute them fastest."""
+    network.to(device)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

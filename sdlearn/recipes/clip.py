@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,12 +99,14 @@ def change_one(page: Scene, rng: random.Random, **change: str) -> Scene:
     return replace(page, things=tuple(things))
 
 
-def twin_captions(a: Scene, b: Scene, rng: random.Random, tries: int = 8) -> tuple[str, str]:
+def twin_captions(
+    couple: tuple[Scene, Scene], rng: random.Random, tries: int = 8
+) -> tuple[str, ...]:
     """Captions of two pages in the same wording. They may be equal where the grammar cannot tell
     the pages apart: a mirrored page with one thing in the middle, say."""
     for _ in range(tries):
         wording = rng.getrandbits(32)
-        said = caption(a, random.Random(wording)), caption(b, random.Random(wording))
+        said = tuple(caption(page, random.Random(wording)) for page in couple)
         if said[0] != said[1]:
             break
     return said
@@ -154,15 +157,12 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
     torch.manual_seed(recipe.seed)
     text = new_text_encoder(recipe, tokenizer).to(device)
     image = ImageEncoder(recipe.size, recipe.image_width, recipe.hidden_size).to(device)
-    parameters = [*text.parameters(), *image.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-        weight_decay=recipe.weight_decay,
-    )
+    parameters: list[nn.Parameter] = [*text.parameters(), *image.parameters()]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
     half = recipe.batch if recipe.data else recipe.batch // 2
     batches = Batches(pages, recipe.seed, half, device)
@@ -179,7 +179,7 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
         if recipe.data:
             return to_tensor(batches(k), device), [own[row][0] for row in rows]
         rng = random.Random(f"{recipe.seed}-{k}")
-        said = [twin_captions(*couples[row], rng) for row in rows]
+        said = [twin_captions(couples[row], rng) for row in rows]
         pictures = torch.cat([batches(k), twin_batches(k)])
         return to_tensor(pictures, device), [a for a, _ in said] + [b for _, b in said]
 

@@ -114,7 +114,10 @@ class Batches:
 
     def __call__(self, step: int) -> Tensor:
         """The rows of batch number `step`, on the device."""
-        rows = self.indices(step)
+        return self.rows(self.indices(step))
+
+    def rows(self, rows: NDArray[np.int64]) -> Tensor:
+        """The named rows, on the device."""
         if self.resident is not None:
             return self.resident[torch.from_numpy(rows).to(self.device)]
         return torch.from_numpy(self.array[rows]).to(self.device)

@@ -20,7 +20,7 @@ from sdlearn.paths import data_folder
 from sdlearn.recipes.data import Batches, load_pictures, scene, to_tensor
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES, Scene
-from sdlearn.training import Job, autocast, learning_rate, update
+from sdlearn.training import Job, autocast, channels_last, learning_rate, update
 
 PAIRS = [(kind, colour) for kind in KINDS for colour in COLOURS]
 
@@ -94,7 +94,7 @@ def content(page: Scene) -> list[int]:
 
 def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job:
     torch.manual_seed(recipe.seed)
-    network = PerceptualNetwork(recipe.widths).to(device, memory_format=torch.channels_last)
+    network = channels_last(PerceptualNetwork(recipe.widths), device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     pages = load_pictures(recipe.scenes, recipe.size, cache)
     shown = np.array([content(scene(k)) for k in range(recipe.scenes)])
@@ -131,7 +131,7 @@ def load_perceptual(folder: Path, device: torch.device) -> PerceptualNetwork:
     """The trained network of a folder, frozen."""
     network = PerceptualNetwork(tuple(read_json(folder / "perceptual.json")["widths"]))
     weights.load(network, folder / "perceptual.safetensors")
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return channels_last(network, device).eval().requires_grad_(False)
 
 
 def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], list[Tensor]], int]:
@@ -156,7 +156,10 @@ def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], l
 def vgg16_features(device: torch.device) -> Callable[[Tensor], list[Tensor]]:
     """relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16 trained on ImageNet, as LPIPS uses them."""
     try:
-        from torchvision.models import VGG16_Weights, vgg16
+        from torchvision.models import (  # type: ignore[import-not-found]
+            VGG16_Weights,
+            vgg16,
+        )
     except ImportError as error:
         raise ValueError(
             "perceptual_network is 'vgg16', which needs torchvision; install it, or leave the "

@@ -3,7 +3,7 @@
 import ast
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 MAX_BYTES = 15 * 2**20  # of one exported file; a larger one is written in shards
 
@@ -38,7 +38,7 @@ def override(recipe: R, settings: dict[str, object]) -> R:
     does not have or a value of the wrong type.
     """
     known = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in known:
             raise ValueError(

@@ -1,0 +1,204 @@
+"""Training the diffusion model: what one step is, and the numbers of the shipped one."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdlearn.pipeline import StableDiffusion
+from sdlearn.recipes.data import (
+    Batches,
+    file_hash,
+    key,
+    load_captions,
+    load_pictures,
+    storybook_hash,
+    to_pixels,
+)
+from sdlearn.recipes.encoded import (
+    encode_captions,
+    encode_pages,
+    encoder_config,
+    load_text,
+    load_vae,
+    part_folder,
+    weights_key,
+)
+from sdlearn.recipes.recipe import MAX_BYTES, Recipe
+from sdlearn.recipes.sheets import grid
+from sdlearn.text import TextEncoder
+from sdlearn.training import (
+    EMA,
+    Job,
+    autocast,
+    diffusion_loss,
+    draw_noise,
+    learning_rate,
+    step_generator,
+    update,
+)
+from sdlearn.unet import UNet, UNetConfig, start_at_zero
+from sdlearn.vae import VAE
+from sdlearn.versions import STORYBOOK
+
+CONFIG = STORYBOOK.unet
+PROMPTS = (
+    "a red cat to the left of a blue house on the sand at night",
+    "a yellow star above a green tree on the grass at night",
+    "a pink car on the street at sunset",
+    "a striped purple balloon by day",
+    "two orange fish at sea at dawn",
+    "a waving person in red in the snow under grey clouds",
+    "a black bird on the left and a spotted yellow umbrella on the right",
+    "a blue snail in front of a red mushroom in a meadow",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetRecipe(Recipe):
+    """The diffusion model's own numbers.
+
+    vae, text: folders of the frozen parts, "" for the shipped ones. dropout: share of captions
+    replaced by the empty one, for classifier-free guidance. min_snr: the gamma of Min-SNR
+    weighting, 0 for none. captions: paraphrases of each scene.
+    """
+
+    block_out_channels: tuple[int, ...] = CONFIG.block_out_channels
+    layers_per_block: int = CONFIG.layers_per_block
+    num_heads: tuple[int, ...] = CONFIG.num_heads
+    transformer_depth: tuple[int, ...] = CONFIG.transformer_depth
+    vae: str = ""
+    text: str = ""
+    captions: int = 1
+    dropout: float = 0.1
+    min_snr: float = 0.0
+    weight_decay: float = 0.01
+    ema: float = 0.999
+
+
+RECIPES = {
+    "storybook": UNetRecipe(steps=12_000, batch=64, lr=5e-4, warmup=200, scenes=40_000),
+    "small": UNetRecipe(
+        steps=600, batch=32, lr=1e-3, warmup=30, scenes=2000, block_out_channels=(64, 96),
+        layers_per_block=1, num_heads=(2, 3), ema=0.99,
+    ),
+}  # fmt: skip
+
+
+def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
+    """Networks, optimizer and the step of a training; latents and states are kept in `cache`."""
+    vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
+    text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
+    vae, text = load_vae(vae_folder, device), load_text(text_folder, device)
+    torch.manual_seed(recipe.seed)
+    unet = UNet(new_config(recipe, vae, text))
+    start_at_zero(unet)
+    unet.to(device)
+    average = EMA(unet, recipe.ema)
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",
+    )
+
+    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
+    said = load_captions(len(pages), cache, recipe.data, per_scene=recipe.captions)
+    each = len(said[0])
+    texts = [caption for of_page in said for caption in of_page]
+    kept = cache / f"latents-{weights_key(vae_folder, *pages_identity(recipe))}.npy"
+    latents = Batches(encode_pages(vae, pages, kept), recipe.seed, recipe.batch, device)
+    kept = cache / f"states-{weights_key(text_folder, key(texts))}.npy"
+    states = Batches(encode_captions(text, texts, kept), recipe.seed, recipe.batch, device)
+    with torch.no_grad():
+        empty = text([""]).context  # (1, 77, d)
+
+    def draw(k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """z_0 (b, c, h, w), t (b,) on the CPU, and context (b, 77, d) of batch k."""
+        generator = step_generator(recipe.seed, k)
+        b = recipe.batch
+        t = torch.randint(STORYBOOK.schedule.num_steps, (b,), generator=generator)
+        wording = torch.randint(each, (b,), generator=generator).numpy()
+        silent = torch.rand(b, generator=generator) < recipe.dropout
+        rows = latents.indices(k)
+        mean, std = latents.rows(rows).float().unbind(1)
+        z_0 = mean + std * draw_noise(mean.shape, recipe.seed, k, device, stream=1)
+        context = states.rows(rows * each + wording).float()
+        context = torch.where(silent.to(device).view(-1, 1, 1), empty, context)
+        return z_0 * vae.config.scaling_factor, t, context
+
+    def step(k: int) -> dict[str, Tensor]:
+        z_0, t, context = draw(k)
+        eps = draw_noise(z_0.shape, recipe.seed, k, device, stream=2)
+        with autocast(device):
+            loss = diffusion_loss(
+                unet, z_0, t, eps, context, STORYBOOK.schedule, min_snr=recipe.min_snr or None
+            )
+        lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
+        gradient = update(loss, optimizer, lr)
+        average.update(unet, k)
+        return {"loss": loss, "gradient": gradient}
+
+    model = assemble(average.module, vae, text)
+    prompts = [*texts[: 8 * each : each]] if recipe.data else [*PROMPTS]
+
+    def sheet() -> Image.Image:
+        """Eight prompts, always from the same noise."""
+        z = model.text_to_image(
+            prompts, steps=20, guidance_scale=5.0, seed=0, output="latent", progress=False
+        )
+        pictures = to_pixels(vae.to_image(z))
+        return grid([pictures[:4], pictures[4:]] if len(pictures) == 8 else [pictures], scale=3)
+
+    return Job(
+        {"unet": unet, "ema": average.module}, {"unet": optimizer}, step, recipe.batch, sheet
+    )
+
+
+def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
+    """The configuration that fits the frozen parts."""
+    return dataclasses.replace(
+        CONFIG,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        block_out_channels=recipe.block_out_channels,
+        layers_per_block=recipe.layers_per_block,
+        cross_attention=(True,) * len(recipe.block_out_channels),
+        transformer_depth=recipe.transformer_depth,
+        num_heads=recipe.num_heads,
+        cross_attention_dim=encoder_config(text).hidden_size,
+        sample_size=recipe.size // vae.factor,
+    )
+
+
+def pages_identity(recipe: UNetRecipe) -> tuple[object, ...]:
+    """What decides which pictures `load_pictures` returns."""
+    if recipe.data:
+        files = sorted(path for path in Path(recipe.data).iterdir() if path.is_file())
+        return recipe.size, file_hash(*files)
+    return recipe.size, recipe.scenes, storybook_hash()
+
+
+def assemble(unet: UNet, vae: VAE, text: TextEncoder) -> StableDiffusion:
+    """The whole model, to make pictures with."""
+    spec = dataclasses.replace(
+        STORYBOOK,
+        unet=unet.config,
+        vae=vae.config,
+        text=(encoder_config(text),),
+        size=unet.config.sample_size * vae.factor,
+    )
+    return StableDiffusion(unet, vae, text, spec)
+
+
+def export(job: Job, recipe: UNetRecipe, cache: Path, folder: Path) -> None:
+    """Write the whole model in the published layout: the averaged U-Net with its frozen parts."""
+    unet = job.networks["ema"]
+    assert isinstance(unet, UNet)
+    cpu = torch.device("cpu")
+    vae = load_vae(part_folder(recipe.vae, "vae", cache.parent / "vae"), cpu)
+    text = load_text(part_folder(recipe.text, "text_encoder", cache.parent / "clip"), cpu)
+    assemble(unet, vae, text).save_pretrained(folder, torch.float16, MAX_BYTES)
