@@ -6,16 +6,26 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdlearn import weights
 from sdlearn.configs import vae_json
 from sdlearn.files import write_json
 from sdlearn.recipes.data import Batches, load_pictures, to_pixels, to_tensor
+from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.perceptual import load_features
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
-from sdlearn.training import EMA, Job, autocast, draw_noise, learning_rate, step_generator, update
+from sdlearn.training import (
+    EMA,
+    Job,
+    autocast,
+    channels_last,
+    draw_noise,
+    learning_rate,
+    step_generator,
+    update,
+)
 from sdlearn.vae import (
     VAE,
     PatchDiscriminator,
@@ -81,12 +91,10 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         features, stages = load_features(recipe.perceptual_network, device)
         perceptual = PerceptualLoss(features, [1 / stages] * stages)
     torch.manual_seed(recipe.seed)
-    vae = new_vae(recipe).to(device, memory_format=torch.channels_last)
+    vae = channels_last(new_vae(recipe), device)
     average = EMA(vae, recipe.ema)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == "cuda"
-    )
-    networks = {"vae": vae, "ema": average.module}
+    optimizer = Muon(vae.parameters())
+    networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
     optimizers: dict[str, torch.optim.Optimizer] = {"vae": optimizer}
 
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
@@ -94,7 +102,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
 
     has_critic = recipe.discriminator > 0 and recipe.discriminator_start < 1
     if has_critic:
-        critic = PatchDiscriminator(width=32, depth=2).to(device, memory_format=torch.channels_last)
+        critic = channels_last(PatchDiscriminator(width=32, depth=2), device)
         critic_optimizer = torch.optim.AdamW(
             critic.parameters(), betas=(0.5, 0.9), weight_decay=0.0, fused=device.type == "cuda"
         )
@@ -173,9 +181,11 @@ def new_vae(recipe: VAERecipe) -> VAE:
         scaling_factor=1.0,  # measured after the training
     )
     vae = VAE(config)
+    logvar = slice(recipe.latent_channels, None)
+    assert vae.quant_conv.bias is not None
     with torch.no_grad():
-        vae.quant_conv.weight[recipe.latent_channels :] *= 0.1
-        vae.quant_conv.bias[recipe.latent_channels :] = recipe.logvar
+        vae.quant_conv.weight[logvar] *= 0.1
+        vae.quant_conv.bias[logvar] = recipe.logvar
     return vae
 
 
