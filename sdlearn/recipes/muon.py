@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-SMALLEST = 8  # matrices with a shorter side, such as the first and last convolution, go to Adam
+SMALLEST = 8  # matrices with a shorter side, such as the last convolution, go to Adam
 
 
 class Muon(torch.optim.AdamW):
@@ -45,7 +45,10 @@ class Muon(torch.optim.AdamW):
 
     def _whitened_step(self, p: nn.Parameter, gradient: Tensor, lr: float) -> None:
         state = self.state[p]
-        momentum = state.setdefault("momentum", torch.zeros_like(p)).mul_(MOMENTUM).add_(gradient)
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+            state["step"] = torch.tensor(0.0)  # AdamW expects one when it reads a saved state
+        momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)
         direction = whiten((gradient + MOMENTUM * momentum).flatten(1))
         p.add_(direction.view_as(p), alpha=-0.2 * lr * max(direction.shape) ** 0.5)
 
