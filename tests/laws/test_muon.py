@@ -16,7 +16,7 @@ def test_whitening_brings_every_singular_value_near_one(shape):
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     matrix = (u * torch.logspace(-1, 1, len(s))) @ vt  # from 0.1 to 10
     whitened = whiten(matrix, rounds=8)
-    u2, s2, vt2 = torch.linalg.svd(whitened, full_matrices=False)
+    s2 = torch.linalg.svdvals(whitened)
     assert s2.min() > 0.6
     assert s2.max() < 1.3
     # The directions stay: in the old bases the result is diagonal.
