@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import sdlearn.storybook
-from sdlearn.files import replacing
 from sdlearn.storybook import Scene, caption, render, sample_scene
 
 Pixels = NDArray[np.uint8]
@@ -53,10 +53,8 @@ def load_pictures(
     name = "pages" if scene_of is scene else f"{scene_of.__name__}-pages"
     path = cache / f"{name}-{split}-{n}-{size}px-{key(seed, storybook_hash())}.npy"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        _draw(part, n, size, split, seed, scene_of)
-        os.replace(part, path)
+        with only_once(path) as part:
+            _draw(part, n, size, split, seed, scene_of)
     pages: Pixels = np.load(path, mmap_mode="r")
     return pages
 
@@ -69,7 +67,6 @@ def load_captions(
         return [[text] for _, text in _folder(folder, 8)]
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         texts = [
             [
                 caption(scene(k, split, seed), random.Random(f"{seed}-{k}-{j}"))
@@ -77,7 +74,7 @@ def load_captions(
             ]
             for k in tqdm(range(n), desc="captions", leave=False)
         ]
-        with replacing(path) as part:
+        with only_once(path) as part:
             part.write_text(json.dumps(texts), encoding="utf-8")
     captions: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
     return captions
@@ -121,6 +118,18 @@ class Batches:
         if self.resident is not None:
             return self.resident[torch.from_numpy(rows).to(self.device)]
         return torch.from_numpy(self.array[rows]).to(self.device)
+
+
+@contextmanager
+def only_once(path: Path) -> Iterator[Path]:
+    """A temporary name, this process's own, to write a kept file under; then moved to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def storybook_hash() -> str:

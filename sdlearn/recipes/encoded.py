@@ -4,10 +4,8 @@ Autoencoder and text encoder are frozen by then, so each page and each caption i
 kept. The name of a kept file holds a hash of the weights that made it: other weights, other file.
 """
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.configs import read_text, read_vae
 from sdlearn.folder import read_tokenizer
 from sdlearn.paths import data_folder
-from sdlearn.recipes.data import Pixels, file_hash, key, to_tensor
+from sdlearn.recipes.data import Pixels, file_hash, key, only_once, to_tensor
 from sdlearn.text import TextEncoder
 from sdlearn.training import channels_last
 from sdlearn.vae import VAE
@@ -102,22 +100,18 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], path: Path) -> H
 
 
 @torch.no_grad()
-def kept(path: Path, n: int, chunk: int, encode: Any, what: str) -> HALF:
+def kept(path: Path, n: int, chunk: int, encode: Callable[[slice], Tensor], what: str) -> HALF:
     """encode(slice) for all of 0..n-1 in chunks, in half precision, in a memory-mapped file."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
         chunks: Iterable[int] = tqdm(range(0, n, chunk), desc=what, leave=False)
-        out = None
-        for first in chunks:
-            rows = slice(first, min(n, first + chunk))
-            values = encode(rows).half().cpu().numpy()
-            if out is None:
-                out = np.lib.format.open_memmap(part, "w+", np.float16, (n, *values.shape[1:]))
-            out[rows] = values
-        assert out is not None
-        out.flush()
-        del out
-        os.replace(part, path)
+        with only_once(path) as part:
+            out = None
+            for first in chunks:
+                rows = slice(first, min(n, first + chunk))
+                values = encode(rows).half().cpu().numpy()
+                if out is None:
+                    out = np.lib.format.open_memmap(part, "w+", np.float16, (n, *values.shape[1:]))
+                out[rows] = values
+            del out  # closes the file
     states: HALF = np.load(path, mmap_mode="r")
     return states
