@@ -138,14 +138,17 @@ def run(arguments: list[str], environment: dict[str, str]) -> int:
 
 def inside() -> dict[str, str]:
     """The caller's variables, as if the environment had been activated."""
-    paths = [str(PYTHON.parent), os.environ.get("PATH", "")]
-    return {
+    variables = {
         **os.environ,
         "VIRTUAL_ENV": str(VENV),
-        "PATH": os.pathsep.join(paths),
+        "PATH": os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", "")]),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONUTF8": "1",
     }
+    # Else every kernel and test process would compile all of torch anew: uv leaves that to the
+    # first import.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    return variables
 
 
 def testing() -> dict[str, str]:
@@ -229,9 +232,8 @@ def install() -> None:
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     if subprocess.call([*pip, "--quiet", "uv"], cwd=ROOT) == 0:
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
-        # Compiled now, as pip does: else the first notebook would wait for torch to be compiled.
-        uv += ["--compile-bytecode", *WANTED]
-        if subprocess.call(uv, cwd=ROOT, env={**uv_settings(pip_config()), **os.environ}) == 0:
+        settings = {**uv_settings(pip_config()), **os.environ}
+        if subprocess.call([*uv, *WANTED], cwd=ROOT, env=settings) == 0:
             return
         print("uv could not do it; trying again with pip, which takes longer", flush=True)
     done = subprocess.Popen(
