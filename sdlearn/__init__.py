@@ -10,6 +10,7 @@ Every name below is imported when it is first used (PEP 562), so that `import sd
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ _HOME = {
 }
 
 # Modules that read well behind a dot: sdlearn.weights.load(...), sdlearn.versions.SPECS[...].
-_MODULES = {
-    "attention", "clip", "embeddings", "evaluation", "guidance", "paths", "pipeline", "recipes",
-    "samplers", "schedule", "storybook", "text", "training", "unet", "vae", "versions", "weights",
-}  # fmt: skip
+_MODULES = {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}
 
 __all__ = ["__version__", *_HOME]
 
