@@ -1,6 +1,8 @@
 """The captioned world that everything here trains on: drawn, so exact and free."""
 
 from .captions import WORDS, caption
+from .conditions import CLASSES, depth, edges, masks, pose, segmentation
+from .folder import read_folder
 from .rendering import render
 from .scenes import (
     COLOURS,
@@ -18,6 +20,7 @@ from .scenes import (
 )
 
 __all__ = [
+    "CLASSES",
     "COLOURS",
     "GROUNDS",
     "KINDS",
@@ -29,8 +32,14 @@ __all__ = [
     "Scene",
     "Thing",
     "caption",
+    "depth",
+    "edges",
+    "masks",
+    "pose",
+    "read_folder",
     "relation",
     "render",
     "sample_scene",
+    "segmentation",
     "split_of",
 ]  # fmt: skip

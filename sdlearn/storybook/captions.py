@@ -86,8 +86,8 @@ def _things(scene: Scene, rng: random.Random) -> str:
         return rng.choice(RELATIONS[name]).format(a=_phrase(a, rng), b=_phrase(b, rng))
     phrases = [_phrase(thing, rng) for thing in things]
     if len(things) == 3:
-        a, b, c = phrases
-        return rng.choice(THREE).format(a=a, b=b, c=c)
+        left, middle, right = phrases
+        return rng.choice(THREE).format(a=left, b=middle, c=right)
     if len(things) == 1:
         x = things[0].x
         where = "on the left" if x < 0.4 else "on the right" if x > 0.6 else "in the middle"

@@ -22,6 +22,7 @@ PALETTE: dict[str, RGB] = {
 PAPER = (255, 250, 240)  # the cut-out edge round every thing
 EDGE = 0.011  # its width, a fraction of the page
 HORIZON = 0.6
+SWELL = {"grass": 0.022, "sand": 0.016, "snow": 0.026}  # how high the hills are; the rest is flat
 
 SKY: dict[str, tuple[RGB, RGB]] = {  # the colour at the top and at the horizon
     "day": ((96, 178, 240), (202, 232, 250)),
@@ -42,13 +43,18 @@ LIGHT: dict[str, tuple[float, float, float]] = {  # how each sky tints the groun
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
     """Draw `scene` as an RGB picture of `size` x `size` pixels (32 to 1024)."""
-    if not isinstance(size, int) or not 32 <= size <= 1024:
-        raise ValueError(f"size is {size!r}; accepted: whole numbers of pixels from 32 to 1024")
-    factor = 4 if size <= 256 else 2
+    factor = oversampling(size)
     page = background(scene.sky, scene.ground, size * factor).copy()
     for thing in scene.back_to_front:
         _paint(page, scene, thing)
     return page.reduce(factor)
+
+
+def oversampling(size: int) -> int:
+    """How many times larger than `size` a page is drawn; ValueError for a size out of range."""
+    if not isinstance(size, int) or not 32 <= size <= 1024:
+        raise ValueError(f"size is {size!r}; accepted: whole numbers of pixels from 32 to 1024")
+    return 4 if size <= 256 else 2
 
 
 def shade(colour: RGB, factor: float) -> RGB:
@@ -64,21 +70,44 @@ def outline(thing: Thing, points: Points, size: int) -> list[tuple[float, float]
     return [tuple(p) for p in ((centre + points * thing.size / 2) * size).tolist()]
 
 
+def shadow(thing: Thing) -> Points | None:
+    """What a standing thing darkens of the ground, in its local coordinates."""
+    return None if thing.flies else oval(0, 1.0, 0.95, 0.16)
+
+
+def draw_rim(
+    draw: ImageDraw.ImageDraw, pixels: list[tuple[float, float]], size: int, fill: RGB | int
+) -> None:
+    """The paper edge round one part of a thing, on a page of `size` pixels."""
+    edge = max(1, round(2 * EDGE * size))
+    # Small pages need the (slow) round joints at sharp corners only.
+    joint = "curve" if len(pixels) < 12 or size > 512 else None
+    draw.line([*pixels, pixels[0], pixels[1]], fill=fill, width=edge, joint=joint)
+
+
+def land(level: float, height: float, phase: float) -> Points:
+    """The outline of rolling (or, with no height, flat) land from `level` down, in scene units."""
+    x = np.linspace(0, 1, 65)
+    edge = np.stack([x, level + height * np.sin(2 * np.pi * x + phase)], axis=1)
+    return np.concatenate([edge, [(1, 1.01), (0, 1.01)]])
+
+
+def horizon(ground: str) -> Points:
+    """The outline of everything below the sky, in scene units."""
+    return land(HORIZON, SWELL.get(ground, 0.0), 2.6)
+
+
 def _paint(page: Image.Image, scene: Scene, thing: Thing) -> None:
     draw, size = ImageDraw.Draw(page), page.width
     body = PALETTE[thing.colour]
     roles = {"body": body, "dark": shade(body, 0.7), "light": shade(body, 1.5)}
-    if not thing.flies:
-        ground = _tinted(scene)
-        around = shade(ground, 1.35 if scene.ground == "sea" else 0.8)
-        foot = oval(0, 1.0, 0.95, 0.16)
+    foot = shadow(thing)
+    if foot is not None:
+        around = shade(_tinted(scene), 1.35 if scene.ground == "sea" else 0.8)
         draw.polygon(outline(thing, foot, size), fill=around)
     parts = [(outline(thing, p.points, size), p) for p in drawing(thing.kind, thing.pose)]
-    edge = max(1, round(2 * EDGE * size))
     for pixels, _ in parts:
-        # Small pages need the (slow) round joints at sharp corners only.
-        joint = "curve" if len(pixels) < 12 or size > 512 else None
-        draw.line([*pixels, pixels[0], pixels[1]], fill=PAPER, width=edge, joint=joint)
+        draw_rim(draw, pixels, size, PAPER)
     for pixels, part in parts:
         draw.polygon(pixels, fill=roles.get(part.fill, part.fill))
         if part.patterned and thing.pattern != "plain":
@@ -166,26 +195,20 @@ def background(sky: str, ground: str, size: int) -> Image.Image:
         for x, y, r in ((0.22, 0.14, 0.09), (0.78, 0.2, 0.1), (0.5, 0.36, 0.07)):
             cloud(x, y, r, (226, 230, 234))
 
-    colour, x = _tint(GROUND[ground], sky), np.linspace(0, 1, 65)
-    swell = {"grass": 0.022, "sand": 0.016, "snow": 0.026}.get(ground, 0.0)
-
-    def land(level: float, height: float, phase: float, colour: RGB) -> None:
-        edge = np.stack([x, level + height * np.sin(2 * np.pi * x + phase)], axis=1)
-        fill(np.concatenate([edge, [(1, 1.01), (0, 1.01)]]), colour)
-
-    if swell:
-        land(HORIZON, swell, 2.6, shade(colour, 0.9))
-        land(HORIZON + 0.09, swell, 5.2, colour)
+    colour = _tint(GROUND[ground], sky)
+    if ground in SWELL:
+        fill(horizon(ground), shade(colour, 0.9))
+        fill(land(HORIZON + 0.09, SWELL[ground], 5.2), colour)
     elif ground == "sea":
-        land(HORIZON, 0, 0, colour)
+        fill(horizon(ground), colour)
         for k, (cx, cy) in enumerate(
             ((0.2, 0.68), (0.72, 0.72), (0.42, 0.82), (0.86, 0.88), (0.14, 0.93))
         ):
             wave = rounded((cx - 0.13, cy), (cx, cy - 0.024), (cx + 0.13, cy), (cx, cy + 0.004))
             fill(wave, shade(colour, 1.3 if k % 2 else 1.2))
     else:
-        land(HORIZON, 0, 0, shade(colour, 1.35))
-        land(HORIZON + 0.05, 0, 0, colour)
+        fill(horizon(ground), shade(colour, 1.35))
+        fill(land(HORIZON + 0.05, 0, 0), colour)
         for cx in (0.1, 0.43, 0.76):
             fill(np.array([(cx, 0.8), (cx + 0.17, 0.8), (cx + 0.15, 0.835), (cx - 0.02, 0.835)]),
                  _tint((246, 240, 216), sky))  # fmt: skip

@@ -50,11 +50,10 @@ def rounded(*points: tuple[float, float]) -> Points:
 
 def limb(u0: float, v0: float, u1: float, v1: float, width: float) -> Points:
     """A thick line with round ends, as one polygon."""
-    start, stop = np.array([u0, v0]), np.array([u1, v1])
     angle = np.degrees(np.arctan2(v1 - v0, u1 - u0))
     r = width / 2
     return np.concatenate(
-        [oval(*stop, r, r, angle - 90, angle + 90), oval(*start, r, r, angle + 90, angle + 270)]
+        [oval(u1, v1, r, r, angle - 90, angle + 90), oval(u0, v0, r, r, angle + 90, angle + 270)]
     )
 
 
