@@ -135,9 +135,18 @@ def draw_noise(
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or else a CUDA GPU, an Apple GPU, the CPU: the first there is."""
+    """The named device, or else a CUDA GPU, an Apple GPU, the CPU: the first there is.
+
+    Raises ValueError for a name that this machine has no device for.
+    """
     if name is not None:
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"no device {name!r} here: {reason}; accepted: cpu, cuda, mps"
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

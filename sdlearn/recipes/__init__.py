@@ -59,6 +59,7 @@ def main(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
+    from sdlearn.files import write_json
     from sdlearn.training import TrainingDiverged, pick_device, train
 
     module = import_module(f"sdlearn.recipes.{args.part}")
@@ -68,6 +69,9 @@ def main(args: argparse.Namespace) -> int:
     job = module.make_job(recipe, cache, pick_device(args.device))
     if recipe.init:
         start_from(job, Path(recipe.init))
+    if not (folder / "recipe.json").exists():  # a request that could not be met leaves no trace
+        record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
+        write_json(folder / "recipe.json", record)
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
@@ -96,12 +100,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def settle(args: argparse.Namespace, module: ModuleType, folder: Path) -> "Recipe":
-    """The recipe of this run: a named one with the changes asked for, written to recipe.json, or
-    for --resume the one that the run began with.
+    """The recipe of this run: a named one with the changes asked for, or for --resume the one that
+    the run began with.
 
     Raises ValueError when the folder holds something else, or a resumed run would change.
     """
-    from sdlearn.files import read_json, write_json
+    from sdlearn.files import read_json
     from sdlearn.recipes.recipe import override
 
     if args.recipe not in module.RECIPES:
@@ -132,10 +136,7 @@ def settle(args: argparse.Namespace, module: ModuleType, folder: Path) -> "Recip
         raise ValueError(
             f"{folder} is not empty; accepted: a new folder, or a run to go on with by --resume"
         )
-    recipe = override(module.RECIPES[args.recipe], asked)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)})
-    return recipe
+    return override(module.RECIPES[args.recipe], asked)
 
 
 def start_from(job: "Job", folder: Path) -> None:

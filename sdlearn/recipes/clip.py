@@ -28,7 +28,7 @@ from sdlearn.recipes.data import Batches, load_captions, load_pictures, scene, t
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
-from sdlearn.storybook import COLOURS, PATTERNS, Scene, caption, split_of
+from sdlearn.storybook import COLOURS, PATTERNS, Scene, caption, relation, split_of
 from sdlearn.training import Job, autocast, learning_rate, update
 from sdlearn.versions import STORYBOOK
 
@@ -80,7 +80,10 @@ def swap_colours(page: Scene, rng: random.Random) -> Scene:
 
 
 def mirror(page: Scene, rng: random.Random) -> Scene:
-    """Left and right change places; the things themselves are not turned around."""
+    """Left and right change places, where a caption tells them apart; nothing is turned around."""
+    said = relation(page)
+    if len(page.things) < 2 or (said is not None and said[0] != "left"):
+        return page
     return replace(page, things=tuple(replace(t, x=round(1 - t.x, 4)) for t in page.things))
 
 

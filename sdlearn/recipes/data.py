@@ -5,6 +5,7 @@ drawn by all cores at once and kept as a memory-mapped file, whose name says wha
 """
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -50,8 +51,12 @@ def load_pictures(
     """
     if folder:
         return np.stack([np.asarray(picture) for picture, _ in _folder(folder, size)])
-    name = "pages" if scene_of is scene else f"{scene_of.__name__}-pages"
-    path = cache / f"{name}-{split}-{n}-{size}px-{key(seed, storybook_hash())}.npy"
+    name = "pages"
+    identity: list[object] = [seed, storybook_hash()]
+    if scene_of is not scene:
+        name = f"{scene_of.__name__}-pages"
+        identity.append(file_hash(Path(inspect.getfile(scene_of))))
+    path = cache / f"{name}-{split}-{n}-{size}px-{key(*identity)}.npy"
     if not path.exists():
         with only_once(path) as part:
             _draw(part, n, size, split, seed, scene_of)

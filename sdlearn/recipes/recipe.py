@@ -27,6 +27,14 @@ class Recipe:
     data: str = ""
     init: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "scenes", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 1 or more")
+        for name in ("lr", "warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
+
 
 R = TypeVar("R", bound=Recipe)
 

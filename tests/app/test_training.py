@@ -1,0 +1,377 @@
+"""Training as a user meets it: runs that are killed, that diverge, that are asked for wrongly."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from sdlearn.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from sdlearn.cli import main
+from sdlearn.recipes import perceptual, vae
+from sdlearn.training import Job, TrainingDiverged, learning_rate, step_generator, train, update
+
+TINY = ["--recipe", "small", "--steps", "8", "--batch", "4", "--scenes", "24", "--device", "cpu"]
+TINY += ["--checkpoint-steps", "2", "--set", "size=32", "--set", "warmup=2"]
+
+
+# ------------------------------------------------------------------------------------ the engine
+
+
+def line_job(spoil: Callable[[int], bool] = lambda k: False) -> Job:
+    """A linear network that learns to double; its loss is NaN in the steps that `spoil` names."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(network.parameters())
+
+    def step(k: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(5, 3, generator=step_generator(0, k))
+        loss = (network(x) - 2 * x).square().mean()
+        loss = loss * float("nan") if spoil(k) else loss
+        gradient = update(loss, optimizer, learning_rate(k, 40, 1e-2, 3))
+        return {"loss": loss, "gradient": gradient}
+
+    def sheet() -> Image.Image:
+        return Image.new("RGB", (4, 4))
+
+    return Job({"line": network}, {"line": optimizer}, step, batch=5, sheet=sheet)
+
+
+def steps_written(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_training_learns_and_yields_every_step(tmp_path: Path) -> None:
+    rows = list(train(line_job(), 40, tmp_path))
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert steps_written(tmp_path) == list(range(1, 41))
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000040"]
+    assert (tmp_path / "sheets" / "step-00000040.png").is_file()
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    assert len(list(train(line_job(), 3))) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_leaving_the_loop_and_going_on_changes_nothing(tmp_path: Path) -> None:
+    straight, broken = line_job(), line_job()
+    list(train(straight, 20))
+    for metrics in train(broken, 20, tmp_path, checkpoint_steps=4):
+        if metrics["step"] == 7:
+            break
+    broken = line_job()
+    asked = iter([False] * 6 + [True])
+    rows = list(train(broken, 20, tmp_path, resume=True, stop=lambda: next(asked)))
+    assert [row["step"] for row in rows] == [8, 9, 10, 11, 12, 13]
+    broken = line_job()
+    list(train(broken, 20, tmp_path, resume=True))
+    expected, found = (job.networks["line"].state_dict() for job in (straight, broken))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert steps_written(tmp_path) == list(range(1, 21))
+    assert len(checkpoints(tmp_path)) == 2
+
+
+def test_a_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    job = line_job(spoil=lambda k: k == 10)
+    with pytest.raises(TrainingDiverged, match="step 11: loss is nan"):
+        list(train(job, 20, tmp_path, checkpoint_steps=3))
+    assert not torch.isfinite(job.networks["line"].weight).all(), "the test spoils nothing"
+    good = line_job()
+    assert load_checkpoint(tmp_path, good.networks, good.optimizers) == 9
+    assert torch.isfinite(good.networks["line"].weight).all()
+    assert steps_written(tmp_path) == list(range(1, 11))
+
+
+def test_an_infinite_gradient_is_not_saved_either(tmp_path: Path) -> None:
+    """The loss is still finite in the step whose gradient ruins the weights."""
+    job = line_job()
+
+    def step(k: int) -> dict[str, torch.Tensor]:
+        metrics = job.step(k)
+        return metrics | ({"gradient": torch.tensor(float("inf"))} if k == 5 else {})
+
+    with pytest.raises(TrainingDiverged, match="step 6: gradient is inf"):
+        list(train(replace(job, step=step), 20, tmp_path, checkpoint_steps=6))
+    assert not checkpoints(tmp_path)
+
+
+def test_an_error_in_a_step_saves_no_half_done_step(tmp_path: Path) -> None:
+    job = line_job()
+
+    def step(k: int) -> dict[str, torch.Tensor]:
+        if k == 5:
+            raise RuntimeError("out of memory")
+        return job.step(k)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(train(replace(job, step=step), 20, tmp_path, checkpoint_steps=4))
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000004"]
+
+
+def test_half_written_checkpoints_and_lines_are_ignored(tmp_path: Path) -> None:
+    job = line_job()
+    list(train(job, 6, tmp_path, checkpoint_steps=3))
+    part = tmp_path / "checkpoints" / ".step-00000009.part"
+    part.mkdir()
+    (part / "line.safetensors").write_bytes(b"half")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    again = line_job()
+    rows = list(train(again, 12, tmp_path, resume=True))
+    assert rows[0]["step"] == 7
+    assert steps_written(tmp_path) == list(range(1, 13))
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("name", ["line.safetensors", "optimizers.pt"])
+def test_a_damaged_checkpoint_is_named_and_the_other_used(tmp_path: Path, name: str) -> None:
+    job = line_job()
+    save_checkpoint(tmp_path, 3, job.networks, job.optimizers)
+    list(train(job, 2))
+    save_checkpoint(tmp_path, 5, job.networks, job.optimizers)
+    damaged = tmp_path / "checkpoints" / "step-00000005" / name
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match="step-00000005 cannot be read"):
+        assert load_checkpoint(tmp_path, job.networks, job.optimizers) == 3
+
+
+# ------------------------------------------------------------------------------- whole runs, tiny
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place for runs, with a perceptual network for the autoencoder's loss."""
+    place = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+    network = perceptual.PerceptualNetwork((4, 8))
+    job = Job({"perceptual": network}, {}, lambda k: {}, 1)
+    recipe = replace(perceptual.RECIPES["small"], widths=(4, 8))
+    perceptual.export(job, recipe, place, place / "eye")
+    return place
+
+
+def arguments(part: str, runs: Path) -> list[str]:
+    """A tiny training in which every loss takes part."""
+    own = {
+        "vae": [
+            "block_out_channels=(8,8,8,16)", "norm_num_groups=4", "perceptual=0.1",
+            "perceptual_start=0.25", f"perceptual_network={runs / 'eye'}",
+            "discriminator=0.1", "discriminator_start=0.25", "head_start=1",
+        ],
+        "clip": ["hidden_size=16", "num_layers=1", "intermediate_size=32", "image_width=8"],
+        "unet": ["block_out_channels=(32,32)", "num_heads=(2,2)", "min_snr=5"],
+        "perceptual": ["widths=(4,8)"],
+    }[part]  # fmt: skip
+    args = ["train", part, *TINY]
+    for setting in own:
+        args += ["--set", setting]
+    if part == "unet":
+        args += ["--vae", str(runs / "vae"), "--text", str(runs / "clip")]
+    return args
+
+
+@pytest.fixture(scope="module")
+def straight(runs: Path) -> Callable[[str], Path]:
+    """The folder of an undisturbed run of a part, and of those that it needs."""
+
+    def run(part: str) -> Path:
+        folder = runs / part
+        if not folder.exists():
+            if part == "unet":
+                run("vae"), run("clip")
+            assert main([*arguments(part, runs), "--out", str(folder)]) == 0
+        return folder
+
+    return run
+
+
+DYING = """
+import os, signal, sys
+from dataclasses import replace
+from importlib import import_module
+
+import torch
+from sdlearn.cli import main
+
+torch.set_num_threads(int(sys.argv[1]))
+module = import_module("sdlearn.recipes." + sys.argv[3])
+make_job = module.make_job
+
+def make_dying_job(*args):
+    job = make_job(*args)
+    def step(k):
+        if k == 5:
+            job.step(k)
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return job.step(k)
+    return replace(job, step=step)
+
+module.make_job = make_dying_job
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("part", ["vae", "clip", "unet"])
+def test_a_killed_run_resumes_to_the_same_bits(part: str, runs: Path, straight, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    whole = straight(part)
+    folder = runs / f"killed-{part}"
+    args = [*arguments(part, runs), "--out", str(folder)]
+    threads = str(torch.get_num_threads())
+    killed = subprocess.run(
+        [sys.executable, "-c", DYING, threads, *args], capture_output=True, text=True, timeout=500
+    )
+    assert killed.returncode not in (0, 1, 2), killed.stderr
+    assert [p.name for p in checkpoints(folder)] == ["step-00000002", "step-00000004"]
+    assert steps_written(folder) == [1, 2, 3, 4, 5]
+
+    assert main([*args, "--resume"]) == 0
+    assert steps_written(folder) == list(range(1, 9))
+    names = {path.name for path in (whole / "checkpoints" / "step-00000008").iterdir()}
+    assert {p.name for p in (folder / "checkpoints" / "step-00000008").iterdir()} == names
+    for name in sorted(names - {"optimizers.pt"}):
+        expected = load_file(whole / "checkpoints" / "step-00000008" / name)
+        found = load_file(folder / "checkpoints" / "step-00000008" / name)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.equal(found[key], value), f"{name}: {key}"
+
+
+def test_a_run_documents_itself(runs: Path, straight) -> None:  # type: ignore[no-untyped-def]
+    folder = straight("vae")
+    record = json.loads((folder / "recipe.json").read_text())
+    assert (record["part"], record["settings"]["steps"]) == ("vae", 8)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    parts = {"loss", "l1", "kl", "psnr", "perceptual", "adversarial", "discriminator", "gradient"}
+    assert parts <= last.keys()
+    sheet = Image.open(folder / "sheets" / "step-00000008.png")
+    assert sheet.size == (2 * (12 * 34 + 2), 2 * (2 * 34 + 2))
+    config = json.loads((folder / "export" / "vae" / "config.json").read_text())
+    assert config["block_out_channels"] == [8, 8, 8, 16]
+    assert config["scaling_factor"] != 1.0
+
+
+def test_the_exported_model_makes_pictures(runs: Path, straight) -> None:  # type: ignore[no-untyped-def]
+    from sdlearn import StableDiffusion
+
+    model = StableDiffusion.from_pretrained(straight("unet") / "export")
+    assert model.spec.size == 32
+    (picture,) = model.text_to_image("a red cat", steps=2, progress=False)
+    assert picture.size == (32, 32)
+
+
+def test_init_starts_from_the_averages_of_a_run(runs: Path, straight, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = straight("vae")
+    for number, init in enumerate((source, source / "export" / "vae")):
+        folder = runs / f"init-{number}"
+        args = [*arguments("vae", runs), "--out", str(folder), "--init", str(init)]
+        assert main([*args, "--lr", "0", "--steps", "1"]) == 0
+        found = load_file(folder / "checkpoints" / "step-00000001" / "vae.safetensors")
+        averages = load_file(source / "checkpoints" / "step-00000008" / "ema.safetensors")
+        tolerance = 0.0 if number == 0 else 1e-3  # an export is in half precision
+        for key, value in averages.items():
+            torch.testing.assert_close(found[key], value, rtol=tolerance, atol=tolerance)
+
+
+def test_sigterm_stops_between_steps_with_a_checkpoint(
+    runs: Path,
+    straight,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_job = vae.make_job
+
+    def make_stopped_job(*args):  # type: ignore[no-untyped-def]
+        job = make_job(*args)
+
+        def step(k: int) -> dict[str, torch.Tensor]:
+            if k == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return job.step(k)
+
+        return replace(job, step=step)
+
+    monkeypatch.setattr(vae, "make_job", make_stopped_job)
+    folder = runs / "stopped"
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*arguments("vae", runs), "--out", str(folder)]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "stopped at step 5 of 8; --resume goes on" in capsys.readouterr().out
+    assert checkpoints(folder)[-1].name == "step-00000005"
+
+
+def test_divergence_ends_with_exit_code_1_and_advice(runs: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    folder = runs / "diverged"
+    args = [*arguments("perceptual", runs), "--out", str(folder), "--lr", "1e20"]
+    assert main(args) == 1
+    message = capsys.readouterr().err
+    assert re.search(r"stopped: step \d+: \w+ is (nan|inf).*--init .*smaller --lr", message)
+    assert not (folder / "export").exists()
+
+
+# ----------------------------------------------------------------------------------- bad requests
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--recipe", "huge"], "no recipe 'huge' for vae; accepted: storybook, small"),
+        (["--text", "x"], "this training has no setting 'text'; accepted: batch, block_out"),
+        (["--set", "kl"], "--set 'kl' has no value; accepted: --set NAME=VALUE"),
+        (["--set", "kl=small"], "kl is 'small'; accepted: a value of type float"),
+        (["--set", "flip=3"], "flip is 3; accepted: a value of type bool"),
+        (["--set", "perceptual_network=nowhere"], "sdlearn train perceptual"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--init", "nowhere"], "nowhere"),
+        (["--steps", "0"], "steps is 0"),
+        (["--batch", "-1"], "batch is -1"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(
+    extra: list[str], sentence: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main([*arguments("vae", runs), "--out", str(out), *extra]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("sdlearn: ")
+    assert sentence in message
+    assert not out.exists(), "a refused run leaves no folder behind"
+
+
+def test_folders_that_are_taken_are_refused(runs: Path, straight, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    def refused(args: list[str]) -> str:
+        assert main(args) == 2
+        return str(capsys.readouterr().err.strip().splitlines()[-1])
+
+    run = straight("vae")
+    taken = [*arguments("vae", runs), "--out", str(run)]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "is not empty" in refused(taken)
+    assert "began with batch 4, not 5" in refused([*taken, "--resume", "--batch", "5"])
+    clip = [*arguments("clip", runs), "--out", str(run), "--resume"]
+    assert "trains vae, not clip" in refused(clip)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (tmp_path / "letter.txt").write_text("dear")
+    other = [*arguments("vae", runs), "--out", str(tmp_path), "--resume"]
+    assert "is not empty" in refused(other)
+    file = [*arguments("vae", runs), "--out", str(tmp_path / "letter.txt")]
+    assert "is not empty" in refused(file) or "not a folder" in refused(file)
+
+
+def test_the_unet_says_which_part_it_lacks(runs: Path, straight, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    args = [*arguments("unet", runs), "--vae", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(args) == 2
+    assert f"no trained vae in {tmp_path}" in capsys.readouterr().err
