@@ -80,7 +80,8 @@ def lab(options: list[str]) -> int:
     jupyter = [
         "-m",
         "jupyterlab",
-        FIRST_NOTEBOOK,
+        # As an address, not as a file: then the whole repository can be browsed, sdlearn/ too.
+        f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}",
         # Nothing is asked of the network: no news, no look for updates.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

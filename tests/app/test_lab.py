@@ -29,7 +29,8 @@ def test_the_plain_command_sets_up_and_opens_notebook_00(recorded):
     calls, _ = recorded
     assert lab.main([]) == 0
     assert calls[0] == "set up"
-    assert calls[1].startswith("-m jupyterlab notebooks/00-the-whole-picture.ipynb ")
+    assert calls[1].startswith("-m jupyterlab ")
+    assert "/lab/tree/notebooks/00-the-whole-picture.ipynb " in calls[1]
 
 
 def test_options_alone_go_to_jupyterlab(recorded):
