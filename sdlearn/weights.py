@@ -188,7 +188,8 @@ def published_state(module: nn.Module, dtype: torch.dtype | None = None) -> dict
             tensor = tensor[:, :, None, None]  # linear layer -> 1x1 convolution
         if isinstance(module, CLIPTextEncoder) and key != TEXT_PROJECTION:
             key = TEXT_PREFIX + key
-        state[key] = tensor.detach().to("cpu", dtype).contiguous()
+        wanted = dtype if tensor.is_floating_point() else tensor.dtype
+        state[key] = tensor.detach().to("cpu", wanted).contiguous()
     return state
 
 
