@@ -155,10 +155,12 @@ def output_faults(output: dict[str, Any], expects_error: bool) -> list[str]:
         found.append(f"a stored {output['ename']}")
     if output.get("name") == "stderr":
         found.append("something written to stderr is stored")
-    for place in (str(ROOT), str(Path.home()), tempfile.gettempdir()):
-        # "/" (the home of some accounts) stands in every date and fraction
-        if len(place) > 3 and json.dumps(place)[1:-1] + json.dumps(os.sep)[1:-1] in text:
-            found.append(f"a path of the machine that ran it is stored ({place})")
+    # An image in base64 may spell "/tmp" by chance; "/", the home of some accounts, is in any date.
+    words = json.dumps([output.get("text"), {**output.get("data", {}), "image/png": None}])
+    places = [str(ROOT), str(Path.home()), tempfile.gettempdir()]
+    places = [place for place in places if len(place) > 3 and json.dumps(place)[1:-1] in words]
+    if places:
+        found.append(f"a path of the machine that ran it is stored ({places[0]})")
     return found
 
 
