@@ -50,8 +50,8 @@ class CLIPRecipe(Recipe):
 RECIPES = {
     "storybook": CLIPRecipe(steps=3000, batch=128, lr=1e-3, warmup=100, scenes=20_000),
     "small": CLIPRecipe(
-        steps=300, batch=48, lr=2e-3, warmup=30, scenes=2000, hidden_size=64, num_layers=2,
-        num_heads=2, intermediate_size=256, image_width=16,
+        steps=150, batch=32, lr=2e-3, warmup=20, scenes=2000, size=32, hidden_size=64,
+        num_layers=2, num_heads=2, intermediate_size=128, image_width=8,
     ),
 }  # fmt: skip
 
@@ -170,7 +170,7 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
     half = recipe.batch if recipe.data else recipe.batch // 2
     batches = Batches(pages, recipe.seed, half, device)
     if recipe.data:
-        own = load_captions(0, cache, recipe.data)
+        own = load_captions(0, cache, recipe.data, size=recipe.size)
     else:
         twin_pages = load_pictures(recipe.scenes, recipe.size, cache, scene_of=twin)
         twin_batches = Batches(twin_pages, recipe.seed, half, device)
@@ -199,7 +199,10 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
         return {"loss": loss, **metrics, "scale": scale, "gradient": gradient}
 
     shown = to_tensor(pages[:200], device)
-    asked = [said[0] for said in load_captions(min(200, len(pages)), cache, recipe.data)]
+    asked = [
+        said[0]
+        for said in load_captions(min(200, len(pages)), cache, recipe.data, size=recipe.size)
+    ]
 
     def sheet() -> Image.Image:
         """Twelve pages over the ones, of two hundred, that the encoders find for their captions."""
@@ -249,7 +252,7 @@ def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
             return read_tokenizer(place)
     captions = load_captions(5000, cache, per_scene=2)
     if recipe.data:
-        captions = captions + load_captions(0, cache, recipe.data)
+        captions = captions + load_captions(0, cache, recipe.data, size=recipe.size)
     return train_tokenizer(text for said in captions for text in said)
 
 

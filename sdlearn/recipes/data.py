@@ -12,17 +12,19 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import sdlearn.storybook
-from sdlearn.storybook import Scene, caption, render, sample_scene
+from sdlearn.storybook import Scene, caption, read_folder, render, sample_scene
 
 Pixels = NDArray[np.uint8]
 SceneOf = Callable[[int, str, int], Scene]
@@ -50,7 +52,7 @@ def load_pictures(
     The drawn pages are kept in `cache`; two runs may ask for them at once.
     """
     if folder:
-        return np.stack([np.asarray(picture) for picture, _ in _folder(folder, size)])
+        return np.stack([np.asarray(picture) for picture, _ in own_pictures(folder, size)])
     name = "pages"
     identity: list[object] = [seed, storybook_hash()]
     if scene_of is not scene:
@@ -65,11 +67,20 @@ def load_pictures(
 
 
 def load_captions(
-    n: int, cache: Path, folder: str = "", split: str = "train", seed: int = 0, per_scene: int = 1
+    n: int,
+    cache: Path,
+    folder: str = "",
+    split: str = "train",
+    seed: int = 0,
+    per_scene: int = 1,
+    size: int = 64,
 ) -> list[list[str]]:
-    """The captions of the same pictures, `per_scene` paraphrases each (one for a user's folder)."""
+    """The captions of the same pictures, `per_scene` paraphrases each (one for a user's folder).
+
+    size: the pictures' size, which matters only in that a user's folder is then read once.
+    """
     if folder:
-        return [[text] for _, text in _folder(folder, 8)]
+        return [[text] for _, text in own_pictures(folder, size)]
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
     if not path.exists():
         texts = [
@@ -162,9 +173,9 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _folder(folder: str, size: int) -> list[tuple["np.typing.ArrayLike", str]]:
-    from sdlearn.storybook.folder import read_folder
-
+@lru_cache(maxsize=1)
+def own_pictures(folder: str, size: int) -> list[tuple[Image.Image, str]]:
+    """The captioned pictures of a user's folder, read once for each training."""
     return read_folder(folder, size)
 
 

@@ -93,6 +93,8 @@ def content(page: Scene) -> list[int]:
 
 
 def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job:
+    if recipe.data:
+        raise ValueError(f"--data {recipe.data}: this network learns from the storybook's scenes")
     torch.manual_seed(recipe.seed)
     network = channels_last(PerceptualNetwork(recipe.widths), device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)

@@ -11,7 +11,6 @@ from torch import Tensor
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.data import (
     Batches,
-    file_hash,
     key,
     load_captions,
     load_pictures,
@@ -82,8 +81,8 @@ class UNetRecipe(Recipe):
 RECIPES = {
     "storybook": UNetRecipe(steps=12_000, batch=64, lr=5e-4, warmup=200, scenes=40_000),
     "small": UNetRecipe(
-        steps=600, batch=32, lr=1e-3, warmup=30, scenes=2000, block_out_channels=(64, 96),
-        layers_per_block=1, num_heads=(2, 3), ema=0.99,
+        steps=400, batch=32, lr=2e-3, warmup=30, scenes=2000, size=32,
+        block_out_channels=(64, 96), layers_per_block=1, num_heads=(2, 3), ema=0.98,
     ),
 }  # fmt: skip
 
@@ -106,10 +105,14 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
     )
 
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
-    said = load_captions(len(pages), cache, recipe.data, per_scene=recipe.captions)
+    said = load_captions(
+        len(pages), cache, recipe.data, per_scene=recipe.captions, size=recipe.size
+    )
     each = len(said[0])
     texts = [caption for of_page in said for caption in of_page]
-    kept = cache / f"latents-{weights_key(vae_folder, *pages_identity(recipe))}.npy"
+    # A user's pictures are named by what is in them, drawn pages by how they are drawn.
+    identity = pages.tobytes() if recipe.data else (recipe.size, recipe.scenes, storybook_hash())
+    kept = cache / f"latents-{weights_key(vae_folder, identity)}.npy"
     latents = Batches(encode_pages(vae, pages, kept), recipe.seed, recipe.batch, device)
     kept = cache / f"states-{weights_key(text_folder, key(texts))}.npy"
     states = Batches(encode_captions(text, texts, kept), recipe.seed, recipe.batch, device)
@@ -172,14 +175,6 @@ def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
         cross_attention_dim=encoder_config(text).hidden_size,
         sample_size=recipe.size // vae.factor,
     )
-
-
-def pages_identity(recipe: UNetRecipe) -> tuple[object, ...]:
-    """What decides which pictures `load_pictures` returns."""
-    if recipe.data:
-        files = sorted(path for path in Path(recipe.data).iterdir() if path.is_file())
-        return recipe.size, file_hash(*files)
-    return recipe.size, recipe.scenes, storybook_hash()
 
 
 def assemble(unet: UNet, vae: VAE, text: TextEncoder) -> StableDiffusion:
