@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,10 @@ from torch import nn
 
 from sdlearn.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from sdlearn.cli import main
+from sdlearn.folder import read_tokenizer
 from sdlearn.recipes import perceptual, vae
+from sdlearn.recipes.data import scene
+from sdlearn.storybook import render
 from sdlearn.training import Job, TrainingDiverged, learning_rate, step_generator, train, update
 
 TINY = ["--recipe", "small", "--steps", "8", "--batch", "4", "--scenes", "24", "--device", "cpu"]
@@ -273,6 +277,28 @@ def test_the_exported_model_makes_pictures(runs: Path, straight) -> None:  # typ
     assert picture.size == (32, 32)
 
 
+def test_own_pictures_train_every_part(runs: Path, straight, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    straight("unet")
+    own = tmp_path / "pictures"
+    own.mkdir()
+    with (own / "metadata.jsonl").open("w") as file:
+        for k in range(5):
+            render(scene(k), 48).save(own / f"{k}.png")
+            text = f"a photograph of page {k}"
+            file.write(json.dumps({"file_name": f"{k}.png", "text": text}) + "\n")
+    for part in ("vae", "clip", "unet"):
+        args = [*arguments(part, runs), "--data", str(own), "--out", str(tmp_path / part)]
+        assert main([*args, "--steps", "2"]) == 0
+    tokenizer = read_tokenizer(tmp_path / "clip" / "export" / "tokenizer")
+    assert tokenizer.tokenize("a photograph of a cat") == [
+        "a</w>", "photograph</w>", "of</w>", "a</w>", "cat</w>",
+    ]  # fmt: skip
+    (latents,) = (tmp_path / "cache").glob("latents-*.npy")
+    assert np.load(latents).shape == (5, 2, 4, 4, 4)  # five pictures: mean and deviation
+    refused = [*arguments("perceptual", runs), "--data", str(own), "--out", str(tmp_path / "no")]
+    assert main(refused) == 2
+
+
 def test_init_starts_from_the_averages_of_a_run(runs: Path, straight, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     source = straight("vae")
     for number, init in enumerate((source, source / "export" / "vae")):
@@ -336,6 +362,7 @@ def test_divergence_ends_with_exit_code_1_and_advice(runs: Path, capsys) -> None
         (["--set", "perceptual_network=nowhere"], "sdlearn train perceptual"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--init", "nowhere"], "nowhere"),
+        (["--data", "nowhere"], "nowhere does not exist; accepted: a folder of pictures"),
         (["--steps", "0"], "steps is 0"),
         (["--batch", "-1"], "batch is -1"),
     ],
