@@ -119,6 +119,18 @@ def test_a_hidden_thing_has_an_empty_mask():
     assert array(whole).max() == 255
 
 
+def test_a_shadow_that_falls_on_a_thing_is_ground():
+    house = Thing("house", "blue", "plain", 0.5, 0.64, 0.46)
+    flower = Thing("flower", "red", "plain", 0.5, 0.68, 0.4)
+    scene = Scene("day", "sand", (house, flower))
+    x, y = int(0.62 * 256), int(0.862 * 256)  # on the wall, beside the foot of the flower
+    (alone,) = masks(replace(scene, things=(house,)), 256)
+    assert alone.getpixel((x, y)) == 255
+    assert [mask.getpixel((x, y)) for mask in masks(scene, 256)] == [0, 0]
+    assert segmentation(scene, 256).getpixel((x, y)) == CLASSES["sand"]
+    assert render(scene, 256).getpixel((x, y)) == (190, 168, 118)  # sand in the shade
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_segmentation_is_the_class_that_covers_most_of_a_pixel(size):
     for scene in [crowd(), *scenes(4)]:

@@ -78,6 +78,7 @@ def test_splits_are_disjoint(train):
     test, held_out = scenes(800, "test"), scenes(1500, "held_out")
     for split, drawn in (("train", train), ("test", test), ("held_out", held_out)):
         assert {split_of(scene) for scene in drawn} == {split}
+        assert {len(scene.things) for scene in drawn} == {1, 2, 3}
     shown = {pair for scene in train + test for pair in pairs(scene)}
     new = [[pair for pair in pairs(scene) if pair not in shown] for scene in held_out]
     assert all(len(pair) >= 1 for pair in new)
