@@ -24,7 +24,8 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for p in parameters:
             is_matrix = p.ndim >= 2 and min(p.flatten(1).shape) >= SMALLEST
             (matrices if is_matrix else others).append(p)
