@@ -83,6 +83,10 @@ def draw_rim(
     # Small pages need the (slow) round joints at sharp corners only.
     joint = "curve" if len(pixels) < 12 or size > 512 else None
     draw.line([*pixels, pixels[0], pixels[1]], fill=fill, width=edge, joint=joint)
+    if size > 512:  # wide lines leave slits at the sharp corners between curves
+        r = edge / 2 - 0.5
+        for x, y in pixels:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
 def land(level: float, height: float, phase: float) -> Points:
