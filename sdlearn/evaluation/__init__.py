@@ -7,8 +7,8 @@
     rates(outcomes)["right"]          # kind, colour and side of the things: share and interval
 
 judge.py finds things on a page, matching.py holds them against a scene, accuracy.py counts over
-many captions, pixels.py compares picture with picture, report.py prints and draws the result and
-card.py writes it into the model card. All are imported when first used.
+many captions, pixels.py compares picture with picture; report.py is the command, with tables.py,
+drawings.py and card.py, which writes the model card. All are imported when first used.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _HOME = {
     "rates": "accuracy",
     "render_accuracy": "accuracy",
     "vae_report": "accuracy",
-    "contact_sheet": "report",
+    "contact_sheet": "drawings",
 }
 
 __all__ = [*_HOME, "add_arguments", "main"]

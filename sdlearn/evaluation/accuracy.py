@@ -16,7 +16,7 @@ from PIL import Image
 
 from sdlearn.evaluation.judge import Judge
 from sdlearn.evaluation.matching import Match, matches
-from sdlearn.evaluation.pixels import psnr, ssim
+from sdlearn.evaluation.pixels import as_tensor, psnr, ssim
 from sdlearn.storybook import Scene, caption, render, sample_scene
 from sdlearn.storybook.captions import PLACES, TIMES
 
@@ -74,8 +74,7 @@ def questions(split: str, n: int) -> list[Asked]:
 
 def said(text: str) -> tuple[str | None, str | None]:
     """The sky and the ground that a caption names; None for one that it leaves out."""
-    words = f" {text.replace(',', ' ')} "
-    words = " ".join(words.split()).join("  ")
+    words = " " + " ".join(text.replace(",", " ").split()) + " "
 
     def named(phrases: Mapping[str, tuple[str, ...]]) -> str | None:
         found = (name for name, row in phrases.items() if any(f" {p} " in words for p in row))
@@ -167,10 +166,10 @@ def vae_report(
     closeness: list[tuple[float, float]] = []
     for first in range(0, len(asked), batch):
         true = [render(one.scene, size) for one in asked[first : first + batch]]
-        x = judge.prepare(true) if size == judge.config.size else pixels(true)
+        x = as_tensor(true)
         with torch.inference_mode():
             made = sd.to_images(sd.vae.to_latent(x.to(sd.device, sd.dtype)))
-        y = pixels(made)
+        y = as_tensor(made)
         closeness += zip(psnr(y, x).tolist(), ssim(y, x).tolist(), strict=True)
         pictures += made
     decibels, similarity = (sum(column) / len(closeness) for column in zip(*closeness, strict=True))
@@ -211,11 +210,3 @@ def caption_accuracy(
 def batches(texts: list[str], size: int) -> Iterator[list[str]]:
     for first in range(0, len(texts), size):
         yield texts[first : first + size]
-
-
-def pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures -> (b, 3, h, w) in [-1, 1]."""
-    import numpy as np
-
-    bytes_ = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-    return bytes_.permute(0, 3, 1, 2).float() / 127.5 - 1

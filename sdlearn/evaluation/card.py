@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from sdlearn.evaluation.accuracy import FACTS
-from sdlearn.evaluation.report import GUIDANCES, STEPS, UNCHOSEN, WORST, percent
+from sdlearn.evaluation.drawings import UNCHOSEN, WORST
+from sdlearn.evaluation.tables import GUIDANCES, STEPS, percent
 from sdlearn.files import read_json, replacing
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import COLOURS, KINDS

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn import weights
+from sdlearn.evaluation.pixels import as_tensor
 from sdlearn.files import read_json, write_json
 from sdlearn.paths import data_folder
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES
@@ -140,8 +140,7 @@ class Judge(nn.Module):
         size = (self.config.size, self.config.size)
         small = [p.convert("RGB") for p in pictures]
         small = [p if p.size == size else p.resize(size, Image.Resampling.BOX) for p in small]
-        bytes_ = torch.from_numpy(np.stack([np.asarray(p) for p in small]))
-        return bytes_.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return as_tensor(small)
 
     def _read(self, x: Tensor) -> list[Reading]:
         out = Logits(*(logits.float().cpu() for logits in self(x.to(self.conv_in.weight))))

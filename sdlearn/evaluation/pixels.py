@@ -1,8 +1,18 @@
 """How close two pictures are, pixel by pixel and window by window."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+
+def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size -> float32 (b, 3, h, w) in [-1, 1]."""
+    bytes_ = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return bytes_.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def psnr(a: Tensor, b: Tensor, data_range: float = 2.0) -> Tensor:

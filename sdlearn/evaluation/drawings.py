@@ -1,0 +1,105 @@
+"""Contact sheets with captions, and the plot of accuracy over guidance."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sdlearn.evaluation.accuracy import FACTS, Outcome, facts
+from sdlearn.evaluation.tables import STEPS, Figures
+from sdlearn.files import replacing
+
+UNCHOSEN, WORST = 64, 16  # pictures on the two sheets
+
+
+def worst(outcomes: Sequence[Outcome], n: int = WORST) -> list[Outcome]:
+    """The n pictures of which the judge found the smallest share right."""
+
+    def share(outcome: Outcome) -> float:
+        right = [one for row in facts(outcome.asked, outcome.match).values() for one in row]
+        return sum(right) / len(right)
+
+    return sorted(outcomes, key=share)[:n]
+
+
+def contact_sheet(outcomes: Sequence[Outcome], columns: int = 8, scale: int = 2) -> Image.Image:
+    """Pictures with their captions and seeds; what the judge misses on one is said in red."""
+    size = max((outcome.picture.width for outcome in outcomes), default=64) * scale
+    font = ImageFont.load_default(size=10)
+    gap, lines, height = 10, 6, 12
+    columns = min(columns, max(1, len(outcomes)))
+    rows = math.ceil(len(outcomes) / columns)
+    cell = size + gap, size + lines * height + gap
+    page = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for k, outcome in enumerate(outcomes):
+        x, y = gap + (k % columns) * cell[0], gap + (k // columns) * cell[1]
+        page.paste(outcome.picture.resize((size, size), Image.Resampling.NEAREST), (x, y))
+        text = wrapped(f"{outcome.asked.caption} (seed {outcome.seed})", size, font)
+        missed = [
+            name
+            for name, row in facts(outcome.asked, outcome.match).items()
+            if not all(row) and name not in ("right", "page")
+        ]
+        for line in text[: lines - 1]:
+            y += height
+            draw.text((x, y + size - height + 2), line, fill="black", font=font)
+        if missed:
+            below = wrapped("not: " + ", ".join(missed), size, font)[0]
+            draw.text((x, y + size + 2), below, fill=(190, 0, 0), font=font)
+    return page
+
+
+def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """The words of a text on lines of at most `width` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """A PNG of 256 colours, which a third of the bytes hold, in its place all at once."""
+    with replacing(path) as part:
+        picture.quantize(256).save(part, format="PNG", optimize=True)
+    print(path)
+
+
+def plot(cells: Sequence[Figures], path: Path) -> None:
+    """Accuracy over guidance, one line for each number of steps, told apart without colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = ("right", "sky", "ground", "page")
+    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.6), sharey=True, dpi=100)
+    for axis, fact in zip(axes, panels, strict=True):
+        for steps, marker in zip(STEPS, "ovs^D", strict=False):
+            row = [cell for cell in cells if cell["steps"] == steps and fact in cell["pictures"]]
+            rate = [100 * cell["pictures"][fact]["rate"] for cell in row]
+            axis.plot([cell["guidance"] for cell in row], rate, marker=marker, label=f"{steps}")
+        axis.set(title=FACTS[fact], xlabel="guidance scale")
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="captions' facts right, %", ylim=(0, 101))
+    axes[-1].legend(title="steps", loc="lower right")
+    figure.tight_layout()
+    with replacing(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
+    plt.close(figure)
+    print(path)
+
+
+def need_matplotlib() -> None:
+    """Find out before the work, not after it, whether the plot can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "the plot of guidance and steps needs matplotlib: pip install 'sdlearn[course]'"
+        ) from error

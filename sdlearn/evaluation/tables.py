@@ -1,0 +1,54 @@
+"""Figures in rows and columns, for the terminal and the model card."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdlearn.evaluation.accuracy import FACTS
+
+# What `--table` measures.
+GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
+STEPS = (5, 10, 20, 30, 50)
+
+Figures = dict[str, Any]
+
+
+def percent(rate: Mapping[str, float] | None, with_interval: bool = False) -> str:
+    """ "93.1 %", or "93.1 % (90.2 to 95.2)"; a dash where nothing was measured."""
+    if rate is None:
+        return "–"
+    text = f"{100 * rate['rate']:.1f} %"
+    if with_interval:
+        text += f" ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+    return text
+
+
+def figures_table(split: str, figures: Figures) -> str:
+    """The figures of one split, for a terminal."""
+    of = figures["splits"][split]
+    lines = [
+        "",
+        f"{figures['model']}, {split} split: {figures['captions']} captions x {figures['seeds']} "
+        f"seeds, guidance {figures['guidance']:g}, {figures['steps']} steps of "
+        f"{figures['sampler']} (95 % intervals)",
+        f"{'':26}{'renders':>10}{'through VAE':>14}{'pictures':>26}",
+    ]
+    for name, words in FACTS.items():
+        row = [of[column].get(name) for column in ("renders", "round_trip", "pictures")]
+        lines.append(
+            f"{words:26}{percent(row[0]):>10}{percent(row[1]):>14}{percent(row[2], True):>26}"
+        )
+    vae = of["vae"]
+    lines.append(
+        f"VAE on {vae['pictures']} renders: PSNR {vae['psnr']:.2f} dB, SSIM {vae['ssim']:.4f}"
+    )
+    return "\n".join(lines)
+
+
+def sweep_table(cells: Sequence[Figures], fact: str) -> str:
+    """One fact for every guidance (rows) and number of steps (columns), for a terminal."""
+    lines = ["", f"{FACTS[fact]}, guidance down, steps across"]
+    lines.append(" " * 8 + "".join(f"{steps:>9}" for steps in STEPS))
+    for guidance in GUIDANCES:
+        row = [cell["pictures"].get(fact) for cell in cells if cell["guidance"] == guidance]
+        lines.append(f"{guidance:<8g}" + "".join(f"{percent(rate):>9}" for rate in row))
+    return "\n".join(lines)
