@@ -57,8 +57,10 @@ def main(args: argparse.Namespace) -> int:
 
     Raises ValueError or FileNotFoundError with one sentence for what the user can mend.
     """
+    import torch
     from tqdm import tqdm
 
+    from sdlearn.checkpoints import checkpoints
     from sdlearn.files import write_json
     from sdlearn.training import TrainingDiverged, pick_device, train
 
@@ -66,12 +68,16 @@ def main(args: argparse.Namespace) -> int:
     folder = Path(args.out)
     recipe = settle(args, module, folder)
     cache = folder.parent / "cache"
-    job = module.make_job(recipe, cache, pick_device(args.device))
+    device = pick_device(args.device)
+    job = module.make_job(recipe, cache, device)
     if recipe.init:
         start_from(job, Path(recipe.init))
     if not (folder / "recipe.json").exists():  # a request that could not be met leaves no trace
+        # Device and threads change the rounding, so they belong to what a run can be repeated from.
+        machine = {"torch": torch.__version__, "device": str(device)}
+        machine |= {"threads": torch.get_num_threads()}
         record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
-        write_json(folder / "recipe.json", record)
+        write_json(folder / "recipe.json", record | {"machine": machine})
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
@@ -80,17 +86,15 @@ def main(args: argparse.Namespace) -> int:
         step = 0
         try:
             for metrics in loop:
-                step = int(metrics["step"])
-                bar.n = step
+                bar.initial = bar.initial if step else int(metrics["step"]) - 1
+                bar.n = step = int(metrics["step"])
                 bar.set_postfix(
                     {"loss": f"{metrics['loss']:.4f}", "images/s": metrics["images_per_second"]}
                 )
         except TrainingDiverged as error:
-            print(
-                f"\nstopped: {error}. The last good state is in {folder / 'checkpoints'}; "
-                f"start a new run from it with --init {folder} and a smaller --lr.",
-                file=sys.stderr,
-            )
+            good = checkpoints(folder)
+            advice = f"the last good state is {good[-1]}: --init {folder} with" if good else "try"
+            print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
     if 0 < step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; --resume goes on from there")

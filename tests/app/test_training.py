@@ -344,7 +344,7 @@ def test_divergence_ends_with_exit_code_1_and_advice(runs: Path, capsys) -> None
     args = [*arguments("perceptual", runs), "--out", str(folder), "--lr", "1e20"]
     assert main(args) == 1
     message = capsys.readouterr().err
-    assert re.search(r"stopped: step \d+: \w+ is (nan|inf).*--init .*smaller --lr", message)
+    assert re.search(r"stopped at step \d+: \w+ is (nan|inf).*smaller --lr", message)
     assert not (folder / "export").exists()
 
 
