@@ -74,8 +74,8 @@ def main(args: argparse.Namespace) -> int:
         start_from(job, Path(recipe.init))
     if not (folder / "recipe.json").exists():  # a request that could not be met leaves no trace
         # Device and threads change the rounding, so they belong to what a run can be repeated from.
-        machine = {"torch": torch.__version__, "device": str(device)}
-        machine |= {"threads": torch.get_num_threads()}
+        threads = torch.get_num_threads()
+        machine = {"torch": torch.__version__, "device": str(device), "threads": threads}
         record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
         write_json(folder / "recipe.json", record | {"machine": machine})
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
