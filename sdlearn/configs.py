@@ -234,6 +234,9 @@ def text_json(config: CLIPTextConfig, bos_token_id: int) -> Json:
         "num_hidden_layers": config.num_layers,
         "pad_token_id": config.eos_token_id,
         "projection_dim": config.projection_dim or config.hidden_size,
+        # To compute in, also where the file holds half precision: else readers of this file take
+        # the file's own type for this part alone.
+        "torch_dtype": "float32",
         "vocab_size": config.vocab_size,
     }
 
