@@ -3,15 +3,14 @@
 import json
 import pickle
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlearn import weights
+from sdlearn import hub, weights
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.unet import UNet
-from sdlearn.versions import SD1_5
 from tests.tiny_model import tiny_diffusers
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -145,13 +144,32 @@ def test_published_names_and_shapes(published, tmp_path):
     ].shape == (16, 16, 1, 1)  # fmt: skip
 
 
-def test_stable_diffusion_1_5_is_written_as_published():
-    """On the meta device: number of tensors and bytes of the published half of 3.4 GB."""
-    with torch.device("meta"):
-        unet = UNet(SD1_5.unet)
-    tensors = unet.state_dict()
-    assert sum(tensor.numel() for tensor in tensors.values()) == 859_520_964
-    assert len(tensors) == 686
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_hub_id(folder, published, tmp_path, monkeypatch, kind):
+    """The hub's folder comes with what nobody reads; what is asked for must be enough, no more."""
+    for place in (UNET, VAE, TEXT):
+        torch.save(load_file(folder / place), (folder / place).with_suffix(".bin"))
+        for suffix in (".fp16.safetensors", ".non_ema.safetensors", ".msgpack"):
+            (folder / place).with_suffix(suffix).write_bytes(b"5 GB")
+        if kind == "bin":
+            (folder / place).unlink()
+    (folder / "v1-5-pruned.safetensors").write_bytes(b"5 GB")
+    fetched = tmp_path / "cache"
+
+    def snapshot(repo, allow_patterns, ignore_patterns):
+        assert repo == "organisation/stable-diffusion"
+        for path in folder.rglob("*.*"):
+            name = path.relative_to(folder).as_posix()
+            if any(fnmatch(name, pattern) for pattern in allow_patterns) and not any(
+                fnmatch(name, pattern) for pattern in ignore_patterns
+            ):
+                (fetched / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, fetched / name)
+        return str(fetched)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert same(load("organisation/stable-diffusion"), load(published))
+    assert {path.suffix for path in fetched.rglob("*.*")} == {".json", f".{kind}"}
 
 
 def test_a_module_of_its_own_type_keeps_it(published):
