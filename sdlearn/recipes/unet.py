@@ -26,7 +26,6 @@ from sdlearn.recipes.encoded import (
     part_folder,
     weights_key,
 )
-from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.text import TextEncoder
@@ -75,11 +74,12 @@ class UNetRecipe(Recipe):
     captions: int = 1
     dropout: float = 0.1
     min_snr: float = 0.0
+    weight_decay: float = 0.01
     ema: float = 0.999
 
 
 RECIPES = {
-    "storybook": UNetRecipe(steps=12_000, batch=64, lr=2e-3, warmup=100, scenes=40_000),
+    "storybook": UNetRecipe(steps=12_000, batch=64, lr=5e-4, warmup=200, scenes=40_000),
     "small": UNetRecipe(
         steps=400, batch=32, lr=2e-3, warmup=30, scenes=1000, size=32,
         block_out_channels=(64, 96), layers_per_block=1, num_heads=(2, 3), ema=0.98,
@@ -97,7 +97,12 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
     start_at_zero(unet)
     unet.to(device)
     average = EMA(unet, recipe.ema)
-    optimizer = Muon(unet.parameters())
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",
+    )
 
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
     said = load_captions(
