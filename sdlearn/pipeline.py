@@ -8,8 +8,9 @@ state by state; `text_to_image` walks to the end and decodes.
 import math
 from collections.abc import Callable, Iterator
 from itertools import count
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, SupportsFloat, SupportsIndex
 
 import torch
 from PIL import Image
@@ -148,7 +149,7 @@ class StableDiffusion:
         prompts = repeat(as_prompts("prompt", prompt), n)
         negatives = self.negatives(negative_prompt, prompts, n)
         scale = self.spec.guidance if guidance_scale is None else guidance_scale
-        if not isinstance(scale, int | float) or not math.isfinite(scale):
+        if not (isinstance(scale, SupportsFloat) and math.isfinite(scale)):
             raise ValueError(f"guidance_scale is {scale!r}; it must be a finite number")
         walk = offered(sampler or self.spec.sampler).walk
         path = self.path(steps, sampler)
@@ -299,8 +300,8 @@ def repeat(prompts: list[str], n: int) -> list[str]:
     return [prompt for prompt in prompts for _ in range(n)]
 
 
-def whole(name: str, value: int) -> int:
+def whole(name: str, value: object) -> int:
     """The value, if it is a whole number; else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):  # NumPy's count as well
         raise ValueError(f"{name} is {value!r}; it must be a whole number")
-    return value
+    return index(value)

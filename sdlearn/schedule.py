@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ class NoiseSchedule:
         down from the last time; "linspace" includes both ends.
         Raises ValueError for steps outside 1 … num_steps and for an unknown spacing.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int):
+        if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
             raise ValueError(f"steps is {steps!r}; it must be a whole number")
         if not 1 <= steps <= self.num_steps:
             raise ValueError(f"steps is {steps}; it must lie in 1 … {self.num_steps}")

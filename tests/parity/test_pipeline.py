@@ -204,6 +204,8 @@ def test_trajectory(sd):
     (picture,) = sd.to_images(states[-1].z)
     (same,) = sd.text_to_image(PROMPTS[0], steps=8, seed=4, progress=False)
     assert picture.tobytes() == same.tobytes()
+    numpy = {"steps": np.int64(8), "seed": np.int64(4), "guidance_scale": np.float32(7.5)}
+    assert torch.equal(list(sd.trajectory(PROMPTS[0], **numpy))[-1].z, final)
     (states[3].z * torch.ones(1, requires_grad=True)).sum().backward()  # an ordinary tensor
 
 
