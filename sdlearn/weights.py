@@ -209,4 +209,7 @@ def split(state: dict[str, Tensor], max_bytes: int | None) -> list[list[str]]:
 
 def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
     with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors would leave the file to its owner alone
         save_file(state, part, metadata={"format": "pt"})
+        part.chmod(mode)

@@ -1,6 +1,7 @@
 """Folders and weight files: every published way to write them, and every way to be damaged."""
 
 import json
+import os
 import pickle
 import shutil
 from fnmatch import fnmatch
@@ -355,3 +356,10 @@ def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
     assert (tmp_path / "vae.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match=r"written as \.safetensors"):
         weights.save(sd.vae, tmp_path / "vae.bin")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_weights_can_be_read_by_whom_the_other_files_can(tmp_path):
+    (tmp_path / "plain").touch()
+    weights.write_safetensors(tmp_path / "w.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
