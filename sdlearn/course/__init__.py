@@ -1,0 +1,1 @@
+"""What a learner touches besides the reference modules: figures and widgets."""

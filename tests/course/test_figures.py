@@ -1,0 +1,163 @@
+"""Figures show what they are given: exact pixels, all points, words for who cannot see them."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdlearn.course import figures
+from sdlearn.schedule import NoiseSchedule
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def found(page: Image.Image, part: Image.Image, scale: int) -> list[tuple[int, int]]:
+    """Where `part`, every pixel a square of scale x scale, stands on the page: (x, y), ..."""
+    big = np.array(part.convert("RGB")).repeat(scale, axis=0).repeat(scale, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.array(page), big.shape)[:, :, 0]
+    rows, columns = np.nonzero((windows == big).all(axis=(2, 3, 4)))
+    return list(zip(columns.tolist(), rows.tolist(), strict=True))
+
+
+def test_a_grid_holds_every_pixel_as_a_square_in_reading_order():
+    pictures = [picture(k) for k in range(5)]
+    page = figures.grid(
+        [pictures[:3], pictures[3:]], ["a", "b", "c"], ["first", "second"], "A title", scale=3
+    )
+    places = [found(page, one, 3) for one in pictures]
+    assert [len(place) for place in places] == [1] * 5
+    (x0, y0), (x1, _), (x2, _), (x3, y3), (x4, y4) = [place[0] for place in places]
+    assert (x0, x1) == (x3, x4)
+    assert x1 - x0 == x2 - x1 > 7 * 3
+    assert y0 < y3 == y4
+
+
+def test_the_labels_of_a_grid_are_drawn_beside_the_pictures_not_on_them():
+    white = Image.new("RGB", (8, 8), "white")
+    bare = np.array(figures.grid([[white, white]], scale=9))
+    assert (bare == 255).all()
+    labelled = np.array(figures.grid([[white, white]], ["up", "down"], ["left"], "Title", scale=9))
+    dark = np.argwhere((labelled < 128).all(axis=2))
+    pictures_end = labelled.shape[0] - 6, labelled.shape[1] - 6
+    inside = (dark[:, 0] >= pictures_end[0] - 72) & (dark[:, 1] >= pictures_end[1] - 150)
+    assert len(dark) > 50
+    assert not inside.any()
+
+
+def test_a_long_title_is_not_cut():
+    narrow = figures.grid([[picture(0)]], title="word " * 12)
+    longer = figures.grid([[picture(0)]], title="word " * 24)
+    assert longer.width > 1.8 * narrow.width
+
+
+@pytest.mark.parametrize(
+    ("lengths", "headings", "names"),
+    [([], 0, 0), ([0], 0, 0), ([1, 2], 0, 0), ([2, 1, 2], 0, 0), ([2, 2], 3, 0), ([2], 0, 2)],
+)
+def test_a_grid_that_does_not_add_up_is_refused(lengths, headings, names):
+    rows = [[picture(0)] * length for length in lengths]
+    with pytest.raises(ValueError, match=r"rows of .* pictures"):
+        figures.grid(rows, ["h"] * headings, ["n"] * names)
+
+
+def test_latent_shows_every_channel_on_one_scale_around_zero():
+    z = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    figure = figures.latent(z, "A latent")
+    maps = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in maps] == [f"channel {k}" for k in range(4)]
+    limit = z.abs().max().item()
+    for ax, channel in zip(maps, z[0], strict=True):
+        assert np.array_equal(np.asarray(ax.images[0].get_array()), channel.numpy())
+        assert ax.images[0].get_clim() == pytest.approx((-limit, limit))
+        assert ax.images[0].get_interpolation() in (None, "auto", "antialiased", "nearest")
+        assert ax.get_xlabel()
+    assert maps[0].get_ylabel()
+
+
+def test_schedule_path_draws_the_table_and_the_points():
+    schedule = NoiseSchedule()
+    path = schedule.path(7)
+    (ax,) = figures.schedule_path(schedule, path).axes
+    alpha, sigma, alpha_stops, sigma_stops = ax.lines
+    assert np.allclose(alpha.get_ydata() ** 2, schedule.alphas_cumprod)
+    assert np.allclose(sigma.get_ydata() ** 2 + alpha.get_ydata() ** 2, 1)
+    for stops, values in (
+        (alpha_stops, [p.alpha for p in path]),
+        (sigma_stops, [p.sigma for p in path]),
+    ):
+        assert list(stops.get_xdata()) == [p.t for p in path]
+        assert np.allclose(stops.get_ydata(), values)
+    assert alpha.get_linestyle() != sigma.get_linestyle()
+    assert "8 points" in ax.get_title()
+
+
+def test_curves_differ_without_colour():
+    figure = figures.curves(
+        {"a": ([0, 1], [3.0, 1.0]), "b": ([1, 2], [2.0, 2.5])}, "Title", "step", "value"
+    )
+    (ax,) = figure.axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 1], [1, 2]]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[3.0, 1.0], [2.0, 2.5]]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 2
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "step", "value")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert ax.get_ylim()[0] == 0
+
+
+def test_the_map_shows_every_notebook_and_which_are_planned():
+    (ax,) = figures.course_map(["03", "07"]).axes
+    words = [text.get_text() for text in ax.texts]
+    numbers = {word for word in words if word.isdigit()}
+    assert numbers == {f"{n:02d}" for n in range(18)}
+    dashed = [patch.get_linestyle() == "--" for patch in ax.patches].count(True)
+    planned_of_17, in_the_legend = 15, 1
+    assert dashed == planned_of_17 + in_the_legend
+
+
+def test_the_map_in_words_names_what_the_map_shows():
+    for number, (name, _, _) in figures.PLACES.items():
+        kind = name.replace("why latents", "autoencoder")
+        assert number in figures.MAP_IN_WORDS
+        assert kind in figures.MAP_IN_WORDS
+
+
+def test_no_chip_of_the_map_lies_on_another():
+    boxes = [(x, y) for _, x, y in figures.PLACES.values()]
+    for i, (x, y) in enumerate(boxes):
+        for u, v in boxes[:i]:
+            assert abs(x - u) > 16.8 or abs(y - v) > 3.8
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    schedule = NoiseSchedule()
+    twice = [figures.png(figures.schedule_path(schedule, schedule.path(5))) for _ in range(2)]
+    assert twice[0] == twice[1]
+
+
+def test_show_gives_the_picture_with_its_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda bundle, raw=False: shown.append(bundle))
+    figures.show(picture(0), alt='a "small" picture')
+    image, words = shown
+    data, metadata = image._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == 'a "small" picture'
+    stored = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert np.array_equal(np.array(stored), np.array(picture(0)))
+    assert words["text/plain"] == 'a "small" picture'
+    assert "<details>" in words["text/html"]
+    assert "a &quot;small&quot; picture" in words["text/html"]
+
+
+def test_img_is_an_element_with_alternative_text_and_whole_pixels():
+    element = figures.img(picture(1), alt="<b>", width=140)
+    assert 'alt="&lt;b&gt;"' in element
+    assert 'width="140"' in element
+    assert "pixelated" in element
+    data = base64.b64decode(element.split("base64,")[1].split('"')[0])
+    assert np.array_equal(np.array(Image.open(io.BytesIO(data))), np.array(picture(1)))
