@@ -50,8 +50,8 @@ class CLIPRecipe(Recipe):
 RECIPES = {
     "storybook": CLIPRecipe(steps=3000, batch=128, lr=1e-3, warmup=100, scenes=20_000),
     "small": CLIPRecipe(
-        steps=150, batch=32, lr=2e-3, warmup=20, scenes=1000, size=32, hidden_size=64,
-        num_layers=2, num_heads=2, intermediate_size=128, image_width=8,
+        steps=500, batch=32, lr=2e-3, warmup=20, scenes=1000, size=32,
+        num_layers=2, intermediate_size=256, image_width=16,
     ),
 }  # fmt: skip
 

@@ -78,7 +78,7 @@ RECIPES = {
     "storybook": VAERecipe(steps=20_000, batch=16, lr=1e-3, warmup=200),
     # A minute or two at half the size: skies and grounds, hardly more.
     "small": VAERecipe(
-        steps=300, batch=16, lr=4e-3, warmup=20, scenes=1000, size=32,
+        steps=400, batch=16, lr=4e-3, warmup=20, scenes=1000, size=32,
         block_out_channels=(16, 24, 32, 32), norm_num_groups=8,
         perceptual=0.0, discriminator=0.0, ema=0.98,
     ),
