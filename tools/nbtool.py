@@ -42,11 +42,25 @@ def clean(notebook: Notebook) -> Notebook:
     for cell in notebook["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k in KEPT_CELL_METADATA}
         if cell["cell_type"] == "code":
-            cell["execution_count"] = None
             cell["outputs"] = joined_streams([clean_output(output) for output in cell["outputs"]])
+    number(notebook)
     if widgets:
         notebook = with_widgets(notebook, widgets)
     return notebook
+
+
+def number(notebook: Notebook) -> None:
+    """Count code cells from 1 where the notebook was executed; nbval refuses outputs without it."""
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    executed = any(cell["outputs"] for cell in code)
+    filled = (cell for cell in code if cell["source"])
+    for cell in code:
+        cell["execution_count"] = None
+    for count, cell in enumerate(filled if executed else (), start=1):
+        cell["execution_count"] = count
+        for output in cell["outputs"]:
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = count
 
 
 def clean_output(output: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import base64
 import importlib.util
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -77,6 +79,29 @@ def test_only_shown_widgets_are_kept_and_their_parts_still_find_each_other():
     assert state[f"{0:032x}"]["state"]["layout"] == f"IPY_MODEL_{2:032x}"
     assert "outputs" in state[f"{1:032x}"]["state"]
     assert cleaned["cells"][0]["outputs"][-1]["data"][nbtool.VIEW]["model_id"] == f"{0:032x}"
+
+
+def test_cells_that_ran_are_counted_and_others_are_not():
+    notebook = executed(7, LEFT, "0x7f00aa11bb22")
+    (ran,) = nbtool.clean(notebook)["cells"]
+    assert ran["execution_count"] == 1
+    assert [o.get("execution_count") for o in ran["outputs"]] == [None, 1, None]
+    notebook["cells"][0]["outputs"] = []
+    assert nbtool.clean(notebook)["cells"][0]["execution_count"] is None
+
+
+def test_nbval_accepts_and_compares_what_is_stored(tmp_path):
+    cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint(1 + 1)", id="only")
+    path = tmp_path / "sum.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, str(path)]
+    assert nbtool.main(["run", str(path)]) == 0
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    stored = path.read_text("utf-8")
+    assert '"2\\n"' in stored
+    path.write_text(stored.replace('"2\\n"', '"3\\n"'), "utf-8")
+    assert subprocess.run(command, cwd=tmp_path).returncode == 1
 
 
 def test_what_a_person_wrote_and_what_was_printed_stay():
