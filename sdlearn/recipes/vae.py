@@ -75,7 +75,7 @@ class VAERecipe(Recipe):
 
 
 RECIPES = {
-    "storybook": VAERecipe(steps=20_000, batch=16, lr=1e-3, warmup=200),
+    "storybook": VAERecipe(steps=20_000, batch=8, lr=4e-3, warmup=200, scenes=40_000),
     # A minute or two at half the size: skies and grounds, hardly more.
     "small": VAERecipe(
         steps=400, batch=16, lr=4e-3, warmup=20, scenes=1000, size=32,
