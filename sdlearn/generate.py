@@ -1,7 +1,6 @@
 """`sdlearn generate`: pictures of a prompt, as PNG files that remember how they were made."""
 
 import argparse
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -105,12 +104,12 @@ def check_writable(out: Path) -> None:
 
 def warn_unknown_words(prompt: str) -> None:
     """Name the words that no caption of the storybook holds, and the words that some do."""
-    from sdlearn.storybook import WORDS
+    from sdlearn.storybook.captions import WORDS, unknown_words
 
-    unknown = [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in WORDS]
+    unknown = unknown_words(prompt)
     if unknown:
         print(
-            f"sdlearn: the storybook model does not know {', '.join(dict.fromkeys(unknown))}; "
+            f"sdlearn: the storybook model does not know {', '.join(unknown)}; "
             f"it knows: {' '.join(sorted(WORDS))}",
             file=sys.stderr,
         )

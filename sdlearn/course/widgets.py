@@ -1,7 +1,6 @@
 """The live parts of the notebooks: ipywidgets around the functions of the package."""
 
 import html
-import re
 import warnings
 
 import ipywidgets as widgets
@@ -9,7 +8,7 @@ from PIL import Image
 
 from sdlearn.course.figures import img
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.storybook import WORDS
+from sdlearn.storybook import captions
 
 
 class Painter(widgets.VBox):
@@ -88,8 +87,7 @@ class Painter(widgets.VBox):
 
 def unknown_words(sd: StableDiffusion, prompt: str) -> list[str]:
     """A sentence that names the words no storybook caption holds; none where all are known."""
-    words = dict.fromkeys(re.findall(r"[^\W_]+", prompt.lower()))
-    unknown = [word for word in words if word not in WORDS]
+    unknown = captions.unknown_words(prompt)
     if not unknown or sd.spec.name != "storybook":
         return []
     return [f"The storybook model never read: {', '.join(unknown)}."]

@@ -52,9 +52,6 @@ class VAERecipe(Recipe):
     shapes are about right they only cost time. The adversarial one is scaled to the gradient of the
     reconstruction, so `discriminator` is a share of it and needs no tuning as the error falls; the
     discriminator learns alone for its first `head_start` steps.
-
-    crop: train on random squares of this many pixels instead of whole pages (0). The network is
-    convolutional, and a quarter of a page costs a quarter of the time.
     """
 
     block_out_channels: tuple[int, ...] = STORYBOOK.vae.block_out_channels
@@ -64,7 +61,6 @@ class VAERecipe(Recipe):
     kl: float = 1e-6
     logvar: float = -6.0  # where the posterior's log-variance begins: nearly deterministic
     flip: bool = True
-    crop: int = 0
     perceptual: float = 0.1
     perceptual_start: float = 0.5
     perceptual_network: str = ""  # "" for the shipped one, "vgg16", or a folder
@@ -117,14 +113,6 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         if recipe.flip:  # the autoencoder reads no captions, so left and right may change places
             coins = torch.rand(len(x), generator=step_generator(recipe.seed, k, 1)) < 0.5
             x = torch.where(coins.to(device).view(-1, 1, 1, 1), x.flip(3), x)
-        if recipe.crop:
-            free = recipe.size - recipe.crop + 1
-            places = step_generator(recipe.seed, k, 2)
-            corners = torch.randint(free, (len(x), 2), generator=places).tolist()
-            x = torch.stack([
-                page[:, top : top + recipe.crop, left : left + recipe.crop]
-                for page, (top, left) in zip(x, corners, strict=True)
-            ])  # fmt: skip
         return x.contiguous(memory_format=torch.channels_last)
 
     def step(k: int) -> dict[str, Tensor]:

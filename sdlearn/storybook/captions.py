@@ -9,6 +9,7 @@ pattern) is for the model to choose.
 """
 
 import random
+import re
 
 from .scenes import COLOURS, POSES, Scene, Thing, relation
 
@@ -132,3 +133,9 @@ def _vocabulary() -> frozenset[str]:
 
 # Every word a caption can hold: what a model trained on captions can be expected to know.
 WORDS = _vocabulary()
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a prompt that no caption of the storybook holds, each once, in their order."""
+    words = dict.fromkeys(re.findall(r"[^\W_]+", text.lower()))
+    return [word for word in words if word not in WORDS]
