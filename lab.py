@@ -30,6 +30,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / ".sdlearn-installed"
 FIRST_NOTEBOOK = "notebooks/00-the-whole-picture.ipynb"
 WANTED = ["-c", "constraints.txt", "-e", ".[course,test]"]
+TESTED = ("tests", "notebooks")
 OLDEST, TOO_NEW = (3, 11), (3, 15)
 GIGABYTES = 3
 
@@ -110,9 +111,10 @@ def tidy(_: list[str]) -> int:
 
 def pytest_arguments(arguments: list[str]) -> list[str]:
     """The folders are added unless the arguments name what to test themselves."""
-    named = any((ROOT / a.split("::")[0]).exists() for a in arguments if not a.startswith("-"))
-    folders = [] if named else [f for f in ("tests", "notebooks") if (ROOT / f).is_dir()]
-    return [*PYTEST, *NBVAL, *folders, *arguments]
+    present = [folder for folder in TESTED if (ROOT / folder).is_dir()]
+    paths = [ROOT / argument.split("::")[0] for argument in arguments]
+    named = any(p.exists() and p.is_relative_to(ROOT / f) for p in paths for f in present)
+    return [*PYTEST, *NBVAL, *([] if named else present), *arguments]
 
 
 def run_all(pieces: list[tuple[str, list[str]]]) -> list[str]:
@@ -218,7 +220,7 @@ def unsuitable(version: tuple[int, int], system: str, machine: str, free: int) -
 
 def make_environment() -> None:
     try:
-        venv.create(VENV, with_pip=True, clear=True)
+        venv.create(VENV, with_pip=True, clear=True, symlinks=os.name != "nt")
     except (subprocess.CalledProcessError, ImportError) as error:
         raise Problem(
             "this Python cannot make virtual environments; on Debian and Ubuntu "

@@ -37,8 +37,6 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
     home.mkdir(parents=True, exist_ok=True)
     target = home / f"step-{step:08d}"
     part = home / f".{target.name}.part"
-    if target.exists():
-        return target
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     for name, network in networks.items():
@@ -50,6 +48,7 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
     for path in part.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+    shutil.rmtree(target, ignore_errors=True)  # one that could not be read, or of another run
     os.replace(part, target)
     sync_folder(home)
     for old in checkpoints(folder)[:-KEEP]:

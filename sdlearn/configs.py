@@ -5,7 +5,8 @@ once; a file that says otherwise is refused by name, because these modules would
 something else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ TEXT_FIXED = {"layer_norm_eps": 1e-05}
 SCHEDULE_FIXED = {"trained_betas": None, "thresholding": False}
 DOWN = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
 UP = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
+# Samplers that spread their points over the whole table unless the file says otherwise.
+LINSPACE = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+)
 PREDICTS: dict[str, Predicts] = {"epsilon": "noise", "v_prediction": "velocity"}
 KINDS: dict[str, Kind] = {
     "scaled_linear": "scaled_linear",
@@ -81,7 +90,7 @@ def read_unet(path: Path) -> UNetConfig:
         use_linear_projection=bool(config.get("use_linear_projection")),
         norm_num_groups=config.get("norm_num_groups", 32),
         upcast_attention=bool(config.get("upcast_attention")),
-        sample_size=config.get("sample_size", 64),
+        sample_size=side(path, config.get("sample_size", 64)),
     )
 
 
@@ -124,13 +133,15 @@ def read_scheduler(path: Path, spec: ModelSpec) -> ModelSpec:
     """scheduler/scheduler_config.json into a specification: schedule, path and prediction.
 
     All of Stable Diffusion's published samplers share one schedule; one that is not offered here is
-    replaced by DDIM on that schedule. Absent entries mean what they mean to the files' own reader.
+    replaced by DDIM on that schedule. Absent entries mean what they mean to the sampler named.
     """
     config = read_config(path, SCHEDULE_FIXED)
     named = config.get("_class_name", "")
     ddpm = named == "DDPMScheduler"
     if config.get("clip_sample", ddpm or named == "DDIMScheduler"):
         raise ValueError(f"{path}: clip_sample is true; latents are not confined, it must be false")
+    if ddpm and config.get("variance_type", "fixed_small") not in ("fixed_small", None):
+        raise ValueError(f"{path}: variance_type is {config['variance_type']!r}, not 'fixed_small'")
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type")
     if kind not in KINDS:
         raise ValueError(f"{path}: beta_schedule is {kind!r}; known are {', '.join(KINDS)}")
@@ -150,10 +161,19 @@ def read_scheduler(path: Path, spec: ModelSpec) -> ModelSpec:
         schedule=schedule,
         predicts=PREDICTS[prediction or "epsilon"],
         sampler="ddpm" if ddpm else "ddim",
-        spacing=config.get("timestep_spacing", "leading"),
+        spacing=config.get("timestep_spacing", "linspace" if named in LINSPACE else "leading"),
         offset=config.get("steps_offset", 0),
         final="clean" if config.get("set_alpha_to_one", named == "DDIMScheduler") else "first",
     )
+
+
+@contextmanager
+def sensible(path: Path) -> Iterator[Path]:
+    """Turn what Python says of a value of the wrong kind into a ValueError that names the file."""
+    try:
+        yield path
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} has an entry of the wrong kind: {error}") from error
 
 
 def read_config(path: Path, fixed: Json) -> "Config":
@@ -173,6 +193,14 @@ class Config(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise ValueError(f"{self.path} has no entry {key!r}")
+
+
+def side(path: Path, size: int | list[int]) -> int:
+    """The side of a square that a file gives once, or as height and width."""
+    sides = {size} if isinstance(size, int) else {*size}
+    if len(sides) != 1:
+        raise ValueError(f"{path}: sample_size is {size}; only squares are supported")
+    return sides.pop()
 
 
 def per_level(value: int | list[int], widths: tuple[int, ...]) -> tuple[int, ...]:

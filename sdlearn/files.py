@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(out: Path, suffix: str, what: str) -> None:
+    """Find out before the work, not after it, whether `what` can be written to the file --out.
+
+    Raises ValueError or OSError, in one sentence, where it cannot.
+    """
+    if out.suffix.lower() != suffix:
+        raise ValueError(f"--out is {out}; the name of {what} must end in {suffix}")
+    if out.is_dir():
+        raise IsADirectoryError(f"--out is {out}, which is a folder; give the name of a file")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"--out is {out}, but the folder {out.parent} cannot be written to: {error.strerror}"
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from sdlearn.configs import (
     read_unet,
     read_vae,
     scheduler_json,
+    sensible,
     text_json,
     unet_json,
     vae_json,
@@ -45,7 +46,13 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
     """
     spec = read_spec(folder)
     tokenizer = read_tokenizer(folder / "tokenizer")
-    with torch.device("meta"):  # names and shapes only; loading gives them memory
+    if len(tokenizer) > spec.text[0].vocab_size:
+        raise ValueError(
+            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens, more than the "
+            f"{spec.text[0].vocab_size} of the text encoder; they do not belong together"
+        )
+    # Names and shapes only; loading gives them memory.
+    with sensible(folder), torch.device("meta"):
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
     for module, name in ((unet, "unet"), (vae, "vae"), (encoders[0], "text_encoder")):
@@ -65,20 +72,31 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder / 'model_index.json'}: _class_name is {index.get('_class_name')!r}; only "
             "'StableDiffusionPipeline' folders can be read"
         )
-    unet = read_unet(folder / "unet" / "config.json")
-    vae = read_vae(folder / "vae" / "config.json")
-    text = read_text(folder / "text_encoder" / "config.json")
+    with sensible(folder / "unet" / "config.json") as path:
+        unet = read_unet(path)
+    with sensible(folder / "vae" / "config.json") as path:
+        vae = read_vae(path)
+    with sensible(folder / "text_encoder" / "config.json") as path:
+        text = read_text(path)
     if unet.cross_attention_dim != text.hidden_size:
         raise ValueError(
             f"{folder}: the U-Net attends to {unet.cross_attention_dim} channels, the text "
             f"encoder gives {text.hidden_size}; they do not belong together"
         )
+    if unet.out_channels != vae.latent_channels:
+        raise ValueError(
+            f"{folder}: the U-Net's latents have {unet.out_channels} channels, the autoencoder's "
+            f"{vae.latent_channels}; they do not belong together"
+        )
     name = index.get("_name_or_path")
     alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
     spec = alike[0] if alike else ModelSpec(name=folder.resolve().name)
+    if spec.name == "storybook" != name:  # of its size, but it knows another world
+        spec = replace(spec, name=name or folder.resolve().name)
     size = unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
     spec = replace(spec, unet=unet, vae=vae, text=(text,), size=size)
-    return read_scheduler(folder / "scheduler" / "scheduler_config.json", spec)
+    with sensible(folder / "scheduler" / "scheduler_config.json") as path:
+        return read_scheduler(path, spec)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -87,7 +105,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing; the tokenizer needs it")
-        read_json(folder / "vocab.json")
+        tokens = len(read_json(folder / "vocab.json"))
+        lines = (folder / "merges.txt").read_bytes().splitlines()
+        merges = sum(not line.startswith(b"#version") for line in lines)
+        if tokens > 2 * 256 + merges + 2:  # bytes, bytes that end a word, merges, start and end
+            raise ValueError(
+                f"{folder / 'merges.txt'} is incomplete: {merges} merges cannot make the "
+                f"{tokens} tokens of vocab.json"
+            )
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises bare Exceptions for damaged files
@@ -108,8 +133,9 @@ def write_folder(
 ) -> None:
     """Write every part in the published layout; dtype and max_bytes as in weights.save.
 
-    Each file is replaced in one piece, and model_index.json, without which a folder is not read,
-    comes last. Other files in the folder (a model card) stay.
+    The scheduler is DDIM, which Stable Diffusion publishes. Each file is replaced in one piece, and
+    model_index.json, without which a folder is not read, comes last. Other files in the folder (a
+    model card) stay.
     """
     (encoder,), (tokenizer,) = text.encoders, text.tokenizers
     assert isinstance(encoder, CLIPTextEncoder)

@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from sdlearn.files import replacing
+from sdlearn.files import check_writable, replacing
 
 DEFAULT_OUT = Path("picture.png")
 
@@ -35,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
     """Make the pictures; raises ValueError or OSError, in one sentence, for what cannot be done."""
     if args.n < 1:
         raise ValueError(f"--n is {args.n}; it must be at least 1")
-    check_writable(args.out)
+    for place in names(args.out, args.n):
+        check_writable(place, ".png", "a picture")
 
     # Only now, for these imports take seconds.
     from PIL.PngImagePlugin import PngInfo
@@ -83,23 +83,6 @@ def main(args: argparse.Namespace) -> int:
 def names(out: Path, n: int) -> list[Path]:
     """The file of each picture: the name as given, or numbered from 0 where there are several."""
     return [out] if n == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(n)]
-
-
-def check_writable(out: Path) -> None:
-    """Find out before the work, not after it, whether a picture can be written there."""
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out is {out}; the name of a picture must end in .png")
-    if out.is_dir():
-        raise IsADirectoryError(f"--out is {out}, which is a folder; give the name of a file")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise PermissionError(
-            f"--out is {out}, but the folder {out.parent} cannot be written to: {error.strerror}"
-        ) from error
 
 
 def warn_unknown_words(prompt: str) -> None:

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 PARTS = ("unet", "vae", "text_encoder")
 SMALL = [
@@ -44,7 +43,7 @@ def download(repo: str) -> Path:
         folder = snapshot(repo, "safetensors")
         if not all(list((folder / part).glob("*.safetensors")) for part in PARTS):
             folder = snapshot(repo, "bin")
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of the network library below it, of the system
         reason = str(error).strip().split("\n", 1)[0]
         raise FileNotFoundError(
             f"{repo} is no folder here, and it could not be fetched from the Hugging Face hub: "

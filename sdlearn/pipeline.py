@@ -115,7 +115,7 @@ class StableDiffusion:
     def path(self, steps: int | None = None, sampler: str | None = None) -> list[Point]:
         """The points that a sampler visits with this model; None: the specification's own."""
         steps = self.spec.steps if steps is None else steps
-        final = offered(sampler or self.spec.sampler).final or self.spec.final
+        final = offered(self.spec.sampler if sampler is None else sampler).final or self.spec.final
         return self.schedule.path(steps, self.spec.spacing, final, self.spec.offset)
 
     # ----------------------------------------------------------------------------- what it does
@@ -151,9 +151,10 @@ class StableDiffusion:
         scale = self.spec.guidance if guidance_scale is None else guidance_scale
         if not (isinstance(scale, SupportsFloat) and math.isfinite(scale)):
             raise ValueError(f"guidance_scale is {scale!r}; it must be a finite number")
-        walk = offered(sampler or self.spec.sampler).walk
+        walk = offered(self.spec.sampler if sampler is None else sampler).walk
         path = self.path(steps, sampler)
         shape = (len(prompts), self.unet.config.out_channels, *self.latent_size(height, width))
+        check_noise(noise)
         draw = noise if callable(noise) else self.normal(shape, whole("seed", seed))
         start = draw()
         if isinstance(noise, Tensor):
@@ -170,7 +171,7 @@ class StableDiffusion:
                 uncond = both.rows(range(len(prompts)))
                 cond = both.rows(range(len(prompts), 2 * len(prompts)))
         denoise = denoiser(guided(self.model, cond, uncond, scale), self.spec.predicts)
-        return states(walk(denoise, start, path, noise=draw))
+        return states(walk(denoise, start, path, noise=lambda: draw().to(start)))
 
     def text_to_image(
         self,
@@ -254,6 +255,8 @@ class StableDiffusion:
 
     def normal(self, shape: tuple[int, ...], seed: int) -> Callable[[], Tensor]:
         """Standard normals of this shape, call after call; row k from a generator of its own."""
+        if not -(2**63) <= seed <= 2**63 - shape[0]:
+            raise ValueError(f"seed is {seed}; it must have fewer than 64 bits")
         generators = [torch.Generator().manual_seed(seed + k) for k in range(shape[0])]
 
         def draw() -> Tensor:
@@ -291,6 +294,13 @@ def as_prompts(name: str, value: object) -> list[str]:
     ):
         raise ValueError(f"{name} is {value!r}; it must be a string or a list of strings")
     return prompts
+
+
+def check_noise(value: object) -> None:
+    """ValueError for an initial noise that is none."""
+    if not (value is None or isinstance(value, Tensor) or callable(value)):
+        kind = type(value).__name__
+        raise ValueError(f"noise is a {kind}; it must be a Tensor or a callable that gives one")
 
 
 def repeat(prompts: list[str], n: int) -> list[str]:

@@ -8,11 +8,13 @@ goes on from its last checkpoint to exactly the weights that an undisturbed run 
 
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -163,6 +165,13 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+def need_compiler(device: torch.device) -> None:
+    """Raise ValueError where torch.compile, which writes C++ for a CPU, could not go on with it."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ValueError("compile is True, and no C++ compiler is installed; accepted: False")
+
+
 # --------------------------------------------------------------------------------------- the loop
 
 
@@ -173,7 +182,7 @@ class Job:
     networks: everything that a checkpoint holds, averages included, by name.
     optimizers: by name. step: does step number k (from 0), a function of the weights and k alone,
     and returns its losses as scalars. sheet: draws a contact sheet without touching any random
-    state that a step uses.
+    state that a step uses. frozen: short names (hashes) of the weights that it builds on.
     """
 
     networks: dict[str, nn.Module]
@@ -181,6 +190,7 @@ class Job:
     step: Callable[[int], dict[str, Tensor]]
     batch: int
     sheet: Callable[[], Image.Image] | None = None
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -255,13 +265,14 @@ def train(
             due = time.monotonic() - saved > checkpoint_seconds
             if checkpoint_steps is not None and done % checkpoint_steps == 0:
                 due = True
-            if due or len(pending) == fetch_every:
+            show = folder is not None and time.monotonic() - drawn > sheet_seconds
+            if due or show or len(pending) == fetch_every:
                 rows = fetch()
                 if folder and due:
                     save_checkpoint(folder, done, job.networks, job.optimizers)
                     saved = time.monotonic()
                 yield from rows
-            if folder and time.monotonic() - drawn > sheet_seconds:
+            if folder and show:
                 draw_sheet(job, folder, done)
                 drawn = time.monotonic()
     except GeneratorExit:

@@ -134,8 +134,8 @@ def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
     widgets["state"] = {model: widgets["state"][model] for model in used}
     notebook["metadata"]["widgets"] = {STATE: widgets}
     text = json.dumps(notebook)
-    for number, model in enumerate(used):
-        text = text.replace(model, f"{number:032x}")
+    names = {model: f"{number:032x}" for number, model in enumerate(used)}
+    text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
     return json.loads(text)
 
 

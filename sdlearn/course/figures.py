@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from IPython.display import Image as Shown
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -86,11 +85,13 @@ def grid(
     font, gap, line = label_font(13), 6, 20
     w, h = (scale * side for side in rows[0][0].size)
     left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
-    top = gap + line * bool(title) + line * bool(columns)
-    wide = max(left + across * (w + gap), round(font.getlength(title)) + 2 * gap)
+    wide = max(left + across * (w + gap), 240)
+    heading_lines = wrapped(title, font, wide - 2 * gap)
+    top = gap + line * len(heading_lines) + line * bool(columns)
     page = Image.new("RGB", (wide, top + len(rows) * (h + gap)), "white")
     pen = ImageDraw.Draw(page)
-    pen.text((gap, gap), title, "black", font)
+    for i, text in enumerate(heading_lines):
+        pen.text((gap, gap + i * line), text, "black", font)
     for i, heading in enumerate(columns):
         pen.text((left + i * (w + gap) + w / 2, top - line), heading, "black", font, anchor="ma")
     for j, row in enumerate(rows):
@@ -101,6 +102,18 @@ def grid(
             enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
             page.paste(enlarged, (left + i * (w + gap), y))
     return page
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 @cache
@@ -114,20 +127,25 @@ def label_font(size: int) -> ImageFont.FreeTypeFont:
 # --------------------------------------------------------------------------------- maps and curves
 
 
-def latent(z: Tensor, title: str) -> Figure:
-    """The channels of one latent (c, h, w) or (1, c, h, w) side by side, on one scale.
+def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float = 3.0) -> Figure:
+    """The channels of one latent (c, h, w) or (1, c, h, w) side by side, after its page if given.
 
-    Light is positive, dark negative, and zero is in the middle of the scale.
+    Light is positive, dark negative; the scale ends at -limit and limit, the same for every latent.
     """
     channels = z.detach().float().cpu().reshape(-1, *z.shape[-2:]).numpy()
-    limit = float(np.abs(channels).max())
-    figure = Figure(figsize=(WIDE, 2.9), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(channels), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(WIDE, 2.6 if page else 2.9), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(channels) + bool(page), squeeze=False)[0]
+    if page:
+        axes[0].imshow(page)
+        axes[0].set(title="the page", xlabel="column", ylabel="row")
+        axes = axes[1:]
     for k, (ax, channel) in enumerate(zip(axes, channels, strict=True)):
         drawn = ax.imshow(channel, cmap="cividis", vmin=-limit, vmax=limit)
         ax.set(title=f"channel {k}", xlabel="column")
+        if k > 0:
+            ax.tick_params(labelleft=False)
     axes[0].set_ylabel("row")
-    figure.colorbar(drawn, ax=list(axes), label="value", shrink=0.75)
+    figure.colorbar(drawn, ax=list(axes), label="value", shrink=0.75, extend="both")
     figure.suptitle(title)
     return figure
 

@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sdlearn.files import check_writable
+
 _HOME = {
     "Detection": "judge",
     "Judge": "judge",
@@ -68,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--card",
         action="store_true",
-        help="all of it, on both splits, written into the model's folder as its card; without "
-        "it, drawings go beside --out or into the folder evaluation/",
+        help="figures of both splits and sheets, and the table if asked for, written into the "
+        "model's folder as its card; else drawings go beside --out or into evaluation/",
     )
     add(
         "--runs",
@@ -87,10 +89,7 @@ def main(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
     if args.out is not None:
-        if args.out.suffix != ".json":
-            raise ValueError(f"--out is {args.out}; the name of the figures must end in .json")
-        if args.out.is_dir():
-            raise IsADirectoryError(f"--out is {args.out}, which is a folder; name a file")
+        check_writable(args.out, ".json", "the figures")
 
     from sdlearn.evaluation.report import evaluate  # imports torch, which takes seconds
 

@@ -32,7 +32,7 @@ FACTS = {
     "sky": "sky",
     "ground": "ground",
     "count": "number of things",
-    "page": "everything said",
+    "page": "all of this on one page",
 }
 
 

@@ -1,11 +1,12 @@
 """The model card: README.md of a model's folder, written from its own files, never by hand.
 
 metrics.json holds what `sdlearn evaluate --card` measured, training.json what the runs that made
-the weights recorded; the sizes are counted in the model itself.
+the weights recorded, in their order; the sizes are counted in the model itself.
 """
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sdlearn.evaluation.drawings import UNCHOSEN, WORST
 from sdlearn.evaluation.tables import GUIDANCES, STEPS, percent
 from sdlearn.files import read_json, replacing
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.recipes import SHORTCUTS
 from sdlearn.storybook import COLOURS, KINDS
 from sdlearn.storybook.scenes import HELD_OUT_PAIRS
 
@@ -34,12 +36,12 @@ SPLIT_NAMES = {
 }
 
 
-def collect(runs: Sequence[Path]) -> dict[str, Any]:
-    """What the folders of some runs say of themselves, by the part that each trained.
+def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """What the folders of some runs say of themselves: recipe, machine, steps done, seconds.
 
-    Raises FileNotFoundError or ValueError for a folder that is not a run.
+    Raises FileNotFoundError or ValueError for a folder that is not a run of a recipe known here.
     """
-    training = {}
+    training = []
     for folder in runs:
         record = read_json(folder / "recipe.json")
         path = folder / "metrics.jsonl"
@@ -48,9 +50,12 @@ def collect(runs: Sequence[Path]) -> dict[str, Any]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not rows or "part" not in record:
             raise ValueError(f"{folder} is not a run of `sdlearn train` that has done a step")
+        if record["recipe"] not in recipes(record["part"]):
+            raise ValueError(f"{folder} was made by a recipe {record['recipe']!r}, unknown here")
         batch = record["settings"]["batch"]
         seconds = sum(batch / row["images_per_second"] for row in rows if row["images_per_second"])
-        training[record["part"]] = {**record, "steps_done": rows[-1]["step"], "seconds": seconds}
+        done = {"run": folder.name, "steps_done": rows[-1]["step"], "seconds": round(seconds)}
+        training.append({**record, **done})
     return training
 
 
@@ -60,7 +65,8 @@ def write_card(sd: StableDiffusion, folder: Path) -> None:
     Raises FileNotFoundError or ValueError, naming the file, where the metrics cannot be read.
     """
     figures = read_json(folder / "metrics.json")
-    training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+    path = folder / "training.json"
+    training = read_json(path)["runs"] if path.is_file() else []
     sections = [
         HEAD,
         introduction(sd),
@@ -119,29 +125,38 @@ one of {len(HELD_OUT_PAIRS)} pairs of kind and colour (the held-out split).
 """
 
 
-def training_section(training: dict[str, Any]) -> str:
+def training_section(training: Sequence[dict[str, Any]]) -> str:
     if not training:
         return ""
     rows = []
-    for part, record in training.items():
+    for record in training:
         settings = record["settings"]
         rows.append([
-            part,
-            record["recipe"],
+            record["run"],
+            record["part"],
+            Path(settings["init"]).name if settings.get("init") else "random weights",
             f"{record['steps_done']:,}",
             str(settings["batch"]),
             f"{settings['lr']:g}",
             f"{settings['scenes']:,}",
             duration(record["seconds"]),
-            record.get("machine", "–"),
+            machine(record.get("machine", {})),
         ])  # fmt: skip
-    head = ["part", "recipe", "steps", "batch", "learning rate", "scenes", "time", "machine"]
+    head = ["run", "part", "from", "steps", "batch", "learning rate", "scenes", "time", "machine"]
     return f"""\
 ## Training
 
 {markdown(head, rows)}
 Every setting is in `training.json`. Times are those of the training loop alone.
 """
+
+
+def machine(record: dict[str, Any]) -> str:
+    """What a run was computed on."""
+    if not record:
+        return "not recorded"
+    threads = f", {record['threads']} threads" if record["device"] == "cpu" else ""
+    return f"{record['device']}{threads}, torch {record['torch']}"
 
 
 def accuracy_section(figures: dict[str, Any]) -> str:
@@ -151,8 +166,9 @@ def accuracy_section(figures: dict[str, Any]) -> str:
 A judge (`data/judge/`, a small detector trained on drawn pages alone) looks for what the caption
 says: guidance {figures["guidance"]:g}, {figures["steps"]} steps of {figures["sampler"]},
 {figures["captions"]} captions of one or two things, {seeds(figures)} each, 95 % intervals.
-The first column is the judge on the true renders of the same captions, the second those renders
-through the autoencoder and back, which no U-Net can beat.
+Patterns, poses and the place of a lone thing are not judged. The first column is the judge on the
+true renders of the same captions, the second those renders through the autoencoder and back, which
+no U-Net can beat.
 """
     for split, measured in figures["splits"].items():
         rows = [
@@ -203,17 +219,19 @@ The worst {min(WORST, n)} of {n:,} by the judge:
 """
 
 
-def reproduction_section(figures: dict[str, Any], training: dict[str, Any]) -> str:
+def reproduction_section(figures: dict[str, Any], training: Sequence[dict[str, Any]]) -> str:
     made = "".join(
-        f"sdlearn train {part} --recipe {record['recipe']} --out runs/{part}\n"
-        for part, record in training.items()
+        f"sdlearn train {record['part']} --recipe {record['recipe']} --out runs/{record['run']}"
+        f"{changes(record)}\n"
+        for record in training
     )
     return f"""\
 ## The same again
 
 ```
 {made}sdlearn evaluate --card --n {figures["captions"]} --seeds {figures["seeds"]} \
---guidance {figures["guidance"]:g} --steps {figures["steps"]} --sampler {figures["sampler"]}
+--guidance {figures["guidance"]:g} --steps {figures["steps"]} --sampler {figures["sampler"]}\
+{" --table" if "table" in figures else ""}
 ```
 
 ## Limits
@@ -221,6 +239,24 @@ def reproduction_section(figures: dict[str, Any], training: dict[str, Any]) -> s
 It knows the words of its captions and nothing else, draws {", ".join(KINDS[:-1])} and
 {KINDS[-1]} and nothing else, and is meant for learning how such models work.
 """
+
+
+def recipes(part: str) -> dict[str, Any]:
+    """The named recipes of a part."""
+    named: dict[str, Any] = import_module(f"sdlearn.recipes.{part}").RECIPES
+    return named
+
+
+def changes(record: dict[str, Any]) -> str:
+    """The settings in which a run differs from its recipe, as arguments of `sdlearn train`."""
+    recipe = recipes(record["part"])[record["recipe"]]
+    known = json.loads(json.dumps(vars(recipe)))  # tuples become lists, as in the record
+    text = ""
+    for name, value in record["settings"].items():
+        if known.get(name, value) != value:
+            option = f"--{name} {value}" if name in SHORTCUTS else f"--set '{name}={value}'"
+            text += f" {option}"
+    return text
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

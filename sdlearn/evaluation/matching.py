@@ -46,7 +46,8 @@ def matches(scene: Scene, reading: Reading) -> Match:
     """Hold what the judge read on a page against the scene of its caption.
 
     For two things the side is the relation that captions state (`storybook.relation`): left of,
-    above (the higher one), in front of (the lower one). Three stand in a row. One has no side.
+    above (the higher one), in front of (the lower one). Three stand in a row. One has no side, nor
+    have two that are alike.
     """
     # One empty place for every thing, so that any of them may be found missing.
     places: list[Detection | None] = [*reading.things, *[None] * len(scene.things)]
@@ -94,6 +95,8 @@ def sides_right(scene: Scene, chosen: Sequence[Detection | None]) -> bool:
         a, b = found[id(first)], found[id(second)]
         if a is None or b is None:
             return False
+        if first.looks == second.looks:  # captions say "two pink fish"
+            return True
         ahead = {"left": b.x - a.x, "above": b.y - a.y, "front": a.y - b.y}[name]
         return ahead >= MARGIN
     row = [found[id(thing)] for thing in sorted(scene.things, key=across)]

@@ -37,8 +37,8 @@ BATCH = 32
 
 def evaluate(args: argparse.Namespace) -> int:
     """What `sdlearn evaluate` does with its arguments; returns the exit code."""
-    table, sheet = args.table or args.card, args.sheet or args.card
-    if table:
+    sheet = args.sheet or args.card
+    if args.table:
         need_matplotlib()
     source = Path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
@@ -51,25 +51,33 @@ def evaluate(args: argparse.Namespace) -> int:
     splits = ("test", "held_out") if args.card or args.split == "both" else (args.split,)
 
     figures["splits"] = {}
+    sheets = {}
     for split in splits:
         measured, outcomes = measure(sd, judge, questions(split, args.n), figures, split)
         figures["splits"][split] = measured
         print(figures_table(split, figures))
         if sheet and split == splits[0]:
-            save(contact_sheet(outcomes[:UNCHOSEN]), place / "unchosen.png")
-            save(contact_sheet(worst(outcomes)), place / "worst.png")
-    if table:
+            sheets["unchosen.png"] = contact_sheet(outcomes[:UNCHOSEN])
+            sheets["worst.png"] = contact_sheet(worst(outcomes))
+    if args.table:
         asked = questions(splits[0], args.n)
         figures["table"] = sweep(sd, judge, asked, args.sampler)
         print(sweep_table(figures["table"], "right"))
+
+    # Everything is written at the end, so that pictures and figures are always of one evaluation.
+    for name, drawn in sheets.items():
+        save(drawn, place / name)
+    if args.table:
         plot(figures["table"], place / "table.png")
+    elif args.card:
+        (place / "table.png").unlink(missing_ok=True)  # of an earlier evaluation
 
     if args.out:
         write_json(args.out, figures)
     if args.card:
         write_json(place / "metrics.json", figures)
         if training:
-            write_json(place / "training.json", training)
+            write_json(place / "training.json", {"runs": training})
         write_card(sd, place)
     for path in [args.out] * bool(args.out) + [place / "README.md"] * args.card:
         print(path)

@@ -67,9 +67,13 @@ def main(args: argparse.Namespace) -> int:
     module = import_module(f"sdlearn.recipes.{args.part}")
     folder = Path(args.out)
     recipe = settle(args, module, folder)
+    if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
+        raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     cache = folder.parent / "cache"
     device = pick_device(args.device)
     job = module.make_job(recipe, cache, device)
+    if folder.exists():
+        same_frozen_parts(job, folder)
     if recipe.init:
         start_from(job, Path(recipe.init))
     if not (folder / "recipe.json").exists():  # a request that could not be met leaves no trace
@@ -77,7 +81,8 @@ def main(args: argparse.Namespace) -> int:
         threads = torch.get_num_threads()
         machine = {"torch": torch.__version__, "device": str(device), "threads": threads}
         record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
-        write_json(folder / "recipe.json", record | {"machine": machine})
+        record |= {"machine": machine, "frozen": dict(job.frozen)}
+        write_json(folder / "recipe.json", record)
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
@@ -141,6 +146,21 @@ def settle(args: argparse.Namespace, module: ModuleType, folder: Path) -> "Recip
             f"{folder} is not empty; accepted: a new folder, or a run to go on with by --resume"
         )
     return override(module.RECIPES[args.recipe], asked)
+
+
+def same_frozen_parts(job: "Job", folder: Path) -> None:
+    """Raise ValueError where the weights that a run builds on are not those it began with."""
+    from sdlearn.files import read_json
+
+    if not (folder / "recipe.json").exists():
+        return
+    began = read_json(folder / "recipe.json").get("frozen", job.frozen)
+    changed = [name for name, now in job.frozen.items() if began.get(name) != now]
+    if changed:
+        raise ValueError(
+            f"{folder} began with other weights of the {' and '.join(changed)}; put those back, or "
+            f"start a new run with --init {folder}"
+        )
 
 
 def start_from(job: "Job", folder: Path) -> None:

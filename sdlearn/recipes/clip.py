@@ -24,7 +24,16 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
 from sdlearn.configs import text_json
 from sdlearn.files import write_json
 from sdlearn.folder import read_tokenizer, write_tokenizer
-from sdlearn.recipes.data import Batches, load_captions, load_pictures, scene, to_pixels, to_tensor
+from sdlearn.recipes import replace_folder
+from sdlearn.recipes.data import (
+    Batches,
+    key,
+    load_captions,
+    load_pictures,
+    scene,
+    to_pixels,
+    to_tensor,
+)
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
@@ -45,6 +54,11 @@ class CLIPRecipe(Recipe):
     intermediate_size: int = TEXT.intermediate_size
     image_width: int = 32
     weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}; accepted: 2 or more, to tell them apart")
 
 
 RECIPES = {
@@ -245,15 +259,22 @@ def new_text_encoder(recipe: CLIPRecipe, tokenizer: PreTrainedTokenizerBase) -> 
 def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that the initial weights belong to, or one trained on the captions.
 
-    It always learns the storybook's words, so that a user's own pictures may join them.
+    It always learns the storybook's words, so that a user's own pictures may join them. It is
+    trained once and kept, because pieces that are equally frequent may be numbered differently the
+    next time.
     """
-    for place in (Path(recipe.init) / "export" / "tokenizer", Path(recipe.init) / "tokenizer"):
-        if recipe.init and place.is_dir():
-            return read_tokenizer(place)
+    init = Path(recipe.init)
+    for home in (init / "export", init, init.parent):
+        if recipe.init and (home / "tokenizer").is_dir():
+            return read_tokenizer(home / "tokenizer")
     captions = load_captions(5000, cache, per_scene=2)
     if recipe.data:
         captions = captions + load_captions(0, cache, recipe.data, size=recipe.size)
-    return train_tokenizer(text for said in captions for text in said)
+    texts = [text for said in captions for text in said]
+    kept = cache / f"tokenizer-{key(texts)}"
+    if not kept.is_dir():
+        replace_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
+    return read_tokenizer(kept)
 
 
 def export(job: Job, recipe: CLIPRecipe, cache: Path, folder: Path) -> None:

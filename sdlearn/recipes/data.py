@@ -195,7 +195,7 @@ def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneO
             bar.update(_draw_chunk(chunks[0]))
             return
         # Fresh processes: forking one in which torch has started threads can hang.
-        with ProcessPoolExecutor(workers(), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(61, workers()), mp_context=get_context("spawn")) as pool:
             for drawn in pool.map(_draw_chunk, chunks):
                 bar.update(drawn)
 

@@ -52,6 +52,8 @@ RECIPES = {
 
 def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
     """The network, its optimizer and the step of a training; drawn pages are kept in `cache`."""
+    if recipe.data:
+        raise ValueError(f"--data {recipe.data}: the judge learns from the storybook's scenes")
     torch.manual_seed(recipe.seed)
     half, quarter, eighth = recipe.channels
     judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))

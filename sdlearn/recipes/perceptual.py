@@ -149,8 +149,8 @@ def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], l
         network = load_perceptual(folder, device)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}; `sdlearn train perceptual` makes the network of the perceptual loss, and "
-            "--set perceptual=0 trains without it"
+            f"{error}; `sdlearn train perceptual --out RUN` makes the network of the perceptual "
+            "loss, for --set perceptual_network=RUN/export; --set perceptual=0 trains without it"
         ) from error
     return network, len(network.widths)
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+MAY_BE_ZERO = ("warmup", "seed", "head_start", "shift")
 MAX_BYTES = 15 * 2**20  # of one exported file; a larger one is written in shards
 
 
@@ -14,7 +15,9 @@ class Recipe:
 
     steps is also the horizon of the learning rate: a linear warm-up to lr over `warmup` steps, then
     a cosine down to one hundredth of it. data: a folder of captioned pictures, "" for the storybook
-    (its first `scenes` training scenes). init: weights to start from, "" for random ones.
+    (its first `scenes` training scenes). init: weights to start from, "" for random ones. compile:
+    have torch.compile write the autoencoder's or the U-Net's code for this machine, which costs
+    minutes before the first step and a C++ compiler, and makes the others a good deal faster.
     """
 
     steps: int
@@ -26,14 +29,22 @@ class Recipe:
     size: int = 64
     data: str = ""
     init: str = ""
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "scenes", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 1 or more")
-        for name in ("lr", "warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name == "lr" or name in MAY_BE_ZERO:
+                if value < 0:
+                    raise ValueError(f"{name} is {value}; accepted: 0 or more")
+            elif type(value) is int and value < 1:
+                raise ValueError(f"{name} is {value}; accepted: 1 or more")
+            elif isinstance(value, tuple) and not all(type(x) is int and x > 0 for x in value):
+                raise ValueError(f"{name} is {value}; accepted: whole numbers from 1")
+        if self.size % 8:
+            raise ValueError(f"size is {self.size}; accepted: a multiple of 8 pixels")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}; accepted: less than 2 to the power of 63")
 
 
 R = TypeVar("R", bound=Recipe)

@@ -1,12 +1,13 @@
 """Training the diffusion model: what one step is, and the numbers of the shipped one."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.data import (
@@ -36,6 +37,7 @@ from sdlearn.training import (
     diffusion_loss,
     draw_noise,
     learning_rate,
+    need_compiler,
     step_generator,
     update,
 )
@@ -97,6 +99,10 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
     start_at_zero(unet)
     unet.to(device)
     average = EMA(unet, recipe.ema)
+    predict: Callable[..., Tensor] = unet
+    if recipe.compile:
+        need_compiler(device)
+        predict = torch.compile(unet)
     optimizer = torch.optim.AdamW(
         unet.parameters(),
         betas=(0.9, 0.99),
@@ -138,7 +144,7 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
         eps = draw_noise(z_0.shape, recipe.seed, k, device, stream=2)
         with autocast(device):
             loss = diffusion_loss(
-                unet, z_0, t, eps, context, STORYBOOK.schedule, min_snr=recipe.min_snr or None
+                predict, z_0, t, eps, context, STORYBOOK.schedule, min_snr=recipe.min_snr or None
             )
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
         gradient = update(loss, optimizer, lr)
@@ -156,9 +162,9 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
         pictures = to_pixels(vae.to_image(z))
         return grid([pictures[:4], pictures[4:]] if len(pictures) == 8 else [pictures], scale=3)
 
-    return Job(
-        {"unet": unet, "ema": average.module}, {"unet": optimizer}, step, recipe.batch, sheet
-    )
+    networks: dict[str, nn.Module] = {"unet": unet, "ema": average.module}
+    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
+    return Job(networks, {"unet": optimizer}, step, recipe.batch, sheet, frozen)
 
 
 def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
@@ -177,10 +183,13 @@ def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
     )
 
 
-def assemble(unet: UNet, vae: VAE, text: TextEncoder) -> StableDiffusion:
-    """The whole model, to make pictures with."""
+def assemble(
+    unet: UNet, vae: VAE, text: TextEncoder, name: str = STORYBOOK.name
+) -> StableDiffusion:
+    """The whole model, to make pictures with; `name` says what world it knows."""
     spec = dataclasses.replace(
         STORYBOOK,
+        name=name,
         unet=unet.config,
         vae=vae.config,
         text=(encoder_config(text),),
@@ -194,6 +203,13 @@ def export(job: Job, recipe: UNetRecipe, cache: Path, folder: Path) -> None:
     unet = job.networks["ema"]
     assert isinstance(unet, UNet)
     cpu = torch.device("cpu")
-    vae = load_vae(part_folder(recipe.vae, "vae", cache.parent / "vae"), cpu)
-    text = load_text(part_folder(recipe.text, "text_encoder", cache.parent / "clip"), cpu)
-    assemble(unet, vae, text).save_pretrained(folder, torch.float16, MAX_BYTES)
+    vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
+    text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
+    if job.frozen != {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}:
+        raise ValueError(
+            f"{vae_folder} or {text_folder} has changed while the U-Net was trained on it; put "
+            "back what was there and --resume, to write the model"
+        )
+    vae, text = load_vae(vae_folder, cpu), load_text(text_folder, cpu)
+    name = Path(recipe.data).resolve().name if recipe.data else STORYBOOK.name
+    assemble(unet, vae, text, name).save_pretrained(folder, torch.float16, MAX_BYTES)

@@ -23,6 +23,7 @@ from sdlearn.training import (
     channels_last,
     draw_noise,
     learning_rate,
+    need_compiler,
     step_generator,
     update,
 )
@@ -90,6 +91,12 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     torch.manual_seed(recipe.seed)
     vae = channels_last(new_vae(recipe), device)
     average = EMA(vae, recipe.ema)
+    encode, decode = vae.encode, vae.decode
+    if recipe.compile:
+        need_compiler(device)
+        # The adversarial weight goes back through the decoder twice before the step does.
+        torch._functorch.config.donated_buffer = False
+        encode, decode = torch.compile(encode), torch.compile(decode)
     optimizer = Muon(vae.parameters())
     networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
     optimizers: dict[str, torch.optim.Optimizer] = {"vae": optimizer}
@@ -119,10 +126,10 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         x = batch(k)
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
         with autocast(device):
-            mean, logvar = vae.encode(x)
+            mean, logvar = encode(x)
             mean, logvar = mean.float(), logvar.float()
             noise = draw_noise(mean.shape, recipe.seed, k, device)
-            y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).float()
+            y = decode(mean + torch.exp(0.5 * logvar) * noise).float()
         l1, kl = (y - x).abs().mean(), kl_divergence(mean, logvar)
         reconstruction = l1
         metrics = {"l1": l1, "kl": kl, "psnr": psnr(y, x)}
@@ -191,7 +198,7 @@ def latent_std(vae: VAE, pages: Batches, batches: int = 32) -> float:
     for k in range(batches):
         mean, logvar = vae.encode(to_tensor(pages(k), device))
         noise = draw_noise(mean.shape, pages.seed, k, device)
-        z = (mean + torch.exp(0.5 * logvar) * noise).double().cpu()
+        z = (mean + torch.exp(0.5 * logvar) * noise).cpu().double()
         total += torch.tensor([z.numel(), z.sum(), z.square().sum()], dtype=torch.float64)
     count, first, second = total
     return float((second / count - (first / count) ** 2).sqrt())

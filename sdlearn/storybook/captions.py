@@ -82,7 +82,7 @@ def _things(scene: Scene, rng: random.Random) -> str:
     said = relation(scene)
     if said is not None:
         name, a, b = said
-        if (a.kind, a.colour, a.pattern, a.pose) == (b.kind, b.colour, b.pattern, b.pose):
+        if a.looks == b.looks:
             return _phrase(a, rng, plural=True)
         return rng.choice(RELATIONS[name]).format(a=_phrase(a, rng), b=_phrase(b, rng))
     phrases = [_phrase(thing, rng) for thing in things]
@@ -137,5 +137,5 @@ WORDS = _vocabulary()
 
 def unknown_words(text: str) -> list[str]:
     """The words of a prompt that no caption of the storybook holds, each once, in their order."""
-    words = dict.fromkeys(re.findall(r"[^\W_]+", text.lower()))
+    words = dict.fromkeys(re.findall(r"[^\W_]+(?:-[^\W_]+)*", text.lower()))
     return [word for word in words if word not in WORDS]

@@ -6,6 +6,7 @@ my_pictures/
 """
 
 import json
+import struct
 import warnings
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
         except FileNotFoundError:
             warnings.warn(f"{folder / file_name} is missing and was left out", stacklevel=2)
         # Pillow's readers raise these and nothing narrower for files that are not what they say.
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except (
+            OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
+        ) as error:  # fmt: skip
             warnings.warn(
                 f"{folder / file_name} cannot be read as a picture and was left out: {error}",
                 stacklevel=2,

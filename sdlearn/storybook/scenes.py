@@ -55,6 +55,11 @@ class Thing:
         return self.kind in AIR_KINDS
 
     @property
+    def looks(self) -> tuple[str, str, str, str | None]:
+        """What is said of it: two things that are equal in this are "two pink fish"."""
+        return self.kind, self.colour, self.pattern, self.pose
+
+    @property
     def base(self) -> float:
         """Where the thing touches the ground, 0..1 from the top: lower is nearer."""
         return self.y + self.size / 2
@@ -100,7 +105,7 @@ def split_of(scene: Scene) -> str:
 
     `held_out` has a kind in the colour that training never shows it in. Of the rest, one in ten
     compositions (sky, ground, and the kind and colour of every thing) is kept for `test`, so no
-    test caption describes a training page.
+    test caption that says all of them describes a training page.
     """
     pairs = sorted((thing.kind, thing.colour) for thing in scene.things)
     if HELD_OUT_PAIRS.intersection(pairs):

@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 
 from sdlearn.storybook import POSES, WORDS, Scene, Thing, caption, sample_scene
+from sdlearn.storybook.captions import unknown_words
 
 SINGULAR = {
     "house": "house", "cottage": "house", "tree": "tree", "car": "car", "sailing boat": "boat",
@@ -180,6 +181,7 @@ def test_articles_plurals_and_words(told):
         assert text == text.lower() == " ".join(text.split()).strip(" ,")
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|\btwo two\b|,,", text), text
         assert set(text.replace(",", " ").split()) <= WORDS, text
+        assert not unknown_words(text), text
     said = set(" ".join(text for _, text in told).replace(",", " ").split())
     assert {"an", "two", "cottage", "stripes", "between"} <= said
     assert len(WORDS - said) < 25, WORDS - said  # hardly a word is promised and never said

@@ -128,6 +128,8 @@ def test_each_find_counts_once_and_more_finds_than_things_are_noticed() -> None:
     assert verdicts(twins, found("cat", "red", 0.3))[1] == (False, False, False)
     two = found("cat", "red", 0.3), found("cat", "red", 0.7)
     assert verdicts(twins, *two) == [(True, True, True)] * 2
+    stacked = found("cat", "red", 0.5, 0.3), found("cat", "red", 0.5, 0.8)  # "two red cats"
+    assert verdicts(twins, *stacked) == [(True, True, True)] * 2
     crowd = Reading((*two, found("car", "pink", 0.5)), "day", "sand")
     match = matches(twins, crowd)
     assert [v.right for v in match.things] == [True, True]
@@ -440,14 +442,15 @@ def test_the_card_says_what_was_measured(
         monkeypatch.setattr(module, "STEPS", (1, 2))
     run = tmp_path / "run"
     run.mkdir()
-    settings = {"batch": 10, "lr": 0.001, "scenes": 50}
+    settings = {"batch": 10, "lr": 0.001, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
     record = {"part": "unet", "recipe": "storybook", "settings": settings}
+    record["machine"] = {"device": "cpu", "threads": 2, "torch": "2.13.0"}
     (run / "recipe.json").write_text(json.dumps(record))
     rows = [{"step": k, "images_per_second": 0.5} for k in range(1, 1234)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     command = ["evaluate", "--model", str(model), "--n", "3", "--steps", "2"]
-    assert main([*command, "--card", "--runs", str(run)]) == 0
+    assert main([*command, "--card", "--table", "--runs", str(run)]) == 0
     text = (model / "README.md").read_text()
     figures = json.loads((model / "metrics.json").read_text())
     assert set(figures["splits"]) == {"test", "held_out"}
@@ -455,10 +458,20 @@ def test_the_card_says_what_was_measured(
     for split in figures["splits"].values():
         assert tables.percent(split["pictures"]["right"], True) in text
         assert f"{split['vae']['psnr']:.2f} dB" in text
-    assert "| unet | storybook | 1,233 | 10 | 0.001 | 50 | 6.8 h |" in text  # 1233 * 10 / 0.5 s
+    row = "| run | unet | first | 1,233 | 10 | 0.001 | 50 | 6.8 h | cpu, 2 threads, torch 2.13.0 |"
+    assert row in text  # 1233 * 10 / 0.5 s
+    again = "--batch 10 --init runs/first --lr 0.001 --set 'min_snr=3.0' --scenes 50\n"
+    assert f"sdlearn train unet --recipe storybook --out runs/run {again}" in text
     for name in ("table.png", "unchosen.png", "worst.png"):
         assert f"({name})" in text
         assert (model / name).stat().st_size > 1000
+    assert "--sampler ddim --table\n" in text
+
+    assert main([*command, "--card"]) == 0  # remembers the runs; the table is of another time
+    again = (model / "README.md").read_text()
+    assert row in again
+    assert "table.png" not in again
+    assert not (model / "table.png").exists()
 
 
 def test_bad_input_is_one_sentence(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from sdlearn import cli, generate
+from sdlearn import cli, files
 from sdlearn.pipeline import StableDiffusion
 from tests.tiny_model import tiny_diffusers
 
@@ -117,7 +117,7 @@ def test_the_place_is_checked_before_the_work(sdlearn, monkeypatch):
     def refuse(**_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(generate.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     code, _, err = sdlearn("--out", "cat.png", model="nowhere")
     assert code == 2
     assert "the folder . cannot be written to: Read-only file system" in err
@@ -162,6 +162,8 @@ def test_ctrl_c_in_a_real_process(model, tmp_path):
         [*command, "--steps", "1000", "--n", "64", "--out", str(tmp_path / "cat.png")],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and this suite with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     while "denoising" not in seen:

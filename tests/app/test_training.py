@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sdlearn.checkpoints import checkpoints, load_checkpoint, save_checkpoint
@@ -151,6 +152,8 @@ def test_a_damaged_checkpoint_is_named_and_the_other_used(tmp_path: Path, name: 
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.warns(UserWarning, match="step-00000005 cannot be read"):
         assert load_checkpoint(tmp_path, job.networks, job.optimizers) == 3
+    save_checkpoint(tmp_path, 5, job.networks, job.optimizers)  # it gives way to a whole one
+    assert load_checkpoint(tmp_path, job.networks, job.optimizers) == 5
 
 
 # ------------------------------------------------------------------------------- whole runs, tiny
@@ -365,6 +368,11 @@ def test_divergence_ends_with_exit_code_1_and_advice(runs: Path, capsys) -> None
         (["--data", "nowhere"], "nowhere does not exist; accepted: a folder of pictures"),
         (["--steps", "0"], "steps is 0"),
         (["--batch", "-1"], "batch is -1"),
+        (["--set", "size=36"], "size is 36; accepted: a multiple of 8 pixels"),
+        (["--set", "norm_num_groups=0"], "norm_num_groups is 0; accepted: 1 or more"),
+        (["--set", "block_out_channels=(8,'a')"], "accepted: whole numbers from 1"),
+        (["--seed", str(2**63)], "accepted: less than 2 to the power of 63"),
+        (["--checkpoint-steps", "0"], "--checkpoint-steps is 0; accepted: 1 or more"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(
@@ -396,6 +404,34 @@ def test_folders_that_are_taken_are_refused(runs: Path, straight, tmp_path, caps
     assert "is not empty" in refused(other)
     file = [*arguments("vae", runs), "--out", str(tmp_path / "letter.txt")]
     assert "is not empty" in refused(file) or "not a folder" in refused(file)
+
+
+def test_compile_needs_a_compiler(runs: Path, tmp_path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    args = [*arguments("vae", runs), "--out", str(tmp_path / "run"), "--set", "compile=True"]
+    assert main(args) == 2
+    assert "no C++ compiler is installed; accepted: False" in capsys.readouterr().err
+
+
+def test_a_unet_goes_on_only_with_the_parts_it_began_with(
+    runs: Path,
+    straight,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    straight("unet")
+    parts = tmp_path / "vae"
+    shutil.copytree(runs / "vae" / "export" / "vae", parts)
+    args = [*arguments("unet", runs), "--vae", str(parts), "--out", str(tmp_path / "run")]
+    assert main([*args, "--steps", "4", "--minutes", "0.0001"]) == 0
+    weights = parts / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    save_file({key: value * 1.01 for key, value in load_file(weights).items()}, weights)
+    capsys.readouterr()
+    assert main([*args, "--steps", "4", "--resume"]) == 2
+    assert "began with other weights of the vae; put those back" in capsys.readouterr().err
+    weights.write_bytes(before)
+    assert main([*args, "--steps", "4", "--resume"]) == 0
 
 
 def test_the_unet_says_which_part_it_lacks(runs: Path, straight, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from fnmatch import fnmatch
 
@@ -11,6 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdlearn import hub, weights
+from sdlearn.cli import main
+from sdlearn.folder import read_tokenizer
+from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from tests.tiny_model import tiny_diffusers
 
@@ -231,6 +235,26 @@ FAULTS = {
         lambda f: damage_json(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
         r"prediction_type is 'sample'; known are epsilon, v_prediction",
     ),
+    "one number for many": (
+        lambda f: damage_json(f / "unet" / "config.json", block_out_channels=320),
+        r"unet.config\.json has an entry of the wrong kind",
+    ),
+    "no heads": (
+        lambda f: damage_json(f / "unet" / "config.json", attention_head_dim=0),
+        r"has an entry of the wrong kind",
+    ),
+    "an oblong": (
+        lambda f: damage_json(f / "unet" / "config.json", sample_size=[8, 16]),
+        r"sample_size is \[8, 16\]; only squares are supported",
+    ),
+    "another autoencoder": (
+        lambda f: damage_json(f / "vae" / "config.json", latent_channels=8),
+        r"the U-Net's latents have 4 channels, the autoencoder's 8",
+    ),
+    "a tokenizer for a larger encoder": (
+        lambda f: damage_json(f / "text_encoder" / "config.json", vocab_size=500),
+        r"tokenizer has \d+ tokens, more than the 500 of the text encoder",
+    ),
     "parts of two systems": (
         lambda f: damage_json(f / "unet" / "config.json", cross_attention_dim=32),
         r"attends to 32 channels, the text encoder gives 24",
@@ -286,6 +310,30 @@ def test_a_damaged_folder_is_refused_in_one_sentence(folder, fault):
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize("fault", ["truncated weights", "no scheduler", "no heads"])
+def test_the_command_line_says_so_and_leaves_nothing(folder, tmp_path, capsys, fault):
+    damage, words = FAULTS[fault]
+    damage(folder)
+    out = tmp_path / "cat.png"
+    assert main(["generate", "a cat", "--model", str(folder), "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("sdlearn: ")
+    assert re.search(words, line)
+    assert not list(tmp_path.glob("*.png*"))
+
+
+def test_merges_that_end_too_early(folder):
+    """Or every word would be spelled in letters, and the pictures would silently be others."""
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(data_folder("storybook") / "tokenizer", folder / "tokenizer")
+    merges = folder / "tokenizer" / "merges.txt"
+    whole = merges.read_text(encoding="utf-8").splitlines()
+    assert len(read_tokenizer(folder / "tokenizer")) > 700
+    merges.write_text("\n".join(whole[: len(whole) // 2]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"merges\.txt is incomplete: \d+ merges cannot make"):
+        read_tokenizer(folder / "tokenizer")
+
+
 class Trap:
     """Runs code where a pickle is read carelessly."""
 
@@ -298,9 +346,10 @@ class Trap:
     [
         (pickle.dumps(Trap()), "is not a pickle of tensors alone"),
         (b"not a pickle at all", "is not a pickle of tensors alone"),
+        (b"hello", "is not a pickle of tensors alone"),
         (b"", "is not a pickle of tensors alone"),
     ],
-    ids=["code", "text", "nothing"],
+    ids=["code", "text", "a word", "nothing"],
 )
 def test_a_pickle_that_is_not_tensors(folder, content, words):
     path = (folder / UNET).with_suffix(".bin")
@@ -311,7 +360,7 @@ def test_a_pickle_that_is_not_tensors(folder, content, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(2)], {"step": 5}, Trap])
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {"step": 5}, {0: torch.zeros(2)}, Trap])
 def test_a_pickle_of_something_else(folder, content):
     (folder / UNET).unlink()
     torch.save(content, (folder / UNET).with_suffix(".bin"))

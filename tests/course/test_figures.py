@@ -50,10 +50,18 @@ def test_the_labels_of_a_grid_are_drawn_beside_the_pictures_not_on_them():
     assert not inside.any()
 
 
-def test_a_long_title_is_not_cut():
-    narrow = figures.grid([[picture(0)]], title="word " * 12)
+def test_a_long_title_is_wrapped_and_never_cut():
+    short = figures.grid([[picture(0)]], title="word")
     longer = figures.grid([[picture(0)]], title="word " * 24)
-    assert longer.width > 1.8 * narrow.width
+    assert longer.width == short.width
+    assert longer.height > short.height + 40
+    dark = np.argwhere((np.array(longer) < 128).all(axis=2))
+    assert dark[:, 1].max() < longer.width - 6
+    font = figures.label_font(13)
+    lines = figures.wrapped("one two three four five", font, 60)
+    assert " ".join(lines) == "one two three four five"
+    assert len(lines) > 2
+    assert all(font.getlength(line) <= 60 for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +79,15 @@ def test_latent_shows_every_channel_on_one_scale_around_zero():
     figure = figures.latent(z, "A latent")
     maps = [ax for ax in figure.axes if ax.images]
     assert [ax.get_title() for ax in maps] == [f"channel {k}" for k in range(4)]
-    limit = z.abs().max().item()
     for ax, channel in zip(maps, z[0], strict=True):
         assert np.array_equal(np.asarray(ax.images[0].get_array()), channel.numpy())
-        assert ax.images[0].get_clim() == pytest.approx((-limit, limit))
+        assert ax.images[0].get_clim() == pytest.approx((-3, 3))
         assert ax.images[0].get_interpolation() in (None, "auto", "antialiased", "nearest")
         assert ax.get_xlabel()
     assert maps[0].get_ylabel()
+    beside = figures.latent(z, "A latent", picture(0))
+    assert np.array_equal(np.asarray(beside.axes[0].images[0].get_array()), np.array(picture(0)))
+    assert [ax.get_title() for ax in beside.axes[1:5]] == [f"channel {k}" for k in range(4)]
 
 
 def test_schedule_path_draws_the_table_and_the_points():

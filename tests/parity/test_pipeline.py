@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
+from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from tests.tiny_model import SCHEDULER, tiny_diffusers
 
@@ -113,6 +114,21 @@ def test_ddpm(folder, pipe, monkeypatch):
     options = {"sampler": "ddpm", "steps": 12, "guidance_scale": 5, "output": "latent"}
     ours = sd.text_to_image(PROMPTS, noise=iter(noises).__next__, progress=False, **options)
     assert relative_error(ours, theirs) <= TOLERANCE
+
+
+def test_the_shipped_model():
+    """The folder in the repository is a published one: diffusers draws the same pictures."""
+    theirs = StableDiffusionPipeline.from_pretrained(data_folder("storybook"))
+    theirs.set_progress_bar_config(disable=True)
+    prompts = ["a red cat to the left of a blue house on the sand at night", "a green tree by day"]
+    a, b = both(
+        StableDiffusion.storybook(device="cpu"), theirs, prompts, None, start(), "image", steps=30
+    )
+    for ours, other in zip(a, b, strict=True):
+        pixels = np.asarray(ours).astype(int)
+        assert pixels.shape == (64, 64, 3)
+        assert np.abs(pixels - np.asarray(other)).max() <= 1
+        assert pixels.std() > 20
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
@@ -227,6 +243,9 @@ def test_trajectory(sd):
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"n": 0}, "n is 0"),
         ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must have fewer than 64 bits"),
+        ({"noise": np.zeros((1, 4, 8, 8))}, "noise is a ndarray; it must be a Tensor or a"),
+        ({"sampler": ""}, "sampler '' is not known"),
         ({"noise": torch.zeros(1, 4, 3, 3)}, r"\(1, 4, 3, 3\); it must be \(1, 4, 8, 8\)"),
         ({"output": "numpy"}, "it is 'image' or 'latent'"),
     ],
