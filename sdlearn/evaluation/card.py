@@ -134,7 +134,7 @@ def training_section(training: Sequence[dict[str, Any]]) -> str:
         rows.append([
             record["run"],
             record["part"],
-            Path(settings["init"]).name if settings.get("init") else "random weights",
+            settings.get("init") or "random weights",
             f"{record['steps_done']:,}",
             str(settings["batch"]),
             f"{settings['lr']:g}",
@@ -170,7 +170,10 @@ Patterns, poses and the place of a lone thing are not judged. The first column i
 true renders of the same captions, the second those renders through the autoencoder and back, which
 no U-Net can beat.
 """
-    for split, measured in figures["splits"].items():
+    for split in SPLIT_NAMES:  # JSON does not keep their order
+        if split not in figures["splits"]:
+            continue
+        measured = figures["splits"][split]
         rows = [
             [words, *(percent(measured[c].get(fact), c == "pictures") for c in COLUMNS)]
             for fact, words in FACTS.items()
