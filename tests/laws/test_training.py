@@ -10,14 +10,23 @@ import torch
 from torch import nn
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.paths import data_folder
 from sdlearn.recipes.clip import accuracies, token_batch, twin, twin_captions
 from sdlearn.recipes.data import Batches, scene, to_pixels, to_tensor
-from sdlearn.recipes.perceptual import PAIRS, PATTERNS, PerceptualNetwork, content, sizes
+from sdlearn.recipes.perceptual import (
+    PAIRS,
+    PATTERNS,
+    PerceptualNetwork,
+    content,
+    load_features,
+    load_perceptual,
+    sizes,
+)
 from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
 from sdlearn.recipes.vae import RECIPES, latent_std, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
-from sdlearn.storybook import WORDS, caption, split_of
+from sdlearn.storybook import WORDS, caption, render, sample_scene, split_of
 from sdlearn.training import (
     EMA,
     diffusion_loss,
@@ -290,3 +299,19 @@ def test_perceptual_stages_halve_the_picture() -> None:
     x = torch.zeros(2, 3, 16, 16)
     assert [tuple(f.shape) for f in network(x)] == [(2, 4, 16, 16), (2, 6, 8, 8), (2, 8, 4, 4)]
     assert [tuple(f.shape) for f in network.classify(x)] == [(2, n) for n in sizes()]
+
+
+def test_the_shipped_perceptual_network_reads_pages_it_never_saw() -> None:
+    features, stages = load_features("", CPU)
+    network = load_perceptual(data_folder("judge"), CPU)
+    pages = [sample_scene(random.Random(k), split="test") for k in range(100)]
+    x = to_tensor(torch.from_numpy(np.stack([np.array(render(p, 64)) for p in pages])), CPU)
+    truth = torch.tensor([content(page) for page in pages])
+    with torch.inference_mode():
+        assert [f.shape[-1] for f in features(x[:1])] == [64 // 2**i for i in range(stages)]
+        sky, ground, things = network.classify(x)
+    assert (sky.argmax(1) == truth[:, 0]).float().mean() >= 0.98
+    assert (ground.argmax(1) == truth[:, 1]).float().mean() >= 0.97
+    there, found = truth[:, 2 : 2 + len(PAIRS)] > 0, things[:, : len(PAIRS)] > 0
+    assert (there & found).sum() / there.sum() >= 0.55  # of 128 kinds in colours, the right ones
+    assert (there & found).sum() / found.sum() >= 0.7
