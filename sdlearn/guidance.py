@@ -30,6 +30,7 @@ def guided(
     uncond: Conditioning | None,
     scale: float,
     rescale: float = 0.0,
+    interval: tuple[float, float] | None = None,
 ) -> Network:
     """The model with its prompts filled in: (z, t) -> output, with guidance of the given scale.
 
@@ -37,6 +38,9 @@ def guided(
     Both halves go through the model in one batch of 2b, the unconditional half first. At scale 1
     the unconditional half has no influence: it is not computed, and may be None.
     rescale: phi of `rescaled`, 0 leaves the output as it is.
+    interval: (lo, hi) in the network's t, 0 … 999: only for lo <= t <= hi is there guidance, as
+    Kynkäänniemi et al. (2024) propose in terms of the noise level, which only grows with t. Outside
+    it the conditional half is asked alone. It is for samplers, whose t is one for all rows.
     """
     if scale == 1:
         return lambda z, t: model(z, t, cond)
@@ -45,6 +49,8 @@ def guided(
     both = Conditioning.cat([uncond, cond])
 
     def network(z: Tensor, t: Tensor) -> Tensor:
+        if interval is not None and not interval[0] <= t[0] <= interval[1]:
+            return model(z, t, cond)
         without, given = model(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
         output = torch.lerp(without, given, scale)
         return rescaled(output, given, rescale) if rescale else output

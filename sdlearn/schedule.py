@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Spacing = Literal["leading", "trailing", "linspace"]
 Final = Literal["first", "clean"]
+Grid = Literal["t", "sigma", "lambda"]
 Kind = Literal["scaled_linear", "linear", "cosine"]
 
 
@@ -77,6 +79,18 @@ class NoiseSchedule:
             alphabar = alpha**2
         return alphabar
 
+    @cached_property
+    def ratios(self) -> Tensor:
+        """sigma_t / alpha_t, which Karras et al. (2022) call sigma, (num_steps,) float64.
+
+        Where alphabar ends at 0 the last entry is not infinite: the published samplers that step
+        in this ratio put 2^-24 for that one alphabar.
+        """
+        alphabar = self.alphas_cumprod.clone()
+        if self.zero_terminal_snr:
+            alphabar[-1] = 2.0**-24
+        return (1 / alphabar - 1).sqrt()
+
     def at(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at t in 0 … num_steps - 1, float64 on the CPU, of the shape of t.
 
@@ -90,9 +104,8 @@ class NoiseSchedule:
         alphabar = self.alphas_cumprod[below]
         between = below != above
         if between.any():
-            ratio = (1 / self.alphas_cumprod - 1).sqrt()
-            ratio_t = torch.lerp(ratio[below], ratio[above], t - below)
-            alphabar = torch.where(between, 1 / (1 + ratio_t**2), alphabar)
+            ratio = torch.lerp(self.ratios[below], self.ratios[above], t - below)
+            alphabar = torch.where(between, 1 / (1 + ratio**2), alphabar)
         return alphabar.sqrt(), (1 - alphabar).sqrt()
 
     def snr(self, t: float | Tensor) -> Tensor:
@@ -100,12 +113,14 @@ class NoiseSchedule:
         alpha, sigma = self.at(t)
         return (alpha / sigma) ** 2
 
-    def times(self, steps: int, spacing: Spacing = "leading", offset: int = 1) -> list[int]:
+    def times(
+        self, steps: int, spacing: Spacing = "leading", offset: int = 1, whole: bool = True
+    ) -> list[float]:
         """The `steps` times that a sampler shows the network, latest (noisiest) first.
 
         Three conventions are in use (Lin et al. 2023, table 2): "leading" counts up from `offset`
         in strides of num_steps // steps and so never sees the noisiest times; "trailing" counts
-        down from the last time; "linspace" includes both ends.
+        down from the last time; "linspace" includes both ends, rounded unless `whole` is False.
         Raises ValueError for steps outside 1 … num_steps and for an unknown spacing.
         """
         if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
@@ -127,7 +142,7 @@ class NoiseSchedule:
             raise ValueError(
                 f"spacing {spacing!r} is not known: it is 'leading', 'trailing' or 'linspace'"
             )
-        return [round(t) for t in times]
+        return [round(t) if whole else t for t in times]
 
     def path(
         self,
@@ -135,19 +150,60 @@ class NoiseSchedule:
         spacing: Spacing = "leading",
         final: Final = "first",
         offset: int = 1,
+        grid: Grid = "t",
+        karras: bool = False,
     ) -> list[Point]:
         """The steps + 1 points of a sampler's way; the last is where its last step ends.
 
         final: "first" ends at alphabar_0, as Stable Diffusion's published DDIM does (its
         set_alpha_to_one is false), with t = 0; "clean" ends at alpha = 1, sigma = 0, as DDPM does,
-        one before the table, t = -1. Raises ValueError for what it cannot offer.
+        one before the table, t = -1.
+        grid: what the sampler steps in, for each family has its convention. "t": whole times, as
+        given by `times`. "sigma", the samplers of Karras et al.: the same, but linspace is not
+        rounded. "lambda", DPM-Solver++ in log(alpha / sigma): leading and linspace place one point
+        more and drop the last, for the end of the path is that point.
+        karras: as many points of `karras` in place of these, from the first to the last of them on
+        the "sigma" grid, over the whole table on the "lambda" grid, never on the "t" grid.
+        Raises ValueError for what it cannot offer.
         """
-        points = [Point(float(t), *self.at(t)) for t in self.times(steps, spacing, offset)]
-        if final == "first":
-            end = Point(0.0, *self.at(0))
-        elif final == "clean":
-            one = torch.ones((), dtype=torch.float64)
-            end = Point(-1.0, one, 1 - one)
-        else:
+        if final not in ("first", "clean"):
             raise ValueError(f"final {final!r} is not known: it is 'first' or 'clean'")
-        return [*points, end]
+        if grid not in ("t", "sigma", "lambda"):
+            raise ValueError(f"grid {grid!r} is not known: it is 't', 'sigma' or 'lambda'")
+        if karras and grid == "t":
+            raise ValueError("karras is true; only the grids 'sigma' and 'lambda' have such points")
+        times = self.times(steps, spacing, offset, whole=grid != "sigma")
+        if grid == "lambda" and spacing != "trailing":
+            if steps == self.num_steps:
+                raise ValueError(f"steps is {steps}; it must lie in 1 … {steps - 1} on this grid")
+            times = self.times(steps + 1, spacing, offset)[:-1]
+
+        points = [Point(float(t), *self.at(t)) for t in times]
+        if grid != "t" and points[0].alpha == 0:
+            points[0] = with_ratio(points[0].t, self.ratios[-1])
+        if karras:
+            ratios = [p.sigma / p.alpha for p in points] if grid == "sigma" else self.ratios.flip(0)
+            points = self.karras(steps, ratios[0], ratios[-1], whole=grid == "lambda")
+        if final == "first":
+            return [*points, Point(0.0, *self.at(0))]
+        one = torch.ones((), dtype=torch.float64)
+        return [*points, Point(-1.0, one, 1 - one)]
+
+    def karras(self, steps: int, high: Tensor, low: Tensor, whole: bool) -> list[Point]:
+        """Points whose sigma / alpha falls evenly in its seventh root (Karras et al. 2022, eq. 5).
+
+        high, low: sigma / alpha of the first and the last. The network is shown the time at which
+        the table has the point's ratio, log-linear between two entries, rounded where `whole`.
+        """
+        fall = torch.linspace(0, 1, steps, dtype=torch.float64)
+        ratios = torch.lerp(high ** (1 / 7), low ** (1 / 7), fall) ** 7
+        table = self.ratios.log().numpy()
+        times = np.interp(ratios.log().numpy(), table, np.arange(self.num_steps))
+        shown = times.round() if whole else times
+        return [with_ratio(*each) for each in zip(shown, ratios, strict=True)]
+
+
+def with_ratio(t: float, ratio: Tensor) -> Point:
+    """The variance-preserving point with this sigma / alpha."""
+    alpha = 1 / (1 + ratio**2).sqrt()
+    return Point(float(t), alpha, ratio * alpha)

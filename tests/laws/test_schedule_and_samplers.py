@@ -1,5 +1,6 @@
 """What schedule, samplers and guidance must satisfy whatever library one compares them with."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -96,9 +97,55 @@ def test_where_the_last_step_ends():
     assert [point.t for point in schedule.path(4, "linspace")] == [999, 666, 333, 0, 0]
 
 
+def test_grids():
+    """Where the families of samplers put their points: on linspace in sigma between the entries of
+    the table, and for DPM-Solver++ one further point that is then dropped."""
+    schedule = NoiseSchedule()
+    times = lambda *args, **how: [p.t for p in schedule.path(*args, "clean", **how)]  # noqa: E731
+    assert times(4, "leading", grid="sigma") == [751, 501, 251, 1, -1]
+    assert times(5, "linspace", grid="sigma") == [999, 749.25, 499.5, 249.75, 0, -1]
+    assert times(5, "linspace", grid="t") == [999, 749, 500, 250, 0, -1]
+    assert times(4, "linspace", grid="lambda") == [999, 749, 500, 250, -1]
+    assert times(4, "leading", grid="lambda") == [801, 601, 401, 201, -1]
+    assert times(4, "trailing", grid="lambda") == [999, 749, 499, 249, -1]
+    point = schedule.path(5, "linspace", grid="sigma")[1]
+    assert (point.alpha, point.sigma) == schedule.at(749.25)
+
+
+@pytest.mark.parametrize(("grid", "ends"), [("sigma", (981, 1)), ("lambda", (999, 0))])
+def test_karras_points(grid, ends):
+    schedule = NoiseSchedule()
+    path = schedule.path(50, grid=grid, final="clean", karras=True)
+    ratios = torch.stack([point.sigma / point.alpha for point in path[:-1]])
+    roots = ratios ** (1 / 7)
+    torch.testing.assert_close(roots.diff(), (roots[-1] - roots[0]).expand(49) / 49)
+    assert len(path) == 51
+    assert [path[0].t, path[-2].t, path[-1].t] == pytest.approx([*ends, -1], abs=1e-9)
+    torch.testing.assert_close(ratios[[0, -1]], schedule.ratios[list(ends)])
+    for point in path[1:-2]:
+        assert (point.alpha**2 + point.sigma**2).item() == pytest.approx(1, abs=1e-15)
+        assert (point.t == round(point.t)) == (grid == "lambda")
+        ratio = point.sigma / point.alpha
+        below = schedule.ratios[math.floor(point.t - 0.5 * (grid == "lambda"))]
+        assert below <= ratio <= schedule.ratios[math.ceil(point.t + 0.5 * (grid == "lambda"))]
+
+
+@pytest.mark.parametrize("grid", ["t", "sigma", "lambda"])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_the_last_entry_of_zero_terminal_snr(grid, spacing):
+    """No signal at all, or next to none where sigma / alpha has to be a number."""
+    first, second, *_ = NoiseSchedule(zero_terminal_snr=True).path(20, spacing, grid=grid)
+    assert first.alpha == (0 if grid == "t" else 2.0**-12)
+    assert first.alpha**2 + first.sigma**2 == 1
+    assert (first.t, second.alpha > 0.002) == (999, True)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda s: s.path(10, grid="log"), "'log' is not known: it is 't', 'sigma' or 'lambda'"),
+        (lambda s: s.path(10, karras=True), "only the grids 'sigma' and 'lambda'"),
+        (lambda s: s.path(1000, grid="lambda"), "steps is 1000; it must lie in 1 … 999"),
         (lambda s: s.path(0), "steps is 0"),
         (lambda s: s.path(1001), "1 … 1000"),
         (lambda s: s.path(2.5), "whole number"),
@@ -126,19 +173,10 @@ def test_the_start_is_yielded_and_every_point_visited(name):
     assert steps[0].z is z
     torch.testing.assert_close(steps[0].z_0, path[0].alpha * z)
     torch.testing.assert_close(steps[1].z_0, 0.5 * z)
-    # Where the path ends clean, the last state is the last estimate.
-    torch.testing.assert_close(steps[-1].z, steps[-1].z_0, atol=1e-12, rtol=0)
-
-
-def test_ddim_at_eta_one_is_ddpm():
-    """Song et al. 2021, section 4.1, step by step with the same noise."""
-    z = normals(1, 4, 5, 5)()
-    path = NoiseSchedule().path(13, final="clean")
-    denoise = lambda z, point: torch.tanh(z) * point.alpha  # noqa: E731
-    ours = ddim(denoise, z, path, eta=1.0, noise=normals(1, 4, 5, 5, seed=1))
-    theirs = ddpm(denoise, z, path, noise=normals(1, 4, 5, 5, seed=1))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.z, b.z, atol=1e-12, rtol=1e-12)
+    # Where the path ends clean, the last state is the last estimate, but for the two samplers that
+    # extrapolate eps even there.
+    last = (steps[-1].z - steps[-1].z_0).abs().max()
+    assert last > 0.01 if name in ("plms", "lms") else last < 1e-12
 
 
 @pytest.mark.parametrize(("eta", "draws"), [(0.0, 0), (0.5, 9), (1.0, 9)])
@@ -154,9 +192,10 @@ def test_noise_is_drawn_once_a_step_and_only_where_it_is_used(eta, draws):
     assert len(calls) == 9
 
 
-@pytest.mark.parametrize("walk", [ddim, ddpm])
-def test_a_known_latent_is_found_at_once(walk):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_known_latent_is_found_at_once(name):
     """With the true z_0 as denoiser every state is a sample of q(z_s | z_0), the end is z_0."""
+    walk = offered(name).walk
     z_0 = normals(3, 4, 8, 8)()
     noise = normals(3, 4, 8, 8, seed=1)
     path = NoiseSchedule().path(30, final="clean")
@@ -240,6 +279,23 @@ def test_guidance_of_one_asks_the_network_once():
     assert sizes == [(2, 2), (4, 4)]
     with pytest.raises(ValueError, match="needs the unconditional"):
         guided(spy, conditioning(1), None, 2)
+
+
+def test_guidance_interval():
+    """Within it guidance as ever, outside it the conditional output of one network half."""
+    cond, uncond, z = conditioning(1), conditioning(2), normals(2, 4, 3, 3)()
+    asked = []
+    spy = lambda z, t, cond: asked.append(len(z)) or model(z, t, cond)  # noqa: E731
+    within = guided(spy, cond, uncond, 7.5, rescale=0.7, interval=(200, 600))
+    always = guided(model, cond, uncond, 7.5, rescale=0.7)
+    for time, guides in [(999, 0), (601, 0), (600, 1), (400, 1), (200, 1), (199, 0), (50, 0)]:
+        t = torch.full((2,), float(time), dtype=torch.float64)
+        expected = always(z, t) if guides else model(z, t, cond)
+        assert (always(z, t) - model(z, t, cond)).norm() > 0.1
+        assert torch.equal(within(z, t), expected)
+    assert asked == [2, 2, 4, 4, 4, 2, 2]
+    one = guided(spy, cond, None, 1, interval=(200, 600))
+    assert torch.equal(one(z, t), model(z, t, cond))
 
 
 def test_rescaling_restores_the_spread_of_each_picture():
