@@ -1,22 +1,36 @@
 """Published weight files <-> the modules of this package.
 
-The modules carry the published names, so a file fits after a handful of renames: the text encoder's
-prefix, the old names of the autoencoder's attention, and 1x1 convolutions, which here are linear
-layers. Loading is strict: every tensor must be there, have the right shape and belong.
+The modules carry the names of the published folders, so a file of those fits after a handful of
+renames: the text encoder's prefix, the old names of the autoencoder's attention, and 1x1
+convolutions, which here are linear layers. The original single files have other names, see
+originals. Loading is strict: every tensor must be there, have the right shape and belong; that is
+checked before anything is read, so a file that does not fit leaves the module as it was.
 
-Files are safetensors, whole or in shards with an index. Pickled files (.bin) are read with
-weights_only=True, which rebuilds tensors and runs no code from the file.
+Files are safetensors, whole or in shards with an index. Pickled files (.bin, .ckpt, .pth) are read
+with weights_only=True, which rebuilds tensors and runs no code from the file.
 """
 
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.files import read_json, replacing, write_json
+from sdlearn.files import replacing, write_json
+from sdlearn.fitting import aside, fill, fitted
+from sdlearn.originals import PARTS, beside, find_part
+from sdlearn.stored import Stored, find, open_weights
+from sdlearn.unet import UNet
+from sdlearn.vae import VAE
+from sdlearn.versions import SPECS, ModelSpec
+
+if TYPE_CHECKING:
+    from sdlearn.pipeline import StableDiffusion
 
 # What published files call the parts of the autoencoder's attention -> what we call them.
 RENAMES = {
@@ -28,18 +42,6 @@ RENAMES = {
 TEXT_PREFIX = "text_model."
 TEXT_PROJECTION = "text_projection.weight"  # the one tensor outside that prefix
 
-# Where a published folder keeps a component's weights, in the order of preference.
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-SUFFIXES = (
-    ".safetensors",
-    ".safetensors.index.json",
-    ".fp16.safetensors",
-    ".safetensors.index.fp16.json",
-    ".bin",
-    ".bin.index.json",
-    ".fp16.bin",
-)
-
 
 # ----------------------------------------------------------------------------------------- loading
 
@@ -48,36 +50,26 @@ def load(module: nn.Module, path: str | Path) -> None:
     """Fill a module with published weights, strictly, in the module's own dtype.
 
     path: a .safetensors or .bin file, the index of a sharded one, or a folder that holds one of
-    them under its published name. A module on the meta device gets its memory here.
-    Raises FileNotFoundError, or ValueError naming the file and what was expected in it.
+    them under its published name; for a UNet, VAE, ControlNet or CLIPTextEncoder also an original
+    file, of the part alone or of the whole system. A module on the meta device gets its memory
+    here; no other copy of the weights is made.
+    Raises FileNotFoundError, or ValueError naming the file and what was expected in it; the module
+    is then as it was.
     """
     path = find(Path(path))
-    state = {}
-    wanted = module.state_dict()
-    name = type(module).__name__
-    for key, tensor in read(path).items():
-        key = our_key(key)
-        if key.endswith("position_ids"):
-            continue  # the numbers 0 … 76, which old files store
-        if key not in wanted:
-            raise ValueError(f"{path} holds the tensor {key!r}, which {name} does not have")
-        want = wanted[key]
-        if tensor.shape[2:] == (1, 1) and tensor.shape[:2] == want.shape:
-            tensor = tensor[:, :, 0, 0]  # 1x1 convolution -> linear layer
-        if tensor.shape != want.shape:
-            shapes = tuple(tensor.shape), tuple(want.shape)
-            raise ValueError(f"{path}: {key} has the shape {shapes[0]}; {name} needs {shapes[1]}")
-        state[key] = tensor
-    missing = wanted.keys() - state.keys()
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of the {len(wanted)} tensors of {name}, among them "
-            f"{min(missing)!r}"
-        )
-    on_meta = any(tensor.is_meta for tensor in wanted.values())
-    if on_meta:  # copies, for a tensor as read may still be tied to its file
-        state = {key: tensor.to(wanted[key].dtype, copy=True) for key, tensor in state.items()}
-    module.load_state_dict(state, strict=True, assign=on_meta)
+    stored = open_weights(path)
+    original = find_part(module, stored)
+    part = original[1] if original else renamed(stored)
+    part = fitted(module, part, path, aside(stored, module))
+    del stored, original  # or what a pickle holds would stay until the end
+    fill(module, part)
+
+
+def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors of a published folder's file under our names."""
+    ours = {our_key(key): tensor for key, tensor in stored.items()}
+    # The numbers 0 … 76, which old files store, are no weights.
+    return {key: tensor for key, tensor in ours.items() if not key.endswith("position_ids")}
 
 
 def our_key(key: str) -> str:
@@ -88,56 +80,92 @@ def our_key(key: str) -> str:
     return key
 
 
-def find(path: Path) -> Path:
-    """The weight file that `path` is, or that the folder `path` holds."""
-    if path.is_dir():
-        places = [path / (stem + suffix) for suffix in SUFFIXES for stem in STEMS]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise FileNotFoundError(
-                f"{path} holds no weights; expected {STEMS[0]}.safetensors or {STEMS[1]}"
-                ".safetensors, whole or in shards with an index, or a .bin file"
+# ---------------------------------------------------------------------------------- original files
+
+
+class Parts(NamedTuple):
+    """The networks of a system."""
+
+    unet: UNet
+    vae: VAE
+    encoders: Sequence[CLIPTextEncoder]
+
+
+def load_original(
+    target: "StableDiffusion | ModelSpec | str",
+    path: str | Path,
+    ema: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Parts:
+    """Load a whole system from one file in the original layout of CompVis and Stability.
+
+    target: a StableDiffusion, whose parts are filled; or a specification or its name in SPECS, by
+    which new ones are made, on the CPU and in dtype (SDXL's autoencoder at least in float32). ema:
+    take the U-Net's averaged weights from a file that holds both kinds; where it holds only them,
+    they are taken anyway. What stands beside the weights, such as the tables of the schedule, is
+    left out; a warning tells of tensors that are not known at all.
+    Raises as `load` does, before any part is touched.
+    """
+    path = find(Path(path))
+    parts = parts_of(target, dtype)
+    fill_parts(parts, open_weights(path), path, ema)
+    return parts
+
+
+def fill_parts(parts: Parts, stored: dict[str, Stored], path: Path, ema: bool = False) -> None:
+    """Read an opened original file into the parts of a system, using up `stored`."""
+    unet, vae, encoders = parts
+    ending = aside(stored, unet)
+    fits, prefixes = [], []
+    for module, number in ((unet, 0), (vae, 0), *zip(encoders, count(), strict=False)):
+        found = find_part(module, stored, number, ema)
+        if found is None:
+            what = "averaged weights (model_ema.*)" if ema and module is unet else "weights"
+            raise ValueError(
+                f"{path} holds no {what} of a {type(module).__name__} under their original names"
+                f"{ending}"
             )
-        return found[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file or folder of weights")
-    return path
+        fits.append((module, fitted(module, found[1], path, ending)))
+        prefixes.append(found[0])
+    others = [
+        name
+        for name in stored
+        if not name.startswith(tuple(prefixes)) and not beside(name, "", unet)
+    ]
+    for name in others:
+        if name.startswith(PARTS):
+            raise ValueError(f"{path} holds the tensor {name!r}, which has no place{ending}")
+    if others:
+        warnings.warn(
+            f"{path}: {len(others)} tensors are not known and were left out, among them "
+            f"{others[0]!r}",
+            stacklevel=3,
+        )
+    stored.clear()  # or what a pickle holds would stay until the end
+    del found
+    for module, fit in fits:
+        fill(module, fit)
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file, or of all the shards that an index names, on the CPU."""
-    if path.suffix == ".json":
-        return read_shards(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-    if path.suffix not in (".bin", ".pt", ".pth", ".ckpt"):
-        raise ValueError(f"{path} is no weight file: they end in .safetensors or .bin")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it stumble over
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"{path} is not a pickle of tensors alone: {reason}") from error
-    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
-    return content
+def named(system: str) -> ModelSpec:
+    """The specification of this name; ValueError where there is none."""
+    if system not in SPECS:
+        raise ValueError(f"spec is {system!r}; known are {', '.join(SPECS)}")
+    return SPECS[system]
 
 
-def read_shards(index: Path) -> dict[str, Tensor]:
-    """Every tensor of the shards of an index file."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} has no weight_map; expected the index of a sharded file")
-    state: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        place = index.parent / shard
-        if not place.is_file():
-            raise FileNotFoundError(f"{place} is missing; {index.name} names it as a shard")
-        state |= read(place)
-    return state
+def parts_of(target: "StableDiffusion | ModelSpec | str", dtype: torch.dtype) -> Parts:
+    """The parts of a system, or of a specification: those without memory yet."""
+    if isinstance(target, str):
+        target = named(target)
+    if not isinstance(target, ModelSpec):
+        encoders = [e for e in target.text.encoders if isinstance(e, CLIPTextEncoder)]
+        return Parts(target.unet, target.vae, encoders)
+    with torch.device("meta"):
+        unet, vae = UNet(target.unet), VAE(target.vae)
+        text = [CLIPTextEncoder(config) for config in target.text]
+    wide = torch.promote_types(dtype, torch.float32) if target.vae.force_upcast else dtype
+    return Parts(unet.to(dtype), vae.to(wide), [encoder.to(dtype) for encoder in text])
 
 
 # ------------------------------------------------------------------------------------------ saving

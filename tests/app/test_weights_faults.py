@@ -5,17 +5,22 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlearn import hub, weights
+from sdlearn import hub, originals, singlefile, weights
 from sdlearn.cli import main
 from sdlearn.folder import read_tokenizer
 from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.singlefile import recognised
+from sdlearn.stored import open_weights
+from sdlearn.versions import SPECS
 from tests.tiny_model import tiny_diffusers
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -158,6 +163,7 @@ def test_a_hub_id(folder, published, tmp_path, monkeypatch, kind):
             (folder / place).with_suffix(suffix).write_bytes(b"5 GB")
         if kind == "bin":
             (folder / place).unlink()
+            (folder / place).with_suffix(".fp16.safetensors").unlink()
     (folder / "v1-5-pruned.safetensors").write_bytes(b"5 GB")
     fetched = tmp_path / "cache"
 
@@ -198,8 +204,8 @@ FAULTS = {
         r"model_index\.json is missing",
     ),
     "another pipeline": (
-        lambda f: damage_json(f / "model_index.json", _class_name="StableDiffusionXLPipeline"),
-        r"_class_name is 'StableDiffusionXLPipeline'; only 'StableDiffusionPipeline'",
+        lambda f: damage_json(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        r"_class_name is 'StableDiffusion3Pipeline'; only 'StableDiffusionPipeline'",
     ),
     "no configuration": (
         lambda f: (f / "vae" / "config.json").unlink(),
@@ -384,9 +390,244 @@ def test_a_shard_or_its_index_is_missing(published, tmp_path):
         load(tmp_path)
 
 
-def test_a_single_file_is_refused(published):
-    with pytest.raises(ValueError, match=r"is a file; only folders in the published layout"):
+# ------------------------------------------------------------------------------------- any file
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
+)
+def test_any_type_of_floating_point_numbers(published, tmp_path, dtype):
+    state = {k: v.to(dtype) for k, v in load_file(published / VAE).items()}
+    save_file(state, tmp_path / "vae.safetensors")
+    vae = load(published).vae
+    weights.load(vae, tmp_path / "vae.safetensors")
+    assert all(torch.equal(v, state[k].float()) for k, v in vae.state_dict().items())
+
+
+def test_other_numbers_are_refused(published, tmp_path):
+    """Quantised weights need scales that are not here; they would be taken for the weights."""
+    vae = load(published).vae
+    path = tmp_path / "vae.safetensors"
+    state = load_file(published / VAE)
+    save_file(state | {"quant_conv.bias": torch.ones(8, dtype=torch.int16)}, path)
+    with pytest.raises(ValueError, match=r"quant_conv\.bias holds torch\.int16; only files of fl"):
+        weights.load(vae, path)
+    path.write_bytes(path.read_bytes().replace(b'"I16"', b'"U16"'))
+    with pytest.raises(
+        ValueError, match=r"quant_conv\.bias is of the type U16; known are F64, F32"
+    ):
+        weights.load(vae, path)
+
+
+def test_a_refused_file_changes_nothing(published, tmp_path):
+    """Whatever comes last in it; also where the bad part is not the first."""
+    sd = load(published)
+    before = {key: value.clone() for key, value in state(sd).items()}
+    path = tmp_path / "vae.safetensors"
+    other = {key: value + 1 for key, value in load_file(published / VAE).items()}
+    for bad in (
+        {"quant_conv.weight": torch.zeros(8, 8, 3, 3)},
+        {"zzz": torch.zeros(1)},
+    ):
+        save_file(other | bad, path)
+        with pytest.raises(ValueError, match=r"quant_conv|zzz"):
+            weights.load(sd.vae, path)
+    unet = {"model.diffusion_model." + k: v for k, v in original(sd.unet).items()}
+    vae = {"first_stage_model." + k: v for k, v in original(sd.vae).items()}
+    text = {
+        "cond_stage_model.transformer." + k: v for k, v in original(sd.text.encoders[0]).items()
+    }
+    whole = {key: value + 1 for key, value in (unet | vae | text).items()}
+    lacking = whole.keys() - {"first_stage_model.decoder.conv_out.bias"}
+    save_file({key: whole[key] for key in lacking}, path)
+    with pytest.raises(ValueError, match=r"lacks 1 of the \d+ tensors of VAE, among them 'decoder"):
+        weights.load_original(sd, path)
+    assert all(torch.equal(value, before[key]) for key, value in state(sd).items())
+    save_file(whole, path)
+    weights.load_original(sd, path)
+    assert all(torch.equal(value, before[key] + 1) for key, value in state(sd).items())
+
+
+def test_a_file_that_is_cut_while_it_is_read(published, tmp_path):
+    path = Path(shutil.copy(published / VAE, tmp_path / "vae.safetensors"))
+    *_, last = open_weights(path).values()
+    assert last.read().shape == last.shape
+    os.truncate(path, 3000)
+    with pytest.raises(ValueError, match=r"vae\.safetensors became shorter while it was read"):
+        last.read()
+
+
+ATTENTION = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+STRANGERS = {
+    "Stable Diffusion 2": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "model.diffusion_model." + ATTENTION: (320, 1024),
+    },
+    "Stable Diffusion 1 for inpainting": {
+        "conv_in.weight": (320, 9, 3, 3),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    },
+    "the refiner of SDXL": {
+        "model.diffusion_model.input_blocks.0.0.weight": (384, 4, 3, 3),
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (
+            768,
+            1280,
+        ),
+    },
+    "a ControlNet for Stable Diffusion 1": {
+        "control_model.input_hint_block.0.weight": (16, 3, 3, 3),
+        "control_model." + ATTENTION: (320, 768),
+    },
+    "low-rank adapters (LoRA), which are no model of their own": {
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320),
+    },
+    "Stable Diffusion 3": {
+        "model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight": (8, 8),
+    },
+    "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "an autoencoder whose latents have 16 channels": {"decoder.conv_in.weight": (8, 16, 3, 3)},
+    "OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2": {
+        "text_model.embeddings.position_embedding.weight": (77, 1024),
+    },
+}
+
+
+@pytest.mark.parametrize("family", STRANGERS)
+def test_a_file_for_another_family_is_refused_by_its_name(published, tmp_path, family):
+    path = tmp_path / "model.safetensors"
+    save_file({key: torch.zeros(shape) for key, shape in STRANGERS[family].items()}, path)
+    sd = load(published)
+    for module in (sd.unet, sd.text.encoders[0]):
+        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+            weights.load(module, path)
+        assert str(caught.value).endswith(f"; it looks like {family}")
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        weights.load_original("sd1.5", path)
+    assert f"looks like {family}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if family != "Stable Diffusion 2":  # which is a known system, see below
+        with pytest.raises(ValueError, match=re.escape(f"looks like {family}")) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------- one original file
+
+
+def original(module):
+    """The tensors of one part under their original names; 1x1 convolutions may stay linear."""
+    ours = module.state_dict()
+    return {name: ours[key] for key, name in originals.names(module).items()}
+
+
+@pytest.fixture
+def single(published, tmp_path):
+    """A whole system in one file, and the tensors in it."""
+    sd = load(published)
+    parts = {
+        "model.diffusion_model.": sd.unet,
+        "first_stage_model.": sd.vae,
+        "cond_stage_model.transformer.text_model.": sd.text.encoders[0],
+    }
+    tensors = {prefix + k: v for prefix, m in parts.items() for k, v in original(m).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors", tensors, sd.spec
+
+
+def test_a_part_is_no_whole_system(published):
+    with pytest.raises(ValueError, match=r"is a file, but not of a whole system under its orig"):
         load(published / UNET)
+
+
+def test_a_specification_belongs_to_a_file(published, single):
+    path, _, spec = single
+    for options in ({"spec": "sd1.5"}, {"tokenizer": published}):
+        with pytest.raises(ValueError, match=r"is no file; only for a file are spec and tokenizer"):
+            StableDiffusion.from_pretrained(published, **options)
+    with pytest.raises(ValueError, match=r"spec is 'sd3'; known are sd1\.4, sd1\.5, "):
+        StableDiffusion.from_pretrained(path, spec="sd3", tokenizer=published)
+    with pytest.raises(ValueError, match=r"looks like no known system; known are sd1\.4, "):
+        StableDiffusion.from_pretrained(path, tokenizer=published)
+    sd = StableDiffusion.from_pretrained(path, spec=spec, tokenizer=published, device="cpu")
+    assert same(sd, load(published))
+    wrong = replace(spec, unet=replace(spec.unet, layers_per_block=2))
+    with pytest.raises(ValueError, match=r"model\.safetensors(: | holds | lacks )"):
+        StableDiffusion.from_pretrained(path, spec=wrong, tokenizer=published)
+
+
+def test_what_the_weights_can_tell(tmp_path):
+    """1.4 and 1.5 differ in their weights alone, so nothing must be said; 2 comes in two kinds."""
+
+    def like(name):
+        unet = SPECS[name].unet
+        shapes = {ATTENTION: (1, unet.cross_attention_dim)}
+        shapes["input_blocks.0.0.weight"] = (1, unet.in_channels, 3, 3)
+        path = tmp_path / "model.safetensors"
+        save_file({"model.diffusion_model." + k: torch.zeros(v) for k, v in shapes.items()}, path)
+        return recognised(path, open_weights(path))
+
+    assert like("sd1.4") == like("sd1.5") == SPECS["sd1.5"]
+    for name in ("sd1.5-inpaint", "sd2-inpaint", "sdxl", "storybook"):
+        assert like(name) == SPECS[name]
+    for name in ("sd2.0-base", "sd2.0", "sd2.1-base", "sd2.1"):
+        with pytest.raises(ValueError, match="cannot tell the versions; say which") as caught:
+            like(name)
+        assert str(caught.value).endswith("'sd2.0-base', 'sd2.0', 'sd2.1-base', 'sd2.1'")
+
+
+def test_where_the_tokenizer_comes_from(published, single, tmp_path, monkeypatch):
+    path, _, spec = single
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer, .* give tokenizer= a folder"):
+        StableDiffusion.from_pretrained(path, spec=spec)
+    with pytest.raises(FileNotFoundError, match=r"vocab\.json is missing"):
+        StableDiffusion.from_pretrained(path, spec=spec, tokenizer=tmp_path)
+    small = replace(spec, text=(replace(spec.text[0], vocab_size=500),))
+    with pytest.raises(ValueError, match=r"has \d+ tokens, more than the 500 of the text encoder"):
+        StableDiffusion.from_pretrained(path, spec=small, tokenizer=published / "tokenizer")
+
+    def snapshot(repo, allow_patterns):
+        assert repo == "openai/clip-vit-large-patch14"
+        assert all(name.endswith((".json", ".txt")) for name in allow_patterns)
+        return str(published / "tokenizer")
+
+    monkeypatch.setattr(singlefile, "snapshot_download", snapshot)
+    sd = StableDiffusion.from_pretrained(path, spec=spec, device="cpu")
+    assert same(sd, load(published))
+    assert sd.text.tokenizers[0].pad_token == sd.text.tokenizers[0].eos_token
+
+
+def test_tensors_that_nobody_knows(published, single):
+    """Beside the parts they are left out, with a warning; inside one they are another network."""
+    path, tensors, spec = single
+    save_file(tensors | {"edit_note": torch.zeros(3)}, path)
+    with pytest.warns(UserWarning, match="1 tensors are not known and were left out, among them '"):
+        weights.load_original(spec, path)
+    for name in (
+        "model.diffusion_model.middle_block.3.weight",
+        "first_stage_model.encoder.extra",
+        "cond_stage_model.transformer.text_model.head.weight",
+        "conditioner.embedders.1.model.positional_embedding",
+    ):
+        save_file(tensors | {name: torch.zeros(3)}, path)
+        with pytest.raises(ValueError, match=f"holds the tensor {re.escape(repr(name))}"):
+            weights.load_original(spec, path)
+
+
+class Callback:
+    """Something that a training left in its checkpoint."""
+
+
+def test_a_checkpoint_with_objects_of_its_training(single, tmp_path):
+    _, tensors, spec = single
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": tensors, "global_step": 5, "lr_schedulers": [{"a": 0.1}]}, path)
+    assert weights.load_original(spec, path).unet.conv_in.weight.dtype == torch.float32
+    torch.save({"state_dict": tensors, "callbacks": {"saver": Callback()}}, path)
+    with pytest.raises(ValueError, match=r"holds a \S+\.Callback, and rebuilding .* take the same"):
+        weights.load_original(spec, path)
+
+
+# ----------------------------------------------------------------------------------------- saving
 
 
 def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
