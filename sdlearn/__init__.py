@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .clip import CLIPTextConfig as CLIPTextConfig
     from .clip import CLIPTextEncoder as CLIPTextEncoder
+    from .controlnet import ControlNet as ControlNet
     from .pipeline import StableDiffusion as StableDiffusion
     from .schedule import NoiseSchedule as NoiseSchedule
     from .text import Conditioning as Conditioning
@@ -41,6 +42,7 @@ _HOME = {
     "UNet": "unet",
     "UNetConfig": "unet",
     "UNetEncoder": "unet",
+    "ControlNet": "controlnet",
     "NoiseSchedule": "schedule",
     "StableDiffusion": "pipeline",
     "ModelSpec": "versions",

@@ -5,6 +5,8 @@ once; a file that says otherwise is refused by name, because these modules would
 something else.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -25,7 +27,6 @@ Json = Mapping[str, Any]
 # written here say it.
 UNET_FIXED = {
     "act_fn": "silu",
-    "addition_embed_type": None,
     "center_input_sample": False,
     "class_embed_type": None,
     "conv_in_kernel": 3,
@@ -41,19 +42,68 @@ UNET_FIXED = {
     "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
 }
-VAE_FIXED = {"act_fn": "silu"}
+CONTROLNET_FIXED = {
+    "_class_name": "ControlNetModel",
+    "conditioning_channels": 3,
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+# What a U-Net's file says and a ControlNet's does not.
+NOT_CONTROLNET = (
+    "center_input_sample",
+    "conv_in_kernel",
+    "conv_out_kernel",
+    "dual_cross_attention",
+    "out_channels",
+    "sample_size",
+    "up_block_types",
+)
+VAE_FIXED = {
+    "act_fn": "silu",
+    "latents_mean": None,
+    "latents_std": None,
+    "shift_factor": None,
+}
 TEXT_FIXED = {"layer_norm_eps": 1e-05}
 SCHEDULE_FIXED = {"trained_betas": None, "thresholding": False}
 DOWN = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
 UP = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
-# Samplers that spread their points over the whole table unless the file says otherwise.
-LINSPACE = (
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-)
+# Published scheduler classes: the sampler here, and what of theirs it does in one way only.
+SPREAD: dict[str, Any] = {"use_exponential_sigmas": False, "use_beta_sigmas": False}
+SCHEDULERS: dict[str, tuple[str, Json]] = {
+    "DDIMScheduler": ("ddim", {}),
+    "DDPMScheduler": ("ddpm", {"variance_type": "fixed_small"}),
+    # This class averages raw network outputs; the sampler here averages noise, as the original.
+    "PNDMScheduler": ("plms", {"skip_prk_steps": True, "prediction_type": "epsilon"}),
+    "EulerDiscreteScheduler": (
+        "euler",
+        SPREAD
+        | {
+            "interpolation_type": "linear",
+            "sigma_min": None,
+            "sigma_max": None,
+            "timestep_type": "discrete",
+            "final_sigmas_type": "zero",
+        },
+    ),
+    "EulerAncestralDiscreteScheduler": ("euler_ancestral", {}),
+    "HeunDiscreteScheduler": ("heun", SPREAD),
+    "LMSDiscreteScheduler": ("lms", SPREAD),
+    "DPMSolverMultistepScheduler": (
+        "dpm_pp_2m",
+        SPREAD
+        | {
+            "algorithm_type": "dpmsolver++",
+            "solver_order": 2,
+            "solver_type": "midpoint",
+            "use_lu_lambdas": False,
+            "use_flow_sigmas": False,
+            "use_dynamic_shifting": False,
+            "lambda_min_clipped": -math.inf,
+            "final_sigmas_type": "zero",
+        },
+    ),
+}
 PREDICTS: dict[str, Predicts] = {"epsilon": "noise", "v_prediction": "velocity"}
 KINDS: dict[str, Kind] = {
     "scaled_linear": "scaled_linear",
@@ -70,12 +120,19 @@ def read_unet(path: Path) -> UNetConfig:
     config = read_config(path, UNET_FIXED)
     widths = tuple(config["block_out_channels"])
     names = {name: attends for attends, name in DOWN.items()}
-    down, up = config["down_block_types"], config["up_block_types"]
+    down = config["down_block_types"]
     known = all(name in names for name in down)
-    if not known or up != [UP[names[name]] for name in reversed(down)]:
+    mirrored = [UP[names[name]] for name in reversed(down)] if known else []
+    up = config.get("up_block_types", mirrored)  # a ControlNet has no way up
+    if not known or up != mirrored:
         raise ValueError(
             f"{path}: the blocks {down} and {up} are not those of Stable Diffusion, "
             f"{list(DOWN.values())} and the matching {list(UP.values())}"
+        )
+    added = config.get("addition_embed_type")
+    if added not in (None, "text_time"):
+        raise ValueError(
+            f"{path}: addition_embed_type is {added!r}; only None and 'text_time' are supported"
         )
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     return UNetConfig(
@@ -88,10 +145,20 @@ def read_unet(path: Path) -> UNetConfig:
         num_heads=per_level(heads, widths),
         cross_attention_dim=config["cross_attention_dim"],
         use_linear_projection=bool(config.get("use_linear_projection")),
+        added_dim=config["projection_class_embeddings_input_dim"] if added else None,
+        added_time_dim=config["addition_time_embed_dim"] if added else None,
         norm_num_groups=config.get("norm_num_groups", 32),
         upcast_attention=bool(config.get("upcast_attention")),
-        sample_size=side(path, config.get("sample_size", 64)),
+        sample_size=sample_size(path, config),
     )
+
+
+def read_controlnet(path: Path) -> tuple[UNetConfig, tuple[int, ...]]:
+    """A ControlNet's config.json -> the U-Net it controls, and the widths of its hint encoder."""
+    config = read_config(path, CONTROLNET_FIXED)
+    unet = read_unet(path)
+    hint_channels = config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))
+    return replace(unet, out_channels=unet.in_channels), tuple(hint_channels)
 
 
 def read_vae(path: Path) -> VAEConfig:
@@ -129,19 +196,25 @@ def read_text(path: Path) -> CLIPTextConfig:
     )
 
 
-def read_scheduler(path: Path, spec: ModelSpec) -> ModelSpec:
-    """scheduler/scheduler_config.json into a specification: schedule, path and prediction.
+def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> ModelSpec:
+    """scheduler/scheduler_config.json into a specification: schedule, sampler, path, prediction.
 
     All of Stable Diffusion's published samplers share one schedule; one that is not offered here is
-    replaced by DDIM on that schedule. Absent entries mean what they mean to the sampler named.
+    replaced by DDIM on that schedule, and settings of one that is, but not like that, are refused.
+    Absent entries mean what they mean to the sampler named; where model_index.json names one, that
+    counts, and not what the file itself says.
     """
     config = read_config(path, SCHEDULE_FIXED)
-    named = config.get("_class_name", "")
-    ddpm = named == "DDPMScheduler"
-    if config.get("clip_sample", ddpm or named == "DDIMScheduler"):
+    named = named or config.get("_class_name", "")
+    sampler, fixed = SCHEDULERS.get(named, ("ddim", {}))
+    if config.get("clip_sample", named in ("DDPMScheduler", "DDIMScheduler")):
         raise ValueError(f"{path}: clip_sample is true; latents are not confined, it must be false")
-    if ddpm and config.get("variance_type", "fixed_small") not in ("fixed_small", None):
-        raise ValueError(f"{path}: variance_type is {config['variance_type']!r}, not 'fixed_small'")
+    for key, value in fixed.items():
+        given = config.get(key)
+        if given is None:  # what every class does then, except that PNDM does not skip
+            given = False if key == "skip_prk_steps" else value
+        if given != value:
+            raise ValueError(f"{path}: {key} is {given!r}; in a {named} it must be {value!r}")
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type")
     if kind not in KINDS:
         raise ValueError(f"{path}: beta_schedule is {kind!r}; known are {', '.join(KINDS)}")
@@ -149,21 +222,24 @@ def read_scheduler(path: Path, spec: ModelSpec) -> ModelSpec:
         raise ValueError(
             f"{path}: prediction_type is {prediction!r}; known are {', '.join(PREDICTS)}"
         )
+    heun = named == "HeunDiscreteScheduler"  # the one class with betas of its own
     schedule = NoiseSchedule(
         num_steps=config.get("num_train_timesteps", 1000),
-        beta_start=config.get("beta_start", 0.0001),
-        beta_end=config.get("beta_end", 0.02),
+        beta_start=config.get("beta_start", 0.00085 if heun else 0.0001),
+        beta_end=config.get("beta_end", 0.012 if heun else 0.02),
         kind=KINDS[kind],
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
     )
+    whole_times = sampler in ("ddim", "ddpm", "plms")
     return replace(
         spec,
         schedule=schedule,
         predicts=PREDICTS[prediction or "epsilon"],
-        sampler="ddpm" if ddpm else "ddim",
-        spacing=config.get("timestep_spacing", "linspace" if named in LINSPACE else "leading"),
+        sampler=sampler,
+        spacing=config.get("timestep_spacing", "leading" if whole_times else "linspace"),
         offset=config.get("steps_offset", 0),
         final="clean" if config.get("set_alpha_to_one", named == "DDIMScheduler") else "first",
+        karras=bool(config.get("use_karras_sigmas")) and SPREAD.keys() <= fixed.keys(),
     )
 
 
@@ -195,12 +271,17 @@ class Config(dict[str, Any]):
         raise ValueError(f"{self.path} has no entry {key!r}")
 
 
-def side(path: Path, size: int | list[int]) -> int:
-    """The side of a square that a file gives once, or as height and width."""
+def sample_size(path: Path, config: Json) -> int:
+    """The side of the latents, a square that the file gives once, or as height and width.
+
+    Files written before diffusers 0.9 say 32 of networks that were trained on 64.
+    """
+    size = config.get("sample_size", 64)
     sides = {size} if isinstance(size, int) else {*size}
     if len(sides) != 1:
         raise ValueError(f"{path}: sample_size is {size}; only squares are supported")
-    return sides.pop()
+    old = re.match(r"0\.[0-8]\.", config.get("_diffusers_version", ""))
+    return max(64, *sides) if old else sides.pop()
 
 
 def per_level(value: int | list[int], widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -216,6 +297,8 @@ def unet_json(config: UNetConfig) -> Json:
     down = [DOWN[attends] for attends in config.cross_attention]
     return UNET_FIXED | {
         "_class_name": "UNet2DConditionModel",
+        "addition_embed_type": None if config.added_dim is None else "text_time",
+        "addition_time_embed_dim": config.added_time_dim,
         "attention_head_dim": list(config.num_heads),
         "block_out_channels": list(config.block_out_channels),
         "cross_attention_dim": config.cross_attention_dim,
@@ -224,12 +307,19 @@ def unet_json(config: UNetConfig) -> Json:
         "layers_per_block": config.layers_per_block,
         "norm_num_groups": config.norm_num_groups,
         "out_channels": config.out_channels,
+        "projection_class_embeddings_input_dim": config.added_dim,
         "sample_size": config.sample_size,
         "transformer_layers_per_block": list(config.transformer_depth),
         "up_block_types": [UP[attends] for attends in reversed(config.cross_attention)],
         "upcast_attention": config.upcast_attention,
         "use_linear_projection": config.use_linear_projection,
     }
+
+
+def controlnet_json(config: UNetConfig, hint_channels: tuple[int, ...]) -> Json:
+    """config.json of a ControlNet."""
+    unet = {key: value for key, value in unet_json(config).items() if key not in NOT_CONTROLNET}
+    return unet | CONTROLNET_FIXED | {"conditioning_embedding_out_channels": list(hint_channels)}
 
 
 def vae_json(config: VAEConfig, size: int) -> Json:
@@ -249,8 +339,9 @@ def vae_json(config: VAEConfig, size: int) -> Json:
 
 def text_json(config: CLIPTextConfig, bos_token_id: int) -> Json:
     """text_encoder/config.json of a text encoder."""
+    projects = config.projection_dim is not None
     return TEXT_FIXED | {
-        "architectures": ["CLIPTextModel"],
+        "architectures": [f"CLIPTextModel{'WithProjection' if projects else ''}"],
         "bos_token_id": bos_token_id,
         "eos_token_id": config.eos_token_id,
         "hidden_act": config.activation,

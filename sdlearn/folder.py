@@ -7,7 +7,8 @@
     tokenizer/                 vocab.json, merges.txt and two small files about special tokens
     scheduler/scheduler_config.json
 
-Any Stable Diffusion 1 folder is read by what its files say, see configs.
+SDXL also has a text_encoder_2 and a tokenizer_2. Any folder of Stable Diffusion 1, 2 or XL is read
+by what its files say, see configs.
 """
 
 import json
@@ -15,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.configs import (
+    Json,
     read_scheduler,
     read_text,
     read_unet,
@@ -34,7 +37,16 @@ from sdlearn.files import read_json, replacing, write_json
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
-from sdlearn.versions import SPECS, ModelSpec
+from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
+
+# The pipelines that folders are for, and the system that has what their files leave unsaid.
+KINDS = {
+    "StableDiffusionPipeline": SD1_5,
+    "StableDiffusionInpaintPipeline": SD1_5_INPAINT,
+    "StableDiffusionXLPipeline": SDXL,
+}
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 # ---------------------------------------------------------------------------------------- reading
 
@@ -45,58 +57,85 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
     Raises FileNotFoundError or ValueError, in one sentence, for a missing, damaged or foreign file.
     """
     spec = read_spec(folder)
-    tokenizer = read_tokenizer(folder / "tokenizer")
-    if len(tokenizer) > spec.text[0].vocab_size:
-        raise ValueError(
-            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens, more than the "
-            f"{spec.text[0].vocab_size} of the text encoder; they do not belong together"
-        )
+    tokenizers, configs = [], []
+    for name, config in zip(TOKENIZERS, spec.text, strict=False):
+        tokenizer = read_tokenizer(folder / name)
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"{folder / name} has {len(tokenizer)} tokens, more than the "
+                f"{config.vocab_size} of the text encoder; they do not belong together"
+            )
+        tokenizers.append(tokenizer)
+        # It writes the end token, so it knows it; the encoder's file may be wrong, see read_text.
+        configs.append(replace(config, eos_token_id=tokenizer.eos_token_id))
+    spec = replace(spec, text=tuple(configs))
     # Names and shapes only; loading gives them memory.
     with sensible(folder), torch.device("meta"):
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
-    for module, name in ((unet, "unet"), (vae, "vae"), (encoders[0], "text_encoder")):
-        weights.load(module.to(dtype), folder / name)
-    return spec, unet, vae, TextEncoder([tokenizer], encoders)
+    wide = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
+    weights.load(unet.to(dtype), folder / "unet")
+    weights.load(vae.to(wide), folder / "vae")
+    for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
+        weights.load(encoder.to(dtype), folder / name)
+    return spec, unet, vae, TextEncoder(tokenizers, encoders, spec.text_state)
 
 
 def read_spec(folder: Path) -> ModelSpec:
     """What the JSON files of a published folder say, as a specification.
 
     The files do not say with how many steps and how much guidance a picture is made: that comes
-    from the system of the name in model_index.json, or of the same U-Net.
+    from the system of the name in model_index.json, or of the same U-Net, or of the same kind.
     """
     index = read_json(folder / "model_index.json")
-    if index.get("_class_name") != "StableDiffusionPipeline":
+    kind = KINDS.get(index.get("_class_name", ""))
+    if kind is None:
         raise ValueError(
             f"{folder / 'model_index.json'}: _class_name is {index.get('_class_name')!r}; only "
-            "'StableDiffusionPipeline' folders can be read"
+            f"{', '.join(map(repr, KINDS))} folders can be read"
         )
     with sensible(folder / "unet" / "config.json") as path:
         unet = read_unet(path)
     with sensible(folder / "vae" / "config.json") as path:
         vae = read_vae(path)
-    with sensible(folder / "text_encoder" / "config.json") as path:
-        text = read_text(path)
-    if unet.cross_attention_dim != text.hidden_size:
+        # Today's files say true of every autoencoder; it is meant, and heeded, for SDXL's.
+        vae = replace(vae, force_upcast=vae.force_upcast and kind.vae.force_upcast)
+    text = []
+    for part in TEXT_ENCODERS[: len(kind.text)]:
+        with sensible(folder / part / "config.json") as path:
+            text.append(read_text(path))
+    width = sum(config.hidden_size for config in text)
+    if unet.cross_attention_dim != width:
         raise ValueError(
             f"{folder}: the U-Net attends to {unet.cross_attention_dim} channels, the text "
-            f"encoder gives {text.hidden_size}; they do not belong together"
+            f"encoder gives {width}; they do not belong together"
         )
+    if unet.added_dim is not None:
+        added = (text[-1].projection_dim or 0) + 6 * (unet.added_time_dim or 0)
+        if unet.added_dim != added:
+            raise ValueError(
+                f"{folder}: the U-Net is told {unet.added_dim} numbers besides the context, the "
+                f"pooled text and six sizes are {added}; they do not belong together"
+            )
     if unet.out_channels != vae.latent_channels:
         raise ValueError(
             f"{folder}: the U-Net's latents have {unet.out_channels} channels, the autoencoder's "
             f"{vae.latent_channels}; they do not belong together"
         )
-    name = index.get("_name_or_path")
+    name = index.get("_name_or_path") or folder.resolve().name
     alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
-    spec = alike[0] if alike else ModelSpec(name=folder.resolve().name)
-    if spec.name == "storybook" != name:  # of its size, but it knows another world
-        spec = replace(spec, name=name or folder.resolve().name)
-    size = unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
-    spec = replace(spec, unet=unet, vae=vae, text=(text,), size=size)
+    spec = replace(
+        alike[0] if alike else kind,
+        name=name,
+        unet=unet,
+        vae=vae,
+        text=tuple(text),
+        text_state=kind.text_state,
+        zero_negative=index.get("force_zeros_for_empty_prompt", kind.zero_negative),
+        size=unet.sample_size * 2 ** (len(vae.block_out_channels) - 1),
+    )
     with sensible(folder / "scheduler" / "scheduler_config.json") as path:
-        return read_scheduler(path, spec)
+        return read_scheduler(path, spec, (index.get("scheduler") or [None])[-1])
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -133,38 +172,54 @@ def write_folder(
 ) -> None:
     """Write every part in the published layout; dtype and max_bytes as in weights.save.
 
-    The scheduler is DDIM, which Stable Diffusion publishes. Each file is replaced in one piece, and
-    model_index.json, without which a folder is not read, comes last. Other files in the folder (a
-    model card) stay.
+    Each file is replaced in one piece, and model_index.json, without which a folder is not read,
+    comes last. Other files in the folder (a model card) stay.
     """
-    (encoder,), (tokenizer,) = text.encoders, text.tokenizers
-    assert isinstance(encoder, CLIPTextEncoder)
-    parts = (
+    parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_json(unet.config)),
         ("vae", vae, "diffusion_pytorch_model", vae_json(vae.config, spec.size)),
-        ("text_encoder", encoder, "model", text_json(encoder.config, tokenizer.bos_token_id)),
-    )
+    ]
+    classes = {}
+    for n, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
+        assert isinstance(encoder, CLIPTextEncoder)
+        config = text_json(encoder.config, tokenizer.bos_token_id)
+        parts.append((TEXT_ENCODERS[n], encoder, "model", config))
+        write_tokenizer(folder / TOKENIZERS[n], tokenizer)
+        classes[TEXT_ENCODERS[n]] = ["transformers", *config["architectures"]]
+        classes[TOKENIZERS[n]] = ["transformers", "CLIPTokenizer"]
     for name, module, stem, config in parts:
         write_json(folder / name / "config.json", config)
         weights.save(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
-    write_tokenizer(folder / "tokenizer", tokenizer)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_json(spec))
+    scheduler = scheduler_json(spec)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(
         folder / "model_index.json",
         {
-            "_class_name": "StableDiffusionPipeline",
+            **own_entries(spec),
+            **classes,
             "_diffusers_version": "0.6.0",
             "_name_or_path": spec.name,
             "feature_extractor": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "scheduler": ["diffusers", scheduler["_class_name"]],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
+
+
+def own_entries(spec: ModelSpec) -> Json:
+    """What model_index.json says in only one kind of folder."""
+    if len(spec.text) == 2:
+        return {
+            "_class_name": "StableDiffusionXLPipeline",
+            "force_zeros_for_empty_prompt": spec.zero_negative,
+        }
+    inpaints = spec.unet.in_channels > spec.unet.out_channels
+    return {
+        "_class_name": f"StableDiffusion{'Inpaint' if inpaints else ''}Pipeline",
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+    }
 
 
 def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n", type=int, default=1, metavar="N", help="number of pictures (default: 1)")
     add("--steps", type=int, metavar="N", help="denoising steps")
     add("--guidance", type=float, metavar="SCALE", help="guidance scale; 1 is off")
-    add("--sampler", metavar="NAME", help="how to walk from noise to picture: ddim, ddpm")
+    add(
+        "--sampler",
+        metavar="NAME",
+        help="ddim, ddpm, plms, euler, euler_ancestral, heun, lms or dpm_pp_2m",
+    )
     add("--seed", type=int, default=0, metavar="N", help="picture k has seed N + k (default: 0)")
     add("--size", type=int, metavar="PX", help="height and width in pixels")
     add(
@@ -27,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help=f"where to; several pictures are numbered NAME-0.png ... (default: {DEFAULT_OUT})",
     )
-    add("--model", metavar="FOLDER", help="a model's folder or hub id (default: the storybook)")
+    add("--model", metavar="PLACE", help="a folder, hub id or single file (default: the storybook)")
+    add("--spec", metavar="NAME", help="which system a single file holds, such as sd1.5")
+    add("--tokenizer", metavar="FOLDER", help="of a single file, which holds none")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -44,9 +50,11 @@ def main(args: argparse.Namespace) -> int:
     from sdlearn.pipeline import StableDiffusion
 
     if args.model is None:
+        if args.spec or args.tokenizer:
+            raise ValueError("--spec and --tokenizer are for a file; give it with --model")
         sd = StableDiffusion.storybook()
     else:
-        sd = StableDiffusion.from_pretrained(args.model)
+        sd = StableDiffusion.from_pretrained(args.model, spec=args.spec, tokenizer=args.tokenizer)
     if sd.spec.name == "storybook":
         warn_unknown_words(args.prompt)
     pictures = sd.text_to_image(

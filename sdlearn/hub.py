@@ -5,30 +5,28 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-PARTS = ("unet", "vae", "text_encoder")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SMALL = [
     "model_index.json",
     "tokenizer/*",
+    "tokenizer_2/*",
     "scheduler/*.json",
     *(f"{p}/config.json" for p in PARTS),
 ]
-# The same weights again, in half precision or without averaging; 5 GB that nobody reads.
-SPARE = ["*.fp16.*", "*non_ema*", "*.msgpack", "*.onnx"]
+# The same weights again, without averaging or for other programs; gigabytes that nobody reads.
+SPARE = ["*non_ema*", "*.msgpack", "*.onnx", "*openvino*"]
+# Ways to publish weights, the best first.
+KINDS = ("safetensors", "fp16.safetensors", "bin")
 
 
 def local_folder(source: str | Path) -> Path:
     """The folder of a model: `source` itself, or a copy of the hub's "organisation/name".
 
-    Raises FileNotFoundError where there is neither, ValueError for a file instead of a folder.
+    Raises FileNotFoundError where there is neither.
     """
     path = Path(source)
     if path.is_dir():
         return path
-    if path.is_file():
-        raise ValueError(
-            f"{path} is a file; only folders in the published layout can be read, with "
-            "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
-        )
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.parent.is_dir():
         raise FileNotFoundError(
             f"{source} does not exist; give a model's folder, or its id on the Hugging Face hub, "
@@ -38,11 +36,13 @@ def local_folder(source: str | Path) -> Path:
 
 
 def download(repo: str) -> Path:
-    """A local copy of the hub's folder, made once: safetensors, or .bin where it has only those."""
+    """A local copy of the hub's folder, made once, of the best kind of files that it has."""
     try:
-        folder = snapshot(repo, "safetensors")
-        if not all(list((folder / part).glob("*.safetensors")) for part in PARTS):
-            folder = snapshot(repo, "bin")
+        for kind in KINDS:
+            folder = snapshot(repo, kind)
+            parts = [path.parent for path in folder.glob("*/config.json")]
+            if all(list(part.glob(f"*.{kind}")) for part in parts if part.name in PARTS):
+                break
     except Exception as error:  # of the hub, of the network library below it, of the system
         reason = str(error).strip().split("\n", 1)[0]
         raise FileNotFoundError(
@@ -53,7 +53,7 @@ def download(repo: str) -> Path:
 
 
 def snapshot(repo: str, kind: str) -> Path:
-    weights = [f"{part}/*.{kind}" for part in PARTS] + [
-        f"{part}/*.{kind}.index.json" for part in PARTS
-    ]
-    return Path(snapshot_download(repo, allow_patterns=SMALL + weights, ignore_patterns=SPARE))
+    """What is small, and the weights of one kind, whole or in shards."""
+    wanted = [f"{part}/{name}" for part in PARTS for name in (f"*.{kind}", "*.index*.json")]
+    spare = SPARE if "fp16" in kind else [*SPARE, "*.fp16.*"]
+    return Path(snapshot_download(repo, allow_patterns=SMALL + wanted, ignore_patterns=spare))

@@ -20,7 +20,11 @@ from sdlearn.embeddings import TimeEmbedding, sinusoidal_embedding, size_embeddi
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net of SD 1.4 and 1.5. Tuples have one entry per level, the largest size first."""
+    """The U-Net of SD 1.4 and 1.5. Tuples have one entry per level, the largest size first.
+
+    cross_attention: where it is False, a level has no transformers at all, so that its positions do
+    not look at each other either. The middle always has one, with the last level's heads and depth.
+    """
 
     in_channels: int = 4
     out_channels: int = 4
@@ -98,7 +102,8 @@ class Upsample(nn.Module):
 
 class Level(nn.Module):
     """What down, mid and up blocks share: ResBlocks, and a SpatialTransformer after each one
-    where `attend`. widths_in holds the input width of each ResBlock; i is the level."""
+    where `attend` (in the middle, after the first alone). widths_in holds the input width of each
+    ResBlock; i is the level."""
 
     def __init__(self, config: UNetConfig, i: int, widths_in: Sequence[int], attend: bool) -> None:
         super().__init__()
@@ -152,7 +157,10 @@ class MidBlock(Level):
 
 
 class UpBlock(Level):
-    """One level on the way up: one ResBlock more than on the way down, each fed with a skip."""
+    """One level on the way up: one ResBlock more than on the way down, each fed with a skip.
+
+    skip_widths: of the skips that are left; it takes its own off the end of the list.
+    """
 
     def __init__(self, config: UNetConfig, i: int, c_in: int, skip_widths: list[int]) -> None:
         c = config.block_out_channels[i]
@@ -173,6 +181,15 @@ class UpBlock(Level):
 def time_dim(config: UNetConfig) -> int:
     """Width of the time embedding inside the network."""
     return 4 * config.block_out_channels[0]
+
+
+def skip_widths(config: UNetConfig) -> list[int]:
+    """Widths of the feature maps that `UNetEncoder.encode` keeps, in the same order."""
+    widths = config.block_out_channels
+    kept = [widths[0]]
+    for i, c in enumerate(widths):
+        kept += [c] * (config.layers_per_block + (i < len(widths) - 1))
+    return kept
 
 
 class UNetEncoder(nn.Module):
@@ -204,8 +221,8 @@ class UNetEncoder(nn.Module):
             return emb
         if added is None or self.config.added_time_dim is None:
             raise ValueError(
-                "this U-Net needs added = (pooled text, sizes) besides the context, and "
-                "added_time_dim in its UNetConfig"
+                f"this {type(self).__name__} needs added = (pooled text, sizes) besides the "
+                "context, and added_time_dim in its UNetConfig"
             )
         pooled, sizes = added
         vector = size_embedding(pooled, sizes, self.config.added_time_dim)
@@ -225,11 +242,9 @@ class UNet(UNetEncoder):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
         widths = config.block_out_channels
-        skip_widths = [widths[0]]  # what `encode` will keep, in the same order
-        for i, c in enumerate(widths):
-            skip_widths += [c] * (config.layers_per_block + (i < len(widths) - 1))
+        left = skip_widths(config)
         self.up_blocks = nn.ModuleList(
-            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], skip_widths)
+            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], left)
             for i in reversed(range(len(widths)))
         )
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=1e-5)
@@ -245,10 +260,11 @@ class UNet(UNetEncoder):
     ) -> Tensor:
         """The network's estimate, (b, out_channels, h, w).
 
-        z: (b, in_channels, h, w), unit variance. t: in 0 .. 999, may be fractional, a number or
-        a tensor () or (b,). context: text states (b, n, cross_attention_dim). added: SDXL's
-        pooled text (b, d) and sizes in pixels (b, 6). residuals: from a ControlNet, one tensor
-        for each skip and one for the middle. Raises ValueError where `added` is missing.
+        z: (b, in_channels, h, w), the latent of unit variance first. t: in 0 .. 999, may be
+        fractional, a number or a tensor () or (b,). context: text states (b, n,
+        cross_attention_dim). added: SDXL's pooled text (b, d) and sizes in pixels (b, 6).
+        residuals: from a ControlNet, one tensor for each skip and one for the middle. Raises
+        ValueError where `added` is missing.
         """
         emb = self.embed(z, t, added)
         skips, h = self.encode(self.conv_in(z), emb, context)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The published autoencoder of SD 1 and 2; SDXL only changes `scaling_factor` to 0.13025."""
+    """The published autoencoder of SD 1 and 2; SDXL has another scaling_factor, 0.13025, and
+    activations too large for half precision."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -30,6 +31,7 @@ class VAEConfig:
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215  # 1 / std of the latents over the training pictures
+    force_upcast: bool = False  # keep it in float32 where the rest of a system is in half precision
 
 
 # ------------------------------------------------------------------------------ building blocks
@@ -58,8 +60,12 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width. One row and column of zeros at the bottom and right, none elsewhere:
-    symmetric padding would shift the picture by half a pixel at every level."""
+    """Halves height and width. One row and column of zeros at the bottom and right, none elsewhere.
+
+    With zeros on all sides each position would look one pixel of its level further up and left: by
+    1 + 2 + 4 = 7 pixels of the picture after three levels, which the published weights do not
+    expect.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -207,6 +213,10 @@ class VAE(nn.Module):
     def factor(self) -> int:
         """How many pixels one latent position spans in each direction: 8 for four levels."""
         return 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.quant_conv.weight.dtype
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior N(mean, exp(logvar)) of a picture.

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -132,6 +133,16 @@ def test_a_model_that_is_nowhere(sdlearn, source):
     assert err.count("\n") == 1
 
 
+def test_what_only_a_single_file_needs(sdlearn, model):
+    code, _, err = sdlearn("--spec", "sd1.5")
+    assert (code, "is no file; only for a file are spec and tokenizer given" in err) == (2, True)
+    weights = Path(model) / "unet" / "diffusion_pytorch_model.safetensors"
+    code, _, err = sdlearn("--spec", "sd9", model=str(weights))
+    assert code == 2
+    assert "not of a whole system under its original names" in err
+    assert cli.main(["generate", "a cat", "--spec", "sd1.5"]) == 2
+
+
 def test_a_picture_half_written_is_removed(sdlearn, tmp_path, monkeypatch):
     def fail(self, path, **_):
         path.write_bytes(b"half")
@@ -181,7 +192,7 @@ def test_unknown_words_are_named_for_the_storybook_only(sdlearn, monkeypatch):
     assert "does not know" not in sdlearn(prompt="a purple zebra")[2]
     load = StableDiffusion.from_pretrained
 
-    def storybook(source):
+    def storybook(source, **options):
         sd = load(source)
         sd.spec = replace(sd.spec, name="storybook")
         return sd

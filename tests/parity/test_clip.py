@@ -15,12 +15,10 @@ from .oracle import (
     DTYPES,
     TOLERANCE,
     VISIBLE,
-    count,
     normal,
     published,
     randomise,
     relative_error,
-    shapes,
 )
 
 EOS = 98
@@ -103,37 +101,6 @@ def test_padding_with_another_token() -> None:
     assert max(errors(ours, theirs, tokens(padding=0)).values()) <= 1e-12
 
 
-FULL_SIZE = {
-    "CLIP ViT-L/14": (CLIPTextConfig(), 123_060_480),
-    "OpenCLIP ViT-H/14, 23 layers": (
-        CLIPTextConfig(
-            hidden_size=1024, num_layers=23, num_heads=16, intermediate_size=4096, activation="gelu"
-        ),
-        340_387_840,
-    ),
-    "OpenCLIP ViT-bigG/14": (
-        CLIPTextConfig(
-            hidden_size=1280,
-            num_layers=32,
-            num_heads=20,
-            intermediate_size=5120,
-            activation="gelu",
-            projection_dim=1280,
-        ),
-        694_659_840,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_keys_shapes_and_count(name: str) -> None:
-    config, parameters = FULL_SIZE[name]
-    with torch.device("meta"):
-        ours, theirs = CLIPTextEncoder(config), their_encoder(config)
-    assert shapes(ours.state_dict()) == shapes(published(theirs))
-    assert count(ours) == parameters
-
-
 def test_a_text_cut_after_its_end_has_the_same_states() -> None:
     ours, _ = pair(CONFIGS["projected"])
     whole, cut = ours(tokens()[:1]), ours(tokens()[:1, :10])
@@ -145,6 +112,18 @@ def test_final_norm_of_the_last_layer_is_the_last_state() -> None:
     ours, _ = pair(SMALL)
     states = ours(tokens())
     assert torch.equal(ours.final_norm(states.hidden[-1]), states.last)
+
+
+def test_the_penultimate_state_with_the_final_norm_is_an_encoder_of_one_layer_less() -> None:
+    """As the files of SD 2 have it, without the last of OpenCLIP's 24 layers."""
+    ours, theirs = pair(CONFIGS["gelu"])
+    shorter = their_encoder(replace(CONFIGS["gelu"], num_layers=2)).double().eval()
+    left = {key: theirs.state_dict()[key] for key in shorter.state_dict()}
+    shorter.load_state_dict(left, strict=True)
+    hidden = ours(tokens()).hidden
+    wanted = shorter(tokens()).last_hidden_state
+    assert relative_error(ours.final_norm(hidden[-2]), wanted) <= 1e-12
+    assert relative_error(hidden[-2], wanted) > 0.1
 
 
 def test_bad_input_is_named() -> None:

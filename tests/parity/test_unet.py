@@ -26,22 +26,6 @@ from .oracle import (
 )
 
 SD1 = UNetConfig()
-SD2 = UNetConfig(
-    num_heads=(5, 10, 20, 20),
-    cross_attention_dim=1024,
-    use_linear_projection=True,
-    upcast_attention=True,
-)
-SDXL = UNetConfig(
-    block_out_channels=(320, 640, 1280),
-    cross_attention=(False, True, True),
-    transformer_depth=(1, 2, 10),
-    num_heads=(5, 10, 20),
-    cross_attention_dim=2048,
-    use_linear_projection=True,
-    added_dim=2816,
-    added_time_dim=256,
-)
 REFINER = UNetConfig(
     block_out_channels=(384, 768, 1536, 1536),
     cross_attention=(False, True, True, False),
@@ -52,16 +36,8 @@ REFINER = UNetConfig(
     added_dim=2560,
     added_time_dim=256,
 )
-FULL_SIZE = {
-    "SD 1.4, 1.5": (SD1, 859_520_964),
-    "SD 1.5 inpainting": (replace(SD1, in_channels=9), 859_535_364),
-    "SD 2.0, 2.1": (SD2, 865_910_724),
-    "SD 2 inpainting": (replace(SD2, in_channels=9), 865_925_124),
-    "SDXL base": (SDXL, 2_567_463_684),
-    "SDXL refiner": (REFINER, 2_259_526_660),
-}
-
-# The same systems in miniature; widths divide into odd numbers of heads as well.
+# The systems in miniature (test_versions has them at full size); widths divide into odd numbers of
+# heads as well.
 SMALL = {
     "storybook": UNetConfig(
         block_out_channels=(24, 48),
@@ -173,13 +149,12 @@ def test_sizes_that_halve_unevenly(name: str) -> None:
     assert Pair(SMALL[name], size=(7, 10)).error() <= 1e-12
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_keys_shapes_and_count(name: str) -> None:
-    config, parameters = FULL_SIZE[name]
+def test_the_refiner_of_sdxl_at_full_size() -> None:
+    """It is none of our systems, but the same U-Net: four levels, attention in the inner two."""
     with torch.device("meta"):
-        ours, theirs = UNet(config), their_unet(config)
+        ours, theirs = UNet(REFINER), their_unet(REFINER)
     assert shapes(ours.state_dict()) == shapes(published(theirs))
-    assert count(ours) == parameters
+    assert count(ours) == 2_259_526_660
 
 
 def test_the_parts_of_sd1_have_the_published_counts() -> None:
@@ -205,23 +180,26 @@ def test_one_time_for_all_and_fractional_times() -> None:
     assert torch.equal(number, pair.ours(pair.z, torch.full((2,), 498.5), pair.context))
 
 
-def test_residuals_enter_where_a_controlnet_of_diffusers_adds_them() -> None:
-    pair = Pair(SMALL["SD 1"])
-    emb = pair.ours.embed(pair.z, pair.t, None)
+@pytest.mark.parametrize("name", SMALL)
+def test_residuals_enter_where_a_controlnet_of_diffusers_adds_them(name: str) -> None:
+    pair = Pair(SMALL[name])
+    emb = pair.ours.embed(pair.z, pair.t, pair.added)
     skips, mid = pair.ours.encode(pair.ours.conv_in(pair.z), emb, pair.context)
-    assert len(skips) == 1 + 3 * 2 + 2
+    levels, layers = len(SMALL[name].block_out_channels), SMALL[name].layers_per_block
+    assert len(skips) == 1 + levels * layers + levels - 1
     down = [normal(*skip.shape, seed=10 + i) for i, skip in enumerate(skips)]
     middle = normal(*mid.shape, seed=9)
     wanted = pair.theirs(
         pair.z,
         pair.t,
         pair.context,
+        added_cond_kwargs=pair.their_added,
         down_block_additional_residuals=down,
         mid_block_additional_residual=middle,
     ).sample
-    ours = pair.ours(pair.z, pair.t, pair.context, residuals=(down, middle))
+    ours = pair.ours(pair.z, pair.t, pair.context, pair.added, (down, middle))
     assert relative_error(ours, wanted) <= 1e-12
-    assert relative_error(ours, pair.ours(pair.z, pair.t, pair.context)) > 0.1
+    assert relative_error(ours, pair.ours(pair.z, pair.t, pair.context, pair.added)) > 0.1
 
 
 def test_gradients_are_those_of_diffusers() -> None:
