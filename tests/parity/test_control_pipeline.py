@@ -1,5 +1,7 @@
 """ControlNets in the whole pipeline, against the pipelines of diffusers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +137,9 @@ def test_a_hint_for_each_prompt_from_a_picture(sd, pipe, pairs):
         PROMPTS, pictures, control=(ours, hints[::-1]), progress=False, **options
     )
     assert relative_error(swapped, expected) > 100 * TOLERANCE
+
+
+def test_a_controlnet_of_another_system_is_refused_before_the_work(sd):
+    foreign = ControlNet(replace(sd.unet.config, cross_attention_dim=32), HINT_CHANNELS)
+    with pytest.raises(ValueError, match="for another U-Net: its cross_attention_dim is 32"):
+        sd.trajectory("a cat", control=(foreign, hint(1)), **SIZE)
