@@ -1,6 +1,6 @@
 """How fast sdlearn is beside diffusers, both in one process, measured in turns.
 
-    python benchmarks/side_by_side.py                 everything, about twenty minutes on two cores
+    python benchmarks/side_by_side.py                 everything, about half an hour on two cores
     python benchmarks/side_by_side.py unet decode     these
 
 What is compared is a ratio: seconds of diffusers over seconds of sdlearn for the same work, more
@@ -15,6 +15,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,22 +81,25 @@ def paired(
 # --------------------------------------------------------------------------------- what is measured
 
 
-def unet(turns: int = 5) -> Row:
+def unet(turns: int = 7, packed: bool = False) -> Row:
     """One evaluation of SD 1.5's U-Net, random weights, batch 2 (both halves of guidance)."""
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, UNet
     from sdlearn.configs import unet_json
+    from sdlearn.packing import pack
 
     config = SPECS["sd1.5"].unet
     mine = frozen(UNet(config))
     settings = {k: v for k, v in unet_json(config).items() if not k.startswith("_")}
     theirs = frozen(UNet2DConditionModel(**settings))
+    if packed:
+        pack(mine)
     z, context = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768)
     t = torch.tensor([500, 500])
     flop = 2 * 803.3e9  # of matrix products and convolutions, batch 2
     return paired(
-        "SD 1.5 U-Net, batch 2, 64 x 64, float32",
+        "SD 1.5 U-Net, batch 2, 64 x 64, float32" + ", packed" * packed,
         lambda: mine(z, t, context),
         lambda: theirs(z, t, encoder_hidden_states=context).sample,
         turns,
@@ -103,20 +107,23 @@ def unet(turns: int = 5) -> Row:
     )
 
 
-def decode(turns: int = 5) -> Row:
+def decode(turns: int = 5, packed: bool = False) -> Row:
     """SD's autoencoder, latent to picture of 512 x 512."""
     from diffusers import AutoencoderKL
 
     from sdlearn import SPECS, VAE
     from sdlearn.configs import vae_json
+    from sdlearn.packing import pack
 
     config = SPECS["sd1.5"].vae
     mine = frozen(VAE(config))
     settings = {k: v for k, v in vae_json(config, 512).items() if not k.startswith("_")}
     theirs = frozen(AutoencoderKL(**settings))
+    if packed:
+        pack(mine)
     z = torch.randn(1, 4, 64, 64)
     return paired(
-        "VAE decode, 512 x 512, float32",
+        "VAE decode, 512 x 512, float32" + ", packed" * packed,
         lambda: mine.decode(z),
         lambda: theirs.decode(z).sample,
         turns,
@@ -124,7 +131,7 @@ def decode(turns: int = 5) -> Row:
     )
 
 
-def generate(turns: int = 5) -> Row:
+def generate(turns: int = 15) -> Row:
     """Sixteen pictures of the storybook, thirty steps of DDIM, guidance 5."""
     from diffusers import StableDiffusionPipeline
 
@@ -144,7 +151,7 @@ def generate(turns: int = 5) -> Row:
     )
 
 
-def training(turns: int = 9) -> Row:
+def training(turns: int = 21) -> Row:
     """A step of the storybook's U-Net, batch 64: forward, backward, clipping, AdamW."""
     from diffusers import UNet2DConditionModel
 
@@ -187,6 +194,42 @@ def imports(turns: int = 5) -> Row:
         "import",
         fresh("from sdlearn import StableDiffusion"),
         fresh("from diffusers import StableDiffusionPipeline"),
+        turns,
+    )
+
+
+def pictures(
+    dtype: torch.dtype,
+    compiled: bool = False,
+    system: str = "sd1.5",
+    steps: int = 50,
+    device: str = "cuda",
+    turns: int = 5,
+) -> Row:
+    """Whole pictures of a published system on an accelerator: the same random weights in both."""
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    from sdlearn import SPECS, VAE, CLIPTextEncoder, StableDiffusion, TextEncoder, UNet
+    from sdlearn.paths import data_folder
+
+    spec = SPECS[system]
+    tokenizer = CLIPTokenizer.from_pretrained(data_folder("storybook") / "tokenizer")
+    text = TextEncoder([tokenizer], [CLIPTextEncoder(spec.text[0])])
+    mine = StableDiffusion(UNet(spec.unet), VAE(spec.vae), text, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        mine.save_pretrained(folder, dtype)
+        mine = StableDiffusion.from_pretrained(folder, dtype, device)
+        theirs = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    theirs.set_progress_bar_config(disable=True)
+    if compiled:
+        mine.unet = torch.compile(mine.unet)
+        theirs.unet = torch.compile(theirs.unet)
+    name = f"{spec.name}, one picture of {spec.size} x {spec.size}, {steps} steps, {dtype}"
+    return paired(
+        name.replace("torch.", "") + ", compiled" * compiled,
+        lambda: mine.text_to_image(PROMPT, steps=steps, progress=False),
+        lambda: theirs(PROMPT, num_inference_steps=steps),
         turns,
     )
 
@@ -255,13 +298,24 @@ def frozen(module: nn.Module) -> nn.Module:
 
 BENCHMARKS: dict[str, Callable[[], Row]] = {
     "unet": unet,
+    "unet-packed": lambda: unet(packed=True),
     "decode": decode,
+    "decode-packed": lambda: decode(packed=True),
     "generate": generate,
     "training": training,
     "imports": imports,
     "unet-memory": lambda: memory("unet"),
     "decode-memory": lambda: memory("decode"),
 }
+# Only where there is one: on a processor, fifty steps of SD 1.5 take a quarter of an hour.
+ON_CUDA: dict[str, Callable[[], Row]] = {
+    "fp16": lambda: pictures(torch.float16),
+    "fp16-compiled": lambda: pictures(torch.float16, compiled=True),
+    "bf16": lambda: pictures(torch.bfloat16),
+    "bf16-compiled": lambda: pictures(torch.bfloat16, compiled=True),
+}
+if torch.cuda.is_available():
+    BENCHMARKS |= ON_CUDA
 
 
 def main() -> None:
