@@ -85,7 +85,7 @@ def unet(turns: int = 5) -> Row:
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, UNet
-    from sdlearn.configs import unet_json
+    from sdlearn.writing import unet_json
 
     config = SPECS["sd1.5"].unet
     mine = frozen(UNet(config))
@@ -108,7 +108,7 @@ def decode(turns: int = 5) -> Row:
     from diffusers import AutoencoderKL
 
     from sdlearn import SPECS, VAE
-    from sdlearn.configs import vae_json
+    from sdlearn.writing import vae_json
 
     config = SPECS["sd1.5"].vae
     mine = frozen(VAE(config))
@@ -149,8 +149,8 @@ def training(turns: int = 9) -> Row:
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, NoiseSchedule, UNet
-    from sdlearn.configs import unet_json
     from sdlearn.training import diffusion_loss
+    from sdlearn.writing import unet_json
 
     config = SPECS["storybook"].unet
     settings = {k: v for k, v in unet_json(config).items() if not k.startswith("_")}
