@@ -231,7 +231,9 @@ def placed(path: Path, name: str, tensor: Tensor, start: int) -> Stored:
 
 def held(name: str, tensor: Tensor) -> Stored:
     """A tensor in memory as a Stored; one that is a piece of something larger is copied out."""
-    piece = tensor.untyped_storage().nbytes() > tensor.nbytes
-    return Stored(
-        name, tuple(tensor.shape), tensor.dtype, tensor.clone if piece else lambda: tensor
-    )
+
+    def read() -> Tensor:
+        piece = tensor.untyped_storage().nbytes() > tensor.nbytes
+        return tensor.contiguous().clone() if piece else tensor.contiguous()
+
+    return Stored(name, tuple(tensor.shape), tensor.dtype, read)

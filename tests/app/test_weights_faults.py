@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
+import zipfile
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -352,6 +353,56 @@ def test_merges_that_end_too_early(folder):
         read_tokenizer(folder / "tokenizer")
 
 
+@pytest.mark.parametrize("way", ["archive", "compressed", "before torch 1.6"])
+def test_every_kind_of_tensor_in_a_pickle(tmp_path, way):
+    """Whole ones and pieces, in any order of their numbers, alone and with others of a storage."""
+    torch.manual_seed(0)
+    whole = torch.randn(6, 8)
+    tensors = {
+        "whole": whole,
+        "piece": whole[1:4, 2:7],
+        "turned": whole.T,
+        "stepped": whole[::2, ::3],
+        "number": torch.tensor(3),
+        "nothing": torch.empty(0, 4),
+        "parameter": torch.nn.Parameter(torch.randn(5, dtype=torch.float64)),
+        "half": torch.randn(7).half(),
+        "brain": torch.randn(2, 3, 1, 1).bfloat16(),
+        "flags": torch.tensor([True, False]),
+    }
+    path = tmp_path / "model.ckpt"
+    content = {"state_dict": tensors, "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=way != "before torch 1.6")
+    if way == "compressed":
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, numbers in entries.items():
+                archive.writestr(name, numbers)
+    stored = open_weights(path)
+    assert stored.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert stored[name].shape == tuple(tensor.shape)
+        assert stored[name].dtype == tensor.dtype
+        read = stored[name].read()
+        assert torch.equal(read, tensor.detach())
+        assert read.is_contiguous()
+        assert read.untyped_storage().nbytes() == tensor.nbytes
+        assert not read.requires_grad
+
+
+def test_a_pickle_that_is_cut(folder):
+    path = (folder / VAE).with_suffix(".bin")
+    torch.save(load_file(folder / VAE), path)
+    (folder / VAE).unlink()
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(
+        ValueError, match=r"model\.bin is not a pickle of tensors alone: "
+    ) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 class Trap:
     """Runs code where a pickle is read carelessly."""
 
@@ -533,15 +584,19 @@ def test_specifications_that_are_none(single, published, spec):
         weights.load_original(spec, path)
 
 
-WRONG = [None, [], {}, "", "x", -1, 0, 3.5, [1], [None], True, {"x": 1}]
+WRONG = [None, [], "x", -1, 0, [1], {"x": 1}]
 
 
-def complaint(folder):
-    """What is said of a folder's JSON files, None where they are accepted."""
+def complaint(folder, known):
+    """What is said of a folder's JSON files, None where they are accepted; specifications that are
+    known need not be built again."""
     try:
         with warnings.catch_warnings(), sensible(folder):
             warnings.simplefilter("ignore")
-            weights.parts_of(read_spec(folder), torch.float32)
+            spec = read_spec(folder)
+            if spec not in known:
+                weights.parts_of(spec, torch.float32)
+                known.append(spec)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return None
@@ -550,16 +605,16 @@ def complaint(folder):
 def test_every_entry_of_every_file_of_a_wrong_kind(folder):
     """Read, or refused in one sentence that names the file; and never with anything else."""
     parts = ("scheduler/scheduler_", "text_encoder/", "unet/", "vae/")
-    refused = 0
+    refused, known = 0, []
     for path in [folder / "model_index.json", *(folder / f"{part}config.json" for part in parts)]:
         content = json.loads(path.read_text())
         for key, wrong in product(content, WRONG):
             path.write_text(json.dumps(content | {key: wrong}))
-            said = complaint(folder)
+            said = complaint(folder, known)
             refused += said is not None
             assert said is None or (str(folder) in said and "\n" not in said), (key, wrong, said)
         path.write_text(json.dumps(content))
-    assert refused > 300
+    assert refused > 150
 
 
 def test_a_file_that_is_cut_while_it_is_read(published, tmp_path):
