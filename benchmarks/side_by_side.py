@@ -86,8 +86,8 @@ def unet(turns: int = 7, packed: bool = False) -> Row:
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, UNet
-    from sdlearn.configs import unet_json
     from sdlearn.packing import pack
+    from sdlearn.writing import unet_json
 
     config = SPECS["sd1.5"].unet
     mine = frozen(UNet(config))
@@ -112,8 +112,8 @@ def decode(turns: int = 5, packed: bool = False) -> Row:
     from diffusers import AutoencoderKL
 
     from sdlearn import SPECS, VAE
-    from sdlearn.configs import vae_json
     from sdlearn.packing import pack
+    from sdlearn.writing import vae_json
 
     config = SPECS["sd1.5"].vae
     mine = frozen(VAE(config))
@@ -156,8 +156,8 @@ def training(turns: int = 21) -> Row:
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, NoiseSchedule, UNet
-    from sdlearn.configs import unet_json
     from sdlearn.training import diffusion_loss
+    from sdlearn.writing import unet_json
 
     config = SPECS["storybook"].unet
     settings = {k: v for k, v in unet_json(config).items() if not k.startswith("_")}

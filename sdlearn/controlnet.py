@@ -18,9 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlearn import weights
-from sdlearn.configs import controlnet_json, read_controlnet, sensible
+from sdlearn.configs import read_controlnet, sensible
 from sdlearn.files import write_json
+from sdlearn.hub import CONTROLNET, local_folder
+from sdlearn.singlefile import control_config
+from sdlearn.stored import find, open_weights
 from sdlearn.unet import UNet, UNetConfig, UNetEncoder, skip_widths
+from sdlearn.versions import ModelSpec
+from sdlearn.weights import check_dtype
+from sdlearn.writing import controlnet_json
 
 # What a ControlNet adds: one tensor for each skip of the U-Net, largest first, and one for the
 # output of its middle.
@@ -165,17 +171,37 @@ class ControlNet(UNetEncoder):
         return controlnet
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Self:
-        """Read a published folder, config.json and the weights beside it, on the CPU.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        dtype: torch.dtype = torch.float32,
+        spec: ModelSpec | str | None = None,
+    ) -> Self:
+        """Read a ControlNet from a published folder, or from one file, on the CPU.
 
+        source: a folder with config.json and the weights beside it, or the id of one on the Hugging
+        Face hub, "organisation/name", which is downloaded once; or a file, .safetensors or a
+        pickle, such as control_v11p_sd15_canny.pth, in either layout. dtype: of the module,
+        whatever the file holds. spec: the system that a file is for, or its name in SPECS, where
+        its shapes do not tell; a folder says so itself.
         Raises FileNotFoundError or ValueError, in one sentence, for what cannot be read.
         """
-        folder = Path(folder)
-        with sensible(folder / "config.json") as path:
-            config, hint_channels = read_controlnet(path)
-            with torch.device("meta"):  # names and shapes only; loading gives them memory
-                controlnet = cls(config, hint_channels).to(dtype)
-        weights.load(controlnet, folder)
+        check_dtype(dtype)
+        path = said = Path(source)
+        if path.is_file():
+            stored = open_weights(path)
+            config, hint_channels = control_config(path, stored, spec)
+        elif spec is not None:
+            raise ValueError(f"{source} is no file; only for a file is spec given")
+        else:
+            folder = local_folder(source, CONTROLNET)
+            with sensible(folder / "config.json") as said:
+                config, hint_channels = read_controlnet(said)
+            path = find(folder)
+            stored = open_weights(path)
+        with sensible(said), torch.device("meta"):  # names and shapes; loading gives them memory
+            controlnet = cls(config, hint_channels).to(dtype)
+        weights.fill_part(controlnet, stored, path)
         return controlnet.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

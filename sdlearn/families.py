@@ -1,5 +1,7 @@
 """Which system a file of weights looks like, by the names and shapes of its tensors."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -21,6 +23,9 @@ CONTEXT_WIDTH = {
     2048: "SDXL",
 }
 CONTROLNET = ("input_hint_block.", "controlnet_cond_embedding.")
+HINT_CONVOLUTION = (
+    r"(?:input_hint_block|controlnet_cond_embedding(?:\.blocks)?)\.(conv_in|conv_out|\d+)\.weight$"
+)
 INPUT = {4: "", 7: " for upscaling", 8: " for following instructions", 9: " for inpainting"}
 TEXT_WIDTH = {
     768: "CLIP ViT-L/14, the text encoder of Stable Diffusion 1 and the first of SDXL",
@@ -53,6 +58,21 @@ def unet_input(shapes: Shapes) -> tuple[int, int]:
     context = first(shapes, ("attn2.to_k.weight",))
     picture = first(shapes, ("input_blocks.0.0.weight",)) or shapes.get("conv_in.weight", ())
     return (context[1] if len(context) == 2 else 0, picture[1] if len(picture) == 4 else 0)
+
+
+def hint_encoder(shapes: Shapes) -> tuple[int, ...]:
+    """The widths of a ControlNet's hint encoder, () where there is none.
+
+    Its convolutions, numbered in both layouts, come in pairs of which the second is the wider; the
+    first and the last are alone.
+    """
+    ends = {"conv_in": -1.0, "conv_out": math.inf}
+    widths = {}
+    for key, shape in shapes.items():
+        found = re.search(HINT_CONVOLUTION, key)
+        if found and len(shape) == 4:
+            widths[ends.get(found[1]) or float(found[1])] = shape[0]
+    return tuple(widths[place] for place in sorted(widths))[:-1:2]
 
 
 def first(shapes: Shapes, ends: Iterable[str]) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
-"""Do the tensors of a file fit a module? That is asked of names and shapes, before any is read."""
+"""Do the tensors of a file fit a module? That is asked of names and shapes, before any is read;
+then they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sdlearn.families import looks_like
 from sdlearn.stored import Stored
@@ -51,15 +53,37 @@ def reshaped(tensor: Stored, shape: tuple[int, ...]) -> Stored:
     return tensor._replace(shape=shape, read=lambda: tensor.read().reshape(shape))
 
 
-def fill(module: nn.Module, part: dict[str, Stored]) -> None:
-    """Read the tensors into the module one by one, using up `part`."""
-    wanted = module.state_dict()
-    if any(tensor.is_meta for tensor in wanted.values()):
-        state = {key: part.pop(key).read().to(want.dtype) for key, want in wanted.items()}
-        module.load_state_dict(state, strict=True, assign=True)
-        return
-    for key, tensor in wanted.items():
-        tensor.copy_(part.pop(key).read())
+def fill(fits: Sequence[tuple[nn.Module, dict[str, Stored]]], path: Path) -> None:
+    """Read the tensors into their modules one by one, using them up.
+
+    Raises ValueError where one is not finite. Modules that have memory are then as they were: they
+    are only written to when everything has been read once; the others are filled at the end.
+    """
+    fresh = {module: any(t.is_meta for t in module.state_dict().values()) for module, _ in fits}
+    for module, part in fits:
+        if not fresh[module]:
+            for key, want in module.state_dict().items():
+                finite(part[key], want.dtype, path)
+    for module, part in fits:
+        wanted = module.state_dict()
+        if fresh[module]:
+            state = {key: finite(part.pop(key), want.dtype, path) for key, want in wanted.items()}
+            module.load_state_dict(state, strict=True, assign=True)
+        else:
+            for key, want in wanted.items():
+                want.copy_(part.pop(key).read())
+
+
+def finite(tensor: Stored, dtype: torch.dtype, path: Path) -> Tensor:
+    """The numbers of a tensor in this type; ValueError where they are not numbers."""
+    numbers = tensor.read().to(dtype)
+    low, high = numbers.aminmax()
+    if not (low.isfinite() and high.isfinite()):
+        raise ValueError(
+            f"{path}: {tensor.name} is not finite as {dtype}; the file is damaged, or has numbers "
+            "that are too large for this type"
+        )
+    return numbers
 
 
 def aside(stored: Mapping[str, Stored], module: nn.Module) -> str:

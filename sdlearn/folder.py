@@ -8,7 +8,7 @@
     scheduler/scheduler_config.json
 
 SDXL also has a text_encoder_2 and a tokenizer_2. Any folder of Stable Diffusion 1, 2 or XL is read
-by what its files say, see configs.
+by what its files say, see configs and schedulers.
 """
 
 import json
@@ -21,23 +21,15 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.configs import (
-    Json,
-    read_scheduler,
-    read_text,
-    read_unet,
-    read_vae,
-    scheduler_json,
-    sensible,
-    text_json,
-    unet_json,
-    vae_json,
-)
+from sdlearn.configs import Json, read_text, read_unet, read_vae, sensible
 from sdlearn.files import read_json, replacing, write_json
+from sdlearn.hub import repository
+from sdlearn.schedulers import read_scheduler
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
+from sdlearn.writing import scheduler_json, text_json, unet_json, vae_json
 
 # The pipelines that folders are for, and the system that has what their files leave unsaid.
 KINDS = {
@@ -56,7 +48,9 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
 
     Raises FileNotFoundError or ValueError, in one sentence, for a missing, damaged or foreign file.
     """
-    spec = read_spec(folder)
+    weights.check_dtype(dtype)
+    with sensible(folder):
+        spec = read_spec(folder)
     tokenizers, configs = [], []
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
         tokenizer = read_tokenizer(folder / name)
@@ -122,7 +116,9 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder}: the U-Net's latents have {unet.out_channels} channels, the autoencoder's "
             f"{vae.latent_channels}; they do not belong together"
         )
-    name = index.get("_name_or_path") or folder.resolve().name
+    name = index.get("_name_or_path")
+    if name not in SPECS:
+        name = repository(folder) or name or folder.resolve().name
     alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
     spec = replace(
         alike[0] if alike else kind,

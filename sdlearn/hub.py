@@ -1,28 +1,44 @@
-"""Where a model's folder is: here, or on the Hugging Face hub."""
+"""Where a model's folder is: here, or on the Hugging Face hub.
+
+A repository of the hub often holds the same weights several times: as safetensors and as pickles,
+in single and half precision, in parts and whole. Which file of a part would be read is known from
+the names alone, so the names are asked for first, and then only those files, once.
+"""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-SMALL = [
+from sdlearn.stored import belonging, preferred
+
+
+class Layout(NamedTuple):
+    """What is read of a published folder.
+
+    head: the file without which it is no such folder. parts: where weights are, "" for the folder
+    itself. small: the folders of which everything is read.
+    """
+
+    head: str
+    parts: tuple[str, ...]
+    small: tuple[str, ...] = ()
+
+
+SYSTEM = Layout(
     "model_index.json",
-    "tokenizer/*",
-    "tokenizer_2/*",
-    "scheduler/*.json",
-    *(f"{p}/config.json" for p in PARTS),
-]
-# The same weights again, without averaging or for other programs; gigabytes that nobody reads.
-SPARE = ["*non_ema*", "*.msgpack", "*.onnx", "*openvino*"]
-# Ways to publish weights, the best first.
-KINDS = ("safetensors", "fp16.safetensors", "bin")
+    ("unet", "vae", "text_encoder", "text_encoder_2"),
+    ("scheduler", "tokenizer", "tokenizer_2"),
+)
+CONTROLNET = Layout("config.json", ("",))
 
 
-def local_folder(source: str | Path) -> Path:
+def local_folder(source: str | Path, layout: Layout = SYSTEM) -> Path:
     """The folder of a model: `source` itself, or a copy of the hub's "organisation/name".
 
-    Raises FileNotFoundError where there is neither.
+    Raises FileNotFoundError, in one sentence, where there is neither.
     """
     path = Path(source)
     if path.is_dir():
@@ -32,28 +48,77 @@ def local_folder(source: str | Path) -> Path:
             f"{source} does not exist; give a model's folder, or its id on the Hugging Face hub, "
             "such as organisation/name"
         )
-    return download(str(source))
+    return download(str(source), layout)
 
 
-def download(repo: str) -> Path:
-    """A local copy of the hub's folder, made once, of the best kind of files that it has."""
+def download(repo: str, layout: Layout) -> Path:
+    """A local copy of the hub's folder, made once, with one kind of weights for each part.
+
+    Where the hub cannot be asked, the copy that an earlier call has left is taken.
+    """
     try:
-        for kind in KINDS:
-            folder = snapshot(repo, kind)
-            parts = [path.parent for path in folder.glob("*/config.json")]
-            if all(list(part.glob(f"*.{kind}")) for part in parts if part.name in PARTS):
-                break
+        names = HfApi().list_repo_files(repo)
     except Exception as error:  # of the hub, of the network library below it, of the system
-        reason = str(error).strip().split("\n", 1)[0]
+        folder = cached(repo, layout)
+        if folder is None:
+            raise FileNotFoundError(unfetched(repo, error)) from error
+        return folder
+    wanted = chosen(names, layout, f"{repo} on the Hugging Face hub")
+    try:
+        return Path(snapshot_download(repo, allow_patterns=wanted))
+    except Exception as error:
+        raise FileNotFoundError(unfetched(repo, error)) from error
+
+
+def cached(repo: str, layout: Layout) -> Path | None:
+    """The copy that is already here; None where there is none, or one that lacks weights."""
+    try:
+        head = snapshot_download(repo, allow_patterns=[layout.head], local_files_only=True)
+        files = [path for path in Path(head).rglob("*") if path.is_file()]
+        chosen([path.relative_to(head).as_posix() for path in files], layout, head)
+    except Exception:  # also where it was never fetched
+        return None
+    return Path(head)
+
+
+def unfetched(repo: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+    return (
+        f"{repo} is no folder here, and it could not be fetched from the Hugging Face hub: {reason}"
+    )
+
+
+def chosen(names: Collection[str], layout: Layout, where: str) -> list[str]:
+    """Of all the files of a repository, those that are read.
+
+    Not every system has every part, but a part that has a config.json needs weights; raises
+    FileNotFoundError, in one sentence, where it has none, or where this is another kind of folder.
+    """
+    if layout.head not in names:
         raise FileNotFoundError(
-            f"{repo} is no folder here, and it could not be fetched from the Hugging Face hub: "
-            f"{reason}"
-        ) from error
-    return folder
+            f"{where} has no {layout.head}, so it is no such model's folder; if it holds a single "
+            "file, download that and give its path"
+        )
+    wanted = {layout.head}
+    wanted |= {name for name in names if name.startswith(tuple(f"{f}/" for f in layout.small))}
+    for part in layout.parts:
+        inside = f"{part}/" if part else ""
+        here = {name.removeprefix(inside) for name in names if name.startswith(inside)}
+        if "config.json" not in here:
+            continue
+        weights = preferred(here)
+        if weights is None:
+            raise FileNotFoundError(
+                f"{where} has no weights {f'in its {part} ' if part else ''}that can be read; "
+                "known are safetensors and .bin files under their published names"
+            )
+        wanted |= {inside + name for name in ("config.json", *belonging(weights, here))}
+    return sorted(wanted)
 
 
-def snapshot(repo: str, kind: str) -> Path:
-    """What is small, and the weights of one kind, whole or in shards."""
-    wanted = [f"{part}/{name}" for part in PARTS for name in (f"*.{kind}", "*.index*.json")]
-    spare = SPARE if "fp16" in kind else [*SPARE, "*.fp16.*"]
-    return Path(snapshot_download(repo, allow_patterns=SMALL + wanted, ignore_patterns=spare))
+def repository(folder: Path) -> str | None:
+    """The id of which a folder is the hub's copy, None for any other: the hub keeps its copies as
+    models--organisation--name/snapshots/ and a number."""
+    *_, owner, snapshots, _ = ("", "", *folder.absolute().parts)
+    found = re.fullmatch(r"models--(.+?)--(.+)", owner)
+    return f"{found[1]}/{found[2]}" if found and snapshots == "snapshots" else None

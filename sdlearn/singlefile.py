@@ -1,4 +1,4 @@
-"""A whole system from one original file, such as v1-5-pruned-emaonly.safetensors.
+"""A whole system from one original file, such as v1-5-pruned-emaonly.safetensors; or a ControlNet.
 
 Such a file holds weights alone. What it is for follows from the shapes as far as they differ, and
 else from a specification; the tokenizer, which is the same for all of Stable Diffusion, comes from
@@ -14,15 +14,15 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextConfig
-from sdlearn.families import looks_like, unet_input
+from sdlearn.families import hint_encoder, looks_like, unet_input
 from sdlearn.folder import read_tokenizer
 from sdlearn.originals import PARTS
 from sdlearn.stored import Stored, open_weights
 from sdlearn.text import TextEncoder
-from sdlearn.unet import UNet
+from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights import fill_parts, named, parts_of
+from sdlearn.weights import check_dtype, fill_parts, named, parts_of
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
@@ -41,6 +41,7 @@ def read_single(
     for CLIP's from the Hugging Face hub, or from its cache here.
     Raises FileNotFoundError or ValueError, in one sentence, for what cannot be read or decided.
     """
+    check_dtype(dtype)
     stored = open_weights(path)
     if not any(name.startswith(PARTS) for name in stored):
         family = looks_like({name: tensor.shape for name, tensor in stored.items()})
@@ -50,10 +51,7 @@ def read_single(
             "the published layout, with model_index.json, unet/, vae/, text_encoder/, tokenizer/ "
             "and scheduler/"
         )
-    if spec is None:
-        spec = recognised(path, stored)
-    elif isinstance(spec, str):
-        spec = named(spec)
+    spec = recognised(path, stored) if spec is None else named(spec)
     tokenizers = [clip_tokenizer(path, config, tokenizer) for config in spec.text]
     ends = [each.eos_token_id for each in tokenizers]
     text = zip(spec.text, ends, strict=True)
@@ -86,6 +84,36 @@ def recognised(path: Path, stored: Mapping[str, Stored]) -> ModelSpec:
             f"it is with spec=, one of {names}"
         )
     return newest
+
+
+def control_config(
+    path: Path, stored: Mapping[str, Stored], spec: ModelSpec | str | None = None
+) -> tuple[UNetConfig, tuple[int, ...]]:
+    """The U-Net that the ControlNet in a file is for, and the widths of its hint encoder.
+
+    path: of the file, for the sentence of a ValueError. spec: as in `read_single`. The versions of
+    Stable Diffusion 2 need not be told apart here: they differ only in where attention is computed
+    in float32, and 2.1, which does so, is right for all.
+    """
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    hint_channels = hint_encoder(shapes)
+    if not hint_channels:
+        family = looks_like(shapes)
+        raise ValueError(
+            f"{path} holds no ControlNet{f'; it looks like {family}' if family else ''}; give a "
+            "ControlNet's file, or its folder with config.json and the weights beside it"
+        )
+    if spec is not None:
+        return named(spec).unet, hint_channels
+    width, _ = unet_input(shapes)
+    alike = [each.unet for each in SPECS.values() if each.unet.cross_attention_dim == width]
+    if not alike:
+        raise ValueError(
+            f"{path} looks like {looks_like(shapes)}; known are {', '.join(SPECS)}, spec= may "
+            "describe another, and a folder with config.json needs none"
+        )
+    upcast = any(unet.upcast_attention for unet in alike)
+    return replace(alike[0], upcast_attention=upcast), hint_channels
 
 
 def clip_tokenizer(

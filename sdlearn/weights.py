@@ -57,12 +57,17 @@ def load(module: nn.Module, path: str | Path) -> None:
     is then as it was.
     """
     path = find(Path(path))
-    stored = open_weights(path)
+    fill_part(module, open_weights(path), path)
+
+
+def fill_part(module: nn.Module, stored: dict[str, Stored], path: Path) -> None:
+    """Read an opened file into the module, as `load` does, using up `stored`."""
     original = find_part(module, stored)
     part = original[1] if original else renamed(stored)
     part = fitted(module, part, path, aside(stored, module))
-    del stored, original  # or what a pickle holds would stay until the end
-    fill(module, part)
+    stored.clear()  # or what a pickle holds would stay until the end
+    del original
+    fill([(module, part)], path)
 
 
 def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -143,28 +148,36 @@ def fill_parts(parts: Parts, stored: dict[str, Stored], path: Path, ema: bool = 
         )
     stored.clear()  # or what a pickle holds would stay until the end
     del found
-    for module, fit in fits:
-        fill(module, fit)
+    fill(fits, path)
 
 
-def named(system: str) -> ModelSpec:
-    """The specification of this name; ValueError where there is none."""
-    if system not in SPECS:
-        raise ValueError(f"spec is {system!r}; known are {', '.join(SPECS)}")
+def named(system: object) -> ModelSpec:
+    """The specification of this name, or the one given; ValueError where there is none."""
+    if isinstance(system, ModelSpec):
+        return system
+    if not isinstance(system, str) or system not in SPECS:
+        raise ValueError(f"spec is {system!r}; known are {', '.join(SPECS)}, or give a ModelSpec")
     return SPECS[system]
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises ValueError, in one sentence, for a type in which no network computes."""
+    usable = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    if dtype not in usable:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, usable))}")
 
 
 def parts_of(target: "StableDiffusion | ModelSpec | str", dtype: torch.dtype) -> Parts:
     """The parts of a system, or of a specification: those without memory yet."""
-    if isinstance(target, str):
-        target = named(target)
-    if not isinstance(target, ModelSpec):
+    if not isinstance(target, ModelSpec | str) and hasattr(target, "unet"):
         encoders = [e for e in target.text.encoders if isinstance(e, CLIPTextEncoder)]
         return Parts(target.unet, target.vae, encoders)
+    spec = named(target)
+    check_dtype(dtype)
     with torch.device("meta"):
-        unet, vae = UNet(target.unet), VAE(target.vae)
-        text = [CLIPTextEncoder(config) for config in target.text]
-    wide = torch.promote_types(dtype, torch.float32) if target.vae.force_upcast else dtype
+        unet, vae = UNet(spec.unet), VAE(spec.vae)
+        text = [CLIPTextEncoder(config) for config in spec.text]
+    wide = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
     return Parts(unet.to(dtype), vae.to(wide), [encoder.to(dtype) for encoder in text])
 
 

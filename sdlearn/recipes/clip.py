@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
-from sdlearn.configs import text_json
 from sdlearn.files import write_json
 from sdlearn.folder import read_tokenizer, write_tokenizer
 from sdlearn.recipes import replace_folder
@@ -40,6 +39,7 @@ from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
 from sdlearn.storybook import COLOURS, PATTERNS, Scene, caption, relation, split_of
 from sdlearn.training import Job, autocast, learning_rate, update
 from sdlearn.versions import STORYBOOK
+from sdlearn.writing import text_json
 
 TEXT = STORYBOOK.text[0]
 

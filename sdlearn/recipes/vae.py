@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn import weights
-from sdlearn.configs import vae_json
 from sdlearn.files import write_json
 from sdlearn.recipes.data import Batches, load_pictures, to_pixels, to_tensor
 from sdlearn.recipes.muon import Muon
@@ -38,6 +37,7 @@ from sdlearn.vae import (
     kl_divergence,
 )
 from sdlearn.versions import STORYBOOK
+from sdlearn.writing import vae_json
 
 
 @dataclass(frozen=True, kw_only=True)

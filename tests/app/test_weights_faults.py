@@ -5,17 +5,20 @@ import os
 import pickle
 import re
 import shutil
+import warnings
+import zipfile
 from dataclasses import replace
-from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlearn import hub, originals, singlefile, weights
+from sdlearn import originals, singlefile, weights
 from sdlearn.cli import main
-from sdlearn.folder import read_tokenizer
+from sdlearn.configs import sensible
+from sdlearn.folder import read_spec, read_tokenizer
 from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.singlefile import recognised
@@ -26,6 +29,7 @@ from tests.tiny_model import tiny_diffusers
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+NAN, INFINITY = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,8 @@ def load(folder):
 
 def rewrite(path, change):
     state = load_file(path)
-    save_file(change(state) or state, path)
+    changed = change(state)
+    save_file(changed if isinstance(changed, dict) else state, path)
 
 
 def state(sd):
@@ -152,35 +157,6 @@ def test_published_names_and_shapes(published, tmp_path):
     assert load_file(tmp_path / UNET)[
         "down_blocks.0.attentions.0.proj_in.weight"
     ].shape == (16, 16, 1, 1)  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_hub_id(folder, published, tmp_path, monkeypatch, kind):
-    """The hub's folder comes with what nobody reads; what is asked for must be enough, no more."""
-    for place in (UNET, VAE, TEXT):
-        torch.save(load_file(folder / place), (folder / place).with_suffix(".bin"))
-        for suffix in (".fp16.safetensors", ".non_ema.safetensors", ".msgpack"):
-            (folder / place).with_suffix(suffix).write_bytes(b"5 GB")
-        if kind == "bin":
-            (folder / place).unlink()
-            (folder / place).with_suffix(".fp16.safetensors").unlink()
-    (folder / "v1-5-pruned.safetensors").write_bytes(b"5 GB")
-    fetched = tmp_path / "cache"
-
-    def snapshot(repo, allow_patterns, ignore_patterns):
-        assert repo == "organisation/stable-diffusion"
-        for path in folder.rglob("*.*"):
-            name = path.relative_to(folder).as_posix()
-            if any(fnmatch(name, pattern) for pattern in allow_patterns) and not any(
-                fnmatch(name, pattern) for pattern in ignore_patterns
-            ):
-                (fetched / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, fetched / name)
-        return str(fetched)
-
-    monkeypatch.setattr(hub, "snapshot_download", snapshot)
-    assert same(load("organisation/stable-diffusion"), load(published))
-    assert {path.suffix for path in fetched.rglob("*.*")} == {".json", f".{kind}"}
 
 
 def test_a_module_of_its_own_type_keeps_it(published):
@@ -306,6 +282,43 @@ FAULTS = {
 }
 
 
+FAULTS |= {
+    "a part is missing": (lambda f: shutil.rmtree(f / "unet"), r"unet.config\.json is missing"),
+    "the text encoder is missing": (
+        lambda f: shutil.rmtree(f / "text_encoder"),
+        r"text_encoder.config\.json is missing",
+    ),
+    "the list of parts is not JSON": (
+        lambda f: (f / "model_index.json").write_text("{'unet'"),
+        r"model_index\.json is not readable JSON",
+    ),
+    "the list of parts is no text": (
+        lambda f: (f / "model_index.json").write_bytes(b"\xff\xfe{}"),
+        r"model_index\.json is not readable JSON",
+    ),
+    "the scheduler is not JSON": (
+        lambda f: (f / "scheduler" / "scheduler_config.json").write_text(""),
+        r"scheduler_config\.json is not readable JSON",
+    ),
+    "a folder for a configuration": (
+        lambda f: ((f / "vae" / "config.json").unlink(), (f / "vae" / "config.json").mkdir()),
+        r"vae.config\.json is missing",
+    ),
+    "a file for a part": (
+        lambda f: (shutil.rmtree(f / "vae"), (f / "vae").write_text("")),
+        r"vae.config\.json is missing",
+    ),
+    "weights that are not numbers": (
+        lambda f: rewrite(f / UNET, lambda s: s["conv_in.weight"].view(-1)[-1:].fill_(NAN)),
+        r"conv_in\.weight is not finite as torch\.float32; the file is damaged, or has numbers",
+    ),
+    "infinite weights": (
+        lambda f: rewrite(f / TEXT, lambda s: s[sorted(s)[-1]].view(-1)[:1].fill_(-INFINITY)),
+        r" is not finite as torch\.float32; the file is damaged",
+    ),
+}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_folder_is_refused_in_one_sentence(folder, fault):
     damage, words = FAULTS[fault]
@@ -338,6 +351,56 @@ def test_merges_that_end_too_early(folder):
     merges.write_text("\n".join(whole[: len(whole) // 2]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"merges\.txt is incomplete: \d+ merges cannot make"):
         read_tokenizer(folder / "tokenizer")
+
+
+@pytest.mark.parametrize("way", ["archive", "compressed", "before torch 1.6"])
+def test_every_kind_of_tensor_in_a_pickle(tmp_path, way):
+    """Whole ones and pieces, in any order of their numbers, alone and with others of a storage."""
+    torch.manual_seed(0)
+    whole = torch.randn(6, 8)
+    tensors = {
+        "whole": whole,
+        "piece": whole[1:4, 2:7],
+        "turned": whole.T,
+        "stepped": whole[::2, ::3],
+        "number": torch.tensor(3),
+        "nothing": torch.empty(0, 4),
+        "parameter": torch.nn.Parameter(torch.randn(5, dtype=torch.float64)),
+        "half": torch.randn(7).half(),
+        "brain": torch.randn(2, 3, 1, 1).bfloat16(),
+        "flags": torch.tensor([True, False]),
+    }
+    path = tmp_path / "model.ckpt"
+    content = {"state_dict": tensors, "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=way != "before torch 1.6")
+    if way == "compressed":
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, numbers in entries.items():
+                archive.writestr(name, numbers)
+    stored = open_weights(path)
+    assert stored.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert stored[name].shape == tuple(tensor.shape)
+        assert stored[name].dtype == tensor.dtype
+        read = stored[name].read()
+        assert torch.equal(read, tensor.detach())
+        assert read.is_contiguous()
+        assert read.untyped_storage().nbytes() == tensor.nbytes
+        assert not read.requires_grad
+
+
+def test_a_pickle_that_is_cut(folder):
+    path = (folder / VAE).with_suffix(".bin")
+    torch.save(load_file(folder / VAE), path)
+    (folder / VAE).unlink()
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(
+        ValueError, match=r"model\.bin is not a pickle of tensors alone: "
+    ) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
 
 
 class Trap:
@@ -384,6 +447,13 @@ def test_a_shard_or_its_index_is_missing(published, tmp_path):
     shard.with_name("elsewhere").rename(shard)
     index.write_text("{}")
     with pytest.raises(ValueError, match="has no weight_map"):
+        load(tmp_path)
+    for shards in ({}, {"conv_in.weight": 5}, {"conv_in.weight": index.name}):
+        index.write_text(json.dumps({"weight_map": shards}))
+        with pytest.raises(ValueError, match="weight_map does not give each tensor the file"):
+            load(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../vae/config.txt"}}))
+    with pytest.raises(FileNotFoundError, match=r"config\.txt is missing; .* names it as a shard"):
         load(tmp_path)
     index.unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
@@ -442,10 +512,109 @@ def test_a_refused_file_changes_nothing(published, tmp_path):
     save_file({key: whole[key] for key in lacking}, path)
     with pytest.raises(ValueError, match=r"lacks 1 of the \d+ tensors of VAE, among them 'decoder"):
         weights.load_original(sd, path)
+    name = "cond_stage_model.transformer.final_layer_norm.bias"
+    whole[name][-1] = INFINITY  # in the part that is filled last
+    save_file(whole, path)
+    with pytest.raises(ValueError, match=re.escape(f"{name} is not finite as torch.float32; the")):
+        weights.load_original(sd, path)
     assert all(torch.equal(value, before[key]) for key, value in state(sd).items())
+    whole[name][-1] = before["text.encoders.0.final_layer_norm.bias"][-1] + 1
     save_file(whole, path)
     weights.load_original(sd, path)
     assert all(torch.equal(value, before[key] + 1) for key, value in state(sd).items())
+
+
+def test_numbers_too_large_for_the_type(published, tmp_path):
+    """Which would else be infinite, and every picture black."""
+    state = load_file(published / VAE)
+    state["quant_conv.bias"][3] = 70_000
+    save_file(state, tmp_path / "vae.safetensors")
+    vae = load(published).vae
+    weights.load(vae, tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=r"quant_conv\.bias is not finite as torch\.float16; "):
+        weights.load(vae.half(), tmp_path / "vae.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64, "float16"])
+def test_types_in_which_no_network_computes(published, single, dtype):
+    path, _, spec = single
+    for source, options in ((published, {}), (path, {"spec": spec, "tokenizer": published})):
+        with pytest.raises(
+            ValueError, match=r"dtype is .*; it must be one of torch\.float32"
+        ) as no:
+            StableDiffusion.from_pretrained(source, dtype=dtype, device="cpu", **options)
+        assert repr(dtype) in str(no.value)
+    with pytest.raises(ValueError, match="dtype is"):
+        weights.load_original(spec, path, dtype=dtype)
+
+
+def test_files_for_folders_and_folders_for_files(published, single, tmp_path):
+    path, _, spec = single
+    vae = load(published).vae
+    for source, words in (
+        (published / "model_index.json", r"model_index\.json has no weight_map; expected the ind"),
+        (
+            published / "tokenizer" / "tokenizer_config.json",
+            "has no weight_map; expected the ind",
+        ),
+        (published / "unet", r"model_index\.json is missing; a published model folder holds it"),
+        (tmp_path / "vae" / "config.json", r"config\.json does not exist; give a model's folder"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            load(source)
+    with pytest.raises(ValueError, match=r"config\.json has no weight_map; expected the index of"):
+        weights.load(vae, published / "vae" / "config.json")
+    with pytest.raises(FileNotFoundError, match=r"holds no weights; expected diffusion_pytorch_"):
+        weights.load(vae, published)
+    with pytest.raises(FileNotFoundError, match=r"holds no weights; expected diffusion_pytorch_"):
+        weights.load_original(spec, published)
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; expected a file or fold"):
+        weights.load(vae, tmp_path / "nowhere")
+    merges = published / "tokenizer" / "tokenizer.json"
+    with pytest.raises(FileNotFoundError, match=r"vocab\.json is missing; the tokenizer needs it"):
+        StableDiffusion.from_pretrained(path, spec=spec, tokenizer=merges)
+
+
+@pytest.mark.parametrize("spec", ["sd3", "", 1.5, {"unet": 4}, ["sd1.5"]])
+def test_specifications_that_are_none(single, published, spec):
+    path, _, _ = single
+    with pytest.raises(ValueError, match=r"spec is .*; known are sd1\.4, .*, or give a ModelSpec$"):
+        StableDiffusion.from_pretrained(path, spec=spec, tokenizer=published)
+    with pytest.raises(ValueError, match=r"spec is .*; known are sd1\.4"):
+        weights.load_original(spec, path)
+
+
+WRONG = [None, [], "x", -1, 0, [1], {"x": 1}]
+
+
+def complaint(folder, known):
+    """What is said of a folder's JSON files, None where they are accepted; specifications that are
+    known need not be built again."""
+    try:
+        with warnings.catch_warnings(), sensible(folder):
+            warnings.simplefilter("ignore")
+            spec = read_spec(folder)
+            if spec not in known:
+                weights.parts_of(spec, torch.float32)
+                known.append(spec)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+def test_every_entry_of_every_file_of_a_wrong_kind(folder):
+    """Read, or refused in one sentence that names the file; and never with anything else."""
+    parts = ("scheduler/scheduler_", "text_encoder/", "unet/", "vae/")
+    refused, known = 0, []
+    for path in [folder / "model_index.json", *(folder / f"{part}config.json" for part in parts)]:
+        content = json.loads(path.read_text())
+        for key, wrong in product(content, WRONG):
+            path.write_text(json.dumps(content | {key: wrong}))
+            said = complaint(folder, known)
+            refused += said is not None
+            assert said is None or (str(folder) in said and "\n" not in said), (key, wrong, said)
+        path.write_text(json.dumps(content))
+    assert refused > 150
 
 
 def test_a_file_that_is_cut_while_it_is_read(published, tmp_path):

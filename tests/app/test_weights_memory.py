@@ -166,15 +166,21 @@ def test_an_original_file(tmp_path):
     check_ends(result["ends"])
 
 
-def test_a_pickle(tmp_path):
-    """Which is read as a whole, and from which every tensor is then handed over."""
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "before torch 1.6"])
+def test_a_pickle(tmp_path, archive):
+    """Of an archive only what is needed is read, not what a training left beside it; an older
+    pickle is read as a whole, and every tensor is then handed over."""
     text = weights.parts_of(SD1_5, torch.float32).encoders[0]
     state = {
         "text_model." + key: torch.full(value.shape, float(number))
         for number, (key, value) in enumerate(text.state_dict().items())
     }
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    result = load("text", tmp_path / "pytorch_model.bin")
+    content = state
+    if archive:
+        content = {"state_dict": state, "averages": {k: v + 1 for k, v in state.items()}}
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    result = load("text", path)
     assert result["size"] == 4 * 123_060_480
     assert result["peak"] < MODEST * result["size"]
     check_ends(result["ends"])

@@ -1,4 +1,5 @@
-"""What every comparison with another implementation needs: random weights, copied; the error."""
+"""What every comparison with another implementation needs: random weights, copied; inputs; the
+error."""
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,34 @@ def published(module: nn.Module) -> dict[str, Tensor]:
             value = value[:, :, 0, 0]
         state[key.removeprefix("text_model.")] = value
     return state
+
+
+class Pair:
+    """Another library's network and ours with its weights, which are random, and inputs of awkward
+    sizes for both: what every U-Net and every ControlNet is given."""
+
+    def __init__(
+        self,
+        ours: nn.Module,
+        theirs: nn.Module,
+        dtype: torch.dtype = torch.float64,
+        size: tuple[int, int] = (8, 12),
+        seed: int = 0,
+    ) -> None:
+        self.theirs = randomise(theirs.to(dtype), seed)
+        self.ours = ours.to(dtype)
+        self.ours.load_state_dict(published(self.theirs), strict=True)
+        config = ours.config
+        self.z = normal(2, config.in_channels, *size, dtype=dtype)
+        self.t = torch.tensor([999, 3])
+        self.context = normal(2, 77, config.cross_attention_dim, seed=1, dtype=dtype)
+        self.added: tuple[Tensor, Tensor] | None = None
+        self.their_added: dict[str, Tensor] = {}
+        if config.added_dim is not None:
+            pooled = normal(2, 7, seed=2, dtype=dtype)
+            sizes = torch.tensor([[1024, 768, 0, 64, 1024, 1024], [512, 640, 8, 0, 768, 1024]])
+            self.added = (pooled, sizes)
+            self.their_added = {"text_embeds": pooled, "time_ids": sizes}
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -7,15 +7,30 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ControlNetModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 import sdlearn
 from sdlearn import controlnet, unet
 from sdlearn.controlnet import ControlNet, HintEncoder, combined, fading
 from sdlearn.files import read_json, write_json
+from sdlearn.originals import names
+from sdlearn.singlefile import control_config
+from sdlearn.stored import Stored
 from sdlearn.unet import UNet, UNetConfig, UNetEncoder
+from sdlearn.weights import published_state
 
-from .oracle import DTYPES, TOLERANCE, count, normal, published, randomise, relative_error, shapes
+from .oracle import (
+    DTYPES,
+    TOLERANCE,
+    Pair,
+    count,
+    normal,
+    published,
+    randomise,
+    relative_error,
+    shapes,
+)
 from .test_unet import SMALL, their_unet
 
 WIDTHS = (6, 10, 14, 22)  # of the hint encoder in miniature
@@ -29,8 +44,8 @@ def their_controlnet(config: UNetConfig, widths: tuple[int, ...] = WIDTHS) -> Co
     )
 
 
-class Pair:
-    """Both ControlNets with the same random weights on both U-Nets, and inputs for them."""
+class ControlNets(Pair):
+    """Both ControlNets, see oracle.Pair, and a hint for them."""
 
     def __init__(
         self,
@@ -39,21 +54,9 @@ class Pair:
         size: tuple[int, int] = (8, 12),
         seed: int = 0,
     ) -> None:
-        self.theirs = randomise(their_controlnet(config).to(dtype), seed)
-        self.ours = ControlNet(config, WIDTHS).to(dtype)
-        self.ours.load_state_dict(published(self.theirs), strict=True)
+        super().__init__(ControlNet(config, WIDTHS), their_controlnet(config), dtype, size, seed)
         h, w = size
-        self.z = normal(2, 4, h, w, dtype=dtype)
-        self.t = torch.tensor([999, 3])
-        self.context = normal(2, 77, config.cross_attention_dim, seed=1, dtype=dtype)
         self.hint = normal(2, 3, 8 * h, 8 * w, seed=3, dtype=dtype).sigmoid()
-        self.added: tuple[Tensor, Tensor] | None = None
-        self.their_added: dict[str, Tensor] = {}
-        if config.added_dim is not None:
-            pooled = normal(2, 7, seed=2, dtype=dtype)
-            sizes = torch.tensor([[1024, 768, 0, 64, 1024, 1024], [512, 640, 8, 0, 768, 1024]])
-            self.added = (pooled, sizes)
-            self.their_added = {"text_embeds": pooled, "time_ids": sizes}
 
     def answer(self, scale: float | list[float] = 1.0) -> controlnet.Residuals:
         return self.ours(self.z, self.t, self.context, self.hint, scale, self.added)
@@ -87,7 +90,7 @@ def errors(ours: controlnet.Residuals, theirs: controlnet.Residuals) -> list[flo
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_residual_is_that_of_diffusers(name: str, dtype: torch.dtype) -> None:
-    pair = Pair(SYSTEMS[name], dtype)
+    pair = ControlNets(SYSTEMS[name], dtype)
     levels, layers = len(SYSTEMS[name].block_out_channels), SYSTEMS[name].layers_per_block
     found = pair.errors()
     assert len(found) == 1 + levels * layers + (levels - 1) + 1
@@ -96,7 +99,7 @@ def test_every_residual_is_that_of_diffusers(name: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("name", ["SD 1", "SDXL"])
 def test_sizes_that_halve_unevenly(name: str) -> None:
-    assert max(Pair(SYSTEMS[name], size=(7, 10)).errors()) <= 1e-12
+    assert max(ControlNets(SYSTEMS[name], size=(7, 10)).errors()) <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -104,7 +107,7 @@ def test_sizes_that_halve_unevenly(name: str) -> None:
 def test_a_controlled_unet_estimates_what_diffusers_estimates(
     name: str, dtype: torch.dtype
 ) -> None:
-    pair = Pair(SYSTEMS[name], dtype)
+    pair = ControlNets(SYSTEMS[name], dtype)
     theirs = randomise(their_unet(SYSTEMS[name]).to(dtype), seed=5)
     ours = UNet(SYSTEMS[name]).to(dtype)
     ours.load_state_dict(published(theirs), strict=True)
@@ -130,7 +133,7 @@ def test_an_inpainting_unet_is_controlled_by_its_latent_alone() -> None:
     assert isinstance(inpainting, UNet)
     copy = ControlNet.from_unet(inpainting, WIDTHS)
     assert torch.equal(copy.conv_in.weight, inpainting.conv_in.weight[:, :4])
-    pair = Pair(config)
+    pair = ControlNets(config)
     z = torch.cat([pair.z, normal(2, 5, 8, 12, seed=4)], dim=1)
     assert inpainting(z, pair.t, pair.context, residuals=pair.answer()).shape == (2, 4, 8, 12)
 
@@ -140,7 +143,7 @@ def test_an_inpainting_unet_is_controlled_by_its_latent_alone() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 0.35, 1.0, 2])
 def test_scale_is_that_of_diffusers(scale: float) -> None:
-    pair = Pair(SYSTEMS["SD 1"])
+    pair = ControlNets(SYSTEMS["SD 1"])
     if scale:
         assert max(pair.errors(scale)) <= 1e-12
     whole, scaled = pair.answer(), pair.answer(scale)
@@ -150,7 +153,7 @@ def test_scale_is_that_of_diffusers(scale: float) -> None:
 
 def test_guess_mode_fades_towards_the_full_size() -> None:
     assert fading(13) == [0.825 ** (12 - i) for i in range(13)]
-    pair = Pair(UNetConfig(**{**vars(SYSTEMS["SD 1"]), **FOUR_LEVELS}))
+    pair = ControlNets(UNetConfig(**{**vars(SYSTEMS["SD 1"]), **FOUR_LEVELS}))
     faded = pair.answer(fading(13))
     plain = pair.answer()
     for i, (part, one) in enumerate(zip([*faded[0], faded[1]], [*plain[0], plain[1]], strict=True)):
@@ -173,7 +176,8 @@ FOUR_LEVELS = {
 
 
 def test_two_controlnets_add_up() -> None:
-    one, two = Pair(SYSTEMS["SD 2, nine channels"]), Pair(SYSTEMS["SD 2, nine channels"], seed=8)
+    config = SYSTEMS["SD 2, nine channels"]
+    one, two = ControlNets(config), ControlNets(config, seed=8)
     two.hint = 1 - one.hint
     down, mid = combined([one.answer(0.4), two.answer(0.9)])
     theirs = one.their_answer(0.4), two.their_answer(0.9)
@@ -199,7 +203,7 @@ def test_a_controlnet_of_another_unet_is_refused() -> None:
 
 
 def test_one_hint_serves_the_whole_batch() -> None:
-    pair = Pair(SYSTEMS["storybook"])
+    pair = ControlNets(SYSTEMS["storybook"])
     pair.hint = pair.hint[:1]
     alone = pair.answer()
     pair.hint = pair.hint.expand(2, -1, -1, -1)
@@ -217,7 +221,7 @@ def random_unet(name: str) -> UNet:
 
 @pytest.mark.parametrize("name", ["storybook", "SDXL"])
 def test_a_fresh_controlnet_changes_nothing(name: str) -> None:
-    pair, ours = Pair(SYSTEMS[name]), random_unet(name)
+    pair, ours = ControlNets(SYSTEMS[name]), random_unet(name)
     fresh = ControlNet.from_unet(ours, WIDTHS)
     assert fresh.conv_in.weight.dtype == torch.float64
     residuals = fresh(pair.z, pair.t, pair.context, pair.hint, added=pair.added)
@@ -244,7 +248,7 @@ def test_from_unet_copies_what_diffusers_copies() -> None:
 
 
 def test_zero_convolutions_learn_first_and_the_hint_after_them() -> None:
-    pair, ours = Pair(SYSTEMS["storybook"]), random_unet("storybook")
+    pair, ours = ControlNets(SYSTEMS["storybook"]), random_unet("storybook")
     fresh = ControlNet.from_unet(ours, WIDTHS)
     optimizer = torch.optim.SGD(fresh.parameters(), lr=0.1)
     learning = []
@@ -315,7 +319,7 @@ def test_an_autoencoder_that_halves_once_takes_two_hint_widths() -> None:
 
 @pytest.mark.parametrize("name", ["SD 1", "SD 2, nine channels", "SDXL"])
 def test_a_folder_of_diffusers_is_read(name: str, tmp_path: Path) -> None:
-    pair = Pair(SYSTEMS[name])
+    pair = ControlNets(SYSTEMS[name])
     pair.theirs.save_pretrained(tmp_path)
     loaded = ControlNet.from_pretrained(tmp_path, torch.float64)
     assert loaded.hint_channels == WIDTHS
@@ -330,7 +334,7 @@ def test_a_folder_of_diffusers_is_read(name: str, tmp_path: Path) -> None:
 def test_a_saved_folder_is_read_by_diffusers(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pair = Pair(SYSTEMS[name])
+    pair = ControlNets(SYSTEMS[name])
     pair.ours.save_pretrained(tmp_path)
     theirs = ControlNetModel.from_pretrained(tmp_path, torch_dtype=torch.float64)
     assert "not expected" not in capfd.readouterr().err
@@ -367,7 +371,7 @@ def test_a_saved_folder_is_read_by_diffusers(
 def test_what_is_not_supported_is_refused(
     entry: str, value: object, sentence: str, tmp_path: Path
 ) -> None:
-    Pair(SYSTEMS["SD 1"]).ours.save_pretrained(tmp_path)
+    ControlNets(SYSTEMS["SD 1"]).ours.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     write_json(config, read_json(config) | {entry: value})
     with pytest.raises(ValueError, match=sentence) as refusal:
@@ -376,10 +380,77 @@ def test_what_is_not_supported_is_refused(
     assert "\n" not in str(refusal.value)
 
 
+def original_state(controlnet: ControlNet, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a ControlNet as its authors publish them."""
+    ours = controlnet.state_dict()
+    return {prefix + name: ours[key].contiguous() for key, name in names(controlnet).items()}
+
+
+@pytest.mark.parametrize("layout", ["control_model.", "", "published"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_single_file_is_read(layout: str, suffix: str, tmp_path: Path) -> None:
+    """Of the weights alone, with a specification for what their shapes do not tell."""
+    pair = ControlNets(SYSTEMS["SD 1"])
+    state = original_state(pair.ours, layout)
+    if layout == "published":
+        state = published_state(pair.ours)
+    path = tmp_path / f"control_v11p_sd15_canny{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    spec = replace(sdlearn.SPECS["sd1.5"], unet=SYSTEMS["SD 1"])
+    pair.ours = ControlNet.from_pretrained(path, torch.float64, spec)
+    assert pair.ours.hint_channels == WIDTHS
+    assert not pair.ours.training
+    assert max(pair.errors()) <= 1e-12
+    with pytest.raises(ValueError, match=r"looks like a ControlNet for another system; known are"):
+        ControlNet.from_pretrained(path)
+    with pytest.raises(ValueError, match=r"spec is 'sd3'; known are sd1\.4, sd1\.5, "):
+        ControlNet.from_pretrained(path, spec="sd3")
+    with pytest.raises(ValueError, match=rf"{path.name}( holds| lacks|: .*has the shape)"):
+        ControlNet.from_pretrained(path, spec="sd1.5")
+
+
+@pytest.mark.parametrize("name", [name for name in sdlearn.SPECS if name != "sd1.4"])
+def test_a_full_size_file_tells_what_it_is_for(name: str) -> None:
+    wanted = sdlearn.SPECS[name].unet
+    with torch.device("meta"):
+        ours = ControlNet(wanted)
+    for state in (ours.state_dict(), original_state(ours, "control_model.")):
+        stored = {k: Stored(k, tuple(v.shape), v.dtype, v.clone) for k, v in state.items()}
+        config, hints = control_config(Path("control.pth"), stored)
+        assert hints == (16, 32, 96, 256)
+        same = replace(ours.config, sample_size=64, upcast_attention=config.upcast_attention)
+        assert replace(config, in_channels=4, sample_size=64) == same
+        assert config.upcast_attention >= wanted.upcast_attention
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    state = published_state(UNet(SYSTEMS["SD 1"]))
+    save_file(state, path)
+    with pytest.raises(ValueError, match=r"model\.safetensors holds no ControlNet; give a Contr"):
+        ControlNet.from_pretrained(path)
+    attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    save_file(state | {attention: torch.zeros(16, 768)}, path)
+    with pytest.raises(ValueError, match="no ControlNet; it looks like Stable Diffusion 1; give"):
+        ControlNet.from_pretrained(path)
+    (tmp_path / "notes.txt").write_text("a ControlNet")
+    with pytest.raises(ValueError, match=r"notes\.txt is no weight file: they end in"):
+        ControlNet.from_pretrained(tmp_path / "notes.txt")
+    with pytest.raises(FileNotFoundError, match="does not exist; give a model's folder, or its id"):
+        ControlNet.from_pretrained(tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match=r"is no file; only for a file is spec given"):
+        ControlNet.from_pretrained(tmp_path, spec="sd1.5")
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8; it must be one of torch\.float32"):
+        ControlNet.from_pretrained(tmp_path, torch.int8)
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         ControlNet.from_pretrained(tmp_path)
-    Pair(SYSTEMS["SD 1"]).ours.save_pretrained(tmp_path)
+    ControlNets(SYSTEMS["SD 1"]).ours.save_pretrained(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         ControlNet.from_pretrained(tmp_path)
@@ -405,7 +476,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_hint_that_does_not_fit_is_refused(bad: Callable, sentence: str) -> None:
-    pair = Pair(SYSTEMS["storybook"])
+    pair = ControlNets(SYSTEMS["storybook"])
     pair.hint = bad(pair.hint)
     with pytest.raises(ValueError, match=sentence) as refusal:
         pair.answer()
@@ -413,7 +484,7 @@ def test_a_hint_that_does_not_fit_is_refused(bad: Callable, sentence: str) -> No
 
 
 def test_the_ends_of_the_range_are_allowed() -> None:
-    pair = Pair(SYSTEMS["storybook"])
+    pair = ControlNets(SYSTEMS["storybook"])
     pair.hint = pair.hint.round()
     assert sorted(pair.hint.unique().tolist()) == [0, 1]
     assert max(pair.errors()) <= 1e-12
@@ -424,7 +495,7 @@ def test_the_ends_of_the_range_are_allowed() -> None:
 
 def test_a_hint_in_another_range_or_order_would_show() -> None:
     for wrong in (lambda x: 2 * x - 1, lambda x: x.flip(1), lambda x: x.flip(2)):
-        pair = Pair(SYSTEMS["SD 1"])
+        pair = ControlNets(SYSTEMS["SD 1"])
         wanted = pair.their_answer()
         pair.hint = wrong(pair.hint)
         assert min(errors(pair.their_answer(), wanted)) > 1e-3
@@ -438,12 +509,12 @@ def test_a_missing_activation_would_show(monkeypatch: pytest.MonkeyPatch) -> Non
         return self.conv_out(h)
 
     monkeypatch.setattr(HintEncoder, "forward", no_silu_at_the_door)
-    assert min(Pair(SYSTEMS["SD 1"]).errors()) > 1e-3
+    assert min(ControlNets(SYSTEMS["SD 1"]).errors()) > 1e-3
 
 
 def test_the_hint_after_the_first_skip_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     right = UNetEncoder.encode
-    pair = Pair(SYSTEMS["SD 1"])
+    pair = ControlNets(SYSTEMS["SD 1"])
 
     def hint_kept_out_of_the_first_skip(
         self: UNetEncoder, h: Tensor, emb: Tensor, context: Tensor

@@ -26,7 +26,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.configs import text_json, unet_json, vae_json
 from sdlearn.controlnet import ControlNet
 from sdlearn.families import looks_like
 from sdlearn.originals import STACKED, TABLES, averaged, names
@@ -34,6 +33,7 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import VAE, VAEConfig
 from sdlearn.versions import SD1_5, SD2_1, SDXL, SPECS
+from sdlearn.writing import text_json, unet_json, vae_json
 from tests.parity.oracle import randomise, shapes
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 

@@ -5,6 +5,7 @@ that the choice of the sampler and of its path is compared together with the wal
 """
 
 import json
+import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -14,10 +15,10 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from sdlearn.configs import read_scheduler
 from sdlearn.guidance import denoiser, rescaled
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import SAMPLERS, offered
+from sdlearn.schedulers import read_scheduler
 from sdlearn.versions import SPECS
 from tests.tiny_model import tiny_diffusers
 
@@ -336,7 +337,29 @@ def test_a_specification_s_karras_leaves_other_samplers_alone(tmp_path):
 def test_a_class_that_is_not_offered_becomes_ddim(tmp_path):
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(PUBLISHED | {"_class_name": "UniPCMultistepScheduler"}))
-    assert read_scheduler(path, SPECS["sd1.5"]).sampler == "ddim"
+    words = "'UniPCMultistepScheduler', which is not offered here; pictures are made with DDIM on"
+    with pytest.warns(UserWarning, match=words) as caught:
+        spec = read_scheduler(path, SPECS["sd1.5"])
+    assert (spec.sampler, spec.spacing, spec.final) == ("ddim", "leading", "first")
+    assert str(caught[0].message).startswith(f"{path}: ")
+    with pytest.warns(UserWarning, match="'LCMScheduler', which is not offered here"):
+        read_scheduler(path, SPECS["sd1.5"], "LCMScheduler")  # as model_index.json names it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_scheduler(path, SPECS["sd1.5"], "EulerDiscreteScheduler")
+
+
+def test_averaged_velocities_are_refused_with_a_way_out(tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    config = ALL | {"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="prediction_type is 'v_prediction'") as caught:
+        read_scheduler(path, SPECS["sd2.1"])
+    assert str(caught.value) == (
+        f"{path}: prediction_type is 'v_prediction'; in a PNDMScheduler it must be 'epsilon'; use "
+        "DDIMScheduler, which it must say here and in model_index.json"
+    )
+    assert read_scheduler(path, SPECS["sd2.1"], "DDIMScheduler").predicts == "velocity"
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 
-from sdlearn import hub
 from sdlearn.beginning import to_latents
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.text import Conditioning, Sizes, token_ids
+from tests import local_hub
 from tests.tiny_model import SCHEDULER, tiny_diffusers, tiny_sd2, tiny_sdxl, tiny_unet
 
 from .oracle import TOLERANCE, normal, relative_error
@@ -334,22 +335,11 @@ def test_a_hub_id_of_sdxl(xl, tmp_path, monkeypatch, way):
     for name in spare:
         for part in ("unet", "text_encoder_2"):
             (published / part / name).write_bytes(b"5 GB")
-    fetched = tmp_path / "cache"
-
-    def snapshot(repo, allow_patterns, ignore_patterns):
-        for path in published.rglob("*.*"):
-            name = path.relative_to(published)
-            wanted = any(name.match(pattern) for pattern in allow_patterns)
-            if wanted and not any(name.match(pattern) for pattern in ignore_patterns):
-                (fetched / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, fetched / name)
-        return fetched
-
-    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    hub = local_hub.install(monkeypatch, {"organisation/sdxl": published}, tmp_path / "cache")
     sd = StableDiffusion.from_pretrained("organisation/sdxl", device="cpu")
     assert relative_error(latents(sd), latents(xl.sd)) < 1e-6
-    assert not spare & {path.name for path in fetched.rglob("*.*")}
-    kinds = [path.name.split(".", 1)[1] for path in fetched.rglob("*.*")]
+    assert not spare & {Path(name).name for name in hub.fetched}
+    kinds = [Path(name).name.split(".", 1)[1] for name in hub.fetched]
     assert sorted(kind for kind in kinds if kind not in ("json", "txt")) == [way] * 4
 
 

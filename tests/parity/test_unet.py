@@ -17,10 +17,10 @@ from .oracle import (
     DTYPES,
     TOLERANCE,
     VISIBLE,
+    Pair,
     count,
     normal,
     published,
-    randomise,
     relative_error,
     shapes,
 )
@@ -110,8 +110,8 @@ def their_unet(config: UNetConfig) -> UNet2DConditionModel:
     )
 
 
-class Pair:
-    """Both networks with the same random weights, and inputs of awkward sizes for them."""
+class UNets(Pair):
+    """Both U-Nets, see oracle.Pair."""
 
     def __init__(
         self,
@@ -119,19 +119,7 @@ class Pair:
         dtype: torch.dtype = torch.float64,
         size: tuple[int, int] = (8, 12),
     ) -> None:
-        self.theirs = randomise(their_unet(config).to(dtype))
-        self.ours = UNet(config).to(dtype)
-        self.ours.load_state_dict(published(self.theirs), strict=True)
-        self.z = normal(2, config.in_channels, *size, dtype=dtype)
-        self.t = torch.tensor([999, 3])
-        self.context = normal(2, 77, config.cross_attention_dim, seed=1, dtype=dtype)
-        self.added: tuple[Tensor, Tensor] | None = None
-        self.their_added: dict[str, Tensor] = {}
-        if config.added_dim is not None:
-            pooled = normal(2, 7, seed=2, dtype=dtype)
-            sizes = torch.tensor([[1024, 768, 0, 64, 1024, 1024], [512, 640, 8, 0, 768, 1024]])
-            self.added = (pooled, sizes)
-            self.their_added = {"text_embeds": pooled, "time_ids": sizes}
+        super().__init__(UNet(config), their_unet(config), dtype, size)
 
     def error(self) -> float:
         wanted = self.theirs(self.z, self.t, self.context, added_cond_kwargs=self.their_added)
@@ -141,12 +129,12 @@ class Pair:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SMALL)
 def test_estimates_what_diffusers_estimates(name: str, dtype: torch.dtype) -> None:
-    assert Pair(SMALL[name], dtype).error() <= TOLERANCE[dtype]
+    assert UNets(SMALL[name], dtype).error() <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", ["SD 1", "SDXL"])
 def test_sizes_that_halve_unevenly(name: str) -> None:
-    assert Pair(SMALL[name], size=(7, 10)).error() <= 1e-12
+    assert UNets(SMALL[name], size=(7, 10)).error() <= 1e-12
 
 
 def test_the_refiner_of_sdxl_at_full_size() -> None:
@@ -173,7 +161,7 @@ def test_the_parts_of_sd1_have_the_published_counts() -> None:
 
 
 def test_one_time_for_all_and_fractional_times() -> None:
-    pair = Pair(SMALL["storybook"])
+    pair = UNets(SMALL["storybook"])
     pair.t = torch.tensor(498.5)
     assert pair.error() <= 1e-12
     number = pair.ours(pair.z, 498.5, pair.context)
@@ -182,7 +170,7 @@ def test_one_time_for_all_and_fractional_times() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_residuals_enter_where_a_controlnet_of_diffusers_adds_them(name: str) -> None:
-    pair = Pair(SMALL[name])
+    pair = UNets(SMALL[name])
     emb = pair.ours.embed(pair.z, pair.t, pair.added)
     skips, mid = pair.ours.encode(pair.ours.conv_in(pair.z), emb, pair.context)
     levels, layers = len(SMALL[name].block_out_channels), SMALL[name].layers_per_block
@@ -203,7 +191,7 @@ def test_residuals_enter_where_a_controlnet_of_diffusers_adds_them(name: str) ->
 
 
 def test_gradients_are_those_of_diffusers() -> None:
-    pair = Pair(SMALL["storybook"])
+    pair = UNets(SMALL["storybook"])
     for output in (
         pair.ours(pair.z, pair.t, pair.context),
         pair.theirs(pair.z, pair.t, pair.context).sample,
@@ -235,7 +223,7 @@ def test_bad_configurations_and_inputs_are_named() -> None:
         UNetConfig(num_heads=(8, 8, 8))
     with pytest.raises(ValueError, match="48 channels cannot be divided into 5 heads"):
         replace(SMALL["storybook"], num_heads=(4, 5))
-    pair = Pair(SMALL["SDXL"])
+    pair = UNets(SMALL["SDXL"])
     with pytest.raises(ValueError, match="needs added"):
         pair.ours(pair.z, pair.t, pair.context)
 
@@ -249,7 +237,7 @@ def sines_first(right: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int
 
 def test_sines_first_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "sinusoidal_embedding", sines_first(unet.sinusoidal_embedding))
-    assert Pair(SMALL["SD 1"]).error() > 1e-2
+    assert UNets(SMALL["SD 1"]).error() > 1e-2
 
 
 def test_sinusoids_in_float64_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,14 +247,14 @@ def test_sinusoids_in_float64_would_show(monkeypatch: pytest.MonkeyPatch) -> Non
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
     monkeypatch.setattr(unet, "sinusoidal_embedding", in_float64)
-    assert Pair(SMALL["SD 1"]).error() > 1e-9
+    assert UNets(SMALL["SD 1"]).error() > 1e-9
 
 
 @pytest.mark.parametrize(
     ("kind", "eps"), [(unet.ResBlock, 1e-6), (attention.SpatialTransformer, 1e-5)]
 )
 def test_a_wrong_norm_epsilon_would_show(kind: type, eps: float) -> None:
-    pair = Pair(SMALL["SD 1"])
+    pair = UNets(SMALL["SD 1"])
     for module in pair.ours.modules():
         if isinstance(module, kind):
             for child in module.children():
@@ -276,7 +264,7 @@ def test_a_wrong_norm_epsilon_would_show(kind: type, eps: float) -> None:
 
 
 def test_head_width_for_number_of_heads_would_show() -> None:
-    pair = Pair(SMALL["SD 1"])
+    pair = UNets(SMALL["SD 1"])
     for module in pair.ours.modules():
         if isinstance(module, attention.Attention):
             module.heads = module.to_q.out_features // module.heads
@@ -284,7 +272,7 @@ def test_head_width_for_number_of_heads_would_show() -> None:
 
 
 def test_the_tanh_gelu_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = Pair(SMALL["SD 1"])
+    pair = UNets(SMALL["SD 1"])
     right = F.gelu
     wanted = pair.theirs(pair.z, pair.t, pair.context).sample
     monkeypatch.setattr(attention.F, "gelu", lambda x: right(x, approximate="tanh"))
@@ -296,7 +284,7 @@ def test_asymmetric_padding_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
         return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.conv.weight, self.conv.bias, stride=2)
 
     monkeypatch.setattr(unet.Downsample, "forward", right_and_bottom)
-    assert Pair(SMALL["SD 1"]).error() > 1e-2
+    assert UNets(SMALL["SD 1"]).error() > 1e-2
 
 
 def test_the_time_without_its_activation_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,11 +294,11 @@ def test_the_time_without_its_activation_would_show(monkeypatch: pytest.MonkeyPa
         return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
     monkeypatch.setattr(unet.ResBlock, "forward", linear_in_time)
-    assert Pair(SMALL["SD 1"]).error() > 1e-2
+    assert UNets(SMALL["SD 1"]).error() > 1e-2
 
 
 def test_skips_before_the_rising_features_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = Pair(SMALL["SD 1"])
+    pair = UNets(SMALL["SD 1"])
     wanted = pair.theirs(pair.z, pair.t, pair.context).sample
     right = torch.cat
 
@@ -322,7 +310,7 @@ def test_skips_before_the_rising_features_would_show(monkeypatch: pytest.MonkeyP
 
 
 def test_sizes_in_another_order_would_show() -> None:
-    pair = Pair(SMALL["SDXL"])
+    pair = UNets(SMALL["SDXL"])
     assert pair.added is not None
     pooled, sizes = pair.added
     pair.added = (pooled, sizes[:, [1, 0, 3, 2, 5, 4]])  # width before height

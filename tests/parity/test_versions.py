@@ -15,10 +15,11 @@ from transformers import CLIPTextConfig as TheirConfig
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.configs import read_text, read_unet, read_vae, text_json, unet_json, vae_json
+from sdlearn.configs import read_text, read_unet, read_vae
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS
+from sdlearn.writing import text_json, unet_json, vae_json
 
 from .oracle import count, published, shapes
 
