@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,19 +238,40 @@ def pictures(
 # The peak of each is measured in an interpreter of its own: what one has used stays with it.
 MEMORY = {
     "unet": (
-        "SD 1.5 U-Net, batch 2: peak memory",
-        "from sdlearn import SPECS, UNet; net = UNet(SPECS['sd1.5'].unet)",
+        "SD 1.5 U-Net, batch 2",
+        "from sdlearn import SPECS, UNet; net = UNet(SPECS['sd1.5'].unet).eval()",
         "from diffusers import UNet2DConditionModel; net = UNet2DConditionModel("
-        "sample_size=64, cross_attention_dim=768, attention_head_dim=8)",
+        "sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()",
         "net(torch.randn(2, 4, 64, 64), torch.tensor([500, 500]), torch.randn(2, 77, 768))",
     ),
     "decode": (
-        "VAE decode, 512 x 512: peak memory",
-        "from sdlearn import SPECS, VAE; net = VAE(SPECS['sd1.5'].vae)",
+        "VAE decode, 512 x 512",
+        "from sdlearn import SPECS, VAE; net = VAE(SPECS['sd1.5'].vae).eval()",
         "from diffusers import AutoencoderKL; net = AutoencoderKL(block_out_channels=(128, 256, "
         "512, 512), down_block_types=('DownEncoderBlock2D',) * 4, up_block_types="
-        "('UpDecoderBlock2D',) * 4, layers_per_block=2)",
+        "('UpDecoderBlock2D',) * 4, layers_per_block=2).eval()",
         "net.decode(torch.randn(1, 4, 64, 64))",
+    ),
+    "generate": (
+        "storybook, 16 pictures",
+        "from sdlearn import StableDiffusion; sd = StableDiffusion.storybook(device='cpu')\n"
+        "draw = lambda: sd.text_to_image('a red cat', n=16, steps=3, progress=False)",
+        "from diffusers import StableDiffusionPipeline; from sdlearn.paths import data_folder\n"
+        "sd = StableDiffusionPipeline.from_pretrained(data_folder('storybook'))\n"
+        "draw = lambda: sd('a red cat', num_images_per_prompt=16, num_inference_steps=3)",
+        "draw()",
+    ),
+    "training": (
+        "storybook training step, batch 64",
+        "from sdlearn import SPECS, UNet; net = UNet(SPECS['storybook'].unet)",
+        "from diffusers import UNet2DConditionModel; from sdlearn import SPECS\n"
+        "from sdlearn.writing import unet_json; config = unet_json(SPECS['storybook'].unet)\n"
+        "net = UNet2DConditionModel(**{k: v for k, v in config.items() if k[0] != '_'})",
+        "adam = torch.optim.AdamW(net.parameters())\n"
+        "with torch.inference_mode(False):\n"
+        "    for _ in range(2):\n"
+        "        y = net(torch.randn(64, 4, 8, 8), torch.arange(64), torch.randn(64, 77, 128))\n"
+        "        getattr(y, 'sample', y).square().mean().backward(); adam.step()",
     ),
 }
 
@@ -260,8 +282,8 @@ def memory(which: str) -> Row:
     def peak(make: str) -> float:
         code = (
             "import resource, torch\n"
-            f"{make}\nnet.eval()\n"
-            f"with torch.inference_mode():\n    {work}\n"
+            f"{make}\n"
+            f"with torch.inference_mode():\n{textwrap.indent(work, '    ')}\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         done = subprocess.run(
@@ -271,7 +293,7 @@ def memory(which: str) -> Row:
 
     ours, others = peak(mine), peak(theirs)
     ratio = others / ours
-    return Row(name, ours, others, "GiB", ratio, ratio, ratio)
+    return Row(f"peak memory: {name}", ours, others, "GiB", ratio, ratio, ratio)
 
 
 # --------------------------------------------------------------------------------------- the limits
@@ -306,6 +328,8 @@ BENCHMARKS: dict[str, Callable[[], Row]] = {
     "imports": imports,
     "unet-memory": lambda: memory("unet"),
     "decode-memory": lambda: memory("decode"),
+    "generate-memory": lambda: memory("generate"),
+    "training-memory": lambda: memory("training"),
 }
 # Only where there is one: on a processor, fifty steps of SD 1.5 take a quarter of an hour.
 ON_CUDA: dict[str, Callable[[], Row]] = {

@@ -235,6 +235,8 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latent (b, latent_channels, h/f, w/f) -> picture (b, 3, h, w), unclamped."""
+        # With the channels of a position side by side in memory, convolutions are faster.
+        z = z.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.post_quant_conv(z))
 
     def to_latent(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
