@@ -76,7 +76,7 @@ def disturbed(module: nn.Module, seed: int = 0) -> nn.Module:
     module = copy.deepcopy(module).cpu()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
+            parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.1)
     return module
 
 

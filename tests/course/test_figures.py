@@ -152,7 +152,7 @@ def test_the_same_figure_gives_the_same_bytes():
 
 def test_show_gives_the_picture_with_its_words(monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "display", lambda bundle, raw=False: shown.append(bundle))
+    monkeypatch.setattr(figures.pages, "display", lambda bundle, raw=False: shown.append(bundle))
     figures.show(picture(0), alt='a "small" picture')
     image, words = shown
     data, metadata = image._repr_mimebundle_()
