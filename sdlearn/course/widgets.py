@@ -11,6 +11,8 @@ from sdlearn.course.figures import grid, img, lit, tile
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import captions
 
+ALL_HEADS = -1  # a menu takes None for "nothing chosen"
+
 
 class Painter(widgets.VBox):
     """A prompt, a seed, steps and guidance; a button; and the picture as it comes into being.
@@ -100,10 +102,11 @@ class Lens(widgets.VBox):
         words = [(f"{k}: {word}", k) for k, word in enumerate(looks.words)]
         layers = [(name.replace(".transformer_blocks.0.attn2", ""), name) for name in looks.q]
         steps, heads = next(iter(looks.q.values())).shape[:2]
-        every = [("mean of all", None), *((str(k), k) for k in range(heads))]
+        every = [("mean of all", ALL_HEADS), *((str(k), k) for k in range(heads))]
         self.word = widgets.Dropdown(options=words, value=word, description="Word", **row)
-        self.layer = widgets.Dropdown(options=layers, description="Layer", **row)
-        self.head = widgets.Dropdown(options=every, value=None, description="Head", **row)
+        middle = layers[len(layers) // 2][1]
+        self.layer = widgets.Dropdown(options=layers, value=middle, description="Layer", **row)
+        self.head = widgets.Dropdown(options=every, description="Head", **row)
         self.step = widgets.IntSlider(
             value=steps, min=1, max=steps, description="Step", continuous_update=False, **row
         )
@@ -120,8 +123,9 @@ class Lens(widgets.VBox):
 
     def look(self) -> None:
         """Show the map of the current settings, and say its numbers."""
+        head = None if self.head.value == ALL_HEADS else self.head.value
         shares = looking.weights(
-            self.looks, self.layer.value, self.step.value - 1, self.head.value, self.sharpness.value
+            self.looks, self.layer.value, self.step.value - 1, head, self.sharpness.value
         )
         page, word = self.looks.picture, self.looks.words[self.word.value]
         seen = looking.word_map(self.looks, self.word.value, shares)

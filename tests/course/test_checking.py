@@ -75,7 +75,10 @@ def test_the_exact_sentence_for_wrong_numbers():
         (lambda x, y: torch.tensor(weighted(x, y).tolist(), dtype=x.dtype), "gradients are not"),
         (lambda x, y: weighted(x.detach(), y), "its gradients are not"),
         (lambda x, y: weighted(x, y).double(), "but not in float32: the result is float64"),
-        (lambda x, y: weighted(x, y.mul_(1.0).add_(1).sub_(1).mul_(2)) / 2, "changes `y` in place"),
+        (
+            lambda x, y: weighted(x, y.mul_(1.0).add_(1).sub_(1).mul_(2)) / 2,
+            "the caller may still need",
+        ),
         (7.0, "Hand over the function itself"),
         (nn.Linear, "Hand over the function itself"),
     ],
@@ -92,6 +95,24 @@ def test_a_mistake_that_only_raises_elsewhere_still_needs_its_numbers():
     """x @ y needs a square: on the third case it has numbers, elsewhere it raises."""
     assert judge(TOY, lambda x, y: torch.matmul(x.softmax(1), y)).mistake == "matrix"
     assert judge(TOY, lambda x, y: x @ y).mistake is None
+
+
+def test_exceptions_alone_are_no_mistake():
+    always = Mistake("always", lambda x, y: x @ y.new_zeros(99, 1), "It always stops.")
+    exercise = Exercise(**{**vars(TOY), "mistakes": (always,)})
+    finding = judge(exercise, lambda x, y: x @ y.new_zeros(99, 1))
+    assert (finding.status, finding.mistake) == ("not yet", None)
+    assert "raised RuntimeError" in finding.sentence
+
+
+def test_an_answer_may_draw_the_random_numbers_that_the_solution_draws():
+    def noisy(x, y):
+        """x (b, n), y (b, n) -> (b, n)"""
+        return x + y * torch.randn_like(x)
+
+    exercise = Exercise(**{**vars(TOY), "solution": noisy, "mistakes": ()})
+    assert judge(exercise, lambda x, y: torch.randn_like(y) * y + x).status == "right"
+    assert judge(exercise, lambda x, y: torch.rand_like(y) * y + x).status == "not yet"
 
 
 def test_memory_between_calls_is_noticed():
