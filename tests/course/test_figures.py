@@ -152,7 +152,7 @@ def test_the_same_figure_gives_the_same_bytes():
 
 def test_show_gives_the_picture_with_its_words(monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "display", lambda bundle, raw=False: shown.append(bundle))
+    monkeypatch.setattr(figures.pages, "display", lambda bundle, raw=False: shown.append(bundle))
     figures.show(picture(0), alt='a "small" picture')
     image, words = shown
     data, metadata = image._repr_mimebundle_()
@@ -171,3 +171,12 @@ def test_img_is_an_element_with_alternative_text_and_whole_pixels():
     assert "pixelated" in element
     data = base64.b64decode(element.split("base64,")[1].split('"')[0])
     assert np.array_equal(np.array(Image.open(io.BytesIO(data))), np.array(picture(1)))
+
+
+def test_curves_on_logarithmic_axes_and_below_zero():
+    lines = {"a": ([1, 10, 100], [1.0, 100.0, 1e4])}
+    for log, scales in (("", ("linear",) * 2), ("x", ("log", "linear")), ("xy", ("log",) * 2)):
+        (ax,) = figures.curves(lines, "T", "x", "y", log).axes
+        assert (ax.get_xscale(), ax.get_yscale()) == scales
+    (ax,) = figures.curves({"a": ([0, 1], [-1.0, 1.0])}, "T", "x", "y").axes
+    assert ax.get_ylim()[0] < -1

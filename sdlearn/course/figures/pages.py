@@ -1,0 +1,111 @@
+"""Pictures on a page: `show` a figure with its words, and rows of pictures with `grid`."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from IPython.display import Image as Shown
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+# ------------------------------------------------------------------------------------ for any page
+
+
+def show(figure: Image.Image | Figure, alt: str) -> None:
+    """Display a figure, and under it what it shows in words, for those who cannot see it.
+
+    The words are also the picture's alternative text. JupyterLab drops that, hence the fold.
+    """
+    display(Shown(data=png(figure), format="png", alt=alt))
+    fold = f"<details><summary>The figure in words</summary>{html.escape(alt)}</details>"
+    display({"text/html": fold, "text/plain": alt}, raw=True)
+
+
+def png(figure: Image.Image | Figure) -> bytes:
+    """A figure as a PNG file; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    if isinstance(figure, Figure):
+        figure.savefig(file, format="png", metadata={"Software": None})
+    else:
+        figure.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def img(picture: Image.Image, alt: str, width: int) -> str:
+    """A picture as an HTML element of this width in pixels, for use inside a widget."""
+    data = base64.b64encode(png(picture)).decode()
+    return (
+        f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}" '
+        'style="image-rendering: pixelated">'
+    )
+
+
+# --------------------------------------------------------------------------------- rows of pictures
+
+
+def grid(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+    title: str = "",
+    scale: int = 3,
+) -> Image.Image:
+    """Pictures of one size in rows, each pixel enlarged to a square of `scale` pixels.
+
+    columns: a heading for each column, or none; names: one for each row, to its left, or none. The
+    last row may be shorter. Raises ValueError where the numbers do not agree.
+    """
+    lengths = [len(row) for row in rows]
+    across = len(columns) or max(lengths, default=0)
+    full = bool(rows) and set(lengths[:-1]) <= {across} and 0 < lengths[-1] <= across
+    if not full or (names and len(names) != len(rows)):
+        raise ValueError(
+            f"rows of {lengths} pictures, {len(columns)} headings and {len(names)} names: rows are "
+            "of one length (the last may be shorter), with a heading for each column or none, and "
+            "a name for each row or none"
+        )
+    font, gap, line = label_font(13), 6, 20
+    w, h = (scale * side for side in rows[0][0].size)
+    left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
+    wide = max(left + across * (w + gap), 240)
+    heading_lines = wrapped(title, font, wide - 2 * gap)
+    top = gap + line * len(heading_lines) + line * bool(columns)
+    page = Image.new("RGB", (wide, top + len(rows) * (h + gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, text in enumerate(heading_lines):
+        pen.text((gap, gap + i * line), text, "black", font)
+    for i, heading in enumerate(columns):
+        pen.text((left + i * (w + gap) + w / 2, top - line), heading, "black", font, anchor="ma")
+    for j, row in enumerate(rows):
+        y = top + j * (h + gap)
+        if names:
+            pen.text((gap, y + h / 2), names[j], "black", font, anchor="lm")
+        for i, picture in enumerate(row):
+            enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
+            page.paste(enlarged, (left + i * (w + gap), y))
+    return page
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@cache
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings along: the same on every system."""
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size
+    )

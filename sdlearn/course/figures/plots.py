@@ -1,0 +1,113 @@
+"""Everything with axes: maps of tensors, curves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from sdlearn.schedule import NoiseSchedule, Point
+
+WIDE = 9.0  # inches; at 100 dots each a figure fits a notebook's column
+STYLES = ("o-", "s--", "^:", "d-.")
+ARROW = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+
+
+def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float = 3.0) -> Figure:
+    """The channels of one latent (c, h, w) or (1, c, h, w) side by side, after its page if given.
+
+    Light is positive, dark negative; the scale ends at -limit and limit, the same for every latent.
+    """
+    channels = z.detach().float().cpu().reshape(-1, *z.shape[-2:]).numpy()
+    figure = Figure(figsize=(WIDE, 2.6 if page else 2.9), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(channels) + bool(page), squeeze=False)[0]
+    if page:
+        axes[0].imshow(page)
+        axes[0].set(title="the page", xlabel="column", ylabel="row")
+        axes = axes[1:]
+    for k, (ax, channel) in enumerate(zip(axes, channels, strict=True)):
+        drawn = ax.imshow(channel, cmap="cividis", vmin=-limit, vmax=limit)
+        ax.set(title=f"channel {k}", xlabel="column")
+        if k > 0:
+            ax.tick_params(labelleft=False)
+    axes[0].set_ylabel("row")
+    figure.colorbar(drawn, ax=list(axes), label="value", shrink=0.75, extend="both")
+    figure.suptitle(title)
+    return figure
+
+
+def schedule_path(schedule: NoiseSchedule, path: Sequence[Point]) -> Figure:
+    """alpha and sigma over all t, and the points of a path on them."""
+    times = range(schedule.num_steps)
+    alpha, sigma = schedule.at(schedule.alphas_cumprod.new_tensor(times))
+    stops = [point.t for point in path]
+    figure, ax = axes_for(
+        f"The schedule, and the {len(path)} points of the path", "time t", "factor"
+    )
+    ax.plot(times, alpha, "k-", label=r"alpha: how much of the picture is in $z_t$")
+    ax.plot(times, sigma, "--", color="0.45", label=r"sigma: how much noise is in $z_t$")
+    ax.plot(stops, [point.alpha for point in path], "ko", ms=4)
+    ax.plot(stops, [point.sigma for point in path], "s", color="0.45", ms=4)
+    ax.annotate("", (300, 0.06), (700, 0.06), arrowprops=ARROW)
+    ax.text(500, 0.1, "the walk goes this way", ha="center")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log: Literal["", "x", "xy"] = "",
+) -> Figure:
+    """Up to four named lines, each (xs, ys), told apart by dashes and markers.
+
+    log: the axes that are logarithmic; with "xy" a power of x is a straight line. A plain y begins
+    at 0, or below where there are negative values.
+    """
+    figure, ax = axes_for(title, xlabel, ylabel)
+    for (name, (xs, ys)), style in zip(lines.items(), STYLES[: len(lines)], strict=True):
+        ax.plot(xs, ys, style, ms=4, label=name)
+    if log:
+        ax.set_xscale("log")
+    if log == "xy":
+        ax.set_yscale("log")
+    elif all(y >= 0 for _, ys in lines.values() for y in ys):
+        ax.set_ylim(bottom=0)
+    ax.legend()
+    return figure
+
+
+def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    return figure, ax
+
+
+def table(
+    weights: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """A matrix of numbers from 0 to 1, written into squares that are darker the larger they are."""
+    height, width = weights.shape
+    size = 2.0 + 0.75 * width, 1.5 + 0.5 * height
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(weights.detach().numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for i, j in ((i, j) for i in range(height) for j in range(width)):
+        value = float(weights[i, j])
+        colour = "white" if value > 0.5 else "black"
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set(xticks=range(width), yticks=range(height))
+    ax.set(xticklabels=columns, yticklabels=rows)
+    return figure

@@ -1,0 +1,201 @@
+"""Every exercise of every notebook: what it holds, and what the checker says to known answers."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdlearn.course import check, hint, quiz, solution
+from sdlearn.course.exercise import Exercise, Refused, card, cell
+from sdlearn.course.exercises import exercises, files, find, questions
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+ALL = [exercise for notebook in files() for exercise in exercises(notebook)]
+MISTAKES = [(exercise, mistake) for exercise in ALL for mistake in exercise.mistakes]
+each = pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.number)
+
+
+def blank(exercise: Exercise):
+    """The learner's stub, untouched, as the notebook defines it."""
+    names = {"torch": torch, "nn": nn, "Tensor": Tensor}
+    exec(cell(exercise).rsplit("check(", 1)[0], names)
+    return names[exercise.name]
+
+
+@each
+def test_it_is_complete(exercise):
+    assert re.fullmatch(r"\d\d\.\d", exercise.number)
+    assert find(exercise.number) is exercise
+    assert exercise.difficulty in (1, 2, 3)
+    assert 3 <= exercise.minutes <= 40
+    assert len(exercise.hints) == len(set(exercise.hints)) == 3
+    assert len(exercise.mistakes) >= 3
+    names = [mistake.name for mistake in exercise.mistakes]
+    sentences = [mistake.sentence for mistake in exercise.mistakes]
+    assert len(set(names)) == len(set(sentences)) == len(names)
+    for text in (exercise.statement, *exercise.hints, *sentences):
+        assert len(text) > 40
+        assert text[-1] in ".?`)"
+        assert "  " not in text
+
+
+@each
+def test_its_inputs_are_fresh_reproducible_and_not_all_alike(exercise):
+    def flat(cases):
+        return [x for case in cases for x in case.inputs if isinstance(x, Tensor)]
+
+    once, again, other = exercise.inputs(0), exercise.inputs(0), exercise.inputs(1)
+    for x, y in zip(flat(once), flat(again), strict=True):
+        assert x is not y
+        assert torch.equal(x, y)
+    if exercise.kind != "value":
+        assert len(once) >= 3
+    floating = [
+        (x, y) for x, y in zip(flat(once), flat(other), strict=True) if x.is_floating_point()
+    ]
+    assert all(x.dtype == torch.float64 and not torch.equal(x, y) for x, y in floating)
+
+
+@each
+def test_its_solution_passes(exercise):
+    verdict = check(exercise.number, exercise.solution)
+    assert (verdict.status, verdict.mistake) == ("right", None), verdict.text
+
+
+@each
+def test_an_untouched_stub_is_not_attempted(exercise):
+    for answer in (blank(exercise), ..., None):
+        verdict = check(exercise.number, answer)
+        assert verdict.status == "not attempted"
+        assert "not attempted" in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "mistake"), MISTAKES, ids=[f"{e.number}-{m.name}" for e, m in MISTAKES]
+)
+def test_a_mistake_is_caught_by_its_own_sentence(exercise, mistake):
+    verdict = check(exercise.number, mistake.answer)
+    assert (verdict.status, verdict.mistake) == ("not yet", mistake.name)
+    assert mistake.sentence in verdict.text
+
+
+@each
+def test_code_that_fails_gets_a_sentence(exercise):
+    if exercise.kind == "value":
+        answers = ["seven", [], lambda: 1]
+    elif exercise.kind == "function":
+        answers = [raising, leaving, silent, listing, with_too_few_arguments, 3.0, nn.Linear]
+    else:
+
+        class Raises(exercise.solution):
+            forward = raising
+
+        class Silent(exercise.solution):
+            forward = silent
+
+        class Lists(exercise.solution):
+            forward = listing
+
+        class Empty(nn.Module):
+            def __init__(self, *_):
+                super().__init__()
+
+            def forward(self, *inputs):
+                return inputs[0] + 1
+
+        answers = [Raises, Silent, Lists, Empty, nn.Linear, raising, 3.0]
+    for answer in answers:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            verdict = check(exercise.number, answer)
+        assert verdict.status == "not yet"
+        assert verdict.mistake is None
+        assert "Traceback" not in verdict.text
+        assert "\n" not in verdict.text
+        assert printed.getvalue() == ""
+
+
+def raising(*inputs):
+    return inputs[0].no_such_thing
+
+
+def leaving(*inputs):
+    raise SystemExit(1)
+
+
+def silent(*inputs):
+    print(inputs)
+
+
+def listing(*inputs):
+    return [type(inputs[0]), "?"]
+
+
+def with_too_few_arguments():
+    return 1
+
+
+@each
+def test_the_three_hints_and_the_solution_are_shown(exercise):
+    for level in (1, 2, 3):
+        told = hint(exercise.number, level)
+        assert exercise.hints[level - 1] in told.text
+        assert f"Hint {level} of 3" in told._repr_html_()
+    assert hint(exercise.number).text == hint(exercise.number, 1).text
+    text = solution(exercise.number).text
+    assert exercise.name in text
+    names: dict = {"torch": torch, "nn": nn, "Tensor": Tensor}
+    module = __import__(exercise.cases.__module__, fromlist=["_"])
+    exec(text, {**vars(module), **names}, names)
+    assert check(exercise.number, names[exercise.name]).status == "right"
+
+
+@pytest.mark.parametrize("notebook", files())
+def test_its_notebook_shows_exactly_these_exercises_and_this_quiz(notebook):
+    (path,) = NOTEBOOKS.glob(f"{notebook}-*.ipynb")
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    starts = [text for text in sources if re.match(r"#+ Exercise \d", text)]
+    assert starts == [card(exercise) for exercise in exercises(notebook)]
+    for exercise in exercises(notebook):
+        place = sources.index(card(exercise)) + 1
+        assert sources[place] == cell(exercise)
+        (output,) = cells[place]["outputs"]
+        assert "not attempted" in "".join(output["data"]["text/plain"])
+        assert "not attempted" in "".join(output["data"]["text/html"])
+    asked = cells[sources.index(f'quiz("{notebook}")')]
+    (output,) = asked["outputs"]
+    assert "".join(output["data"]["text/html"]) == quiz(notebook)._repr_html_()
+
+
+@pytest.mark.parametrize("notebook", files())
+def test_a_quiz_asks_three_questions_and_explains_every_answer(notebook):
+    asked = questions(notebook)
+    assert len(asked) == 3
+    assert len({[a.right for a in question.answers].index(True) for question in asked}) > 1
+    for question in asked:
+        assert question.text.endswith("?")
+        assert 3 <= len(question.answers) <= 6
+        assert [answer.right for answer in question.answers].count(True) == 1
+        assert all(len(answer.reason) > 30 for answer in question.answers)
+    page, text = quiz(notebook)._repr_html_(), quiz(notebook).text
+    count = sum(len(question.answers) for question in asked)
+    assert page.count("<details>") == page.count("<summary>") == count
+    assert page.count("✓ Right") == text.count("✓ Right") == 3
+    assert page.count("✗ Not quite") == count - 3
+    assert not re.search(r"<script|https?:|onclick|style=", page)
+
+
+def test_unknown_numbers_are_answered_with_those_there_are():
+    for number in ("05.9", "nothing", 5.2, "", "99.1"):
+        with pytest.raises(Refused, match=r"There is no exercise .*; there are: .*05\.1"):
+            check(number, None)
+    with pytest.raises(Refused, match="hints 1, 2 and 3"):
+        hint("05.1", 4)
+    with pytest.raises(Refused, match=r"for: .*05"):
+        quiz("98")
+    assert Refused("one sentence")._render_traceback_() == ["one sentence"]

@@ -1,0 +1,107 @@
+"""The classes of notebook 05, taken out of it, are the finished ones, and a slip is noticed."""
+
+import ast
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sdlearn
+from sdlearn import attention
+from sdlearn.course import check
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "05-attention.ipynb"
+CLASSES = ("Attention", "GEGLU", "GatedFeedForward", "TransformerBlock", "SpatialTransformer")
+
+
+def built(change: tuple[str, str] = ("", "")) -> dict:
+    """The five classes as the notebook defines them, with a piece of their text replaced."""
+    names = {"torch": torch, "nn": nn, "F": F}
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            for node in ast.parse("".join(cell["source"])).body:
+                if isinstance(node, ast.ClassDef) and node.name in CLASSES:
+                    exec(ast.unparse(node).replace(*change), names)
+    return names
+
+
+def inputs(*shapes):
+    rng = torch.Generator().manual_seed(1)
+    return [torch.randn(*shape, generator=rng) for shape in shapes]
+
+
+def compared(names: dict) -> None:
+    x, text, page = inputs((2, 15, 24), (2, 7, 10), (2, 32, 6, 4))
+    for name, arguments, given in (
+        ("Attention", (24, 3), [x]),
+        ("Attention", (24, 3, 10), [x, text]),
+        ("GEGLU", (24, 5), [x]),
+        ("GatedFeedForward", (24,), [x]),
+        ("TransformerBlock", (24, 3, 10), [x, text]),
+        ("SpatialTransformer", (32, 4, 10, 2, 8), [page / 10, text]),
+    ):
+        check.same(names[name](*arguments), getattr(attention, name)(*arguments), *given)
+
+
+def test_its_classes_are_the_finished_ones():
+    names = built()
+    assert set(CLASSES) <= set(names)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        compared(names)
+    assert said.getvalue().count("same: ") == 6
+
+
+def test_they_agree_with_the_weights_of_the_finished_ones_in_float64():
+    """Without the help of check.same."""
+    names = built()
+    page, text = (x.double() for x in inputs((2, 32, 6, 4), (2, 7, 10)))
+    torch.manual_seed(0)
+    theirs = attention.SpatialTransformer(32, 4, 10, 2, groups=8).double()
+    for parameter in theirs.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+    mine = names["SpatialTransformer"](32, 4, 10, 2, groups=8).double()
+    mine.load_state_dict(theirs.state_dict(), strict=True)
+    expected = theirs(page, text)
+    assert (mine(page, text) - expected).norm() / expected.norm() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("softmax(dim=-1)", "softmax(dim=-2)"),
+        ("/ q.shape[-1] ** 0.5", ""),
+        ("/ q.shape[-1] ** 0.5", "/ self.to_q.in_features ** 0.5"),
+        ("unflatten(-1, (self.heads, -1)).tr", "unflatten(-1, (-1, self.heads)).mT.tr"),
+        ("seen.transpose(1, 2).flatten(2)", "seen.reshape(len(x), x.shape[1], -1)"),
+        ("self.to_v(context)", "self.to_k(context)"),
+        ("(dim, dim, bias=False)", "(dim, dim)"),
+        ("value, gate =", "gate, value ="),
+        ("F.gelu(gate)", "F.gelu(gate, approximate='tanh')"),
+        ("nn.Identity(), ", ""),
+        ("x = x + self.attn1(self.norm1(x))", "x = self.norm1(x + self.attn1(x))"),
+        ("x = x + self.attn2(self.norm2(x), context)", "x = x + self.attn2(self.norm2(x))"),
+        ("return x + self.ff(self.norm3(x))", "return self.ff(self.norm3(x))"),
+        ("eps=1e-06", "eps=1e-05"),
+        ("return x + self.proj_out", "return self.proj_out"),
+        (".transpose(1, 2).reshape(b, c, h, w)", ".reshape(b, c, h, w)"),
+        ("reshape(b, c, h, w)", "reshape(b, c, w, h).transpose(2, 3)"),
+    ],
+)  # fmt: skip
+def test_a_slip_in_its_classes_is_noticed(change):
+    with pytest.raises((AssertionError, RuntimeError)):
+        compared(built(change))
+
+
+def test_the_models_it_counts_are_the_published_ones():
+    """So many transformer blocks have Stable Diffusion 1.5, 2.1 and XL."""
+    for name, blocks in (("sd1.5", 16), ("sd2.1", 16), ("sdxl", 70)):
+        with torch.device("meta"):
+            unet = sdlearn.UNet(sdlearn.SPECS[name].unet)
+        found = sum(isinstance(m, attention.TransformerBlock) for m in unet.modules())
+        assert found == blocks
