@@ -68,6 +68,11 @@ def test_what_is_not_the_same_is_named(mine, words):
     assert caught.value._render_traceback_() == [str(caught.value)]
 
 
+def test_additional_weights_are_named():
+    with pytest.raises(Different, match=r"differ: `out.bias` not expected\."):
+        check.same(Two(), Two(bias=False), X)
+
+
 def test_functions_and_generators_are_compared_too(capsys):
     check.same(lambda x: x + x, lambda x: 2 * x, X)
     check.same(lambda x: iter([x, x]), lambda x: [x, x], X)
