@@ -109,7 +109,8 @@ def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iter
         yield "the last section is not “Papers”"
     elif len(re.findall(r"^- ", cells[-1]["source"].split("## Papers")[-1], re.M)) < PAPERS:
         yield f"fewer than {PAPERS} papers are listed in the last cell"
-    if not any(VIEW in out.get("data", {}) for c in cells for out in c.get("outputs", [])):
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    if outputs and not any(VIEW in output.get("data", {}) for output in outputs):
         yield "no widget is shown"
     if lesson != "00":
         yield from practice_faults(cells, titles, lesson)

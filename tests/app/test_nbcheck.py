@@ -186,7 +186,11 @@ BROKEN = {
     "img in a widget": (without_alt_in_widget, "the state of a widget holds an <img> without"),
     "random id": (renamed("step", "deadbeef"), "cell 4 (deadbeef): its id is not made of words"),
     "odd id": (renamed("step", "Step_1"), "cell 4 (Step_1): its id is not made of words"),
-    "long": (replaced("step", "show(torch)", "x = 1\n" * 41), "cell 4 (step): 41 lines of code"),
+    "long": (replaced("step", "show(torch)", "x = 1\n" * 46), "cell 4 (step): 46 lines of code"),
+    "nothing to compare": (
+        replaced("imports", "import torch", "# NBVAL_CHECK_OUTPUT\nimport torch"),
+        "cell 2 (imports): its output is to be compared",
+    ),
     "magic": (replaced("step", "show", "%time show"), "cell 4 (step): it is not plain Python (l"),
     "import": (replaced("imports", "torch", "diffusers"), "cell 2 (imports): it imports diffusers"),
     "copy": (
@@ -295,6 +299,15 @@ def test_an_expected_error_is_no_fault(check):
     stored(ERROR)(notebook)
     cell(notebook, "imports")["metadata"]["tags"] = ["raises-exception"]
     assert check(nbtool.clean(notebook)) == []
+
+
+def test_a_lesson_that_never_ran_is_told_so_and_no_more(check):
+    notebook = lesson()
+    for each in notebook["cells"]:
+        each.update(outputs=[], execution_count=None) if each["cell_type"] == "code" else None
+    del notebook["metadata"]["widgets"]
+    (fault,) = check(notebook)
+    assert fault.startswith("is stored without outputs")
 
 
 def test_a_notebook_that_is_no_lesson_needs_no_card_nor_quiz(check):
