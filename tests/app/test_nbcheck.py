@@ -278,6 +278,7 @@ def test_two_cells_of_one_name_are_named(check, tmp_path):
     "words",
     [
         "section 9 of the paper",
+        "sections 7 and 8 of another text",
         "section 2 of this notebook",
         "sections 4.1 and 4.2",
         "section 7 of notebook 05, which is not there yet",
