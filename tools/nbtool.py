@@ -6,7 +6,8 @@
 
 Two executions of a notebook differ in counters, timestamps and widget ids; `clean` removes
 those, so that a diff shows what a person changed. Figures become palette images, a third of
-the bytes. Cleaning twice is the same as cleaning once.
+the bytes. Cleaning twice is the same as cleaning once. What `check` looks for besides noise stands
+in nbcheck.py (cells) and nbtext.py (text).
 """
 
 import argparse
@@ -16,22 +17,20 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import nbcheck
 import nbformat
+import nbtext
+from nbcheck import ROOT, STATE, Notebook
+from nbtext import VIEW
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK_BYTES, OUTPUT_BYTES = 500_000, 120_000
+NOTEBOOK_BYTES = 500_000
 PALETTE = 128
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 KEPT_CELL_METADATA = {"tags", "slideshow", "editable", "deletable"}
-VIEW = "application/vnd.jupyter.widget-view+json"
-STATE = "application/vnd.jupyter.widget-state+json"
-
-Notebook = dict[str, Any]
 
 
 def clean(notebook: Notebook) -> Notebook:
@@ -139,43 +138,23 @@ def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
     return json.loads(text)
 
 
-def faults(text: str) -> list[str]:
-    """What is wrong with a stored notebook, one sentence each; `text` is the whole file."""
+def faults(path: Path) -> list[str]:
+    """What is wrong with a stored notebook, one sentence each."""
+    text = path.read_text(encoding="utf-8")
+    names = [cell.get("id") for cell in json.loads(text)["cells"]]
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:  # nbformat would give such cells random names, and more faults with them
+        return [f"two cells have the id {name}" for name in repeated]
     notebook = read(text)
     found = []
     if written(clean(notebook)) != text:
         found.append("holds noise; run: python tools/nbtool.py clean")
-    if len(text) > NOTEBOOK_BYTES:
-        found.append(f"has {len(text):,} bytes, more than {NOTEBOOK_BYTES:,}")
+    if len(text.encode()) > NOTEBOOK_BYTES:
+        found.append(f"has {len(text.encode()):,} bytes, more than {NOTEBOOK_BYTES:,}")
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"]]
     if code and not any(cell["outputs"] for cell in code):
         found.append("is stored without outputs; run: python tools/nbtool.py run")
-    for number, cell in enumerate(notebook["cells"]):
-        tags = cell["metadata"].get("tags", [])
-        found += [
-            f"cell {number}: {fault}"
-            for output in cell.get("outputs", [])
-            for fault in output_faults(output, expects_error="raises-exception" in tags)
-        ]
-    return found
-
-
-def output_faults(output: dict[str, Any], expects_error: bool) -> list[str]:
-    text = json.dumps(output)
-    found = []
-    if len(text) > OUTPUT_BYTES:
-        found.append(f"an output of {len(text):,} bytes, more than {OUTPUT_BYTES:,}")
-    if output["output_type"] == "error" and not expects_error:
-        found.append(f"a stored {output['ename']}")
-    if output.get("name") == "stderr":
-        found.append("something written to stderr is stored")
-    # An image in base64 may spell "/tmp" by chance; "/", the home of some accounts, is in any date.
-    words = json.dumps([output.get("text"), {**output.get("data", {}), "image/png": None}])
-    places = [str(ROOT), str(Path.home()), tempfile.gettempdir()]
-    places = [place for place in places if len(place) > 3 and json.dumps(place)[1:-1] in words]
-    if places:
-        found.append(f"a path of the machine that ran it is stored ({places[0]})")
-    return found
+    return found + nbcheck.faults(notebook) + nbtext.faults(notebook["cells"], path)
 
 
 def read(text: str) -> Notebook:
@@ -214,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     bad = 0
     for path in given.files or sorted((ROOT / "notebooks").glob("*.ipynb")):
         if given.action == "check":
-            found = faults(path.read_text(encoding="utf-8"))
+            found = faults(path)
             print(*(f"{path.name}: {fault}" for fault in found), sep="\n", end="\n" * bool(found))
             bad += len(found)
         else:

@@ -1,0 +1,158 @@
+"""Every lesson: what it builds is the finished part, number by number, so that neither can drift.
+
+nbval runs the notebooks whole; here what they compare is taken out and run alone.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+import nbtext
+import pytest
+from torch import nn
+
+from sdlearn.course.exercises import exercises, files, questions
+from tests.notebook_parts import Pair, distance, extract, parts, run, runs, statements
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+# The first looks at finished parts and the last but one at their costs; neither builds one.
+BUILD_NOTHING = {"00", "16"}
+LESSONS = [
+    p for p in sorted(NOTEBOOKS.glob("[0-9][0-9]-*.ipynb")) if p.name[:2] not in BUILD_NOTHING
+]
+PARTS = [(lesson, part) for lesson in LESSONS for part in parts(lesson)]
+each = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.name[:2])
+
+
+def troubles(pairs: list[Pair]) -> list[str]:
+    """What is wrong with the comparisons of a lesson, though all of them hold."""
+    found = []
+    if not any(pair.own and pair.finished for pair in pairs):
+        found.append("nothing that the notebook builds is compared with a finished part of sdlearn")
+    for pair in pairs:
+        if pair.finished and not pair.own:
+            found.append(f"{pair.theirs} is compared with what the notebook has not built")
+        if pair.tolerance > 1e-12:
+            found.append(f"a tolerance of {pair.tolerance} hides mistakes")
+        if isinstance(pair.mine, nn.Module) and isinstance(pair.theirs, nn.Module):
+            if distance(pair) > 1e-12:
+                found.append(f"{type(pair.mine).__name__} is not the finished one")
+            if [*pair.mine.parameters()] and not distance(pair, other_weights=True) > 1e-6:
+                found.append(f"{type(pair.mine).__name__} does not depend on its weights")
+    return found
+
+
+@each
+def test_what_it_builds_is_the_finished_part(lesson):
+    assert troubles(run(extract(lesson))) == []
+
+
+@pytest.mark.parametrize(("lesson", "part"), PARTS, ids=lambda x: getattr(x, "stem", x)[:40])
+def test_a_slip_in_any_part_is_noticed(lesson, part):
+    with pytest.raises((AssertionError, AttributeError, IndexError, RuntimeError, TypeError)):
+        run(extract(lesson), slip=part)
+
+
+@each
+def test_a_class_that_is_named_like_a_finished_one_is_compared(lesson):
+    finished = {
+        node.name
+        for file in (ROOT / "sdlearn").glob("*.py")
+        for node in ast.parse(file.read_text("utf-8")).body
+        if runs(node)
+    }
+    own = {s.node.name for s in statements(lesson) if runs(s.node)}
+    assert own & finished <= set(parts(lesson))
+
+
+@pytest.mark.parametrize("lesson", files())
+def test_sections_named_in_hints_and_quizzes_are_there(lesson):
+    (path,) = NOTEBOOKS.glob(f"{lesson}-*.ipynb")
+    said = [q.text for q in questions(lesson)]
+    said += [answer.reason for q in questions(lesson) for answer in q.answers]
+    for exercise in exercises(lesson):
+        said += [*exercise.hints, *(mistake.sentence for mistake in exercise.mistakes)]
+    named = {number for text in said for number in nbtext.sections_named(text)}
+    assert named <= set(nbtext.sections(nbtext.headings_of(path)))
+
+
+# ---------------------------------------------------------- that these can fail: a small lesson
+
+IMPORTS = """
+import torch
+from torch import nn
+import sdlearn
+from sdlearn.course import check
+heavy = undefined_if_it_ran
+"""
+BUILT = """
+def halves(x):
+    return x.chunk(2, dim=-1)
+
+
+class GEGLU(nn.Module):
+    def __init__(self, dim_in, dim_out):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x):
+        value, gate = halves(self.proj(x))
+        return value * nn.functional.gelu(gate)
+"""
+INPUTS = "x = torch.randn(2, 3, 4)\nx += 1\nx[0] = 1\nmine = GEGLU(4, 5)"
+SAME = "check.same(mine, sdlearn.attention.GEGLU(4, 5), x)"
+STUB = 'def halves(x):\n    ...\n\n\ncheck("05.9", halves)'
+
+
+def written(folder: Path, *sources: str) -> Path:
+    cells = [{"cell_type": "code", "id": f"c{k}", "source": s} for k, s in enumerate(sources)]
+    path = folder / "05-small.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    return path
+
+
+def test_a_small_lesson_is_taken_out_and_compared(tmp_path):
+    path = written(tmp_path, IMPORTS, BUILT, "x = heavy", INPUTS, STUB, SAME, "x = 1")
+    taken = [ast.unparse(statement.node).splitlines()[0] for statement in extract(path)]
+    definitions = ["def halves(x):", "class GEGLU(nn.Module):"]
+    assert taken == [*IMPORTS.split("\n")[1:5], *definitions, *INPUTS.split("\n"), SAME]
+    assert parts(path) == ["GEGLU"]
+    assert troubles(run(extract(path))) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("value, gate", "gate, value"),
+        ("dim=-1", "dim=1"),
+        ("gelu(gate)", "gelu(gate, approximate='tanh')"),
+        ("2 * dim_out)", "2 * dim_out, bias=False)"),
+        ("self.proj", "self.project"),
+    ],
+)
+def test_one_broken_line_in_a_notebook_is_noticed(tmp_path, old, new):
+    path = written(tmp_path, IMPORTS, BUILT.replace(old, new), INPUTS, SAME)
+    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        run(extract(path))
+
+
+@pytest.mark.parametrize(
+    ("same", "trouble"),
+    [
+        ("print(mine)", "nothing that the notebook builds is compared"),
+        ("check.same(mine, GEGLU(4, 5), x)", "nothing that the notebook builds is compared"),
+        (SAME.replace("mine", "sdlearn.attention.GEGLU(4, 5)"), "what the notebook has not built"),
+        (SAME.replace(", x)", ", x, tolerance=1e-3)"), "a tolerance of 0.001 hides mistakes"),
+        (SAME.replace(", x)", ", x[:0])"), "GEGLU does not depend on its weights"),
+    ],
+)
+def test_a_comparison_that_proves_nothing_is_named(tmp_path, same, trouble):
+    found = troubles(run(extract(written(tmp_path, IMPORTS, BUILT, INPUTS, same))))
+    assert any(trouble in sentence for sentence in found)
+
+
+def test_without_check_same_a_difference_is_found_as_well(tmp_path, monkeypatch):
+    path = written(tmp_path, IMPORTS, BUILT.replace("value, gate", "gate, value"), INPUTS, SAME)
+    monkeypatch.setattr("sdlearn.course.comparing.same", lambda *_, **__: None)
+    assert troubles(run(extract(path))) == ["GEGLU is not the finished one"]

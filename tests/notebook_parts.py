@@ -1,0 +1,208 @@
+"""Takes what a notebook compares with finished parts out of it, and runs only that.
+
+A notebook's statements are followed backwards from every `check.same(...)`: to the definitions and
+values that it uses, to what those use, and so on. Nothing else of the notebook runs.
+"""
+
+import ast
+import json
+import re
+import symtable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdlearn.course import check, comparing
+
+
+@dataclass(frozen=True)
+class Statement:
+    """bound: the names it gives a value. now, later: those it uses, and those that functions
+    defined in it use when they are called."""
+
+    node: ast.stmt
+    place: str
+    bound: frozenset[str]
+    now: frozenset[str]
+    later: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison that held."""
+
+    mine: Callable[..., Any]
+    theirs: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    tolerance: float
+
+    @property
+    def own(self) -> bool:
+        """Whether the left side was made in the notebook."""
+        return origin(self.mine) == "the_notebook"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the right side is a part of sdlearn, or a function that calls one."""
+        calls = getattr(getattr(self.theirs, "__code__", None), "co_names", ())
+        return origin(self.theirs).startswith("sdlearn.") or "sdlearn" in calls
+
+
+def origin(part: Callable[..., Any]) -> str:
+    """The Python module where the class of a network, or a function, was defined."""
+    return type(part).__module__ if isinstance(part, nn.Module) else part.__module__
+
+
+@cache
+def statements(path: Path) -> list[Statement]:
+    """All of a notebook, cell after cell; its exercises, which learners fill in, are left out."""
+    found = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not re.search(r'^check\("', source, flags=re.M):
+            place = f"{path.name}, cell {cell['id']}"
+            found += [Statement(node, place, *names(node)) for node in ast.parse(source).body]
+    return found
+
+
+def names(node: ast.stmt) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    table = symtable.symtable(ast.unparse(node), "cell", "exec")
+    symbols = table.get_symbols()
+    bound = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+    now = {s.get_name() for s in symbols if s.is_referenced()}
+    if isinstance(node, ast.AugAssign):
+        now |= set(changed(node.target))
+    bound |= {name for target in getattr(node, "targets", []) for name in changed(target)}
+    later, inside = set(), table.get_children()
+    while inside:
+        child = inside.pop()
+        inside += child.get_children()
+        later |= {s.get_name() for s in child.get_symbols() if s.is_referenced() and s.is_global()}
+    return frozenset(bound), frozenset(now), frozenset(later)
+
+
+def changed(target: ast.expr) -> list[str]:
+    """The name whose value, or only an entry or an attribute of it, an assignment changes."""
+    while isinstance(target, ast.Subscript | ast.Attribute):
+        target = target.value
+    return [target.id] if isinstance(target, ast.Name) else []
+
+
+def comparisons(node: ast.stmt) -> list[ast.Call]:
+    """The calls of check.same in a statement."""
+    calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == "check.same"]
+
+
+def needed(program: list[Statement], k: int, wanted: frozenset[str] | set[str]) -> set[int]:
+    """Which statements give statement k the names that are wanted there, directly or not."""
+    found: set[int] = set()
+    todo = [(name, k) for name in wanted]
+    while todo:
+        name, before = todo.pop()
+        binding = [i for i in range(before) if name in program[i].bound][-1:]
+        for i in set(binding) - found:
+            found.add(i)
+            todo += [(inner, i) for inner in program[i].now]
+            todo += [(inner, k) for inner in program[i].later]
+    return found
+
+
+def extract(path: Path) -> list[Statement]:
+    """The comparisons of a notebook, and before each what it needs."""
+    program, kept = statements(path), set()
+    for k, statement in enumerate(program):
+        if comparisons(statement.node):
+            kept |= {k} | needed(program, k, statement.now | statement.later)
+    return [program[k] for k in sorted(kept)]
+
+
+def parts(path: Path) -> list[str]:
+    """What is compared: the notebook's modules and functions on the left of a comparison, and the
+    modules that those are made of."""
+    program = extract(path)
+    found: dict[str, None] = {}
+    for k, statement in enumerate(program):
+        for call in comparisons(statement.node):
+            left = {n.id for n in ast.walk(call.args[0]) if isinstance(n, ast.Name)}
+            for i in sorted(needed(program, k, left)):
+                node = program[i].node
+                if (isinstance(node, ast.FunctionDef) and node.name in left) or runs(node):
+                    found[node.name] = None
+    return list(found)
+
+
+def runs(node: ast.stmt) -> bool:
+    """Whether it defines a module: a class with a method `forward`."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return any(isinstance(part, ast.FunctionDef) and part.name == "forward" for part in body)
+
+
+def run(program: list[Statement], slip: str = "") -> list[Pair]:
+    """Run statements, and return the comparisons in them, or raise as they do.
+
+    slip: a part that shall give slightly wrong numbers.
+    """
+    pairs: list[Pair] = []
+
+    def same(mine, theirs, *inputs, tolerance=1e-12):
+        comparing.same(mine, theirs, *inputs, tolerance=tolerance)
+        pairs.append(Pair(mine, theirs, inputs, tolerance))
+
+    module = ModuleType("the_notebook")
+    real, sys.modules[module.__name__] = type(check).same, module
+    type(check).same = staticmethod(same)
+    try:
+        for statement in program:
+            code = compile(ast.Module([statement.node], []), statement.place, "exec")
+            exec(code, vars(module))
+            if slip in statement.bound:
+                spoil(vars(module), slip)
+    finally:
+        type(check).same = staticmethod(real)
+        del sys.modules[module.__name__]
+    return pairs
+
+
+def spoil(values: dict[str, Any], name: str) -> None:
+    part = values[name]
+    if isinstance(part, type):
+        forward = part.forward
+        part.forward = lambda *given, **named: slipped(forward(*given, **named))
+    else:
+        values[name] = lambda *given, **named: slipped(part(*given, **named))
+
+
+def slipped(result: Any) -> Any:
+    """The same, wrong from the sixth digit on."""
+    if isinstance(result, Tensor) and result.is_floating_point():
+        return result + 1e-5 * torch.randn_like(result) * result.abs().mean()
+    if isinstance(result, tuple | list):
+        inner = [slipped(entry) for entry in result]
+        return type(result)(*inner) if hasattr(result, "_fields") else type(result)(inner)
+    if isinstance(result, Iterator):
+        return [slipped(entry) for entry in result]
+    return result * 1.00001 + 1e-5 if isinstance(result, float) else None
+
+
+def distance(pair: Pair, other_weights: bool = False) -> float:
+    """‖mine - theirs‖ / ‖theirs‖ of two modules in float64, largest over their results: with the
+    same random weights, or else with others in mine. Computed without check.same."""
+    torch.manual_seed(0)
+    mine, theirs = (comparing.converted(m, torch.float64).eval() for m in (pair.mine, pair.theirs))
+    for parameter in theirs.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    mine.load_state_dict(theirs.state_dict(), strict=True)
+    for parameter in mine.parameters() if other_weights else ():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    inputs = comparing.converted(pair.inputs, torch.float64)
+    with torch.no_grad():
+        a, b = (comparing.leaves(comparing.settled(m(*inputs))) for m in (mine, theirs))
+    return max(comparing.relative_error(x, y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,151 @@
+"""A pytest plugin that watches the notebooks which nbval runs, and fails those that go too far.
+
+Limits: processor time and memory of each notebook's kernel (measured on Linux only, with one
+thread, so that a busy machine changes nothing), and processor time of all together. No network and
+no changes in the repository: guard/sitecustomize.py stops them inside the kernel, and what got past
+it is found at the end by looking for new files. A table shows what was measured.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
+from nbval.plugin import IPyNbCell
+
+SECONDS, SECONDS_OF = 180, {"08": 300}
+TOGETHER = 20 * 60
+GIGABYTES = 4
+GUARD = Path(__file__).with_name("guard")
+PROPERTY = "notebook"
+NOT_LOOKED_AT = {"__pycache__", "runs", "build", "dist"}
+
+
+class Usage(NamedTuple):
+    """What a notebook's kernel took: seconds of processor time, and the most memory at a time."""
+
+    seconds: float
+    gigabytes: float
+
+
+def measured(process: int) -> Usage | None:
+    """From Linux's tables: the process with its finished children; None on other systems."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    ticks = sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
+    peak = int(status.split("VmHWM:")[1].split()[0])  # in kB
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), peak * 1024 / 1e9)
+
+
+def seconds_allowed(name: str) -> float:
+    return SECONDS_OF.get(name[:2], SECONDS)
+
+
+def excesses(name: str, usage: Usage) -> Iterator[str]:
+    """Which limits a notebook breaks, one sentence each."""
+    allowed = seconds_allowed(name)
+    if usage.seconds > allowed:
+        yield f"{name} took {usage.seconds:.1f} s of processor time; the limit is {allowed:g} s"
+    if usage.gigabytes > GIGABYTES:
+        yield f"{name} took {usage.gigabytes:.2f} GB of memory; the limit is {GIGABYTES:g} GB"
+
+
+def files(root: Path) -> set[str]:
+    """The files of the repository, without hidden ones and those that tools make anew."""
+    found = set()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if f not in NOT_LOOKED_AT and not f.startswith(".")]
+        seen = (name for name in names if not name.startswith("."))
+        found |= {os.path.relpath(os.path.join(folder, name), root) for name in seen}
+    return found
+
+
+class Watch:
+    """The hooks, with what they remember of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.before = files(root)
+        self.usages: dict[str, Usage | None] = {}
+        self.troubles: list[str] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        """The kernel starts before a notebook's first cell, with these variables."""
+        if not isinstance(item, IPyNbCell) or item.parent.kernel:
+            return (yield)
+        paths = [str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "SDLEARN_UNCHANGED": str(self.root),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        with patch.dict(os.environ, variables):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, None, None]:
+        """The kernel ends after a notebook's last cell."""
+        last = nextitem is None or nextitem.parent is not item.parent
+        if not isinstance(item, IPyNbCell) or not last:
+            return (yield)
+        kernel, name = item.parent.kernel, item.path.name
+        usage = measured(kernel.km.provisioner.pid) if kernel and kernel.is_alive() else None
+        # Properties travel with the report from a worker of pytest-xdist to the one that counts.
+        item.user_properties.append((PROPERTY, [name, usage and list(usage)]))
+        yield
+        if usage and any(excesses(name, usage)):
+            pytest.fail("\n".join(excesses(name, usage)), pytrace=False)
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for key, value in report.user_properties:
+            if key == PROPERTY:
+                name, usage = value
+                self.usages[name] = Usage(*usage) if usage else None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """What no single notebook can be blamed for: two of them may have run at a time."""
+        if not self.usages or hasattr(session.config, "workerinput"):
+            return
+        spent, new = self.together(), sorted(files(self.root) - self.before)
+        if spent > TOGETHER:
+            self.troubles.append(
+                f"all notebooks took {spent:.1f} s of processor time; the limit is {TOGETHER:g} s"
+            )
+        if new:
+            self.troubles.append(f"new files appeared in the repository: {', '.join(new)}")
+        if self.troubles:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def together(self) -> float:
+        return sum(usage.seconds for usage in self.usages.values() if usage)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.usages:
+            return
+        say = terminalreporter.write_line
+        terminalreporter.section("notebooks: processor time and memory, with one thread")
+        width = max(map(len, self.usages))
+        for name, usage in sorted(self.usages.items()):
+            if usage:
+                limits = seconds_allowed(name), GIGABYTES
+                time = f"{usage.seconds:8.1f} s of {limits[0]:<5g}"
+                say(f"{name:{width}}{time}{usage.gigabytes:7.2f} GB of {limits[1]:g}")
+            else:
+                say(f"{name:{width}}  not measured: its kernel died, or this is not Linux")
+        say(f"{'together':{width}}{self.together():8.1f} s of {TOGETHER:g}")
+        for trouble in self.troubles:
+            say(f"FAILED: {trouble}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(config.rootpath), "watch")
