@@ -141,7 +141,7 @@ def test_what_its_cells_say_holds(cells):
     assert "16,384" in told["count"]
     assert "803 to 545,118 billion: 679 times" in told["flops"]
     assert "decoder 2,515" in told["translation"]
-    rows = [line.split() for line in told["truth"].splitlines()[1:-1]]
+    rows = [line.split() for line in told["truth"].splitlines()[2:-1]]
     assert [[row[0], *row[3:]] for row in rows] == [
         [side, "48×", "64×", "12×", "24×"] for side in ("512", "768", "1024")
     ]
