@@ -1,0 +1,183 @@
+"""The figures and the widget of notebook 01."""
+
+import logging
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from sdlearn.course.figures.latents import blends, directions, rates, squeezed
+from sdlearn.course.widgets_latents import Blender
+from sdlearn.evaluation.pixels import as_tensor
+from sdlearn.pipeline import to_pil
+from sdlearn.storybook import Scene, Thing, render
+
+D = 3 * 8 * 8
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def code() -> tuple[torch.Tensor, torch.Tensor]:
+    """A middle and 192 directions at right angles."""
+    return drawn(D) / 10, torch.linalg.qr(drawn(D, D)).Q
+
+
+def test_squeezed_is_the_projection_of_every_patch_by_itself(code):
+    mean, basis = code
+    x = (drawn(2, 3, 16, 24) / 3).clamp(-0.9, 0.9)
+    for k in (0, 1, 5, D):
+        mine = squeezed(x, mean, basis, k)
+        for i, j in ((0, 0), (1, 2), (0, 1)):
+            patch = x[1, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten()
+            z = basis[:k] @ (patch - mean)
+            expected = (mean + z @ basis[:k]).clamp(-1, 1).view(3, 8, 8)
+            seen = mine[1, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+            assert torch.allclose(seen, expected, rtol=0, atol=1e-12)
+    assert torch.allclose(squeezed(x, mean, basis, D), x, rtol=0, atol=1e-12)
+
+
+def test_more_numbers_are_never_worse(code):
+    mean, basis = code
+    x = (drawn(1, 3, 8, 8) / 3).clamp(-1, 1)
+    lost = [(squeezed(x, mean, basis, k) - x).norm().item() for k in range(D + 1)]
+    assert all(b <= a + 1e-9 for a, b in pairwise(lost))
+
+
+@pytest.mark.parametrize("k", [-1, D + 1])
+def test_a_number_of_directions_that_are_not_there_is_refused(code, k):
+    with pytest.raises(ValueError, match=f"k is {k}; accepted: 0 to {D}"):
+        squeezed(drawn(1, 3, 8, 8), *code, k)
+
+
+def test_directions_show_every_number_in_its_place():
+    basis = torch.zeros(2, D)
+    basis[0, 2 * 64 + 3 * 8 + 5] = 0.5  # blue, line 3, column 5
+    basis[1, 0], basis[1, 63] = 0.2, -0.1  # red, the first and the last
+    first, second = (np.array(patch) for patch in directions(basis))
+    assert first.shape == (8, 8, 3)
+    assert first[3, 5].tolist() == [128, 128, 255]
+    assert (np.delete(first.reshape(-1, 3), 3 * 8 + 5, axis=0) == 128).all()
+    assert (second[0, 0, 0], second[7, 7, 0], second[7, 7, 1]) == (255, 64, 128)
+
+
+def test_rates_draws_lines_and_points_that_differ_without_colour():
+    lines = {"a": ([1, 4, 16], [10.0, 20.0, 30.0]), "b": ([3, 12], [12.0, 15.0])}
+    (ax,) = rates(lines, {"star": (4, 28.0)}, "Title").axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[1, 4, 16], [3, 12], [4]]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[10, 20, 30], [12, 15], [28]]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3", "4", "12", "16"]
+    assert ax.get_title() == "Title"
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+@pytest.fixture(scope="module")
+def pages():
+    things = [Thing("cat", "red", "plain", x, 0.7, 0.4) for x in (0.3, 0.5, 0.7)]
+    return [render(Scene("day", "grass", (thing,)), 64) for thing in things]
+
+
+@pytest.fixture
+def blender(tiny_storybook, code, pages):
+    mean, basis = (x.float() for x in code)
+    return Blender(pages, tiny_storybook.vae, mean, basis)
+
+
+@pytest.fixture
+def set_to(caplog):
+    """Move a control. ipywidgets only logs what a callback raises; here that fails the test."""
+
+    def set_to(control, value):
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            control.value = value
+        for record in caplog.records:
+            if record.exc_info:
+                raise record.exc_info[1]
+
+    return set_to
+
+
+def sentence(blender: Blender) -> str:
+    return re.sub(r"<[^>]*>", "", blender.message.value)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("k", [0, 1, 4, 191, 192])
+def test_blends_at_every_end_of_the_sliders(tiny_storybook, code, pages, weight, k):
+    mean, basis = (x.float() for x in code)
+    vae, (a, b) = tiny_storybook.vae, as_tensor(pages[:2]).split(1)
+    seen = blends(a, b, weight, vae, mean, basis, k)
+    z = (1 - weight) * vae.to_latent(a) + weight * vae.to_latent(b)
+    assert seen.shape == (3, 3, 64, 64)
+    assert torch.allclose(seen[0], ((1 - weight) * a + weight * b)[0], atol=1e-6)
+    mixed = (1 - weight) * squeezed_free(a, mean, basis, k) + weight * squeezed_free(
+        b, mean, basis, k
+    )
+    assert torch.allclose(seen[1], mixed[0].clamp(-1, 1), atol=1e-4)
+    assert torch.allclose(seen[2], vae.to_image(z)[0], atol=1e-4)
+
+
+def squeezed_free(x, mean, basis, k):
+    """Without the clamp, which alone is not linear."""
+    small = squeezed(x / 100, mean / 100, basis, k)
+    return small * 100
+
+
+def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, pages):
+    mean, basis = (x.float() for x in code)
+    assert re.fullmatch(
+        r"Page 0 with 4 numbers for each patch of 8 × 8 pixels: -?\d+\.\d dB; "
+        r"with its latent of 4: -?\d+\.\d dB\.",
+        sentence(blender),
+    )
+    set_to(blender.second, 2)
+    set_to(blender.weight, 0.25)
+    set_to(blender.numbers, 16)
+    assert sentence(blender) == "Page 0 and page 2, 25% of the way."
+    a, _, b = as_tensor(pages).split(1)
+    expected = to_pil(blends(a, b, 0.25, blender.vae, mean, basis, 16))
+    shown = np.array(blender.picture)
+    for one in expected:
+        big = np.array(one).repeat(3, axis=0).repeat(3, axis=1)
+        places = [
+            x for x in range(shown.shape[1] - 192)
+            if np.array_equal(shown[-192 - 6 : -6, x : x + 192], big)
+        ]  # fmt: skip
+        assert len(places) >= 1
+    assert "25% of the way" in blender.view.value
+    assert 'role="status"' in blender.message.value
+    set_to(blender.weight, 1.0)
+    assert sentence(blender).startswith("Page 2 with 16 numbers")
+
+
+@pytest.mark.parametrize(
+    ("control", "value"), [("first", 2), ("second", 2), ("weight", 0.8), ("numbers", 40)]
+)
+def test_every_control_matters(blender, set_to, control, value):
+    set_to(blender.weight, 0.5)
+    before = np.array(blender.picture)
+    set_to(getattr(blender, control), value)
+    after = np.array(blender.picture)
+    assert before.shape != after.shape or not np.array_equal(before, after)
+
+
+def test_every_control_has_a_name_and_takes_the_keyboard(blender):
+    controls = [blender.first, blender.second, blender.weight, blender.numbers]
+    assert list(blender.children[:4]) == controls
+    for control in controls:
+        assert control.description
+        assert control.tabbable is not False
+        assert not control.disabled
+
+
+def test_a_mistake_of_ours_is_not_swallowed(blender, set_to, monkeypatch):
+    monkeypatch.setattr(blender.vae, "to_image", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        set_to(blender.weight, 0.4)
