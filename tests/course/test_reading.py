@@ -77,7 +77,7 @@ def test_likenesses_share_one_scale():
     assert [ax.get_title() for ax in panels] == ["one", "two"]
     for ax, matrix in zip(panels, (a, b), strict=True):
         assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
-        assert ax.images[0].get_clim() == (-0.5, 1)
+        assert ax.images[0].get_clim() == (-0.2, 1)
         assert ax.get_xlabel() == "caption"
         assert len(ax.lines) == 4  # two borders between three couples, both ways
     assert panels[0].get_ylabel() == "picture"

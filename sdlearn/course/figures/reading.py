@@ -101,7 +101,7 @@ def likenesses(matrices: Mapping[str, Tensor], title: str) -> Figure:
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         n = len(matrix)
-        drawn = ax.imshow(matrix.detach().numpy(), cmap="Greys", vmin=-0.5, vmax=1)
+        drawn = ax.imshow(matrix.detach().numpy(), cmap="Greys", vmin=-0.2, vmax=1)
         ax.set(title=name, xlabel="caption", xticks=range(0, n, 4), yticks=range(0, n, 4))
         for border in np.arange(1.5, n - 1, 2):
             ax.axhline(border, color="0.75", lw=0.5)
