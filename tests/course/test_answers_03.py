@@ -1,0 +1,308 @@
+"""Answers to notebook 03 that its checker was not written for: the wrong ones must not pass, and
+right ones in another style must."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sdlearn
+from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
+from sdlearn.course import check
+from sdlearn.course.exercises.nb03_text import (
+    frame,
+    look_back,
+    matching_loss,
+    sdxl_text,
+    spell,
+)
+
+
+def merged_in_order(word, merges):
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    for a, b in merges:
+        i = 0
+        while i < len(pieces) - 1:
+            if (pieces[i], pieces[i + 1]) == (a, b):
+                pieces[i : i + 2] = [a + b]
+            i += 1
+    return pieces
+
+
+def one_place_at_a_time(word, merges):
+    """The earliest merge at its first place, then look again."""
+    rank = {pair: k for k, pair in enumerate(merges)}
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while True:
+        found = [(rank[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in rank]
+        if not found:
+            return pieces
+        _, i = min(found)
+        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
+
+
+def by_recursion(word, merges):
+    def cut(pieces):
+        known = [k for k, pair in enumerate(merges) if pair in pairwise(pieces)]
+        if not known:
+            return list(pieces)
+        a, b = merges[known[0]]
+        out = []
+        for piece in pieces:
+            if out and out[-1] == a and piece == b:
+                out[-1] = a + b
+            else:
+                out.append(piece)
+        return cut(tuple(out))
+
+    return cut((*word[:-1], word[-1] + "</w>"))
+
+
+def shortest_pair(word, merges):
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while known := [p for p in pairwise(pieces) if p in merges]:
+        a, b = min(known, key=lambda pair: len("".join(pair)))
+        i = next(i for i in range(len(pieces)) if tuple(pieces[i : i + 2]) == (a, b))
+        pieces[i : i + 2] = [a + b]
+    return pieces
+
+
+def with_a_mask_added(q, k, v):
+    n, m = q.shape[1], k.shape[1]
+    mask = torch.full((n, m), float("-inf"), dtype=q.dtype).triu(m - n + 1)
+    return (q @ k.mT * q.shape[-1] ** -0.5 + mask).softmax(-1) @ v
+
+
+def token_by_token(q, k, v):
+    n, m = q.shape[1], k.shape[1]
+    rows = []
+    for i in range(n):
+        stop = m - n + i + 1
+        weights = (q[:, i, None] @ k[:, :stop].mT / q.shape[-1] ** 0.5).softmax(-1)
+        rows.append(weights @ v[:, :stop])
+    return torch.cat(rows, dim=1)
+
+
+def padded(q, k, v):
+    """Zeros for the queries of the beginning, whose answers are thrown away."""
+    q_all = F.pad(q, (0, 0, k.shape[1] - q.shape[1], 0))
+    whole = F.scaled_dot_product_attention(q_all, k, v, is_causal=True)
+    return whole[:, k.shape[1] - q.shape[1] :]
+
+
+def with_minus(number):
+    def answer(q, k, v):
+        later = torch.ones(q.shape[1], k.shape[1]).triu(k.shape[1] - q.shape[1] + 1) > 0
+        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, number).softmax(-1) @ v
+
+    return answer
+
+
+def log_softmaxes(images, texts, temperature, swap=False):
+    u = images / images.norm(dim=-1, keepdim=True)
+    w = texts / texts.norm(dim=-1, keepdim=True)
+    s = u @ w.T / temperature
+    b = len(u)
+    across = s.log_softmax(1).diagonal()
+    down = (s if swap else s[:, :b]).log_softmax(0).diagonal()
+    return -(across + down[:b]).mean() / 2
+
+
+def masked_square(images, texts, temperature):
+    """All m texts ask, those without a picture are ignored."""
+    s = F.normalize(images) @ F.normalize(texts).T / temperature
+    own = torch.arange(len(s))
+    asked = torch.full((len(texts),), -100)
+    asked[: len(s)] = own
+    return (F.cross_entropy(s, own) + F.cross_entropy(s.T, asked, ignore_index=-100)) / 2
+
+
+def weighted(images, texts, temperature):
+    """Every text counts the same, whoever asks: a mean over all 2 b choices with wrong weights."""
+    s = F.normalize(images) @ F.normalize(texts).T / temperature
+    own = torch.arange(len(s))
+    return 0.75 * F.cross_entropy(s, own) + 0.25 * F.cross_entropy(s[:, : len(s)].T, own)
+
+
+def first_end_in_a_loop(hidden_1, hidden_2, norm, projection, ids, end):
+    last = norm(hidden_2[-1])
+    rows = [last[i, row.index(end)] for i, row in enumerate(ids.tolist())]
+    both = torch.cat((hidden_1[-2], hidden_2[-2]), dim=2)
+    return both, projection(torch.stack(rows))
+
+
+def gathered(hidden_1, hidden_2, norm, projection, ids, end):
+    place = (ids == end).float().cumsum(1).eq(1).float().argmax(1)
+    state = hidden_2[-1].gather(1, place[:, None, None].expand(-1, 1, hidden_2.shape[-1]))[:, 0]
+    return torch.cat([hidden_1[-2], hidden_2[-2]], -1), norm(state) @ projection.weight.T
+
+
+def sdxl_with(context=None, pooled=None):
+    def answer(hidden_1, hidden_2, norm, projection, ids, end):
+        right = sdxl_text(hidden_1, hidden_2, norm, projection, ids, end)
+        given = hidden_1, hidden_2, norm, projection, ids, end
+        return context(*given) if context else right[0], pooled(*given) if pooled else right[1]
+
+    return answer
+
+
+def place_of(ids, end):
+    return torch.arange(len(ids)), (ids == end).int().argmax(1)
+
+
+WRONG = {
+    "03.1": [
+        shortest_pair,
+        lambda word, merges: spell(word[::-1], merges)[::-1],
+        lambda word, merges: [piece.removesuffix("</w>") for piece in spell(word, merges)],
+        lambda word, merges: [*word[:-1], word[-1] + "</w>"],
+        lambda word, merges: spell(word, merges[:3]),
+        lambda word, merges: spell(word, sorted(merges)),
+        lambda word, merges: spell(word, merges[:-1]),
+        lambda word, merges: "".join(spell(word, merges)),
+        lambda word, merges: spell(word, [pair for pair in merges if "</w>" not in pair[1]]),
+        lambda word, merges: len(spell(word, merges)),
+    ],
+    "03.2": [
+        lambda ids, length, start, end, pad: frame(ids, 77, start, end, pad),
+        lambda ids, length, start, end, pad: frame(ids, length, end, start, pad),
+        lambda ids, length, start, end, pad: frame(ids, length, start, end, 0),
+        lambda ids, length, start, end, pad: frame(ids, length, start, end, pad)[::-1],
+        lambda ids, length, start, end, pad: [start, *ids, end],
+        lambda ids, length, start, end, pad: [start, *ids[: length - 2], end][:length],
+        lambda ids, length, start, end, pad: frame(sorted(ids), length, start, end, pad),
+        lambda ids, length, start, end, pad: (
+            [*[start, *ids, *([pad] * length)][: length - 1], end]
+        ),
+        lambda ids, length, start, end, pad: frame(ids, length, start, pad, pad),
+    ],
+    "03.3": [
+        with_minus(-100.0),
+        with_minus(0.0),
+        lambda q, k, v: look_back(q, k, v).flip(1),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda q, k, v: look_back(q, v if v.shape == k.shape else k, v),
+        lambda q, k, v: look_back(q * q.shape[-1] ** -0.5, k, v),
+        lambda q, k, v: look_back(q, k.flip(1), v.flip(1)),
+        lambda q, k, v: look_back(q, k, v).mean(1, keepdim=True).expand(-1, q.shape[1], -1),
+        lambda q, k, v: look_back(q, k[:, -q.shape[1] :], v[:, -q.shape[1] :]),
+        lambda q, k, v: look_back(q, k, v.detach()),
+    ],
+    "03.4": [
+        weighted,
+        lambda x, y, t: log_softmaxes(x, y, t, swap=True) + 0.1,
+        lambda x, y, t: matching_loss(x, y, t**0.5),
+        lambda x, y, t: matching_loss(x, y, t).detach(),
+        lambda x, y, t: matching_loss(x, y.flip(0), t),
+        lambda x, y, t: matching_loss(x, y, t) * len(x),
+        lambda x, y, t: matching_loss(x, y, max(t, 0.1)),
+        lambda x, y, t: matching_loss(x[: len(x) // 2 + 1], y, t),
+        lambda x, y, t: -(F.normalize(x) * F.normalize(y[: len(x)])).sum(-1).mean() / t,
+        lambda x, y, t: matching_loss(x, torch.cat([y, y[:1]]), t),
+    ],
+    "03.5": [
+        sdxl_with(context=lambda a, b, *_: torch.cat([a[-2], b[-2]], -1).flip(-1)),
+        sdxl_with(context=lambda a, b, *_: torch.cat([a[-3], b[-3]], -1)),
+        sdxl_with(context=lambda a, b, *_: torch.cat([a[-1], b[-2]], -1)),
+        sdxl_with(context=lambda a, b, *_: torch.cat([a[1], b[1]], -1)),
+        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(b[-1][place_of(ids, end)])),
+        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1]))[0]),
+        sdxl_with(
+            pooled=lambda a, b, norm, p, ids, end: p(
+                norm(b[-1])[torch.arange(3), place_of(ids, end)[1] - 1]
+            )
+        ),
+        sdxl_with(
+            pooled=lambda a, b, norm, p, ids, end: norm(p(b[-1])[place_of(ids, end)][..., :1])
+        ),
+        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1])[0, place_of(ids, end)[1]])),
+        lambda *given: sdxl_text(*given)[::-1],
+        lambda *given: sdxl_text(*given)[0],
+    ],
+}
+RIGHT = {
+    "03.1": [
+        merged_in_order,
+        one_place_at_a_time,
+        by_recursion,
+        lambda word, merges: tuple(spell(word, merges)),
+    ],
+    "03.2": [
+        lambda ids, length, start, end, pad: (
+            [start] + ids[: max(length - 2, 0)] + [end] + [pad] * max(0, length - len(ids) - 2)
+        ),
+        lambda ids, length, start, end, pad: [
+            start if k == 0 else ids[k - 1] if k <= min(len(ids), length - 2)
+            else end if k == min(len(ids), length - 2) + 1 else pad
+            for k in range(length)
+        ],
+        lambda ids, length, start, end, pad: tuple(frame(ids, length, start, end, pad)),
+    ],
+    "03.3": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
+    "03.4": [log_softmaxes, masked_square],
+    "03.5": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
+}  # fmt: skip
+
+
+def cases(table):
+    return [
+        pytest.param(number, a, id=f"{number}-{k}")
+        for number in table
+        for k, a in enumerate(table[number])
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
+def test_a_wrong_answer_does_not_pass(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "not yet", verdict.text
+    assert "Traceback" not in verdict.text
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+def test_a_right_answer_in_another_style_passes(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "right", verdict.text
+
+
+def test_the_spelling_is_the_shipped_tokenizer_s():
+    tokenizer = sdlearn.StableDiffusion.storybook().text.tokenizers[0]
+    merges = [tuple(pair) for pair in _merges(tokenizer)]
+    for word in ("lighthouse", "zebra", "umbrellas", "seesaw", "mississippi", "a", "toadstooling"):
+        assert spell(word, merges) == tokenizer.tokenize(word)
+
+
+def _merges(tokenizer):
+    return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+
+
+def test_the_frame_is_the_shipped_tokenizer_s():
+    tokenizer = sdlearn.StableDiffusion.storybook().text.tokenizers[0]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for text in ("a red cat", "a red cat and " * 40, ""):
+        plain = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        padded_ids = tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
+        assert frame(plain, 77, bos, eos, eos) == padded_ids
+
+
+def test_the_wrong_captions_are_the_loss_of_the_finished_part():
+    rng = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in (4, 9))
+    wanted = contrastive_loss(x, y, torch.tensor(1 / 0.2, dtype=torch.float64).log())
+    assert torch.allclose(matching_loss(x, y, 0.2), wanted, rtol=1e-12, atol=0)
+
+
+def test_the_text_of_sdxl_is_the_finished_part_s():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "num_heads": 2, "intermediate_size": 16, "eos_token_id": 98}
+    one = CLIPTextEncoder(CLIPTextConfig(hidden_size=8, num_layers=3, **sizes))
+    two = CLIPTextEncoder(CLIPTextConfig(hidden_size=6, num_layers=4, projection_dim=5, **sizes))
+    ids = torch.randint(0, 97, (2, 9))
+    ids[0, 4:], ids[1, 8] = 98, 98
+    a, b = one(ids), two(ids)
+    hidden = torch.stack(a.hidden), torch.stack(b.hidden)
+    context, pooled = sdxl_text(*hidden, two.final_layer_norm, two.text_projection, ids, 98)
+    assert torch.equal(context, torch.cat([a.hidden[-2], b.hidden[-2]], -1))
+    assert torch.allclose(pooled, b.pooled, rtol=0, atol=1e-6)
