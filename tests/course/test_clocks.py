@@ -45,9 +45,9 @@ def test_a_hand_starts_at_the_top_and_turns_to_the_right(quarter):
 
 def test_the_other_hand_is_grey_and_thin():
     one, two = (np.array(clocks.face(0.0, other)) for other in (None, math.pi / 2))
-    changed = two[one != two]
-    assert len(changed) > 50
-    assert changed.min() > 90
+    drawn = two[(one == 255) & (two < 250)]
+    assert 50 < len(drawn) < 200
+    assert drawn.min() > 90
 
 
 def test_rows_of_clocks_are_rows_of_times():
@@ -171,15 +171,13 @@ def test_every_control_matters(widget, control, value):
 
 
 def test_the_widget_answers_over_its_whole_range(widget):
-    for channels in CHANNELS:
-        for period in PERIODS:
-            widget.channels.value, widget.period.value = channels, period
-            for t, other in ((0, 999), (999, 0), (0.25, 0.5)):
-                widget.t.value, widget.other.value = t, other
-                assert -1 <= widget.similarity <= 1
-                assert f"t = {t:g} and t' = {other:g}" in text(widget.message).replace(
-                    "&#x27;", "'"
-                )
+    for channels, period in zip(CHANNELS, (*PERIODS, 10), strict=True):
+        widget.channels.value, widget.period.value = channels, period
+        for t, other in ((0, 999), (999, 0.25)):
+            widget.t.value, widget.other.value = t, other
+            assert -1 <= widget.similarity <= 1
+            said = text(widget.message).replace("&#x27;", "'")
+            assert f"t = {t:g} and t' = {other:g}" in said
 
 
 def test_every_control_has_a_name(widget):

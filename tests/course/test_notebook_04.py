@@ -70,7 +70,7 @@ def test_its_sinusoids_refuse_an_odd_width(taken):
     [
         ("angles.cos(), angles.sin()", "angles.sin(), angles.cos()"),
         ("* i / half", "* i / (half - 1)"),
-        ("t.float()", "t.half()"),
+        ("t.float()", "t.bfloat16()"),
         ("t.float()", "t.double()"),
         ("10000", "1000"),
         ("-math", "math"),

@@ -177,7 +177,7 @@ def similarity(matrices: Mapping[str, Tensor], step: int) -> Figure:
     every entry is one pixel.
     """
     n = len(next(iter(matrices.values())))
-    wide, tall = len(matrices) * (n + 80) + 100, n + 100
+    wide, tall = len(matrices) * (n + 80) + 110, n + 100
     figure = Figure(figsize=(wide / 100, tall / 100), dpi=100)
     least = min(float(matrix.min()) for matrix in matrices.values())
     shades = matplotlib.colormaps["cividis"].resampled(2 * SHADES)
@@ -190,7 +190,7 @@ def similarity(matrices: Mapping[str, Tensor], step: int) -> Figure:
             interpolation="none",
         )  # fmt: skip
         ax.set(title=name, xlabel="time t'", ylabel="time t")
-    beside = figure.add_axes(((wide - 85) / wide, 60 / tall, 16 / wide, n / tall))
+    beside = figure.add_axes(((wide - 95) / wide, 60 / tall, 16 / wide, n / tall))
     figure.colorbar(drawn, cax=beside, label="similarity")
     return figure
 
