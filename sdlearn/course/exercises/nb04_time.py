@@ -564,7 +564,8 @@ def read_with(cosines: Tensor, sines: Tensor, w: Tensor, skip: int = 1) -> Tenso
 
 
 def halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    return embedding.tensor_split(2, dim=1)
+    half = embedding.shape[1] // 2
+    return embedding[:, :half], embedding[:, half:]
 
 
 def two_ends(embedding: Tensor) -> Tensor:

@@ -116,9 +116,9 @@ def clock_page(
     head = f"{len(clocks)} of {dim // 2} clocks: black at t = {t:g}, grey at t' = {other:g}"
     pen.text((8, 6), head, "black", label_font(13))
     for column, i in enumerate(clocks):
-        x = left + column * (FACE + GAP)
-        page.paste(face(t * float(speeds[i]), other * float(speeds[i])), (x, top))
-        label_clock(pen, x + FACE / 2, top + FACE + 4, i, float(speeds[i]))
+        edge = left + column * (FACE + GAP)
+        page.paste(face(t * float(speeds[i]), other * float(speeds[i])), (edge, top))
+        label_clock(pen, edge + FACE / 2, top + FACE + 4, i, float(speeds[i]))
     pen.text((8, bars - LINE - 4), f"The vector of {dim} numbers at t", "black", label_font(13))
     width = (wide - left - 10) / dim
     middle = bars + tall / 2
