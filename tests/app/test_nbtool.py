@@ -121,6 +121,17 @@ def test_a_figure_gets_smaller_and_looks_the_same():
     assert np.abs(pictures[0] - pictures[1]).mean() < 8
 
 
+def test_a_rare_colour_stays_what_it_is():
+    """One red and one yellow thing among tiles of every grey."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 1)).repeat(3, axis=2)
+    pixels[:8, :8], pixels[:4, 20:24] = (226, 32, 38), (255, 222, 89)
+    before = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(before, "PNG")
+    after = nbtool.with_palette(base64.b64encode(before.getvalue()).decode())
+    stored = np.asarray(Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB"), dtype=int)
+    assert np.abs(stored - pixels).max() < 20
+
+
 def test_noise_missing_outputs_and_size_are_named(tmp_path):
     path = tmp_path / "lesson.ipynb"
 
