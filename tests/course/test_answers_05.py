@@ -10,7 +10,7 @@ from torch import nn
 
 from sdlearn.course import check
 from sdlearn.course.exercises import find
-from sdlearn.course.exercises.nb05_attention import TwoVoices, look, read_words, split_heads
+from sdlearn.course.exercises.nb05_attention import TwoVoices, look_once, read_words, split_heads
 
 
 def scores(q, k):
@@ -137,13 +137,13 @@ WRONG = {
         lambda q, k, v: see(F.normalize(scores(q, k).sigmoid(), p=1, dim=1), v),
         lambda q, k, v: see(scores(q, k).clamp(-50, 50).softmax(1), v),
         lambda q, k, v: see(scores(q.float(), k.float()).softmax(1).to(v.dtype), v),
-        lambda q, k, v: see(scores(q, k[:1]).softmax(1), v) if len(q) > 1 else look(q, k, v),
-        lambda q, k, v: look(q.div_(2), k, v) * 0 + look(q * 2, k, v),
-        lambda q, k, v: look(q, k, v) + look(q, k, v).mean(),
+        lambda q, k, v: see(scores(q, k[:1]).softmax(1), v) if len(q) > 1 else look_once(q, k, v),
+        lambda q, k, v: look_once(q.div_(2), k, v) * 0 + look_once(q * 2, k, v),
+        lambda q, k, v: look_once(q, k, v) + look_once(q, k, v).mean(),
         lambda q, k, v: see(scores(q, k).softmax(1) / (1 + 1e-6), v),
         lambda q, k, v: see(scores(q, k).exp() / (scores(q, k).exp().sum(1, True) + 1e-8), v),
-        lambda q, k, v: look(k[:, 0], k, v),
-        lambda q, k, v: look(q, v, v) if k.shape == v.shape else look(q, k, v).flip(0),
+        lambda q, k, v: look_once(k[:, 0], k, v),
+        lambda q, k, v: look_once(q, v, v) if k.shape == v.shape else look_once(q, k, v).flip(0),
         lambda q, k, v: v.mean(1),
         lambda q, k, v: scores(q, k).softmax(1).squeeze() @ v,
     ],
@@ -166,6 +166,10 @@ WRONG = {
         lambda q, k, v, lengths: read_words(q, k, v, lengths.min().expand_as(lengths)),
         lambda q, k, v, lengths: read_words(q, k.flip(1), v.flip(1), lengths),
         lambda q, k, v, lengths: filled_with(-30.0)(q, k, v, lengths),
+        filled_with(-1e5),
+        filled_with(-1e12),
+        filled_with(-1e20),
+        filled_with(-1e30),
         lambda q, k, v, lengths: filled_with(1e-9)(q, k, v, lengths),
         lambda q, k, v, lengths: filled_with(float("inf"))(q, k, v, lengths),
         lambda q, k, v, lengths: filled_with(float("-inf"))(q, k, v, lengths).nan_to_num() * 1.001,
@@ -182,6 +186,8 @@ WRONG = {
     "05.4": [
         lambda h, w, c, heads: bill(h + w, c),
         lambda h, w, c, heads: bill(w, c),
+        lambda h, w, c, heads: 4 * h * w * c * c + 2 * h * w * c,
+        lambda h, w, c, heads: max(4 * h * w * c * c, 2 * (h * w) ** 2 * c),
         lambda h, w, c, heads: bill(h * h, c),
         lambda h, w, c, heads: bill(h * w, c) // heads,
         lambda h, w, c, heads: bill(h * w, c) + (h * w) ** 2,
@@ -228,7 +234,12 @@ RIGHT = {
             x.transpose(1, 2).reshape(x.shape[0], heads, -1, x.shape[1]).transpose(2, 3)
         ),
     ],
-    "05.3": [sliced, renormalised, filled_with(-1e9), filled_with(float("-inf"))],
+    "05.3": [
+        sliced,
+        renormalised,
+        filled_with(torch.finfo(torch.float32).min),
+        filled_with(-math.inf),
+    ],
     "05.4": [
         lambda h, w, c, heads: 2 * h * w * c * (2 * c + h * w),
         lambda h, w, c, heads: float(bill(h * w, c)),

@@ -40,14 +40,22 @@ def test_a_grid_holds_every_pixel_as_a_square_in_reading_order():
 
 def test_the_labels_of_a_grid_are_drawn_beside_the_pictures_not_on_them():
     white = Image.new("RGB", (8, 8), "white")
-    bare = np.array(figures.grid([[white, white]], scale=9))
-    assert (bare == 255).all()
     labelled = np.array(figures.grid([[white, white]], ["up", "down"], ["left"], "Title", scale=9))
     dark = np.argwhere((labelled < 128).all(axis=2))
     pictures_end = labelled.shape[0] - 6, labelled.shape[1] - 6
     inside = (dark[:, 0] >= pictures_end[0] - 72) & (dark[:, 1] >= pictures_end[1] - 150)
     assert len(dark) > 50
     assert not inside.any()
+
+
+def test_every_picture_of_a_grid_has_an_outline_one_pixel_wide_around_it():
+    white = Image.new("RGB", (8, 8), "white")
+    page = np.array(figures.grid([[white, white], [white]], scale=9))
+    expected = np.full_like(page, 255)
+    for x, y in ((6, 6), (84, 6), (6, 84)):
+        expected[y - 1 : y + 73, x - 1 : x + 73] = 170
+        expected[y : y + 72, x : x + 72] = 255
+    assert np.array_equal(page, expected)
 
 
 def test_a_long_title_is_wrapped_and_never_cut():

@@ -11,7 +11,7 @@ from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, n
 # ----------------------------------------------------------------------------------- 05.1 one query
 
 
-def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def look_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What one query sees: q (b, d), k (b, m, d), v (b, m, e) -> (b, e)."""
     scores = torch.einsum("bd,bmd->bm", q, k) / q.shape[-1] ** 0.5
     weights = scores.softmax(dim=-1)  # (b, m)
@@ -21,6 +21,11 @@ def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def look_with(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, dim: int = -1) -> Tensor:
     scores = torch.einsum("bd,bmd->bm", q, k) / q.shape[-1] ** power
     return torch.einsum("bm,bme->be", scores.softmax(dim), v)
+
+
+def look_by(q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+    scores = torch.einsum("bd,bmd->bm", q, k) / width**0.5
+    return torch.einsum("bm,bme->be", scores.softmax(-1), v)
 
 
 def scaled(q: Tensor, k: Tensor) -> Tensor:
@@ -53,7 +58,7 @@ LOOK = Exercise(
         "The answer is the sum of `weights[:, j, None] * v[:, j]` over all places j, which is "
         "`torch.einsum('bm,bme->be', weights, v)`.",
     ),
-    solution=look,
+    solution=look_once,
     cases=look_cases,
     mistakes=(
         Mistake(
@@ -69,6 +74,27 @@ LOOK = Exercise(
             "You divide the scores by d; it must be √d, the spread of a sum of d products. Divided "
             "by d they are nearly equal, and every query sees almost the mean of all values. You "
             "would notice attention maps that are flat and grey.",
+        ),
+        Mistake(
+            "scale by the width of a value",
+            lambda q, k, v: look_by(q, k, v, v.shape[-1]),
+            "You divide by the root of e, the width of a value. The scores are products of queries "
+            "and keys, so what counts is d, the number of terms in such a product. You would "
+            "notice nothing as long as keys and values are equally wide.",
+        ),
+        Mistake(
+            "scale by the number of places",
+            lambda q, k, v: look_by(q, k, v, k.shape[1]),
+            "You divide by the root of m, the number of places. That number does not enter a "
+            "product of a query and a key; d, their width, does. You would notice that the same "
+            "query becomes less certain of every place when others are added.",
+        ),
+        Mistake(
+            "every query met every example",
+            lambda q, k, v: (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) @ v,
+            "Your `q` needs an axis: as a `(b, d)` matrix it counts as b queries, and every query "
+            "met every example of the batch, which is why your result has an axis too many. Make "
+            "it one query an example, `q[:, None]`, and drop that axis at the end.",
         ),
         Mistake(
             "softmax over the batch",
@@ -217,12 +243,38 @@ def masked(q: Tensor, k: Tensor, keep: Tensor, power: float = 0.5) -> Tensor:
     return scores_of(q, k, power).masked_fill(~keep, float("-inf"))
 
 
+def low(number: str) -> Mistake:
+    return Mistake(
+        f"filled with {number}",
+        lambda q, k, v, lengths: (
+            scores_of(q, k).masked_fill(~counted(k, lengths), float(number)).softmax(-1) @ v
+        ),
+        f"Your fill of {number} is not low enough: use -inf. A real word can have a lower score "
+        "still, and then the filling gets all the weight. Only exp(-inf) is 0 beside any score.",
+    )
+
+
+def lowered(number: str) -> Mistake:
+    return Mistake(
+        f"lowered by {number}",
+        lambda q, k, v, lengths: (
+            (scores_of(q, k) + float(number) * ~counted(k, lengths)).softmax(-1) @ v
+        ),
+        f"You add {number} to the scores of the filling. Where they lie higher than the words' by "
+        "more than that, the filling still gets weight. Adding -inf, or filling with it, is the "
+        "only way to *exactly* none.",
+    )
+
+
 def words_cases(rng: Generator) -> Iterator[Case]:
     for b, n, m, d, e, lengths, size in (
         (3, 6, 5, 8, 4, (2, 5, 3), 1),
         (2, 4, 4, 4, 4, (4, 1), 1),
         (1, 3, 7, 6, 5, (4,), 1),
-        (2, 9, 3, 4, 2, (1, 2), 1000),  # real words of very low scores: a little is not nothing
+        # Real words of very low scores: no finite number is below all of them.
+        (2, 9, 3, 4, 2, (1, 2), 1e3),
+        (2, 9, 3, 4, 2, (1, 2), 1e7),
+        (2, 9, 3, 4, 2, (1, 2), 1e32),
     ):
         q, k, v = size * normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
         yield Case((q, k, v, torch.tensor(lengths)))
@@ -261,6 +313,17 @@ WORDS = Exercise(
             "You set the scores of the filling to 0. A score of 0 is not a weight of 0: exp(0) is "
             "1, which is more than every word with a negative score gets. It must be -inf.",
         ),
+        Mistake(
+            "zero keys and values",
+            lambda q, k, v, lengths: (
+                scores_of(q, k * counted(k, lengths).mT).softmax(-1) @ (v * counted(k, lengths).mT)
+            ),
+            "You set the keys and values of the filling to zero. A zero key has score 0, not "
+            "weight 0: the filling still gets a share, and what it brings is nothing, so the words "
+            "add up to less than 1. Mask the scores.",
+        ),
+        *(low(number) for number in ("-100", "-1000", "-1e4", "-1e9")),
+        *(lowered(number) for number in ("-1e4", "-1e9")),
         Mistake(
             "zeros after the softmax",
             lambda q, k, v, lengths: scores_of(q, k).softmax(-1) * counted(k, lengths) @ v,
@@ -331,6 +394,7 @@ def multiplications(h: int, w: int, c: int, heads: int) -> int:
     n = h * w
     projections = 4 * n * c * c  # to_q, to_k, to_v, to_out
     products = 2 * n * n * c  # q k^T, and the weights times v: heads times n * n * (c / heads)
+    # Answer to the question: the products cost more than the projections from n > 2 * c on.
     return projections + products
 
 
@@ -348,8 +412,8 @@ BILL = Exercise(
     "`c` channels, `h` high and `w` wide, with `heads` heads of width `c / heads`? Count those "
     "inside the matrix products: four projections and the two products with the scores. Leave out "
     "the scale, the softmax and all additions. A matrix product of `(a, b)` with `(b, c)` takes "
-    "`a * b * c` multiplications. When you have it: from how many tokens on does the second kind "
-    "cost more than the first?",
+    "`a * b * c` multiplications. When you have it: from how many tokens on do the two products "
+    "with the scores cost more than the four projections? (The solution has the answer to this.)",
     hints=(
         "There are n = h · w tokens. Write down the shapes of every matrix product, one by one.",
         "Each projection is `(n, c)` times `(c, c)`. In one head, q kᵀ is `(n, d)` times `(d, n)` "
@@ -371,7 +435,8 @@ BILL = Exercise(
             "once for every head",
             lambda h, w, c, heads: 4 * h * w * c * c + 2 * (h * w) ** 2 * c * heads,
             "You count the full width c for every head. The heads share the channels: each is only "
-            "c / heads wide, so heads of them cost as much as one of width c. Heads are free.",
+            "c / heads wide, so heads of them take as many multiplications as one of width c. "
+            "(They are not free in memory: each has its own n² scores.)",
         ),
         Mistake(
             "one head only",
@@ -395,6 +460,25 @@ BILL = Exercise(
             lambda h, w, c, heads: 2 * (h * w) ** 2 * c,
             "The projections are missing. They cost 4 n c², which is most of the bill while "
             "n < 2 c, as it is on the small levels of a U-Net.",
+        ),
+        Mistake(
+            "projections only",
+            lambda h, w, c, heads: 4 * h * w * c * c,
+            "You count the projections alone. The two products with the scores are missing: q kᵀ "
+            "and the weights times v, each with n² · d multiplications a head.",
+        ),
+        Mistake(
+            "projections once",
+            lambda h, w, c, heads: 4 * c * c + 2 * (h * w) ** 2 * c,
+            "You count each projection for one token only. Every one of the n tokens is multiplied "
+            "by the c × c matrix: a product of `(n, c)` with `(c, c)`.",
+        ),
+        Mistake(
+            "projections of the heads",
+            lambda h, w, c, heads: 4 * h * w * c * c // heads + 2 * (h * w) ** 2 * c,
+            "Your projections are divided by the number of heads. A head gives only c / heads "
+            "channels, but each of them is made from all c: together the heads need the whole "
+            "c × c matrix.",
         ),
         Mistake(
             "additions, too",
@@ -454,6 +538,27 @@ class NoResidual(TwoVoices):
         asking = self.norm2(self.attn1(self.norm1(x)))
         x = self.to_text(asking, text) + scale * self.to_image(asking, image)
         return self.ff(self.norm3(x))
+
+
+class LeftOut(TwoVoices):
+    """The block without one of its steps: a norm, the self-attention, or the way past a layer."""
+
+    step = ""
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor, scale: float) -> Tensor:
+        norms = (self.norm1, self.norm2, self.norm3)
+        norm1, norm2, norm3 = (
+            nn.Identity() if self.step == f"norm{k}" else norm for k, norm in enumerate(norms, 1)
+        )
+        past1, past2, past3 = (float(self.step != f"past {k}") for k in (1, 2, 3))
+        y = x if self.step == "attn1" else past1 * x + self.attn1(norm1(x))
+        asking = norm2(x if self.step == "asking late" else y)
+        y = past2 * y + self.to_text(asking, text) + scale * self.to_image(asking, image)
+        return past3 * y + self.ff(norm3(y))
+
+
+def without(step: str) -> type[TwoVoices]:
+    return type("TwoVoices", (LeftOut,), {"step": step})
 
 
 class OneAfterTheOther(TwoVoices):
@@ -561,6 +666,53 @@ VOICES = Exercise(
             "layers is missing, through which x, and the gradient, get by unharmed.",
         ),
         Mistake(
+            "no way past the first layer",
+            without("past 1"),
+            "You replace x by what `attn1` gives: `x + ` is missing in the first line. After it "
+            "nothing but means over the tokens is left of the stream.",
+        ),
+        Mistake(
+            "no way past the voices",
+            without("past 2"),
+            "You replace x by what the two voices say: `x + ` is missing in the second line. The "
+            "stream would know the text and the example, and have forgotten its own picture.",
+        ),
+        Mistake(
+            "no way past the last layer",
+            without("past 3"),
+            "You return what `ff` gives without adding it to x: `x + ` is missing in the last "
+            "line. Every layer adds to the stream; the last one, too.",
+        ),
+        Mistake(
+            "no norm1",
+            without("norm1"),
+            "`attn1` gets x as it is: `norm1` is missing. Each layer reads a normalised x.",
+        ),
+        Mistake(
+            "no norm2",
+            without("norm2"),
+            "Your two voices are asked with x as it is: `norm2` is missing. The larger the stream "
+            "grows, the larger their scores, until each softmax chooses one single word.",
+        ),
+        Mistake(
+            "no norm3",
+            without("norm3"),
+            "`ff` gets x as it is: `norm3` is missing. Its gates would open or close with the size "
+            "of the stream and not with what it says.",
+        ),
+        Mistake(
+            "no self-attention",
+            without("attn1"),
+            "`attn1` is never called: the positions do not look at each other. You would notice "
+            "that what one position knows never reaches another one in this block.",
+        ),
+        Mistake(
+            "asking with the old x",
+            without("asking late"),
+            "You take `norm2` of x as it was before `attn1` was added. The voices would be asked "
+            "by positions that have not yet heard of each other: first add, then normalise.",
+        ),
+        Mistake(
             "one after the other",
             OneAfterTheOther,
             "Your picture is asked after the text was added: it gets another question. Both voices "
@@ -611,24 +763,33 @@ EXERCISES = (LOOK, SPLIT, WORDS, BILL, VOICES)
 
 QUESTIONS = (
     Question(
-        "The scores are divided by √d before the softmax. Why?",
+        "In some model the filling behind the prompt gets a third of all looks. You forbid every "
+        "layer to look at it and draw again with the same noise: the picture stays as it was. What "
+        "follows?",
         (
             Answer(
-                "So that the weights add up to one.",
+                "The maps were computed wrongly: what gets a third of the looks must matter.",
                 False,
-                "The softmax sees to that, whatever it is given.",
+                "The looks are real. But a look moves the picture only by the value it brings, and "
+                "other tokens may bring the same, or later layers may not care.",
             ),
             Answer(
-                "So that fewer multiplications are needed.",
+                "The values of the filling are all zero.",
                 False,
-                "It takes some more: one for each score.",
+                "Not even then would nothing change: a weight spent on zeros is missing elsewhere, "
+                "and when it is forbidden the other weights grow.",
             ),
             Answer(
-                "So that the spread of the scores does not grow with the width of the heads.",
+                "This picture did not need the filling; how much it was looked at did not tell.",
                 True,
-                "A sum of d products of independent numbers spreads like √d. Undivided, wide heads "
-                "would begin with a softmax that has already chosen, and passes hardly any "
-                "gradient.",
+                "Only the second drawing shows what depends on what, and only for this picture and "
+                "this noise. A map counts looks. To find reasons one must change something.",
+            ),
+            Answer(
+                "The filling is never needed, and may be left out for every prompt.",
+                False,
+                "One picture shows this for one picture. Where the words are forbidden, too, the "
+                "filling may be all that is left to tell of the prompt.",
             ),
         ),
     ),

@@ -37,15 +37,12 @@ def word_maps(
     tiles = [picture, *(tile(one, size=picture.width) for one in maps)]
     names = ["the picture", *words]
     rows = [
-        labelled(tiles[i : i + across], names[i : i + across]) for i in range(0, len(tiles), across)
+        grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=2)
+        for i in range(0, len(tiles), across)
     ]
     whole = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:
         whole.paste(row, (0, top))
         top += row.height
-    return grid([[whole]], title=title, scale=1)
-
-
-def labelled(tiles: Sequence[Image.Image], names: Sequence[str]) -> Image.Image:
-    return grid([list(tiles)], list(names), scale=2)
+    return whole

@@ -47,6 +47,8 @@ def img(picture: Image.Image, alt: str, width: int) -> str:
 
 # --------------------------------------------------------------------------------- rows of pictures
 
+OUTLINE = (170, 170, 170)
+
 
 def grid(
     rows: Sequence[Sequence[Image.Image]],
@@ -56,6 +58,8 @@ def grid(
     scale: int = 3,
 ) -> Image.Image:
     """Pictures of one size in rows, each pixel enlarged to a square of `scale` pixels.
+
+    Each has a thin grey outline, so that a white one is seen on the white page.
 
     columns: a heading for each column, or none; names: one for each row, to its left, or none. The
     last row may be shorter. Raises ValueError where the numbers do not agree.
@@ -87,7 +91,9 @@ def grid(
             pen.text((gap, y + h / 2), names[j], "black", font, anchor="lm")
         for i, picture in enumerate(row):
             enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
-            page.paste(enlarged, (left + i * (w + gap), y))
+            x = left + i * (w + gap)
+            pen.rectangle((x - 1, y - 1, x + w, y + h), outline=OUTLINE)
+            page.paste(enlarged, (x, y))
     return page
 
 
