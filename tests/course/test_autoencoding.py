@@ -153,7 +153,7 @@ def test_both_sliders_matter(walk):
         assert not np.array_equal(*seen[-2:])
     expected = drawn.plane_view(*walk.planes, (1.0, 1.0))
     assert np.array_equal(seen[-1], np.array(expected))
-    assert text(walk.message) == "Distance to the nearest code: 0.71 (plain), 2.06 (clouds)."
+    assert text(walk.message) == "Distance to the nearest code: 0.71 (plain), 2.12 (clouds)."
     assert 'role="status"' in walk.message.value
     assert "z = (1.00, 1.00)" in walk.view.value
 

@@ -53,7 +53,7 @@ def learnt(define):
 
 
 def relative_error(mine: Tensor, theirs: Tensor) -> float:
-    return float((mine - theirs).norm() / theirs.norm())
+    return ((mine - theirs).norm() / theirs.norm()).item()
 
 
 CONFIGS = (
@@ -161,7 +161,7 @@ def test_its_own_comparison_notices_a_wrong_loss(define, change, until):
         define(change, until)
 
 
-# --------------------------------------------------------------------------- what a reader is promised
+# ------------------------------------------------------------------------ what a reader is promised
 
 
 def shown(cell: dict, kind: str) -> list[dict]:

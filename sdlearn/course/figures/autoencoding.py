@@ -46,14 +46,14 @@ def planes(
     codes: Sequence[Tensor],
     names: Sequence[str],
     title: str,
-    across: int = 15,
+    across: int = 11,
     reach: float = 2.5,
 ) -> Figure:
     """For each decoder the plane of its latents, every point shown as what it decodes to.
 
     codes: for each decoder the codes (n, 2) of the known pages, drawn as numbered circles.
     """
-    figure = Figure(figsize=(WIDE, 0.9 + WIDE / len(names)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.6 + WIDE / len(names)), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     edge = reach * across / (across - 1)
     for ax, decode, places, name in zip(axes, decoders, codes, names, strict=True):
