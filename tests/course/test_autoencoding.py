@@ -78,7 +78,7 @@ def test_a_map_marks_codes_and_the_point():
 def test_the_view_shows_both_decoders_at_the_point():
     page = np.array(drawn.plane_view([flat, inverted], [CODES, CODES], ["a", "b"], (2.5, 0.0)))
     for colour in ((255, 128, 128), (0, 128, 128)):
-        assert (page == colour).all(-1).sum() == 200 * 200
+        assert (page == colour).all(-1).sum() == 160 * 160
 
 
 @pytest.mark.parametrize("value", [-2.5, -1.0, 0.0, 0.1, 2.5])

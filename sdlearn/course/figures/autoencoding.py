@@ -81,7 +81,7 @@ def plane_view(
     names: Sequence[str],
     point: tuple[float, float],
     reach: float = 2.5,
-    size: int = 200,
+    size: int = 160,
 ) -> Image.Image:
     """Two rows: a map of each plane's codes with a cross at the point; what decodes from there."""
     z = torch.tensor([point])
