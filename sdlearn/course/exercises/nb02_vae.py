@@ -1,0 +1,733 @@
+"""Exercises and quiz of notebook 02, the autoencoder."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+
+# ------------------------------------------------------------------------------- 02.1 many samples
+
+
+def draw(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """mean, logvar (b, c, h, w), noise (n, b, c, h, w) -> n samples of each, as noise."""
+    return mean + torch.exp(0.5 * logvar) * noise
+
+
+def draw_with(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    return mean + std * noise
+
+
+def draw_cases(rng: Generator) -> Iterator[Case]:
+    for n, b, c, h, w in ((3, 2, 4, 5, 3), (2, 2, 2, 2, 2), (1, 1, 4, 3, 6), (4, 3, 1, 1, 2)):
+        mean, logvar = normal(rng, b, c, h, w), 2 * normal(rng, b, c, h, w) - 1
+        yield Case((mean, logvar, normal(rng, n, b, c, h, w)))
+
+
+DRAW = Exercise(
+    number="02.1",
+    title="Several samples at once",
+    minutes=5,
+    difficulty=1,
+    statement="Draw `n` samples of the posterior of every page in a batch, so that gradients reach "
+    "the encoder. `mean` and `logvar` are `(b, c, h, w)`, as `encode` returns them. `noise` is "
+    "standard normal, `(n, b, c, h, w)`: new numbers for every sample of every page. Sample $i$ of "
+    "page $j$ comes from `noise[i, j]`.",
+    hints=(
+        "A normal number with mean m and standard deviation s is m + s · noise. What the encoder "
+        "gives is neither s nor s², but the logarithm of s².",
+        "s is the root of exp(logvar), which is `torch.exp(0.5 * logvar)`. It is never negative, "
+        "whatever the encoder says.",
+        "PyTorch stretches `(b, c, h, w)` over the samples by itself, because `noise` has its "
+        "additional axis in front.",
+    ),
+    solution=draw,
+    cases=draw_cases,
+    mistakes=(
+        Mistake(
+            "variance for deviation",
+            lambda mean, logvar, noise: draw_with(mean, logvar.exp(), noise),
+            "You multiply the noise by the variance, exp(logvar). It must be the standard "
+            "deviation, the root of that: `torch.exp(0.5 * logvar)`. Where the posterior is narrow "
+            "you add far too little noise, and training looks fine: you would only notice that the "
+            "latents fill less room than the KL term was told.",
+        ),
+        Mistake(
+            "logarithm for deviation",
+            lambda mean, logvar, noise: draw_with(mean, logvar, noise),
+            "You multiply the noise by `logvar` itself. That is a logarithm: it is negative for a "
+            "narrow posterior, and -6 would mean *more* noise than -1. Take "
+            "`torch.exp(0.5 * logvar)`.",
+        ),
+        Mistake(
+            "root of the logarithm",
+            lambda mean, logvar, noise: draw_with(mean, logvar.abs().sqrt(), noise),
+            "You take the root of `logvar`. The root belongs to the variance, so the exponential "
+            "comes first: exp(logvar) is the variance, `torch.exp(0.5 * logvar)` its root.",
+        ),
+        Mistake(
+            "base two",
+            lambda mean, logvar, noise: draw_with(mean, torch.exp(2 * logvar), noise),
+            "You double the log-variance; the root of exp(logvar) is exp(logvar / 2).",
+        ),
+        Mistake(
+            "one noise for all samples",
+            lambda mean, logvar, noise: draw_with(
+                mean, (0.5 * logvar).exp(), noise[:1].expand_as(noise)
+            ),
+            "All your samples of a page use `noise[0]`: they are n copies of one sample. You would "
+            "notice that the mean over more samples is no less noisy than one.",
+        ),
+        Mistake(
+            "one noise for the batch",
+            lambda mean, logvar, noise: draw_with(
+                mean, (0.5 * logvar).exp(), noise[:, :1].expand_as(noise)
+            ),
+            "All pages of your batch get the same noise, `noise[:, 0]`. Then the pages of a batch "
+            "move together, their errors do not average out, and the gradient is as noisy as that "
+            "of a single page.",
+        ),
+        Mistake(
+            "noise not shifted",
+            lambda mean, logvar, noise: (mean + noise) * torch.exp(0.5 * logvar),
+            "You scale the mean together with the noise. Only the noise is scaled: the centre of "
+            "the posterior is the mean, however narrow it is.",
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------ 02.2 pages of any size
+
+
+def fit(x: Tensor, factor: int) -> Tensor:
+    """Pictures (b, c, h, w) -> height and width the next multiples of factor, or as they are."""
+    h, w = x.shape[-2:]
+    return F.pad(x, (0, -w % factor, 0, -h % factor), mode="replicate")
+
+
+def fit_with(
+    x: Tensor, right: int, bottom: int, left: int = 0, top: int = 0, mode: str = "replicate"
+) -> Tensor:
+    return F.pad(x, (left, right, top, bottom), mode=mode)
+
+
+def fit_cases(rng: Generator) -> Iterator[Case]:
+    for b, c, h, w, factor in (
+        (2, 3, 13, 6, 8),
+        (1, 3, 16, 11, 8),
+        (2, 2, 7, 7, 4),
+        (3, 1, 4, 9, 2),
+    ):
+        yield Case((normal(rng, b, c, h, w), factor))
+
+
+FIT = Exercise(
+    number="02.2",
+    title="A page of any size",
+    minutes=8,
+    difficulty=1,
+    statement="`encode` refuses pictures whose height or width is no multiple of `factor`. Make "
+    "them fit: add as few columns as needed on the *right* and as few rows as needed at the "
+    "*bottom*, by repeating the last column and the last row. A side that fits already stays as it "
+    "is. The pixels that were there keep their places, so a reader can simply cut the result of "
+    "`decode` back to `h` and `w`.",
+    hints=(
+        "How many columns are missing to the next multiple? For w = 11 and factor 8 it is 5, for "
+        "w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
+        "`F.pad(x, (left, right, top, bottom), mode='replicate')` repeats the border. Mind the "
+        "order: F.pad begins with the *last* axis, the width.",
+        "`F.pad(x, (0, -w % factor, 0, -h % factor), mode='replicate')`",
+    ),
+    solution=fit,
+    cases=fit_cases,
+    mistakes=(
+        Mistake(
+            "height and width swapped",
+            lambda x, factor: fit_with(x, -x.shape[-2] % factor, -x.shape[-1] % factor),
+            "You add to the width what the height lacks, and the other way round. F.pad counts "
+            "from the last axis: first left and right, then top and bottom. Square pictures hide "
+            "this mistake.",
+        ),
+        Mistake(
+            "left and top",
+            lambda x, factor: fit_with(x, 0, 0, -x.shape[-1] % factor, -x.shape[-2] % factor),
+            "You add on the left and at the top. The sizes are right, but every pixel has moved, "
+            "and a reader who cuts the result to h and w gets the padding and loses the picture's "
+            "edge.",
+        ),
+        Mistake(
+            "both sides",
+            lambda x, factor: fit_with(
+                x,
+                -x.shape[-1] % factor - (-x.shape[-1] % factor) // 2,
+                -x.shape[-2] % factor - (-x.shape[-2] % factor) // 2,
+                (-x.shape[-1] % factor) // 2,
+                (-x.shape[-2] % factor) // 2,
+            ),
+            "You share the padding between both sides, so the picture moves to the middle. Here it "
+            "shall keep its place: everything goes to the right and to the bottom.",
+        ),
+        Mistake(
+            "always a whole block",
+            lambda x, factor: fit_with(
+                x, factor - x.shape[-1] % factor, factor - x.shape[-2] % factor
+            ),
+            "A side that fits already gets a whole further block: `factor - w % factor` is factor, "
+            "not 0, where w is a multiple. Take the remainder once more, or use `-w % factor`.",
+        ),
+        Mistake(
+            "remainder",
+            lambda x, factor: fit_with(x, x.shape[-1] % factor, x.shape[-2] % factor),
+            "You add the remainder, `w % factor`, which is what there is *too much* of. Missing is "
+            "the rest of the block, `-w % factor`.",
+        ),
+        Mistake(
+            "zeros",
+            lambda x, factor: fit_with(
+                x, -x.shape[-1] % factor, -x.shape[-2] % factor, mode="constant"
+            ),
+            "You fill with zeros, which are grey here: the encoder would see an edge that is not "
+            "in the picture, and spend latent numbers on it. Repeat the border instead.",
+        ),
+        Mistake(
+            "cut off",
+            lambda x, factor: x[
+                ..., : x.shape[-2] // factor * factor, : x.shape[-1] // factor * factor
+            ],
+            "You cut the picture to a multiple instead of adding to it. It fits, but a border of "
+            "the page is gone.",
+        ),
+        Mistake(
+            "stretched",
+            lambda x, factor: F.interpolate(
+                x, (x.shape[-2] + -x.shape[-2] % factor, x.shape[-1] + -x.shape[-1] % factor)
+            ),
+            "You stretch the picture to the new size. Then no pixel keeps its place, and circles "
+            "become ellipses where one side grows more than the other.",
+        ),
+    ),
+)
+
+# --------------------------------------------------------------------- 02.3 one bell over another
+
+
+def kl_between(mean: Tensor, logvar: Tensor, mean_p: Tensor, logvar_p: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(mean_p, exp(logvar_p))), all (b, c, h, w) -> (b,) in nats."""
+    apart = (mean - mean_p) ** 2 / logvar_p.exp()
+    wider = (logvar - logvar_p).exp() - 1 - (logvar - logvar_p)
+    return 0.5 * (apart + wider).flatten(1).sum(1)
+
+
+def kl_parts(
+    mean: Tensor, logvar: Tensor, mean_p: Tensor, logvar_p: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(m - m_p)² / s_p², s² / s_p² and its logarithm, each (b, c, h, w)."""
+    ratio = logvar - logvar_p
+    return (mean - mean_p) ** 2 * (-logvar_p).exp(), ratio.exp(), ratio
+
+
+def kl_cases(rng: Generator) -> Iterator[Case]:
+    for b, c, h, w in ((2, 4, 3, 5), (3, 3, 3, 3), (1, 2, 4, 1), (4, 1, 1, 1)):
+        mean, mean_p = 2 * normal(rng, b, c, h, w), normal(rng, b, c, h, w)
+        yield Case((mean, normal(rng, b, c, h, w) - 1, mean_p, normal(rng, b, c, h, w) + 0.5))
+
+
+KL = Exercise(
+    number="02.3",
+    title="From one bell to another",
+    minutes=15,
+    difficulty=2,
+    statement="The notebook compares a posterior with $N(0, 1)$. Compare it with *any* normal "
+    "distribution: derive and write KL(N(m, s²) ‖ N(mₚ, sₚ²)), given all means and log-variances "
+    "as tensors `(b, c, h, w)`. Sum over a page's numbers, and return one value for each page, "
+    "`(b,)`. (Diffusion models are trained with this formula: in the paper of 2020 every step "
+    "compares two normal distributions.)",
+    hints=(
+        "Begin as in section 3: the mean, over q, of ln q(z) - ln p(z). ln p now holds "
+        "(z - mₚ)² / sₚ² and ln sₚ².",
+        "The mean of (z - mₚ)² over q is (m - mₚ)² + s². Check yours with mₚ = 0 and sₚ = 1: the "
+        "formula of section 3 must come out; and with q = p: 0.",
+        "½ ( (m - mₚ)²/sₚ² + s²/sₚ² - 1 - ln(s²/sₚ²) ), where s²/sₚ² is "
+        "`(logvar - logvar_p).exp()`. Then `.flatten(1).sum(1)`.",
+    ),
+    solution=kl_between,
+    cases=kl_cases,
+    mistakes=(
+        Mistake(
+            "the other way round",
+            lambda m, v, mp, vp: kl_between(mp, vp, m, v),
+            "You compute KL(p ‖ q). The divergence is no distance: both ways differ. Here the "
+            "expectation is over q, the first one, since it is q that we can draw samples of.",
+        ),
+        Mistake(
+            "no half",
+            lambda m, v, mp, vp: 2 * kl_between(m, v, mp, vp),
+            "Your result is twice too large: the ½ that stands before the squares in ln q and "
+            "ln p is missing. You would notice by simulation, as in section 3.",
+        ),
+        Mistake(
+            "wrong sign of the logarithm",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio - 1 + log), m, v, mp, vp
+            ),
+            "The logarithm of s²/sₚ² must be subtracted. As you have it, a posterior that shrinks "
+            "to a point gains without end. You would notice a divergence below zero, which "
+            "cannot be.",
+        ),
+        Mistake(
+            "mean over the page",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio - 1 - log) / apart[0].numel(),
+                m,
+                v,
+                mp,
+                vp,
+            ),
+            "You average over the numbers of a page. Divergences of independent numbers add up. "
+            "The mean is smaller by as many times as there are numbers, so the same KL weight "
+            "would mean something else at every size.",
+        ),
+        Mistake(
+            "deviation for variance",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio.sqrt() - 1 - log), m, v, mp, vp
+            ),
+            "Your ratio of variances is a ratio of standard deviations: exp(logvar / 2) where "
+            "exp(logvar) belongs. Then the smallest value is no longer at s = sₚ.",
+        ),
+        Mistake(
+            "distance not scaled",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart * vp.exp() + ratio - 1 - log), m, v, mp, vp
+            ),
+            "You do not divide the distance of the means by sₚ². To be one off is much beside a "
+            "narrow bell and little beside a wide one.",
+        ),
+        Mistake(
+            "distance scaled by its own",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart / ratio + ratio - 1 - log), m, v, mp, vp
+            ),
+            "You divide the distance of the means by s², the width of q. It is p that judges how "
+            "unlikely the distance is: divide by sₚ².",
+        ),
+        Mistake(
+            "only towards N(0, 1)",
+            lambda m, v, mp, vp: kl_between(m, v, torch.zeros_like(m), torch.zeros_like(v)),
+            "This is the divergence from N(0, 1), the formula of the notebook. `mean_p` and "
+            "`logvar_p` are not used.",
+        ),
+        Mistake(
+            "one number for the batch",
+            lambda m, v, mp, vp: kl_between(m, v, mp, vp).mean(),
+            "You average over the batch. Asked for is one number for each page, `(b,)`.",
+        ),
+    ),
+)
+
+
+def sum_of(formula, mean, logvar, mean_p, logvar_p):  # type: ignore[no-untyped-def]
+    """A formula of the three parts, summed over each page."""
+    return formula(*kl_parts(mean, logvar, mean_p, logvar_p)).flatten(1).sum(1)
+
+
+# ------------------------------------------------------------------------------ 02.4 the best guess
+
+
+def best_guesses(pages: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
+    """pages (n, c, h, w), chances (n,) with sum 1 -> what L2 and what L1 paints, each (c, h, w)."""
+    weights = chances.view(-1, 1, 1, 1)
+    mean = (weights * pages).sum(0)
+    values, order = pages.sort(dim=0)
+    reached = chances[order].cumsum(0) >= 0.5  # (n, c, h, w)
+    median = values.gather(0, reached.int().argmax(0, keepdim=True))[0]
+    return mean, median
+
+
+def guess_cases(rng: Generator) -> Iterator[Case]:
+    for n, c, h, w in ((5, 3, 4, 6), (4, 2, 2, 2), (2, 1, 3, 5), (9, 3, 3, 2)):
+        parts = torch.rand(n, generator=rng, dtype=torch.float64) + 0.05
+        yield Case((normal(rng, n, c, h, w), parts / parts.sum()))
+    lonely = torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64)  # one page more likely than not
+    yield Case((normal(rng, 3, 2, 3, 3), lonely))
+
+
+def median_with(pages: Tensor, chances: Tensor, level: float) -> Tensor:
+    values, order = pages.sort(dim=0)
+    reached = chances[order].cumsum(0) >= level
+    return values.gather(0, reached.int().argmax(0, keepdim=True))[0]
+
+
+def mean_of(pages: Tensor, chances: Tensor) -> Tensor:
+    return (chances.view(-1, 1, 1, 1) * pages).sum(0)
+
+
+GUESS = Exercise(
+    number="02.4",
+    title="The best guess",
+    minutes=15,
+    difficulty=2,
+    statement="A latent fits `n` different pages, `(n, c, h, w)`, and page $i$ is the right one "
+    "with the chance `chances[i]`; all chances add up to one. The decoder must paint *one* "
+    "picture. Return the picture with the smallest expected squared error and the one with the "
+    "smallest expected absolute error, a tuple of two `(c, h, w)`. The pages are not equally "
+    "likely, and every number of the picture may be chosen on its own.",
+    hints=(
+        "The first is a mean in which each page counts with its chance. For the second look at one "
+        "number of the picture alone: section 6 says what minimises absolute errors.",
+        "Sort the n values of that number, with their chances in the same order, and walk up from "
+        "the smallest until at least half of all chance is reached. There is the median.",
+        "`values, order = pages.sort(dim=0)`, then `chances[order].cumsum(0) >= 0.5` is `(n, c, h, "
+        "w)`; `.int().argmax(0)` finds the first True. `gather` takes the value there.",
+    ),
+    solution=best_guesses,
+    cases=guess_cases,
+    mistakes=(
+        Mistake(
+            "mean without chances",
+            lambda pages, chances: (pages.mean(0), median_with(pages, chances, 0.5)),
+            "Your mean counts every page alike. A page that is hardly ever right must hardly "
+            "count: weigh each page with its chance.",
+        ),
+        Mistake(
+            "median without chances",
+            lambda pages, chances: (mean_of(pages, chances), pages.median(0).values),
+            "Your median counts every page alike, as `torch.median` does. Half of the *chance* "
+            "must lie on either side, not half of the pages.",
+        ),
+        Mistake(
+            "both without chances",
+            lambda pages, chances: (pages.mean(0), pages.median(0).values),
+            "You never use `chances`. Each page counts with its own.",
+        ),
+        Mistake(
+            "the likeliest page",
+            lambda pages, chances: (mean_of(pages, chances), pages[chances.argmax()]),
+            "For the absolute error you paint the likeliest page. That is the best bet for being "
+            "*exactly* right, and what an adversarial loss favours. The absolute error asks for "
+            "the median, number by number.",
+        ),
+        Mistake(
+            "exchanged",
+            lambda pages, chances: (median_with(pages, chances, 0.5), mean_of(pages, chances)),
+            "Both pictures are right, in the wrong order: the squared error wants the mean, the "
+            "absolute error the median.",
+        ),
+        Mistake(
+            "median of weighted values",
+            lambda pages, chances: (
+                mean_of(pages, chances),
+                (pages * chances.view(-1, 1, 1, 1) * len(pages)).median(0).values,
+            ),
+            "You multiply the values by their chances and take the median of that. A chance says "
+            "how much a value counts; it does not change the value. The result must be one of the "
+            "values that were there.",
+        ),
+        Mistake(
+            "chances not sorted along",
+            lambda pages, chances: (
+                mean_of(pages, chances),
+                pages.sort(dim=0).values[(chances.cumsum(0) >= 0.5).int().argmax()],
+            ),
+            "You sort the values, but the chances stay in the order of the pages, so they belong "
+            "to the wrong values. `sort` also returns the order: use `chances[order]`.",
+        ),
+        Mistake(
+            "twice the mean",
+            lambda pages, chances: (mean_of(pages, chances), mean_of(pages, chances)),
+            "You give the mean for both. It is what the squared error wants. The absolute error is "
+            "smallest at the median, which does not care how far away the other values are.",
+        ),
+    ),
+)
+
+# -------------------------------------------------------------------------- 02.5 the scaling factor
+
+
+def scaling_factor(mean: Tensor, logvar: Tensor) -> Tensor:
+    """1 / std of all numbers of all posterior samples: mean, logvar (b, c, h, w) -> scalar."""
+    spread = (mean - mean.mean()).square().mean()  # of the centres
+    width = logvar.exp().mean()  # of the posteriors around them
+    return 1 / (spread + width).sqrt()
+
+
+def factor_with(mean: Tensor, width: Tensor | float, shift: Tensor | float) -> Tensor:
+    return 1 / ((mean - shift).square().mean() + width).sqrt()
+
+
+def factor_cases(rng: Generator) -> Iterator[Case]:
+    for b, c, h, w in ((3, 4, 5, 2), (4, 4, 4, 4), (1, 3, 2, 6)):
+        places = torch.arange(c, dtype=torch.float64).view(1, c, 1, 1)  # channels differ
+        yield Case((3 * normal(rng, b, c, h, w) + places, normal(rng, b, c, h, w) + 0.5))
+
+
+FACTOR = Exercise(
+    number="02.5",
+    title="The factor, without drawing a sample",
+    minutes=12,
+    difficulty=2,
+    statement="The diffusion model is trained on *samples* of the posterior, so the scaling factor "
+    "is one over the standard deviation of all numbers of all samples. The notebook draws noise to "
+    "measure it. Compute it exactly instead, from `mean` and `logvar`, `(b, c, h, w)`, without any "
+    "random number: think of infinitely many samples of every page. One number for all channels, "
+    "as in Stable Diffusion; divide sums by how many numbers there are, not by one less.",
+    hints=(
+        "Two things spread the numbers: the centres of the posteriors differ from each other, and "
+        "every sample lies somewhere around its centre.",
+        "Variances of independent things add up: the variance of the centres, plus the mean of the "
+        "variances around them. Standard deviations do not add up.",
+        "`mean.var(correction=0) + logvar.exp().mean()` is the whole variance. The factor is one "
+        "over its root.",
+    ),
+    solution=scaling_factor,
+    cases=factor_cases,
+    mistakes=(
+        Mistake(
+            "centres only",
+            lambda mean, logvar: factor_with(mean, 0.0, mean.mean()),
+            "You take the spread of the means and forget the width of the posteriors. That is the "
+            "usual shortcut, nearly right for a narrow posterior. The samples spread more.",
+        ),
+        Mistake(
+            "widths only",
+            lambda mean, logvar: 1 / logvar.exp().mean().sqrt(),
+            "You take the width of the posteriors only. Most of the spread comes from the pages "
+            "being different, so that their centres lie apart.",
+        ),
+        Mistake(
+            "deviations added",
+            lambda mean, logvar: 1 / (mean.std(correction=0) + torch.exp(0.5 * logvar).mean()),
+            "You add standard deviations. Of independent things the *variances* add up: 3 and 4 "
+            "give 5, not 7.",
+        ),
+        Mistake(
+            "square of the mean deviation",
+            lambda mean, logvar: factor_with(
+                mean, torch.exp(0.5 * logvar).mean().square(), mean.mean()
+            ),
+            "You average the standard deviations and square the result. The mean of squares is "
+            "larger than the square of the mean: average the variances, exp(logvar).",
+        ),
+        Mistake(
+            "around zero",
+            lambda mean, logvar: factor_with(mean, logvar.exp().mean(), 0.0),
+            "You measure the distance from zero, not from the mean. The latents of an autoencoder "
+            "need not have mean zero. (One could scale by that instead; the published factors are "
+            "one over the standard deviation.)",
+        ),
+        Mistake(
+            "upside down",
+            lambda mean, logvar: 1 / factor_with(mean, logvar.exp().mean(), mean.mean()),
+            "This is the standard deviation; the factor is one over it. Latents are *multiplied* "
+            "by the factor on the way to the diffusion model, and divided on the way back. You "
+            "would notice latents of the square of their spread.",
+        ),
+        Mistake(
+            "variance for deviation",
+            lambda mean, logvar: factor_with(mean, logvar.exp().mean(), mean.mean()) ** 2,
+            "You forgot the root: this is one over the variance.",
+        ),
+        Mistake(
+            "one for each channel",
+            lambda mean, logvar: (
+                1
+                / (mean.var(dim=(0, 2, 3), correction=0) + logvar.exp().mean(dim=(0, 2, 3))).sqrt()
+            ),
+            "You give every channel its own factor. That would be sensible, and some later models "
+            "do it; Stable Diffusion has a single number for all four.",
+        ),
+        Mistake(
+            "channel by channel",
+            lambda mean, logvar: (
+                1 / (mean.var(dim=(0, 2, 3), correction=0).mean() + logvar.exp().mean()).sqrt()
+            ),
+            "You measure the spread inside each channel and average. The channels also have "
+            "different means, which spreads the numbers as a whole.",
+        ),
+        Mistake(
+            "one less",
+            lambda mean, logvar: 1 / (mean.var() + logvar.exp().mean()).sqrt(),
+            "You divide by one less than there are numbers, as `var()` and `std()` do by default. "
+            "The statement asks for the plain mean of the squares: `correction=0`.",
+        ),
+    ),
+)
+
+# -------------------------------------------------------------- 02.6 what one latent position sees
+
+
+def seen(i: int, levels: int, width: int) -> tuple[int, int]:
+    """First and last pixel column that `levels` downsamplings bring to latent column i."""
+    first = last = i
+    for _ in range(levels):
+        first, last = 2 * first, 2 * last + 2
+    return first, min(last, width - 1)
+
+
+def seen_with(i: int, levels: int, low: int, high: int, width: int | None) -> tuple[int, int]:
+    """Each downsampling looks from 2 i + low to 2 i + high; cut to a picture of this width."""
+    first = last = i
+    for _ in range(levels):
+        first, last = 2 * first + low, 2 * last + high
+    return (first, last) if width is None else (max(first, 0), min(last, width - 1))
+
+
+def seen_cases(_: Generator) -> Iterator[Case]:
+    for i, levels, width in ((2, 3, 64), (0, 1, 8), (5, 2, 32), (7, 3, 64), (3, 1, 8), (0, 2, 4)):
+        yield Case((i, levels, width))
+
+
+SEEN = Exercise(
+    number="02.6",
+    title="What one latent position sees",
+    minutes=15,
+    difficulty=3,
+    statement="The encoder halves the picture `levels` times, each time with a 3×3 convolution of "
+    "stride 2 and *one* column of zeros on the right. Take these convolutions alone, without the "
+    "ResBlocks between them. Which columns of a picture of `width` pixels does latent column `i` "
+    "depend on? Return the first and the last, counted from 0. The zeros on the right are no "
+    "pixels. When you have it: how far is the middle of what it sees from the middle of its own "
+    "block of pixels, and where would it be with zeros on both sides?",
+    hints=(
+        "One level first: which three columns does output i of such a convolution see? Draw eight "
+        "pixels and the window's first two positions.",
+        "Output i sees the columns 2 i, 2 i + 1 and 2 i + 2. With several levels ask the same of "
+        "the first and of the last column that you have found, once for every level.",
+        "`first, last = 2 * first, 2 * last + 2` for every level, beginning with i and i. At the "
+        "end the last one cannot be beyond `width - 1`.",
+    ),
+    solution=seen,
+    cases=seen_cases,
+    trained=False,
+    mistakes=(
+        Mistake(
+            "zeros on both sides",
+            lambda i, levels, width: seen_with(i, levels, -1, 1, width),
+            "You centre the window: 2 i - 1 to 2 i + 1. That is a convolution with a column of "
+            "zeros on *each* side, as in the U-Net. Here there is none on the left, so the first "
+            "window begins at column 0 and goes to 2.",
+        ),
+        Mistake(
+            "zeros on the left",
+            lambda i, levels, width: seen_with(i, levels, -2, 0, width),
+            "Your window ends at 2 i: it would have its zeros on the left. They are on the right, "
+            "so it begins at 2 i.",
+        ),
+        Mistake(
+            "not cut",
+            lambda i, levels, width: seen_with(i, levels, 0, 2, None),
+            "You count columns that are not there: at the right border the window reaches into the "
+            "zeros, which are no pixels.",
+        ),
+        Mistake(
+            "its own block",
+            lambda i, levels, width: (2**levels * i, 2**levels * (i + 1) - 1),
+            "This is the block of pixels in the place of the latent position, as if the windows "
+            "were 2 wide. They are 3 wide, so neighbours overlap, and each level adds to it.",
+        ),
+        Mistake(
+            "one past the end",
+            lambda i, levels, width: (
+                seen_with(i, levels, 0, 2, None)[0],
+                min(seen_with(i, levels, 0, 2, None)[1] + 1, width),
+            ),
+            "Your second number is one past the last column, as in a `range`. Asked for is the "
+            "last one itself.",
+        ),
+        Mistake(
+            "twice for every level",
+            lambda i, levels, width: (2 * levels * i, min(2 * levels * i + 2 * levels, width - 1)),
+            "You multiply by 2 · levels. Each level doubles what the one before has doubled, so it "
+            "is 2 to the power of levels.",
+        ),
+        Mistake(
+            "three wide at the end",
+            lambda i, levels, width: (2**levels * i, min(2**levels * i + 2, width - 1)),
+            "You let the window be 3 wide in pixels. It is 3 wide in its own level only; each of "
+            "the three saw three columns of the level before.",
+        ),
+    ),
+)
+
+EXERCISES = (DRAW, FIT, KL, GUESS, FACTOR, SEEN)
+
+# -------------------------------------------------------------------------------------------- quiz
+
+QUESTIONS = (
+    Question(
+        "Why does the encoder give a mean and a variance, and why is noise added, instead of "
+        "decoding its output as it is?",
+        (
+            Answer(
+                "So that the decoder draws a different picture every time.",
+                False,
+                "It does, a little, but nobody wants it: when pictures are made, the decoder gets "
+                "no noise of its own.",
+            ),
+            Answer(
+                "So that not only the codes of training pages, but everything near them, decodes "
+                "to a page.",
+                True,
+                "A diffusion model never hits a code exactly. The noise makes the decoder answer "
+                "for a neighbourhood, and the KL term keeps the neighbourhoods from shrinking to "
+                "points.",
+            ),
+            Answer(
+                "So that gradients can pass through the encoder.",
+                False,
+                "They pass best without any noise. Noise makes a trick necessary, the "
+                "reparameterisation, for them to pass at all.",
+            ),
+        ),
+    ),
+    Question(
+        "Stable Diffusion multiplies its latents by 0.18215. What does that tell about them?",
+        (
+            Answer(
+                "The KL term made them standard normal, and 0.18215 is the width of the posterior.",
+                False,
+                "If they were standard normal, no factor would be needed.",
+            ),
+            Answer(
+                "They are compressed to about a fifth.",
+                False,
+                "The factor changes the unit, nothing else. It is undone before decoding, and no "
+                "information is lost or gained.",
+            ),
+            Answer(
+                "Their standard deviation was about 5.5: the KL term, weighted with a millionth, "
+                "did not make them standard normal.",
+                True,
+                "The factor is one over the measured standard deviation. It gives the diffusion "
+                "model numbers of about unit variance; their distribution stays as it is.",
+            ),
+        ),
+    ),
+    Question(
+        "You train two decoders on the same latents, one with the absolute error alone, one with "
+        "an adversarial loss besides. Which one has the better PSNR on new pages, as a rule?",
+        (
+            Answer(
+                "The one with the adversarial loss: its pictures look sharper.",
+                False,
+                "Looking sharper and being near are two things. An invented texture in the wrong "
+                "place costs more PSNR than a smooth area.",
+            ),
+            Answer(
+                "The one with the absolute error alone.",
+                True,
+                "PSNR measures pixel errors, and that decoder was trained for little else. It is "
+                "blurred where it does not know, which is the safe guess; this is why a better "
+                "PSNR does not mean a better picture.",
+            ),
+            Answer(
+                "Neither, since the latents hold the same information.",
+                False,
+                "They do, but the decoders make different guesses about what the latents do not "
+                "say.",
+            ),
+        ),
+    ),
+)

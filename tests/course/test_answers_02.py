@@ -1,0 +1,258 @@
+"""Answers to notebook 02 that its checker was not written for: the wrong ones must not pass, and
+right ones in another style must."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sdlearn.course import check
+from sdlearn.course.exercises.nb02_vae import best_guesses, draw, fit, kl_between, scaling_factor
+from sdlearn.vae import kl_divergence
+
+
+def missing(x, factor):
+    return -x.shape[-1] % factor, -x.shape[-2] % factor
+
+
+def by_index(x, factor):
+    h, w = x.shape[-2:]
+    right, bottom = missing(x, factor)
+    rows = torch.arange(h + bottom).clamp(max=h - 1)
+    columns = torch.arange(w + right).clamp(max=w - 1)
+    return x[:, :, rows][..., columns]
+
+
+def by_cat(x, factor):
+    right, bottom = missing(x, factor)
+    x = torch.cat([x, x[..., -1:].expand(*x.shape[:3], right)], -1)
+    return torch.cat([x, x[:, :, -1:].expand(*x.shape[:2], bottom, x.shape[-1])], 2)
+
+
+def by_ceiling(x, factor):
+    h, w = (-(-side // factor) * factor for side in x.shape[-2:])
+    return F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]), "replicate")
+
+
+def with_loops(mean, logvar, mean_p, logvar_p):
+    q, p = (
+        torch.distributions.Normal(m, torch.exp(v / 2))
+        for m, v in ((mean, logvar), (mean_p, logvar_p))
+    )
+    return torch.stack([one.sum() for one in torch.distributions.kl_divergence(q, p)])
+
+
+def whitened(mean, logvar, mean_p, logvar_p):
+    z, ratio = (mean - mean_p) / torch.exp(0.5 * logvar_p), logvar - logvar_p
+    return torch.stack([kl_divergence(a[None], b[None]) for a, b in zip(z, ratio, strict=True)])
+
+
+def median_in_loops(pages, chances):
+    best = torch.empty_like(pages[0])
+    flat = best.view(-1)
+    for k, values in enumerate(pages.flatten(1).T):
+        costs = [(chances * (values - c).abs()).sum() for c in values]
+        flat[k] = values[torch.stack(costs).argmin()]
+    return torch.einsum("n,nchw->chw", chances, pages), best
+
+
+def median_from_above(pages, chances):
+    """The other end of the sorting: no chance is exactly one half, so it is the same."""
+    values, order = pages.sort(dim=0, descending=True)
+    k = (chances[order].cumsum(0) >= 0.5).int().argmax(0, keepdim=True)
+    return (pages * chances[:, None, None, None]).sum(0), values.gather(0, k).squeeze(0)
+
+
+def interpolated(pages, chances):
+    values, order = pages.sort(dim=0)
+    total = chances[order].cumsum(0)
+    k = (total >= 0.5).int().argmax(0, keepdim=True)
+    here, before = values.gather(0, k), values.gather(0, (k - 1).clamp(min=0))
+    return best_guesses(pages, chances)[0], (0.5 * (here + before))[0]
+
+
+def whole_pages(pages, chances):
+    """The page with the least expected error as a whole, not number by number."""
+    apart = (pages[:, None] - pages[None]).abs().mean((2, 3, 4))
+    return best_guesses(pages, chances)[0], pages[(apart @ chances).argmin()]
+
+
+def by_recursion(i, levels, width):
+    if levels == 0:
+        return i, min(i, width - 1)
+    return by_recursion(2 * i, levels - 1, width)[0], min(
+        2**levels * i + 2 * (2**levels - 1), width - 1
+    )
+
+
+def marked(i, levels, width):
+    """Walk down with a set of columns."""
+    columns = {i}
+    for _ in range(levels):
+        columns = {2 * c + k for c in columns for k in range(3)}
+    inside = [c for c in columns if c < width]
+    return min(inside), max(inside)
+
+
+def whole_variance(mean, logvar):
+    return mean.var(correction=0) + logvar.exp().mean()
+
+
+WRONG = {
+    "02.1": [
+        lambda m, v, e: draw(m, v, e).detach(),
+        lambda m, v, e: draw(m, v, e.flip(0)) if len(e) > 1 else m - torch.exp(v / 2) * e,
+        lambda m, v, e: draw(m, v, -e),
+        lambda m, v, e: draw(m, v, e)[0],
+        lambda m, v, e: draw(m, v, e).transpose(0, 1),
+        lambda m, v, e: draw(m, v, e.mean(0, keepdim=True)).expand_as(e),
+        lambda m, v, e: draw(m, v, torch.randn_like(e)),
+        lambda m, v, e: torch.normal(m.expand_as(e), torch.exp(v / 2).expand_as(e)),
+        lambda m, v, e: m + F.softplus(v) * e,
+        lambda m, v, e: m + torch.exp(v / 2) + e,
+        lambda m, v, e: m + torch.exp(v / 2).detach() * e,
+        lambda m, v, e: m + torch.exp(v.clamp(-1, 1) / 2) * e,
+        lambda m, v, e: draw(m, v, e.float()).float(),
+        lambda m, v, e: draw(m, v, e * (e.shape[0] ** -0.5)),
+    ],
+    "02.2": [
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, -x.shape[-2] % f), mode="circular"),
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, 0), mode="replicate"),
+        lambda x, f: F.pad(x, (0, 0, 0, -x.shape[-2] % f), mode="replicate"),
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, -x.shape[-2] % f, 0), mode="replicate"),
+        lambda x, f: fit(x, 8),
+        lambda x, f: fit(x, 2 * f),
+        lambda x, f: fit(x, f).detach(),
+        lambda x, f: fit(x.transpose(2, 3), f),
+        lambda x, f: fit(fit(x, f), f + 1),
+        lambda x, f: F.pad(x, (0, *missing(x, f)[:1], 0, missing(x, f)[1]), value=-1.0),
+        lambda x, f: fit(x, f)[..., : x.shape[-2], : x.shape[-1]],
+        lambda x, f: by_cat(x, f).float(),
+        lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
+    ],
+    "02.3": [
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp).sum(),
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp)[:, None],
+        lambda m, v, mp, vp: -kl_between(m, v, mp, vp),
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp) / 0.6931471805599453,
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp).abs() + 1e-6,
+        lambda m, v, mp, vp: 0.5 * (kl_between(m, v, mp, vp) + kl_between(mp, vp, m, v)),
+        lambda m, v, mp, vp: kl_between(m - mp, v - vp, 0 * mp, 0 * vp),
+        lambda m, v, mp, vp: kl_between(m, v, mp, 0 * vp),
+        lambda m, v, mp, vp: kl_between(m, v, 0 * mp, vp),
+        lambda m, v, mp, vp: kl_between(m, 2 * v, mp, 2 * vp),
+        lambda m, v, mp, vp: kl_between(m.detach(), v, mp, vp),
+        lambda m, v, mp, vp: kl_between(m[:1], v[:1], mp[:1], vp[:1]).expand(len(m)),
+        lambda m, v, mp, vp: 0.5 * ((m - mp) ** 2 + (v - vp) ** 2).flatten(1).sum(1),
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp).clamp(max=20.0),
+    ],
+    "02.4": [
+        interpolated,
+        whole_pages,
+        lambda p, c: best_guesses(p, c.flip(0)),
+        lambda p, c: best_guesses(p, c.sort().values),
+        lambda p, c: best_guesses(p, c)[::-1],
+        lambda p, c: best_guesses(p, c)[0],
+        lambda p, c: best_guesses(p, c**2 / (c**2).sum()),
+        lambda p, c: (best_guesses(p, c)[0], p.quantile(0.5, dim=0)),
+        lambda p, c: (best_guesses(p, c)[0], p[(c.cumsum(0) >= 0.5).int().argmax()]),
+        lambda p, c: (best_guesses(p, c)[0], 0.5 * (p.amin(0) + p.amax(0))),
+        lambda p, c: (best_guesses(p, c)[0] * len(c), best_guesses(p, c)[1]),
+        lambda p, c: tuple(x[None] for x in best_guesses(p, c)),
+        lambda p, c: torch.stack(best_guesses(p, c)),
+        lambda p, c: (best_guesses(p, c)[0].detach(), best_guesses(p, c)[1].detach()),
+        lambda p, c: best_guesses(p[:-1], c[:-1] / c[:-1].sum()),
+    ],
+    "02.5": [
+        lambda m, v: 1 / (m.std(correction=0) ** 2 + v.mean().exp()).sqrt(),
+        lambda m, v: 1 / (m.var(correction=0) + torch.exp(v / 2).mean()).sqrt(),
+        lambda m, v: 1 / (m.var(correction=0) - v.exp().mean()).abs().sqrt(),
+        lambda m, v: 1 / (m.var(correction=0) + v.exp().mean() / m.numel()).sqrt(),
+        lambda m, v: (1 / (m.var((1, 2, 3), correction=0) + v.exp().mean((1, 2, 3))).sqrt()).mean(),
+        lambda m, v: 1 / whole_variance(m, v).sqrt() + 1e-8,
+        lambda m, v: 1 / (whole_variance(m, v).sqrt() + 1e-5),
+        lambda m, v: 1 / whole_variance(m, v).sqrt().detach(),
+        lambda m, v: 0.18215,
+        lambda m, v: 1 / (m + torch.exp(v / 2) * torch.randn_like(m)).std(),
+        lambda m, v: 1 / whole_variance(m[:1], v[:1]).sqrt(),
+        lambda m, v: 1 / (m + torch.exp(v / 2)).std(correction=0),
+        lambda m, v: (1 / whole_variance(m, v).sqrt()).expand(m.shape[1]),
+        lambda m, v: float(1 / whole_variance(m, v).sqrt()),
+    ],
+    "02.6": [
+        lambda i, levels, w: (2**levels * i, min(2**levels * i + 2 * 2**levels, w - 1)),
+        lambda i, levels, w: (2**levels * i, min(2**levels * i + 3**levels - 1, w - 1)),
+        lambda i, levels, w: (2**levels * i, min(2**levels * (i + 1), w - 1)),
+        lambda i, levels, w: (2**levels * i, min(2**levels * i + 2 * levels, w - 1)),
+        lambda i, levels, w: (2**levels * i, 2**levels * i + 2 * (2**levels - 1) if i else w - 1),
+        lambda i, levels, w: (8 * i, min(8 * i + 14, w - 1)),
+        lambda i, levels, w: [by_recursion(i, levels, w)],
+        lambda i, levels, w: by_recursion(i, levels, w)[::-1],
+        lambda i, levels, w: by_recursion(i, levels + 1, w),
+        lambda i, levels, w: by_recursion(i, levels, w + 1),
+        lambda i, levels, w: range(*by_recursion(i, levels, w)),
+        lambda i, levels, w: tuple(max(c - 1, 0) for c in by_recursion(i, levels, w)),
+    ],
+}
+RIGHT = {
+    "02.1": [
+        lambda mean, logvar, noise: mean[None] + logvar.exp().sqrt()[None] * noise,
+        lambda m, v, e: torch.stack([m + torch.exp(v / 2) * one for one in e]),
+        lambda m, v, e: torch.addcmul(m, torch.exp(v / 2), e),
+    ],
+    "02.2": [by_index, by_cat, by_ceiling],
+    "02.3": [with_loops, whitened],
+    "02.4": [median_in_loops, median_from_above, lambda p, c: list(best_guesses(p, c))],
+    "02.5": [
+        lambda mean, logvar: whole_variance(mean, logvar) ** -0.5,
+        lambda m, v: (m.square().mean() - m.mean() ** 2 + v.exp().mean()).rsqrt(),
+        lambda m, v: scaling_factor(m.flatten(), v.flatten()),
+    ],
+    "02.6": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
+}
+
+
+def cases(table):
+    return [
+        pytest.param(number, a, id=f"{number}-{k}")
+        for number in table
+        for k, a in enumerate(table[number])
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
+def test_a_wrong_answer_does_not_pass(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "not yet", verdict.text
+    assert "Traceback" not in verdict.text
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+def test_a_right_answer_in_another_style_passes(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "right", verdict.text
+
+
+def test_the_factor_is_what_many_samples_tend_to():
+    rng = torch.Generator().manual_seed(0)
+    mean, logvar = torch.randn(2, 3, 4, 5, 6, generator=rng, dtype=torch.float64)
+    noise = torch.randn(4000, *mean.shape, generator=rng, dtype=torch.float64)
+    measured = 1 / draw(mean, logvar, noise).std()
+    assert abs(scaling_factor(mean, logvar) / measured - 1) < 2e-3
+
+
+def test_the_solution_of_what_is_seen_is_what_gradients_find():
+    from sdlearn.course.exercises.nb02_vae import seen
+    from sdlearn.vae import Downsample
+
+    for levels, width in ((1, 8), (2, 16), (3, 32)):
+        layers = [Downsample(1) for _ in range(levels)]
+        for layer in layers:
+            torch.nn.init.ones_(layer.conv.weight)
+        for i in range(width // 2**levels):
+            x = torch.zeros(1, 1, width, width, requires_grad=True)
+            y = x
+            for layer in layers:
+                y = layer(y)
+            y[0, 0, 0, i].backward()
+            columns = x.grad[0, 0].sum(0).nonzero()
+            assert seen(i, levels, width) == (int(columns.min()), int(columns.max()))
