@@ -1,6 +1,7 @@
 """Everything with axes: maps of tensors, curves."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -60,18 +61,21 @@ def curves(
     title: str,
     xlabel: str,
     ylabel: str,
-    log: bool = False,
+    log: Literal["", "x", "xy"] = "",
 ) -> Figure:
     """Up to four named lines, each (xs, ys), told apart by dashes and markers.
 
-    log: both axes logarithmic, where a power of x is a straight line; else y begins at 0.
+    log: the axes that are logarithmic; with "xy" a power of x is a straight line. A plain y begins
+    at 0, or below where there are negative values.
     """
     figure, ax = axes_for(title, xlabel, ylabel)
     for (name, (xs, ys)), style in zip(lines.items(), STYLES[: len(lines)], strict=True):
         ax.plot(xs, ys, style, ms=4, label=name)
     if log:
-        ax.set(xscale="log", yscale="log")
-    else:
+        ax.set_xscale("log")
+    if log == "xy":
+        ax.set_yscale("log")
+    elif all(y >= 0 for _, ys in lines.values() for y in ys):
         ax.set_ylim(bottom=0)
     ax.legend()
     return figure
@@ -85,16 +89,25 @@ def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def table(weights: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+def table(
+    weights: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
     """A matrix of numbers from 0 to 1, written into squares that are darker the larger they are."""
     height, width = weights.shape
-    figure = Figure(figsize=(1.6 + 0.75 * width, 1.3 + 0.5 * height), dpi=100, layout="constrained")
+    size = 2.0 + 0.75 * width, 1.5 + 0.5 * height
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     ax = figure.subplots()
     ax.imshow(weights.detach().numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for i, j in ((i, j) for i in range(height) for j in range(width)):
         value = float(weights[i, j])
         colour = "white" if value > 0.5 else "black"
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
-    ax.set(title=title, xticks=range(width), yticks=range(height))
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set(xticks=range(width), yticks=range(height))
     ax.set(xticklabels=columns, yticklabels=rows)
     return figure
