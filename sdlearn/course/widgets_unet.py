@@ -47,9 +47,10 @@ class Tour(widgets.VBox):
 
     def enter(self) -> None:
         """Begin at the first block of another network."""
-        before = self.block.value
-        self.block.options = self.blocks()  # which sets the slider to 0, and looks if it moved
-        if self.block.value == before:
+        stays = self.block.value == 0
+        self.block.index = 0  # looks, if it moves
+        self.block.options = self.blocks()
+        if stays:
             self.look()
 
     def look(self) -> None:

@@ -497,9 +497,9 @@ LEVEL = Exercise(
     "transformers. The map comes from below with `c_below` channels; there is one ResBlock for "
     "each entry of `skips`, the channels of the skips in the order in which they are taken. "
     "`time_dim` is the width of `emb`. Except on the `top` level an upsampling with its "
-    "convolution follows. Count every weight and bias of the layers in section 2. With the numbers "
-    "of the first case, `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)`, you can "
-    "compare with `up_blocks.0` of Stable Diffusion.",
+    "convolution follows. Count every weight and bias of the layers in sections 2 and 3. You can "
+    "compare `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` with the parameters of "
+    "`large.up_blocks[0]`, the Stable Diffusion of section 7.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
         "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm two numbers for each of "

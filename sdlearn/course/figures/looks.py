@@ -10,11 +10,14 @@ from sdlearn.course.figures.pages import grid
 
 
 def tile(weights: Tensor, most: float | None = None, size: int = 64) -> Image.Image:
-    """A map (h, w) of numbers from 0 up: white is `most`, by default its largest, black is 0."""
+    """A map (h, w) of numbers from 0 up: white is `most`, by default its largest, black is 0.
+
+    In 16 shades: a stored figure has few colours, and the picture beside it needs most of them.
+    """
     values = weights.detach().float().numpy()
     top = float(values.max()) if most is None else most
-    shades = (np.clip(values / (top or 1.0), 0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(shades).resize((size, size), Image.Resampling.NEAREST)
+    shades = (np.clip(values / (top or 1.0), 0, 1) * 15).round() * 17
+    return Image.fromarray(shades.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
 
 
 def lit(picture: Image.Image, weights: Tensor) -> Image.Image:

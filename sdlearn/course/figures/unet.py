@@ -182,7 +182,8 @@ def u_shape(stops: Sequence[Stop], title: str, chosen: int | None = None) -> Fig
         ends = kept + 0.45, taken + 0.45
         ax.plot([ends[0]] * 2 + [ends[1]], [rows[kept] + BOX, top, top], "-", c="0.35", lw=0.9)
         ax.annotate("", (ends[1], rows[kept] + BOX), (ends[1], top), arrowprops=ARROW | {"lw": 0.9})
-        text = f"skip {number}: {stops[kept].shape[0]}"
+        text = f"{number}: {stops[kept].shape[0]}"
+        text = text if taken - kept < 0.1 * len(stops) else f"skip {text}"
         under = {"fc": "white", "ec": "none", "pad": 0.6}
         ax.text(sum(ends) / 2, top, text, ha="center", va="center", fontsize=7, bbox=under)
     words = ", ".join(f"{letter} {name}" for letter, name, _ in KINDS.values())
@@ -221,11 +222,14 @@ def shares(stops: Sequence[Stop], title: str) -> Figure:
 
 
 def relief(feature_map: Tensor, size: int = 64) -> Image.Image:
-    """One channel (h, w): white is its largest number, black its smallest, size pixels a side."""
+    """One channel (h, w): white is its largest number, black its smallest, size pixels a side.
+
+    In 16 shades, like figures.tile.
+    """
     values = feature_map.detach().float().cpu().numpy()
     low, high = float(values.min()), float(values.max())
-    shades = ((values - low) / ((high - low) or 1.0) * 255).round().astype(np.uint8)
-    return Image.fromarray(shades).resize((size, size), Image.Resampling.NEAREST)
+    shades = ((values - low) / ((high - low) or 1.0) * 15).round() * 17
+    return Image.fromarray(shades.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
 
 
 def loudest(feature_maps: Tensor, count: int = 4) -> list[int]:
