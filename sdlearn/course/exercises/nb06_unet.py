@@ -498,8 +498,8 @@ LEVEL = Exercise(
     "each entry of `skips`, the channels of the skips in the order in which they are taken. "
     "`time_dim` is the width of `emb`. Except on the `top` level an upsampling with its "
     "convolution follows. Count every weight and bias of the layers in sections 2 and 3. You can "
-    "compare `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` with the parameters of "
-    "`large.up_blocks[0]`, the Stable Diffusion of section 7.",
+    "compare `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` with the parameters "
+    "of `large.up_blocks[0]`, the Stable Diffusion of section 7.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
         "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm two numbers for each of "
