@@ -1,0 +1,362 @@
+"""Answers to notebook 06 that its checker was not written for: the wrong ones must not pass, and
+right ones in another style must."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdlearn.course import check
+from sdlearn.course.exercises.nb06_unet import (
+    AdaptiveBlock,
+    DialUNet,
+    level_parameters,
+    meet,
+    up_widths,
+)
+from sdlearn.unet import UNet, UNetConfig, skip_widths
+
+# ------------------------------------------------------------------------------------ 06.1 and 06.2
+
+
+def by_index(h, skip):
+    rows, columns = (torch.arange(size) // 2 for size in skip.shape[-2:])
+    return torch.cat((h[:, :, rows][:, :, :, columns], skip), 1)
+
+
+def doubled_and_cut(h, skip):
+    grown = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return torch.cat([grown[..., : skip.shape[2], : skip.shape[3]], skip], dim=1)
+
+
+def filled_in(h, skip):
+    out = h.new_zeros(len(h), h.shape[1] + skip.shape[1], *skip.shape[2:])
+    out[:, h.shape[1] :] = skip
+    for i in range(skip.shape[2]):
+        for j in range(skip.shape[3]):
+            out[:, : h.shape[1], i, j] = h[:, :, i // 2, j // 2]
+    return out
+
+
+def padded(h, skip):
+    more = skip.shape[3] - h.shape[3], skip.shape[2] - h.shape[2]
+    return torch.cat([F.pad(h, (0, more[0], 0, more[1])), skip], dim=1)
+
+
+def swapped_size(h, skip):
+    grown = F.interpolate(h, size=skip.shape[-2:][::-1], mode="nearest")
+    return torch.cat([grown.transpose(2, 3), skip], dim=1)
+
+
+def interleaved(h, skip):
+    whole = meet(h, skip)
+    return whole[:, torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(1))]
+
+
+def square(h, skip):
+    grown = F.interpolate(h, size=(skip.shape[2], skip.shape[2]), mode="nearest")
+    return torch.cat([grown, skip], dim=1)
+
+
+def up_widths_from_a_list(widths, layers):
+    left, c_in, found = skip_widths(UNetConfig(block_out_channels=(32,) * 4)), widths[-1], []
+    left = [widths[0]]
+    for i in range(len(widths)):
+        left.extend([widths[i]] * layers)
+        if i + 1 < len(widths):
+            left.append(widths[i])
+    for i in range(len(widths) - 1, -1, -1):
+        for k in range(layers + 1):
+            found.append((c_in if k == 0 else widths[i]) + left.pop(-1))
+        c_in = widths[i]
+    return found
+
+
+def up_widths_in_rows(widths, layers):
+    above, below = [widths[0], *widths], [*widths[1:], widths[-1]]
+    rows = []
+    for i, c in enumerate(widths):
+        first = [below[i] + c]
+        rows.append(first + [2 * c] * (layers - 1) + [c + above[i]])
+    return [width for row in rows[::-1] for width in row]
+
+
+# ------------------------------------------------------------------------------------ 06.3 and 06.5
+
+
+def adaptive(forward):
+    return type("AdaptiveBlock", (AdaptiveBlock,), {"forward": forward})
+
+
+def told(self, emb, cut=lambda x: x.chunk(2, dim=1)):
+    return cut(self.time_emb_proj(F.silu(emb))[:, :, None, None])
+
+
+def adaptive_with(
+    first=lambda s, x: s.conv1(F.silu(s.norm1(x))),
+    between=lambda s, h, scale, shift: F.silu(s.norm2(h) * (1 + scale) + shift),
+    last=lambda s, x, h: s.conv_shortcut(x) + s.conv2(h),
+    cut=lambda x: x.chunk(2, dim=1),
+):
+    def forward(self, x, emb):
+        return last(self, x, between(self, first(self, x), *told(self, emb, cut)))
+
+    return adaptive(forward)
+
+
+def in_place(self, x, emb):
+    scale, shift = told(self, emb)
+    x -= 0.5 * x
+    x *= 2
+    h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
+    x += 1e-30 + 0.5
+    return self.conv_shortcut(x - 0.5) + self.conv2(F.silu(h))
+
+
+def indexed(self, x, emb):
+    told = self.time_emb_proj(emb * emb.sigmoid())
+    c = told.shape[1] // 2
+    h = self.norm2(self.conv1(nn.SiLU()(self.norm1(x))))
+    h = h + h * told[:, :c].reshape(len(x), c, 1, 1) + told[:, c:].reshape(len(x), c, 1, 1)
+    around = self.conv_shortcut(x)
+    return self.conv2(nn.functional.silu(h)) + around
+
+
+def dial(forward):
+    return type("DialUNet", (DialUNet,), {"forward": forward})
+
+
+def steps(
+    keep_input=True,
+    mid=1,
+    dial_of=lambda dials, k, n: dials[k],
+    size=lambda h, skip: skip.shape[-2:],
+    grow_before=False,
+    emb_of=lambda emb, i: emb,
+    join=lambda h, skip: torch.cat([h, skip], 1),
+    out=lambda h: h,
+):
+    """Another way to write the walk, with places for mistakes."""
+
+    def forward(self, x, emb, dials):
+        skips = [h := self.conv_in(x)]
+        for i in range(len(self.down)):
+            skips += [h := self.down[i](h, emb_of(emb, i))]
+            if i + 1 < len(self.down):
+                skips += [h := self.shrink[i](h)]
+        for _ in range(mid):
+            h = self.mid(h, emb)
+        n = len(skips)
+        for i, block in enumerate(self.up):
+            k = n - 1 - i
+            skip = dial_of(dials, k, n) * skips[k]
+            h = block(join(h, skip), emb)
+            if i % 2 and i + 1 < len(self.up):
+                h = self.grow[i // 2](h, size(h, skips[k - 1]))
+        return self.conv_out(out(h))
+
+    return dial(forward)
+
+
+def dials_squared(dials, k, n):
+    return dials[k] ** 2
+
+
+def count(c_below, c, skips, time_dim, top, block, up):
+    widths = [h + skip for h, skip in zip([c_below, *[c] * 9], skips, strict=False)]
+    return sum(block(c_in, c, time_dim) for c_in in widths) + (0 if top else up(c))
+
+
+def a_block(c_in, c, d):
+    shortcut = (c_in + 1) * c if c_in != c else 0
+    return 2 * c_in + 9 * c_in * c + c + (d + 1) * c + 2 * c + 9 * c * c + c + shortcut
+
+
+def an_up(c):
+    return 9 * c * c + c
+
+
+def by_building(c_below, c, skips, time_dim, top):
+    from sdlearn.unet import ResBlock, Upsample
+
+    with torch.device("meta"):
+        layers = nn.ModuleList() if top else nn.ModuleList([Upsample(c)])
+        for h, skip in zip([c_below] + [c] * len(skips), skips, strict=False):
+            layers.append(ResBlock(h + skip, c, time_dim, math.gcd(h + skip, c)))
+    return sum(p.numel() for p in layers.parameters())
+
+
+WRONG = {
+    "06.1": [
+        padded,
+        swapped_size,
+        interleaved,
+        square,
+        lambda h, skip: meet(h, skip).flip(1),
+        lambda h, skip: meet(h, skip).float(),
+        lambda h, skip: meet(h.detach(), skip),
+        lambda h, skip: meet(h[:1].expand_as(h), skip),
+        lambda h, skip: torch.cat([F.interpolate(h, skip.shape[-2:], mode="bicubic"), skip], 1),
+        lambda h, skip: torch.cat(
+            [F.interpolate(h, skip.shape[-2:], mode="nearest-exact").roll(1, 2), skip], 1
+        ),
+        lambda h, skip: torch.cat([F.interpolate(h, skip.shape[-2:]), skip], 0),
+        lambda h, skip: F.interpolate(torch.cat([h, h], 1), skip.shape[-2:]),
+        lambda h, skip: (F.interpolate(h, skip.shape[-2:]), skip),
+        lambda h, skip: torch.cat(
+            [h.mean((2, 3), keepdim=True).expand(-1, -1, *skip.shape[2:]), skip], 1
+        ),
+    ],
+    "06.2": [
+        lambda widths, layers: up_widths(widths, 2),
+        lambda widths, layers: sorted(up_widths(widths, layers), reverse=True),
+        lambda widths, layers: up_widths(widths, layers)[:-1],
+        lambda widths, layers: [2 * c for c in reversed(widths) for _ in range(layers + 1)],
+        lambda widths, layers: up_widths((*widths, widths[-1]), layers),
+        lambda widths, layers: [float(x) + 0.5 for x in up_widths(widths, layers)],
+        lambda widths, layers: up_widths(widths, layers)[: len(widths)],
+        lambda widths, layers: sum(up_widths(widths, layers)),
+        lambda widths, layers: up_widths(widths[:4], layers),
+        lambda widths, layers: up_widths(tuple(sorted(widths)), layers),
+        lambda widths, layers: [2560, 2560, 2560, 2560, 2560, 1920, 1920, 1280, 960, 960, 640, 640],
+    ],
+    "06.3": [
+        adaptive_with(cut=lambda x: (x[:, ::2], x[:, 1::2])),
+        adaptive_with(cut=lambda x: (x.chunk(2, 1)[0], 0)),
+        adaptive_with(cut=lambda x: (0, x.chunk(2, 1)[1])),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * (1 + scale)) + shift),
+        adaptive_with(
+            between=lambda s, h, scale, shift: F.silu((s.norm2(h) + shift) * (1 + scale))
+        ),
+        adaptive_with(between=lambda s, h, scale, shift: s.norm2(h) * (1 + scale) + shift),
+        adaptive_with(between=lambda s, h, scale, shift: F.relu(s.norm2(h) * (1 + scale) + shift)),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * scale.exp() + shift)),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(h * (1 + scale) + shift)),
+        adaptive_with(first=lambda s, x: s.conv1(s.norm1(x))),
+        adaptive_with(first=lambda s, x: s.conv1(F.silu(x))),
+        adaptive_with(last=lambda s, x, h: x + s.conv2(h) if x.shape == h.shape else s.conv2(h)),
+        adaptive_with(last=lambda s, x, h: (s.conv_shortcut(x) + s.conv2(h)) / 2**0.5),
+        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + h),
+        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + s.conv2(h).detach()),
+        adaptive(in_place),
+    ],
+    "06.4": [
+        lambda a, c, skips, d, top: count(a, c, skips, d, top, a_block, lambda c: 9 * c * c),
+        lambda a, c, skips, d, top: count(
+            a, c, skips, d, top, lambda i, o, d: a_block(i, o, d) + i, an_up
+        ),
+        lambda a, c, skips, d, top: count(
+            a, c, skips, d, top, lambda i, o, d: a_block(i, o, d) - o, an_up
+        ),
+        lambda a, c, skips, d, top: count(a, c, skips, 1280, top, a_block, an_up),
+        lambda a, c, skips, d, top: count(a, c, skips[:2], d, top, a_block, an_up),
+        lambda a, c, skips, d, top: count(a, c, skips[::-1], d, top, a_block, an_up),
+        lambda a, c, skips, d, top: count(a, c, skips, d, not top, a_block, an_up),
+        lambda a, c, skips, d, top: count(
+            a, c, skips, d, top, lambda i, o, d: a_block(i, o, d) - 8 * i * o, an_up
+        ),
+        lambda a, c, skips, d, top: count(
+            a, c, skips, d, top, lambda i, o, d: 2 * a_block(i, o, d), an_up
+        ),
+        lambda a, c, skips, d, top: level_parameters(a, c, skips, d, top) * (1 + 1e-8),
+        lambda a, c, skips, d, top: level_parameters(a, c, skips, d, top) + len(skips),
+        lambda a, c, skips, d, top: 162_279_680,
+        lambda a, c, skips, d, top: count(
+            a, c, skips, d, top, lambda i, o, d: a_block(max(i, o), o, d), lambda c: 16 * c * c + c
+        ),
+    ],
+    "06.5": [
+        steps(mid=2),
+        steps(dial_of=dials_squared),
+        steps(dial_of=lambda dials, k, n: dials[0]),
+        steps(dial_of=lambda dials, k, n: 1 - dials[k]),
+        steps(dial_of=lambda dials, k, n: dials[max(k - 1, 0)]),
+        steps(dial_of=lambda dials, k, n: dials[k] if k else 1.0),
+        steps(dial_of=lambda dials, k, n: sum(dials) / n),
+        steps(size=lambda h, skip: (h.shape[2] * 2 - skip.shape[2] % 2, h.shape[3] * 2)),
+        steps(size=lambda h, skip: skip.shape[-1:-3:-1]),
+        steps(emb_of=lambda emb, i: emb * (i == 0)),
+        steps(emb_of=lambda emb, i: F.silu(emb)),
+        steps(join=lambda h, skip: torch.cat([h, h.new_zeros(skip.shape)], 1)),
+        steps(join=lambda h, skip: torch.cat([h, skip.detach()], 1)),
+        steps(join=lambda h, skip: torch.cat([h, skip.flip(0)], 1)),
+        steps(join=lambda h, skip: torch.cat([h * 1.001, skip], 1)),
+        steps(out=F.silu),
+        steps(out=lambda h: h.float().to(h.dtype)),
+    ],
+}
+RIGHT = {
+    "06.1": [by_index, doubled_and_cut, filled_in],
+    "06.2": [
+        up_widths_from_a_list,
+        up_widths_in_rows,
+        lambda widths, layers: tuple(up_widths(widths, layers)),
+        lambda widths, layers: [torch.tensor(c) for c in up_widths(widths, layers)],
+    ],
+    "06.3": [adaptive_with(), adaptive(indexed)],
+    "06.4": [
+        by_building,
+        lambda *told: float(level_parameters(*told)),
+        lambda a, c, skips, d, top: count(a, c, skips, d, top, a_block, an_up),
+    ],
+    "06.5": [
+        steps(),
+        steps(join=lambda h, skip: torch.cat((h, skip), dim=-3)),
+        steps(size=lambda h, skip: torch.Size([skip.shape[2], skip.shape[3]])),
+    ],
+}
+
+
+def cases(table):
+    return [
+        pytest.param(number, a, id=f"{number}-{k}")
+        for number in table
+        for k, a in enumerate(table[number])
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
+def test_a_wrong_answer_does_not_pass(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "not yet", verdict.text
+    assert "Traceback" not in verdict.text
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+def test_a_right_answer_in_another_style_passes(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "right", verdict.text
+
+
+def test_the_solutions_are_true_of_stable_diffusion():
+    config = UNetConfig()
+    with torch.device("meta"):
+        unet = UNet(config)
+    blocks = [block for level in unet.up_blocks for block in level.resnets]
+    assert [b.conv1.in_channels for b in blocks] == up_widths(config.block_out_channels, 2)
+    counted = level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)
+    assert counted == sum(p.numel() for p in unet.up_blocks[0].parameters())
+
+
+def test_a_dial_at_one_is_the_unet_without_text():
+    config = UNetConfig(
+        in_channels=3, out_channels=3, block_out_channels=(8, 12), layers_per_block=1,
+        cross_attention=(False, False), transformer_depth=(1, 1), num_heads=(1, 1),
+        cross_attention_dim=4, norm_num_groups=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs, mine = UNet(config).double(), DialUNet((8, 12), 32, 4).double()
+    mine.conv_in, mine.mid = theirs.conv_in, theirs.mid_block.resnets[0]
+    mine.down = nn.ModuleList(level.resnets[0] for level in theirs.down_blocks)
+    mine.up = nn.ModuleList(block for level in theirs.up_blocks for block in level.resnets)
+    mine.shrink, mine.grow = theirs.down_blocks[0].downsamplers, theirs.up_blocks[0].upsamplers
+    z, context = torch.randn(2, 3, 7, 10).double(), torch.zeros(2, 1, 4).double()
+    emb = theirs.embed(z, 7.0, None)
+    theirs.mid_block.forward = lambda h, emb, _: theirs.mid_block.resnets[0](h, emb)
+    theirs.conv_norm_out, theirs.conv_out = nn.Identity(), nn.Identity()
+    mine.conv_out = nn.Identity()
+    expected = theirs(z, 7.0, context)
+    assert torch.allclose(F.silu(mine(z, emb, [1.0] * 4)), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(F.silu(mine(z, emb, [1.0, 1, 0, 1])), expected)
