@@ -8,6 +8,7 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
+from sdlearn.clip import CLIPTextEncoder
 from sdlearn.course.figures import img
 from sdlearn.course.figures.reading import STILL, readable, token_page
 from sdlearn.text import TextEncoder, token_ids
@@ -26,7 +27,7 @@ class Reading(NamedTuple):
 
 def compare(text: TextEncoder, first: str, other: str) -> Reading:
     """Read two captions with the first of a model's text encoders; warns where it cuts one."""
-    tokenizer, encoder = text.tokenizers[0], text.encoders[0]
+    tokenizer, encoder = text.tokenizers[0], first_encoder(text)
     ids = token_ids(tokenizer, [first, other], encoder.config.max_positions)
     with torch.no_grad():
         states = encoder(ids)
@@ -35,6 +36,12 @@ def compare(text: TextEncoder, first: str, other: str) -> Reading:
     row = ids[0].tolist()
     changed = (ids[0] != ids[1]).nonzero().flatten().tolist()
     return Reading(tokenizer.convert_ids_to_tokens(row), row, changed, moved)
+
+
+def first_encoder(text: TextEncoder) -> CLIPTextEncoder:
+    encoder = text.encoders[0]
+    assert isinstance(encoder, CLIPTextEncoder)
+    return encoder
 
 
 def told(reading: Reading, layer: int) -> str:
@@ -68,7 +75,7 @@ class ReadingGlass(widgets.VBox):
         self.other = widgets.Text(
             value=other, description="Changed", continuous_update=False, **row
         )
-        layers = text.encoders[0].config.num_layers
+        layers = first_encoder(text).config.num_layers
         names = ["embedding", *(f"layer {k + 1}" for k in range(layers)), "final norm"]
         self.layer = widgets.SelectionSlider(
             options=[(name, k) for k, name in enumerate(names)],

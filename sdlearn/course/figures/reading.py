@@ -86,7 +86,7 @@ def moves(moved: Tensor, tokens: Sequence[str], names: Sequence[str], title: str
     shades = np.where(values < STILL, 0, 0.08 + 0.37 * values / most)
     ax.imshow(shades, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(height, width):
-        ax.text(j, i, stepped(values[i, j]), ha="center", va="center", fontsize=8)
+        ax.text(j, i, stepped(float(values[i, j])), ha="center", va="center", fontsize=8)
     ax.set(title=title, ylabel="state", yticks=range(height), yticklabels=names)
     ax.set_xticks(range(width), [readable(token) for token in tokens], rotation=60, ha="right")
     return figure
