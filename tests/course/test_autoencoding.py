@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdlearn.course.figures import autoencoding as drawn
-from sdlearn.course.widgets_autoencoding import Walk
+from sdlearn.course.widgets.autoencoding import Walk
 
 
 def flat(z):

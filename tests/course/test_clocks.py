@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdlearn.course.figures import clocks
-from sdlearn.course.widgets_clocks import CHANNELS, PERIODS, Clocks
+from sdlearn.course.widgets.clocks import CHANNELS, PERIODS, Clocks
 from sdlearn.embeddings import sinusoidal_embedding
 
 

@@ -24,7 +24,7 @@ from sdlearn.course.figures.unet import (
     u_shape,
     walk,
 )
-from sdlearn.course.widgets_unet import Tour
+from sdlearn.course.widgets.unet import Tour
 from sdlearn.unet import skip_widths
 
 

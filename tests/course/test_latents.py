@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdlearn.course.figures.latents import blends, directions, rates, squeezed
-from sdlearn.course.widgets_latents import Blender
+from sdlearn.course.widgets.latents import Blender
 from sdlearn.evaluation.pixels import as_tensor
 from sdlearn.pipeline import to_pil
 from sdlearn.storybook import Scene, Thing, render

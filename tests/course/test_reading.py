@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdlearn.course.figures import reading
-from sdlearn.course.widgets_reading import ReadingGlass, compare, told
+from sdlearn.course.widgets.reading import ReadingGlass, compare, told
 from sdlearn.versions import SPECS
 
 TOKENS = ["<|startoftext|>", "a</w>", "gh", "cat</w>", "<|endoftext|>", "<|endoftext|>"]
