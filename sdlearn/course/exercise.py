@@ -47,7 +47,8 @@ class Exercise:
     number: "05.2". minutes: for most readers. difficulty: 1 to 3. statement: markdown, ends up in
     the notebook. hints: three, each giving away more. solution: a function, a class of modules, or
     a value; its signature and docstring are the learner's stub. cases: draws the inputs, tensors in
-    float64; called again with an equal generator it gives the same ones.
+    float64 (half precision where that is the point); called again with an equal generator it gives
+    the same ones.
     given: methods of a class that the stub keeps. trained: gradients must flow back through the
     answer. tolerance: largest relative error in float64.
     """
