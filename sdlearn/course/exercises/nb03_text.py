@@ -133,11 +133,11 @@ SPELL = Exercise(
     difficulty=1,
     statement="Section 1 *learns* merges. Now use them: cut one new word into pieces as CLIP's "
     "tokenizer does. Begin with its letters, the last one marked with `</w>`. Among the pairs of "
-    "neighbours that stand in `merges`, take the one that was learnt **earliest**, and join it "
-    "wherever it stands in the word, from left to right, using no piece twice. Then look at the "
-    "pairs of neighbours again, as they are now, and repeat until none of them stands in "
-    "`merges`. Take the rule at its word: some of the lists that `check` tries are in an order in "
-    "which they cannot have been learnt.",
+    "neighbours that stand in `merges`, take the one that stands **first** there, that is, which "
+    "was learnt earliest, and join it wherever it occurs in the word, from left to right, using no "
+    "piece twice. Then look at the pairs of neighbours again, as they are now, and repeat until "
+    "none of them stands in `merges`. The rule holds for any list; some of those that `check` "
+    "tries cannot have been learnt in their order.",
     hints=(
         "There are two loops: the outer one chooses a pair, the inner one walks through the pieces "
         "and joins it. What ends the outer one?",
