@@ -716,11 +716,12 @@ class Wandering(DialUNet):
     """The right walk, but for what a subclass changes."""
 
     order, take = 1, -1  # of the dials; which skip is taken
-    stream = skip_first = no_mid = double = hard = deaf = shrunk = middle = False
+    stream = skip_first = no_mid = factor = hard = deaf = shrunk = middle = False
 
     def forward(self, x: Tensor, emb: Tensor, dials: list[float]) -> Tensor:
         dials = [1.0 if self.deaf or (self.hard and dial) else dial for dial in dials]
-        dials, skips = dials[:: self.order], []
+        dials = dials[:: self.order]
+        skips: list[Tensor] = []
 
         def keep(h: Tensor) -> Tensor:
             skips.append(dials[len(skips)] * h)
@@ -738,7 +739,7 @@ class Wandering(DialUNet):
             h = block(torch.cat([skip, h] if self.skip_first else [h, skip], dim=1), emb)
             if i % 2 == 1 and skips:
                 twice = torch.Size((2 * h.shape[2], 2 * h.shape[3]))
-                h = self.grow[i // 2](h, twice if self.double else skips[-1].shape[-2:])
+                h = self.grow[i // 2](h, twice if self.factor else skips[-1].shape[-2:])
         return self.conv_out(h)
 
 
@@ -771,7 +772,7 @@ class NoMiddle(Wandering):
 
 
 class TwiceAsLarge(Wandering):
-    double = True
+    factor = True
 
 
 class SwitchNotDial(Wandering):
