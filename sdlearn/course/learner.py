@@ -109,7 +109,7 @@ def as_html(number: int, question: Question) -> str:
         f"<blockquote>{marked_up(reason(answer.right, answer.reason))}</blockquote></details>"
         for letter, answer in zip("ABCDEF", question.answers, strict=False)
     )
-    return f"<p><b>Question {number}.</b> {marked_up(question.text)}</p>{folds}"
+    return f"<p><b>Question {number}.</b> {marked_up(question.text)}</p>{folds}<br>"
 
 
 def reason(right: bool, why: str) -> str:
