@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": ("make pictures of a prompt", "sdlearn.generate"),
     "train": ("train a part of a model", "sdlearn.recipes"),
     "evaluate": ("measure a model", "sdlearn.evaluation"),
+    "playground": ("open the playground in the browser", "sdlearn.playground"),
 }
 
 
