@@ -6,6 +6,7 @@ from sdlearn.course.widgets.latents import Blender
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.reading import ReadingGlass
+from sdlearn.course.widgets.sampling import Tracks
 from sdlearn.course.widgets.unet import Tour
 
-__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Tour", "Walk"]
+__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Tour", "Tracks", "Walk"]
