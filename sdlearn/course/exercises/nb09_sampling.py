@@ -197,11 +197,10 @@ HO = Exercise(
     "normal noise. It must be the step of section 4, when `z = alpha z_0 + sigma eps`. There is "
     "always noise left at `there`.",
     hints=(
-        "Two ways lead there: put the $z_0$ that belongs to `eps` into the formula of section 4, "
+        "Two ways lead there: put the z_0 that belongs to `eps` into the formula of section 4, "
         "or do so on paper first and simplify. The checker cannot tell which you took.",
-        "$z_0 = (z - \\sigma_t\\,\\epsilon) / \\alpha_t$. With $a = (\\alpha_t / \\alpha_s)^2$ the "
-        "mean becomes $(z - \\ldots\\,\\epsilon) / \\sqrt a$; the standard deviation is that of "
-        "section 4.",
+        "z_0 = (z - σ_t ε) / α_t. With a = (α_t / α_s)² the mean becomes (z - … ε) / √a; the "
+        "standard deviation is that of section 4.",
         "`mean = (z - (1 - a) / here.sigma * eps) / a.sqrt()`, and the noise is multiplied by "
         "`there.sigma / here.sigma * (1 - a).sqrt()`.",
     ),
@@ -387,11 +386,10 @@ VELOCITY = Exercise(
     "also work at the very beginning of a path on which nothing is left of the picture: "
     "`here.alpha` is then `0`, and `here.sigma` is `1`.",
     hints=(
-        "You know $z = \\alpha z_0 + \\sigma\\epsilon$ and $v = \\alpha\\epsilon - \\sigma z_0$: "
-        "two equations, two unknowns, and $\\alpha^2 + \\sigma^2 = 1$. Solve them without a "
-        "division.",
-        "$z_0 = \\alpha z - \\sigma v$ and $\\epsilon = \\sigma z + \\alpha v$. The rest is "
-        "section 5: the kick has `eta` times the posterior's standard deviation, and what "
+        "You know z = α z_0 + σ ε and v = α ε - σ z_0: two equations, two unknowns, and α² + σ² "
+        "is 1. Solve them without a division.",
+        "z_0 = α z - σ v and ε = σ z + α v. The rest is section 5: the kick has `eta` times the "
+        "posterior's standard deviation, and what "
         "remains of eps makes room for it.",
         "`kick = eta * there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt()`; "
         "the factor of eps is `(there.sigma ** 2 - kick ** 2).sqrt()`.",
@@ -589,8 +587,8 @@ MEMORY = Exercise(
     hints=(
         "It is the mixture of section 2 whose blobs have shrunk to points: set the standard "
         "deviations to 0 in the formulas there, and see what remains.",
-        "The guess is a mean of the pictures with weights $w_j \\propto \\exp(-\\lVert z - \\alpha "
-        "x_j \\rVert^2 / 2\\sigma^2)$. Sums over all numbers of a picture; a softmax over the "
+        "The guess is a mean of the pictures x_j with weights proportional to "
+        "exp(-‖z - α x_j‖² / 2σ²). Sums over all numbers of a picture; a softmax over the "
         "pictures makes the weights add up to one without overflow.",
         "`squared = (z[:, None] - alpha * pictures).pow(2).flatten(2).sum(-1)` is `(b, n)`; after "
         'the softmax over `n`, `torch.einsum("bn,nchw->bchw", weights, pictures)`.',

@@ -23,7 +23,7 @@ from sdlearn.schedule import Point
 LIMIT = 2.6  # of the plane, in each direction
 MARKS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("x", "--"))
 SIDE, FINE = 480, 2  # of a page of walks, in pixels; drawn this much larger, for smooth lines
-SHADES = 12
+SHADES = 8
 
 
 class Mixture(NamedTuple):
