@@ -138,8 +138,9 @@ def sigma_only(here, there):
     return Point(0.0, (1 - sigma**2).sqrt(), sigma)
 
 
-def both_geometric(here, there):
-    return Point(0.0, (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt())
+def larger_by_a_tenth(here, there):
+    middle = geometric(here, there)
+    return Point(0.0, 1.1 * middle.alpha, 1.1 * middle.sigma)
 
 
 def twice(denoise, z, here, there):
@@ -258,7 +259,7 @@ WRONG = {
         walked(extrapolated),
         walked(middle_of(even_angle)),
         walked(middle_of(sigma_only)),
-        walked(middle_of(both_geometric)),
+        walked(middle_of(larger_by_a_tenth)),
         walked(middle_of(lambda here, there: there)),
         walked(middle_of(lambda here, there: here)),
         walked(lambda denoise, z, here, there: right_step(denoise, z, there, here)),

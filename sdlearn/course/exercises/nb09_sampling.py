@@ -569,6 +569,7 @@ def memory_cases(rng: Generator) -> Iterator[Case]:
     yield case(1, 4, (2, 3, 2), 1.0)
     yield case(3, 3, (3, 3, 3), 1.1, 0.4)
     yield case(3, 6, (2, 4, 3), 1.5)
+    yield case(2, 4, (2, 2, 3), 0.15, 0.08)  # little noise, and pictures that are much alike
     yield case(5, 4, (3, 4, 5), 0.02, 1.0)  # hardly any noise: the exponents are huge
 
 
@@ -717,6 +718,10 @@ def halfway_factors(here: Point, there: Point) -> Point:
     return Point(0.0, (here.alpha + there.alpha) / 2, (here.sigma + there.sigma) / 2)
 
 
+def geometric_factors(here: Point, there: Point) -> Point:
+    return Point(0.0, (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt())
+
+
 def slope(denoise: Denoiser, z: Tensor, point: Point) -> Tensor:
     return noise_in(z, denoise(z, point), point)
 
@@ -815,12 +820,16 @@ def estimate_kept(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Te
 
 
 def two_values(m: float, s: float) -> Denoiser:
-    """The exact denoiser where every number of z_0 is near m or -m, s away."""
+    """The exact denoiser where every number of z_0 is near m or -m, s away.
+
+    As for a network, only a z of the right size means anything: alpha² + sigma² must be 1.
+    """
 
     def denoise(z: Tensor, point: Point) -> Tensor:
         variance = (point.alpha * s) ** 2 + point.sigma**2
         way = torch.tanh(point.alpha * m * z / variance)
-        return (point.alpha * s**2 * z + point.sigma**2 * m * way) / variance
+        size = point.alpha**2 + point.sigma**2
+        return size * (point.alpha * s**2 * z + point.sigma**2 * m * way) / variance
 
     return denoise
 
@@ -942,6 +951,13 @@ MIDPOINT = Exercise(
             stepping(middle_step(halfway_factors)),
             "You take the means of alpha and of sigma. Their squares no longer add up to 1, and no "
             "time of the schedule has such a pair: make both from their ratio.",
+        ),
+        Mistake(
+            "geometric means of alpha and of sigma",
+            stepping(middle_step(geometric_factors)),
+            "Your alpha and sigma are both geometric means. Their ratio is right, but their "
+            "squares do not add up to 1: the latent that the network is shown has the wrong size. "
+            "Make alpha from the ratio.",
         ),
         Mistake(
             "asked where no noise is",

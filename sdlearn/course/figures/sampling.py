@@ -78,7 +78,7 @@ def exact(world: Mixture) -> Denoiser:
 
 def clouds(parts: Mapping[str, Tensor], title: str, across: int = 4) -> Image.Image:
     """Named sets of points, (n, 2) each, in planes of one scale."""
-    figure, axes = planes(list(parts), title, across)
+    figure, axes = planes(list(parts), title, across, legend=False)
     for ax, points in zip(axes, parts.values(), strict=True):
         ax.plot(*points.T, ".", color="0.3", ms=2)
     return grey(figure)
@@ -109,14 +109,18 @@ def walks(parts: Mapping[str, Tensor], title: str, data: Tensor) -> Image.Image:
 
 
 def grey(figure: Figure | Image.Image) -> Image.Image:
-    """In a few greys: thousands of points and lines are then a third of the file."""
+    """In a few even greys, black and white among them: thousands of points and lines are then a
+    third of the file."""
     picture = Image.open(io.BytesIO(png(figure))).convert("L")
-    return picture.quantize(SHADES)
+    levels = [round(round(v / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for v in range(256)]
+    return picture.point(levels).quantize(SHADES)
 
 
-def planes(names: Sequence[str], title: str, across: int) -> tuple[Figure, list[Axes]]:
+def planes(
+    names: Sequence[str], title: str, across: int, legend: bool = True
+) -> tuple[Figure, list[Axes]]:
     down = -(-len(names) // across)
-    tall = WIDE / across * down + 1.1
+    tall = WIDE / across * down + (1.1 if legend else 0.75)
     figure = Figure(figsize=(WIDE, tall), dpi=100, layout="constrained")
     figure.suptitle(title)
     axes = list(figure.subplots(down, across, squeeze=False).flatten())

@@ -63,7 +63,7 @@ class Tracks(widgets.VBox):
     def __init__(self, sampler: str = "ddim", steps: int = 10, width: int = 500) -> None:
         """sampler, steps: at the beginning. width: in CSS pixels."""
         self.width = width
-        self.data = drawn(WORLD, 800)
+        self.data = drawn(WORLD, 500)
         row = {"style": {"description_width": "9em"}, "layout": {"width": "34em"}}
         self.sampler = widgets.Dropdown(
             options=list(SAMPLERS), value=sampler, description="Sampler", **row
