@@ -48,7 +48,8 @@ def same(
     if trouble:
         raise Different(f"Not the same: {trouble}.")
     errors = [relative_error(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(b)) or "equal"
+    found = [str(tuple(leaf.shape)) for leaf in leaves(b)] or ["equal"]
+    shapes = ", ".join(found) if len(found) <= 8 else f"of {len(found)} tensors"
     print(f"same: {counted}results {shapes}, relative error {max(errors, default=0):.0e}")
 
 

@@ -7,6 +7,17 @@ from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.playground import Playground
 from sdlearn.course.widgets.reading import ReadingGlass
+from sdlearn.course.widgets.sampling import Tracks
 from sdlearn.course.widgets.unet import Tour
 
-__all__ = ["Blender", "Clocks", "Lens", "Painter", "Playground", "ReadingGlass", "Tour", "Walk"]
+__all__ = [
+    "Blender",
+    "Clocks",
+    "Lens",
+    "Painter",
+    "Playground",
+    "ReadingGlass",
+    "Tour",
+    "Tracks",
+    "Walk",
+]
