@@ -6,6 +6,7 @@ from sdlearn.course.widgets.latents import Blender
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.reading import ReadingGlass
+from sdlearn.course.widgets.schedules import Fog
 from sdlearn.course.widgets.unet import Tour
 
-__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Tour", "Walk"]
+__all__ = ["Blender", "Clocks", "Fog", "Lens", "Painter", "ReadingGlass", "Tour", "Walk"]
