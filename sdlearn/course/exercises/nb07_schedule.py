@@ -265,7 +265,7 @@ LATEST = Exercise(
     "still at least `decibels`. It is a whole number. (There is always such a time in the tables "
     "that you will be given. A table may end at zero.)",
     hints=(
-        "First the ratio at every time, from alphabar alone: section 5 has it. Then in decibels.",
+        "First the ratio at every time, from alphabar alone: section 3 has it. Then in decibels.",
         "The ratio is `alphas_cumprod / (1 - alphas_cumprod)`, and its decibels are 10 times the "
         "logarithm to base 10. The ratio only falls: how many times still have enough?",
         "`(10 * snr.log10() >= decibels).sum()` counts the times that have enough. They are t = 0, "

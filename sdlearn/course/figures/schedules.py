@@ -56,10 +56,15 @@ def nearest(z: Tensor, alpha: Tensor, codes: Tensor) -> Tensor:
 
 
 def fog(
-    page: Image.Image, z: Tensor, found: Image.Image, decode: Callable[[Tensor], Image.Image]
+    page: Image.Image,
+    z: Tensor,
+    found: Image.Image | None,
+    decode: Callable[[Tensor], Image.Image],
 ) -> Image.Image:
-    """A row of four: the page, its noisy latent (1, 4, h, w), that decoded, and the page found."""
-    pictures = [page, mosaic(z[0], page.width), decode(z), found]
+    """A row of four: the page, its noisy latent (1, 4, h, w), that decoded, and the page found, or
+    an empty one where there is none."""
+    blank = Image.new("RGB", page.size, "white")
+    pictures = [page, mosaic(z[0], page.width), decode(z), found or blank]
     return grid([pictures], ["the page", "z_t", "z_t decoded", "the nearest"], scale=2)
 
 
@@ -67,9 +72,8 @@ def told(t: int, alpha: float, sigma: float) -> str:
     """The numbers of one time in a sentence."""
     snr = (alpha / sigma) ** 2 if sigma else math.inf
     decibels = f"{10 * math.log10(snr):.1f} dB" if 0 < snr < math.inf else "no signal is left"
-    ratio = f"{snr:.4g}" if snr >= 0.0001 or snr == 0 else f"{snr:.1e}"
     return (
-        f"At t = {t}: alpha {alpha:.3f}, sigma {sigma:.3f}, signal-to-noise ratio {ratio} "
+        f"At t = {t}: alpha {alpha:.3f}, sigma {sigma:.3f}, signal-to-noise ratio {snr:.4g} "
         f"({decibels})."
     )
 
@@ -79,7 +83,7 @@ def told(t: int, alpha: float, sigma: float) -> str:
 
 def arcs(schedules: Mapping[str, Schedule], every: int = 50, num_steps: int = 1000) -> Figure:
     """For each schedule the quarter circle of (alpha, sigma), a dot each `every` steps and at the
-    last one; every second dot says its time."""
+    last one. The last dot says its time, and so does each further one that has the room."""
     figure = Figure(figsize=(WIDE, 3.5), dpi=100, layout="constrained")
     axes = figure.subplots(1, max(len(schedules), 2), squeeze=False)[0]
     times = torch.tensor([*range(0, num_steps, every), num_steps - 1]).unique()
@@ -88,7 +92,7 @@ def arcs(schedules: Mapping[str, Schedule], every: int = 50, num_steps: int = 10
         alpha, sigma = schedule.at(times)
         ax.plot(turn.cos(), turn.sin(), "-", color="0.7", lw=1)
         ax.plot(alpha, sigma, "o", color="black", ms=3.5)
-        label_arc(ax, times.tolist(), alpha.tolist(), sigma.tolist())
+        label_arc(ax, *(x.flip(0).tolist() for x in (times, alpha, sigma)))
         ax.set(title=name, xlabel="alpha: how much of $z_0$", aspect="equal")
         ax.set(xlim=(-0.22, 1.28), ylim=(-0.03, 1.25), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     for ax in axes[len(schedules) :]:
@@ -100,11 +104,11 @@ def arcs(schedules: Mapping[str, Schedule], every: int = 50, num_steps: int = 10
 def label_arc(
     ax: Axes, times: Sequence[float], alpha: Sequence[float], sigma: Sequence[float]
 ) -> None:
-    """Write a dot's time outside the arc, unless it would touch the one before."""
+    """Write each dot's time outside the arc, unless it would touch the one before."""
     before = (math.inf, math.inf)
     for t, a, s in zip(times, alpha, sigma, strict=True):
         place = (1.11 * a, 1.11 * s)
-        if math.dist(place, before) > 0.13:
+        if math.dist(place, before) > 0.16:
             ax.text(*place, f"{t:.0f}", fontsize=8, ha="center", va="center")
             before = place
 
@@ -117,7 +121,7 @@ def histograms(
     All panels share the bins, from the least to the largest number; each set has the area one.
     """
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     numbers = torch.cat([x.flatten() for sets in panels.values() for x in sets.values()])
     edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1)
     for ax, (name, sets) in zip(axes, panels.items(), strict=True):
@@ -148,6 +152,7 @@ def visited(times: Mapping[str, Sequence[float]], num_steps: int = 1000) -> Figu
     ax.set(yticks=[*rows], yticklabels=[*times], xlabel="time t", title="Which times are visited")
     ax.set(xlim=(num_steps + 25, -40), ylim=(len(times) - 0.6, -0.6))
     ax.grid(axis="x", alpha=0.3)
+    ax.tick_params(axis="y", length=0)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)
     return figure

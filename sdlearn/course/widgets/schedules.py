@@ -19,7 +19,7 @@ class Fog(widgets.VBox):
     """A schedule, a time and a page: its noisy latent, that decoded, and the nearest known page.
 
     The noise of a page stays the same, whatever the schedule and the time. `picture` is what is
-    shown, `sentence` what is said; `found` is the number of the nearest page.
+    shown, `sentence` what is said; `found` is the number of the nearest page, None without signal.
     """
 
     def __init__(
@@ -58,13 +58,16 @@ class Fog(widgets.VBox):
         z_0 = self.codes[[k]]
         eps = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(k))
         z = noisy(z_0, eps, alpha, sigma)
-        self.found = int(nearest(z, alpha, self.codes)[0])
-        self.picture = fog(self.pages[k], z, self.pages[self.found], self.decode)
-        guess = "the right one" if self.found == k else f"page {self.found}, a wrong one"
-        self.sentence = (
-            f"{told(t, float(alpha), float(sigma))} Page {k}; of {len(self.pages)} pages the "
-            f"nearest is {guess}."
-        )
+        self.found = int(nearest(z, alpha, self.codes)[0]) if alpha > 0 else None
+        if self.found is None:
+            guess, seen = "all are equally near", None
+        else:
+            other = f"the nearest is page {self.found}, a wrong one"
+            guess = "the nearest is the right one" if self.found == k else other
+            seen = self.pages[self.found]
+        self.picture = fog(self.pages[k], z, seen, self.decode)
+        numbers = told(t, float(alpha), float(sigma))
+        self.sentence = f"{numbers} Page {k}; of {len(self.pages)} pages {guess}."
         self.message.value = f'<span role="status">{html.escape(self.sentence)}</span>'
         self.view.value = img(self.picture, f"A page under noise. {self.sentence}", self.width)
 
