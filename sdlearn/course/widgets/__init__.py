@@ -8,11 +8,13 @@ from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.playground import Playground
 from sdlearn.course.widgets.reading import ReadingGlass
 from sdlearn.course.widgets.sampling import Tracks
+from sdlearn.course.widgets.schedules import Fog
 from sdlearn.course.widgets.unet import Tour
 
 __all__ = [
     "Blender",
     "Clocks",
+    "Fog",
     "Lens",
     "Painter",
     "Playground",
