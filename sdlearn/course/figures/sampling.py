@@ -176,9 +176,9 @@ def errors(
     figure.set_figheight(4.2)
     every = [float(calls) for xs, _ in lines.values() for calls in xs]
     for order, (calls, error) in (slopes or {}).items():
-        ys = [error * (x / calls) ** -order for x in (min(every), max(every))]
-        ax.plot((min(every), max(every)), ys, "-", color="0.8", lw=5, zorder=0)
-        ax.text(max(every), ys[1], f" slope {order}", va="center", color="0.3")
+        ends = [error * (x / calls) ** -order for x in (min(every), max(every))]
+        ax.plot((min(every), max(every)), ends, "-", color="0.8", lw=5, zorder=0)
+        ax.text(max(every), ends[1], f" slope {order}", va="center", color="0.3")
     for (name, (xs, ys)), (mark, dashes) in zip(lines.items(), MARKS[: len(lines)], strict=True):
         ax.plot(xs, ys, dashes, marker=mark, color="black", ms=5, lw=1.1, mfc="white", label=name)
     if level:
