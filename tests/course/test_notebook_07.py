@@ -135,7 +135,7 @@ def test_what_it_says_holds_for_any_weights(run, tmp_path):
         (("z + b**0.5 * eps,\n}", "z + b * eps,\n}"), "roots"),
         (("z + b**0.5 * randn(*z.shape)", "z + b**0.52 * randn(*z.shape)"), "closed"),
         (("alphabar = torch.cumprod", "alphabar = 0.98 * torch.cumprod"), "closed"),
-        (("sqrt() * distance / 2)", "sqrt() * distance)"), "observer"),
+        (("sqrt() * distance / 2)", "sqrt() * distance * 2)"), "observer"),
         (("F.avg_pool2d(randn(1, 1, 800, 800), side)", "randn(9, 9)"), "average"),
         (("offset + i * stride", "i * stride"), "class-check"),
         (("(alpha / sigma) ** 2", "alpha / sigma"), "class-check"),
@@ -159,5 +159,10 @@ def test_the_table_of_published_systems_is_that_of_the_specifications(cells):
         "sdxl": "noise",
         "storybook": "noise",
     }
-    assert {row[2] for row in rows} == {"0.00466"}
-    assert {row[5] for row in rows if row[0] != "storybook"} == {"981"}
+    assert {row[0]: (row[2], row[3]) for row in rows if row[0] in ("sd1.5", "sd2.1", "sdxl")} == {
+        "sd1.5": ("512", "64"),
+        "sd2.1": ("768", "96"),
+        "sdxl": ("1024", "128"),
+    }
+    assert {row[4] for row in rows} == {"0.00466"}
+    assert {row[7] for row in rows if row[0] != "storybook"} == {"981"}

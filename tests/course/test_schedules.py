@@ -57,8 +57,8 @@ def test_noisy_is_the_closed_form(t):
 
 
 def test_nearest_finds_each_where_there_is_no_noise_and_the_most_likely_where_there_is():
-    codes = randn(5, 4, 3, 3)
-    alpha, sigma = SCHEDULES["published"].at(700)
+    codes = randn(5, 4, 3, 3) * torch.linspace(0.2, 2, 5).view(5, 1, 1, 1)
+    alpha, sigma = SCHEDULES["published"].at(900)
     assert schedules.nearest(float(alpha) * codes, alpha, codes).tolist() == [*range(5)]
     z = schedules.noisy(codes, randn(5, 4, 3, 3, seed=3), alpha, sigma)
     density = torch.distributions.Normal(alpha * codes[None], sigma).log_prob(z[:, None])
