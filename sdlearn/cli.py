@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": ("make pictures of a prompt", "sdlearn.generate"),
     "train": ("train a part of a model", "sdlearn.recipes"),
     "evaluate": ("measure a model", "sdlearn.evaluation"),
+    "classroom": ("make a course for nbgrader", "sdlearn.classroom"),
 }
 
 
