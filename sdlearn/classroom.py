@@ -68,8 +68,7 @@ def release(paths: list[Path], out: Path) -> None:
     """
     if find_spec("nbgrader") is None:
         raise ValueError(
-            "nbgrader, which makes and grades a course, is not installed; it comes with "
-            'pip install "sdlearn[classroom]"'
+            "nbgrader, which makes and grades a course, is not installed: pip install nbgrader"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already; a course needs a new or an empty folder")
