@@ -28,7 +28,7 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
     """Judge an answer; nothing that its code does makes this raise."""
     if is_blank(answer):
         return Finding(
-            "not attempted", "Write your answer where the `...` stands and run the cell."
+            "not attempted", "Write your answer where the `...` stands and run both cells."
         )
     trouble = wrong_kind(exercise, answer)
     if trouble:
