@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -177,6 +178,7 @@ def set_up() -> None:
     if platform.system() == "Linux" and not shutil.which("nvidia-smi"):
         print("(no NVIDIA GPU here: UV_TORCH_BACKEND=cpu asks for a much smaller torch)")
     install()
+    hide_grading()
     STAMP.write_text(fingerprint())
 
 
@@ -253,6 +255,17 @@ def install() -> None:
         said.append(line)
     if done.wait() != 0:
         raise Problem(explain("".join(said)))
+
+
+def hide_grading() -> None:
+    """Tests and teachers need nbgrader, which would also show learners its menu, buttons and panel.
+
+    notebooks/teaching.md says how a teacher gets them.
+    """
+    hidden = ["@jupyter/nbgrader", "@jupyter-notebook/lab-extension:interface-switcher"]
+    settings = VENV / "etc" / "jupyter" / "labconfig" / "page_config.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps({"disabledExtensions": dict.fromkeys(hidden, True)}), "utf-8")
 
 
 def pip_config() -> str:

@@ -1,5 +1,6 @@
 """lab.py: what it runs, what it tells uv and pytest, and what it says when something is wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -181,6 +182,12 @@ class TestSetUp:
         (self.root / "constraints.txt").write_text("torch==2.14.0")
         lab.set_up()
         assert self.done == ["made", "installed", "installed"]
+
+    def test_learners_do_not_see_the_menus_of_those_who_grade(self):
+        lab.set_up()
+        settings = self.root / ".venv/etc/jupyter/labconfig/page_config.json"
+        hidden = json.loads(settings.read_text("utf-8"))["disabledExtensions"]
+        assert hidden["@jupyter/nbgrader"] is True
 
     def test_an_interrupted_installation_is_done_again(self, monkeypatch):
         monkeypatch.setattr(lab, "install", self.interrupt)
