@@ -250,7 +250,7 @@ def test_the_words_show_their_maps(playground, panel, tiny_storybook):
     assert panel.words.layout.display == "none"
     drawn(playground)
     assert panel.words.options == looking.words_of(tiny_storybook, PROMPT)
-    assert panel.map.value == ""
+    assert panel.map.value.startswith("Click on a word")
     looks = looking.watch(tiny_storybook, PROMPT, steps=3)
     mean = torch.stack(
         [looking.weights(looks, layer, step) for layer in looks.q for step in range(3)]

@@ -20,11 +20,13 @@ from sdlearn.pipeline import StableDiffusion, State, to_pil
 from sdlearn.samplers import SAMPLERS
 from sdlearn.settings import Settings
 
-WIDTH = 288  # of a picture on the page, in CSS pixels
+WIDTH = 384  # of a picture on the page, in CSS pixels: six for each of the storybook's
 ROW = {
     "style": {"description_width": "7.5em"},
     "layout": widgets.Layout(width="auto", max_width="30em"),
 }
+LINE = ROW | {"layout": widgets.Layout(width="auto", max_width="56em")}
+INVITATION = "Click on a word: from where was it looked at?"
 
 
 class Panel(widgets.VBox):
@@ -43,9 +45,9 @@ class Panel(widgets.VBox):
         self.maps: Tensor | None = None
         spec = sd.spec
         self.title = widgets.HTML(f"<h3>{html.escape(name)}</h3>")
-        self.prompt = widgets.Text(value=prompt, description="Prompt", **ROW)
+        self.prompt = widgets.Text(value=prompt, description="Prompt", **LINE)
         self.negative = widgets.Text(
-            description="Not this", placeholder="a negative prompt, or nothing", **ROW
+            description="Not this", placeholder="a negative prompt, or nothing", **LINE
         )
         self.seed = widgets.BoundedIntText(value=0, max=2**31 - 1, description="Seed", **ROW)
         self.sampler = widgets.Dropdown(
@@ -82,17 +84,19 @@ class Panel(widgets.VBox):
         starts = widgets.HBox([self.upload, self.again, self.afresh])
         starts.layout.flex_flow = "row wrap"
         controls = [
-            self.prompt, self.negative, self.seed, self.sampler, self.steps, self.guidance, starts,
-            self.begins, self.strength, self.progress, self.message, self.link,
+            self.seed, self.sampler, self.steps, self.guidance, starts, self.begins, self.strength,
+            self.progress, self.message, self.link,
         ]  # fmt: skip
+        beside = {"flex": "1 1 22em", "max_width": "30em", "padding": "0 0 0 0.7em"}
         columns = [
-            widgets.VBox(controls, layout={"flex": "0 1 27em", "min_width": "18em"}),
-            widgets.VBox([self.view, self.words], layout={"flex": "0 1 20em"}),
-            widgets.VBox([self.map], layout={"flex": "0 1 20em"}),
+            widgets.VBox(controls, layout={"flex": "0 1 24em", "min_width": "18em"}),
+            widgets.VBox([self.view, self.words], layout=beside),
+            widgets.VBox([self.map], layout=beside),
         ]
         wrapping = widgets.HBox(columns, layout={"flex_flow": "row wrap"})
         super().__init__(
-            [self.title, wrapping, self.strip], layout={"flex": "1 1 24em", "min_width": "18em"}
+            [self.title, self.prompt, self.negative, wrapping, self.strip],
+            layout={"flex": "1 1 24em", "min_width": "18em"},
         )
 
     # ------------------------------------------------------------------------------- the controls
@@ -236,19 +240,19 @@ class Panel(widgets.VBox):
             self.words.options = words
             self.words.index = None
         self.words.layout.display = "none" if self.maps is None else None
-        self.map.value = ""
+        self.look()
 
     def look(self) -> None:
         """Show the map of the chosen word beside the picture."""
         k = self.words.index
         if k is None or self.maps is None or self.picture is None:
-            self.map.value = ""
+            self.map.value = "" if self.maps is None else INVITATION
             return
         seen = self.maps[k]
         page = grid(
             [[lit(self.picture, seen), tile(seen, size=self.picture.width)]],
             ["the page in its light", "the map"],
-            scale=max(1, 128 // self.picture.width),
+            scale=max(1, 192 // self.picture.width),
         )
         word = self.words.options[k]
         sentence = (
