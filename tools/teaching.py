@@ -9,6 +9,7 @@ write once, an exercise's minutes or the sentence for a mistake, is so not typed
 import json
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from nbcheck import ROOT
@@ -30,6 +31,27 @@ MEASURED = {
     "06": 87.0,
 }
 
+# What the words of a notebook's card are in minutes.
+READING = {
+    "half an hour": 30,
+    "three quarters of an hour": 45,
+    "nearly an hour": 55,
+    "an hour": 60,
+    "an hour and a quarter": 75,
+    "an hour and a half": 90,
+}
+WEEKS = ("00 01", "02", "03", "04 05", "06", "07", "08", "09", "10 11", "12 13", "14 15", "16 17")
+# Half a day each: the notebooks, which part of the reading that is, and what to say of it.
+HALF_DAYS = {
+    "1, morning": (("00", 1, ""), ("01", 0.5, "sections 1, 4, 5, 7"), ("02", 0.5, "sections 1–6")),
+    "1, afternoon": (("03", 0.75, "from section 3 on"), ("04", 0.5, "sections 1–7"), ("05", 1, "")),
+    "2, morning": (("06", 1, ""), ("07", 1, "")),
+    "2, afternoon": (("08", 1, ""),),
+    "3, morning": (("09", 1, ""), ("10", 1, "")),
+    "3, afternoon": (("11", 1, ""), ("14", 1, "")),
+}
+IN_THE_ROOM = 2  # exercises of each notebook, in the plan of three days
+
 
 def main() -> None:
     PAGE.write_text(renewed(PAGE.read_text("utf-8")), "utf-8", newline="\n")
@@ -37,7 +59,13 @@ def main() -> None:
 
 def renewed(page: str) -> str:
     """The page with every made part as it should be."""
-    parts = {"state": state, "minutes": minutes, "mistakes": mistakes}
+    parts = {
+        "state": state,
+        "minutes": minutes,
+        "weeks": weeks,
+        "days": days,
+        "mistakes": mistakes,
+    }
 
     def made(found: re.Match[str]) -> str:
         lines = "\n".join(parts[found[1]]())
@@ -78,6 +106,41 @@ def minutes() -> Iterator[str]:
         sums = f"{sum(e.minutes for e in own)} | {sum(e.points for e in own)}"
         link = f"[{title}]({path.name})"
         yield f"| {link} | {words} | {seconds} | {len(own)} | {sums if own else ' | '} |"
+
+
+def reading(lesson: str) -> int:
+    """What a notebook takes to read and try, in minutes."""
+    path = lessons()[lesson]
+    words = title_and_card(path)[1]
+    if words not in READING:
+        raise ValueError(f"{path.name} takes “{words}”; known are: {', '.join(READING)}")
+    return READING[words]
+
+
+def solving(lesson: str, most: int | None = None) -> int:
+    """What its exercises take, or the first `most` of them, in minutes."""
+    return sum(e.minutes for e in exercises(lesson)[:most]) if lesson in files() else 0
+
+
+def weeks() -> Iterator[str]:
+    """What each week takes, up to the first one whose notebooks are not all there."""
+    there = takewhile(lambda week: set(week) <= set(lessons()), map(str.split, WEEKS))
+    sums = [str(sum(reading(n) + solving(n) for n in week)) for week in there]
+    yield (
+        f"Reading and exercises together take, from week 1 to week {len(sums)}, {', '.join(sums)} "
+        "minutes by the table above."
+    )
+
+
+def days() -> Iterator[str]:
+    yield "| day | notebooks | to read and try | exercises | minutes |"
+    yield "|---|---|--:|--:|--:|"
+    for half, plan in HALF_DAYS.items():
+        named = "; ".join(f"**{n}**{', ' + part if part else ''}" for n, _, part in plan)
+        there = [(n, share) for n, share, _ in plan if n in lessons()]
+        read = round(sum(share * reading(n) for n, share in there))
+        solved = sum(solving(n, IN_THE_ROOM) for n, _ in there)
+        yield f"| {half} | {named} | {read} | {solved} | {read + solved} |"
 
 
 def mistakes() -> Iterator[str]:

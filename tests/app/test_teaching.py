@@ -58,12 +58,30 @@ def test_a_change_of_an_exercise_is_noticed(monkeypatch):
 def test_the_plan_of_twelve_weeks_has_every_notebook_once():
     rows = re.findall(r"^\| (\d+) \| ([\d, ]+) \|", section("Twelve weeks"), re.M)
     assert [int(week) for week, _ in rows] == [*range(1, 13)]
+    assert [named.split(", ") for _, named in rows] == [week.split() for week in teaching.WEEKS]
     assert [n for _, named in rows for n in named.split(", ")] == ALL
 
 
 def test_the_plan_of_three_days_teaches_or_leaves_out_every_notebook():
-    named = re.findall(r"(?<!section )\b[01]\d\b", section("Three days"))
-    assert set(named) == set(ALL)
+    taught, left = section("Three days").split("Left for afterwards")
+    planned = [n for plan in teaching.HALF_DAYS.values() for n, _, _ in plan]
+    assert re.findall(r"(?<=\*\*)\d\d(?=\*\*(?:, |;| \|))", taught.split("The first")[0]) == planned
+    assert sorted(planned + re.findall(r"\*\*(\d\d)\*\*", left.split(".")[0])) == ALL
+
+
+def test_half_a_day_takes_three_hours_at_most():
+    rows = re.findall(r"\| (\d+) \| (\d+) \| (\d+) \|$", section("Three days"), re.M)
+    assert len(rows) == len(teaching.HALF_DAYS)
+    for read, solved, both in rows:
+        assert int(read) + int(solved) == int(both) <= 185
+    # 00 whole, half of 01 and of 02; the first two exercises of 01 and 02
+    assert rows[0] == (str(round(30 + 45 / 2 + 90 / 2)), str(8 + 12 + 5 + 8), "131")
+
+
+def test_a_card_with_other_words_is_refused(monkeypatch):
+    monkeypatch.setattr(teaching, "READING", {"a day": 480})
+    with pytest.raises(ValueError, match="takes “half an hour”; known are: a day"):
+        teaching.reading("00")
 
 
 @pytest.mark.parametrize("lesson", teaching.lessons())
