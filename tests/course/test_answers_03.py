@@ -155,6 +155,7 @@ def place_of(ids, end):
 WRONG = {
     "03.1": [
         shortest_pair,
+        lambda word, merges: spell(word, merges[::-1]),
         lambda word, merges: spell(word[::-1], merges)[::-1],
         lambda word, merges: [piece.removesuffix("</w>") for piece in spell(word, merges)],
         lambda word, merges: [*word[:-1], word[-1] + "</w>"],
@@ -187,7 +188,7 @@ WRONG = {
         lambda q, k, v: look_back(q * q.shape[-1] ** -0.5, k, v),
         lambda q, k, v: look_back(q, k.flip(1), v.flip(1)),
         lambda q, k, v: look_back(q, k, v).mean(1, keepdim=True).expand(-1, q.shape[1], -1),
-        lambda q, k, v: look_back(q, k[:, -q.shape[1] :], v[:, -q.shape[1] :]),
+        lambda q, k, v: look_back(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
         lambda q, k, v: look_back(q, k, v.detach()),
     ],
     "03.4": [
@@ -224,7 +225,6 @@ WRONG = {
 }
 RIGHT = {
     "03.1": [
-        merged_in_order,
         one_place_at_a_time,
         by_recursion,
         lambda word, merges: tuple(spell(word, merges)),
@@ -272,6 +272,17 @@ def test_the_spelling_is_the_shipped_tokenizer_s():
     merges = [tuple(pair) for pair in _merges(tokenizer)]
     for word in ("lighthouse", "zebra", "umbrellas", "seesaw", "mississippi", "a", "toadstooling"):
         assert spell(word, merges) == tokenizer.tokenize(word)
+
+
+def test_with_a_list_that_was_learnt_it_is_enough_to_go_through_it_once():
+    """What the notebook's section 1 and the sentence of the mistake say."""
+    merges = [
+        tuple(pair) for pair in _merges(sdlearn.StableDiffusion.storybook().text.tokenizers[0])
+    ]
+    for word in ("lighthouse", "zebra", "umbrellas", "seesaw", "mississippi", "toadstooling"):
+        assert merged_in_order(word, merges) == spell(word, merges)
+    assert merged_in_order("light", [("gh", "t</w>"), ("g", "h")])[-2:] == ["gh", "t</w>"]
+    assert check("03.1", merged_in_order).mistake == "once through the list"
 
 
 def _merges(tokenizer):

@@ -39,6 +39,30 @@ def in_a_loop(t, b, dim, max_period):
     return torch.tensor(rows)
 
 
+def own(t):
+    """The dtype of t, where fractions fit in."""
+    return t.dtype if t.is_floating_point() else torch.float32
+
+
+def in_dtypes(speeds, times=None, angles=None):
+    """speeds(i, half, max_period); i and the times have the dtype of t, or what is given."""
+
+    def answer(t, b, dim, max_period):
+        w = speeds(torch.arange(dim // 2, dtype=own(t)), dim // 2, max_period)
+        turned = t.to(times or own(t)).expand(b)[:, None] * w
+        return waves(turned.to(angles or turned.dtype)).float()
+
+    return answer
+
+
+IN_ITS_DTYPE = [
+    in_dtypes(lambda i, half, period: period ** (-i / half)),
+    in_dtypes(lambda i, half, period: torch.exp(-math.log(period) * i / half)),
+    in_dtypes(lambda i, half, period: torch.exp(i * (-math.log(period) / half))),
+    in_dtypes(lambda i, half, period: (1 / period ** (i / half).float()).to(i.dtype)),
+]
+
+
 def spaced(first, last):
     def answer(t, b, dim, max_period):
         return waves(times_of(t, b) * max_period ** -torch.linspace(first, last, dim // 2))
@@ -128,6 +152,20 @@ def from_clock(start, stop=0):
     return answer
 
 
+def rounded(whole):
+    """The right way but for how the number of turns becomes a whole one."""
+
+    def answer(embedding):
+        half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
+        angles = torch.atan2(embedding[:, half:], embedding[:, :half])
+        t = angles[:, -1] / w[-1]
+        for i in reversed(range(half - 1)):
+            t = (angles[:, i] + math.tau * whole((t * w[i] - angles[:, i]) / math.tau)) / w[i]
+        return t
+
+    return answer
+
+
 def by_floor(embedding):
     half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
     angles = torch.atan2(embedding[:, half:], embedding[:, :half]) % math.tau
@@ -181,6 +219,16 @@ WRONG = {
             times_of(t, b) / max_period * torch.arange(1, dim // 2 + 1)
         ),
         lambda t, b, dim, max_period: torch.cat([waves(times_of(t, b))] * (dim // 2), -1),
+        *IN_ITS_DTYPE,
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float32),
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float64),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.float16),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.bfloat16),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).to(t.dtype),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period * math.tau),
+        lambda t, b, dim, max_period: (
+            times_of(t, b, own(t)) / max_period ** (torch.arange(dim // 2, dtype=own(t)) * 2 / dim)
+        ).float(),
     ],
     "04.3": [
         keeps(lambda w, k, half: w[:, (k + 1) % len(k)]),
@@ -202,6 +250,8 @@ WRONG = {
     "04.4": [
         with_sizes(lambda rows: rows[:, [0, 1, 2, 3, 5, 4]]),
         with_sizes(lambda rows: rows[:, [1, 0, 2, 3, 4, 5]]),
+        with_sizes(lambda rows: rows[:, [0, 1, 3, 2, 5, 4]]),
+        with_sizes(lambda rows: rows[:, [1, 0, 3, 2, 4, 5]]),
         with_sizes(lambda rows: rows[:, [4, 5, 2, 3, 0, 1]]),
         with_sizes(lambda rows: rows[:, [2, 3, 0, 1, 4, 5]]),
         with_sizes(lambda rows: rows.flip(1)),
@@ -236,6 +286,10 @@ WRONG = {
         from_clock(0, 1),
         from_clock(0, 2),
         by_floor,
+        rounded(torch.ceil),
+        rounded(torch.trunc),
+        rounded(lambda turns: turns),
+        lambda embedding: read_clocks(embedding).double().float(),
         lambda embedding: read_clocks(embedding).floor(),
         lambda embedding: read_clocks(embedding) + 1,
         lambda embedding: read_clocks(embedding).abs().clamp(1, 998),
@@ -264,6 +318,8 @@ RIGHT = {
     "04.2": [
         by_power,
         in_a_loop,
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half)),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), times=torch.float64),
         lambda t, b, dim, max_period: by_power(t, b, dim, max_period, torch.float64),
         lambda t, b, dim, max_period: waves(
             torch.outer(
@@ -306,6 +362,11 @@ def test_a_wrong_answer_does_not_pass(number, answer):
 def test_a_right_answer_in_another_style_passes(number, answer):
     verdict = check(number, answer)
     assert verdict.status == "right", verdict.text
+
+
+@pytest.mark.parametrize("answer", IN_ITS_DTYPE)
+def test_who_computes_in_the_dtype_of_t_is_told_so_in_any_style(answer):
+    assert check("04.2", answer).mistake == "in the dtype of t"
 
 
 def test_the_adapted_weight_gives_the_same_output_on_the_other_order_of_channels():

@@ -71,6 +71,7 @@ def test_moves_writes_every_number():
     shades = np.asarray(ax.images[0].get_array())
     assert ((shades == 0) == (moved.numpy() == 0)).all()
     assert shades.max() < 0.5  # black numbers can be read on it
+    assert shades[0, 3] > shades[1, 3] > shades[1, 4] > 0.1  # one scale for all rows
     assert [label.get_text() for label in ax.get_xticklabels()][3] == "cat"
     with np.errstate(all="raise"):
         (nothing,) = reading.moves(torch.zeros(2, 6), TOKENS, ["a", "b"], "Title").axes
@@ -88,6 +89,20 @@ def test_likenesses_share_one_scale():
         assert ax.get_xlabel() == "caption"
         assert len(ax.lines) == 4  # two borders between three couples, both ways
     assert panels[0].get_ylabel() == "picture"
+
+
+def test_own_and_twin_shows_the_two_pages_of_every_couple():
+    matrix = torch.arange(16.0).reshape(4, 4) / 16
+    figure = reading.own_and_twin({"one": matrix, "two": matrix.T}, "Title")
+    first, second = figure.axes
+    own, twin = ([*line.get_ydata()] for line in first.lines)
+    assert own == [0, 5 / 16, 10 / 16, 15 / 16]
+    assert twin == [4 / 16, 1 / 16, 14 / 16, 11 / 16]  # the row of the twin, the own column
+    assert [*second.lines[1].get_ydata()] == [1 / 16, 4 / 16, 11 / 16, 14 / 16]
+    fills = [line.get_markerfacecolor() for line in first.lines]
+    assert fills == ["k", "white"]  # can be told apart without colours
+    assert len(figure.legends[0].get_texts()) == 2
+    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
 
 
 def test_gelus_draws_both_and_their_difference():

@@ -61,6 +61,21 @@ def merged_while(
     return pieces
 
 
+def once_through(word: str, merges: list[Pair]) -> list[str]:
+    pieces = letters(word)
+    for pair in merges:
+        pieces = joined(pieces, pair)
+    return pieces
+
+
+def pass_after_pass(word: str, merges: list[Pair]) -> list[str]:
+    pieces = letters(word)
+    while any(pair in merges for pair in pairwise(pieces)):
+        for pair in merges:
+            pieces = joined(pieces, pair)
+    return pieces
+
+
 def joined_from_the_right(pieces: list[str], pair: Pair) -> list[str]:
     turned = joined(pieces[::-1], (pair[1], pair[0]))
     return ["".join(pair) if piece == pair[1] + pair[0] else piece for piece in turned[::-1]]
@@ -99,6 +114,10 @@ SPELLINGS: tuple[tuple[str, tuple[Pair, ...]], ...] = (
     ("tattat", (("a", "t</w>"), ("a", "t"), ("t", "at"), ("t", "at</w>"), ("tat", "tat</w>"))),
     ("xababc", (("x", "a"), ("a", "b"), ("b", "ab"))),
     ("a", (("a", "a"),)),
+    # Not in an order that could have been learnt: a join makes a pair that stands further in front.
+    ("light", (("gh", "t</w>"), ("g", "h"))),
+    ("abcd", (("ab", "c"), ("a", "b"), ("c", "d</w>"))),
+    ("abcde", (("abcd", "e</w>"), ("abc", "d"), ("ab", "c"), ("a", "b"))),
 )  # fmt: skip
 
 
@@ -114,9 +133,11 @@ SPELL = Exercise(
     difficulty=1,
     statement="Section 1 *learns* merges. Now use them: cut one new word into pieces as CLIP's "
     "tokenizer does. Begin with its letters, the last one marked with `</w>`. Among the pairs of "
-    "neighbours that stand in `merges`, take the one that was learnt **earliest**, and join it "
-    "wherever it stands in the word, from left to right, using no piece twice. Repeat until no "
-    "pair of neighbours can be joined.",
+    "neighbours that stand in `merges`, take the one that stands **first** there, that is, which "
+    "was learnt earliest, and join it wherever it occurs in the word, from left to right, using no "
+    "piece twice. Then look at the pairs of neighbours again, as they are now, and repeat until "
+    "none of them stands in `merges`. The rule holds for any list; some of those that `check` "
+    "tries cannot have been learnt in their order.",
     hints=(
         "There are two loops: the outer one chooses a pair, the inner one walks through the pieces "
         "and joins it. What ends the outer one?",
@@ -165,6 +186,21 @@ SPELL = Exercise(
             ),
             "You stop after one merge. What it joined can be joined again with its neighbours; go "
             "on until no pair is left that stands in the list.",
+        ),
+        Mistake(
+            "once through the list",
+            once_through,
+            "You go through the list once, from its first pair to its last. With a list in the "
+            "order in which it was learnt that does no harm. But the rule looks at *all* pairs "
+            "again after every join: joining `g` and `h` makes the neighbours `gh` and `t</w>`, "
+            "and their pair may stand further in front.",
+        ),
+        Mistake(
+            "pass after pass",
+            pass_after_pass,
+            "You go through the list again and again, but each time to its end. After a join "
+            "begin at the front: a pair there may have come about just now, and it goes before "
+            "all that are further back.",
         ),
         Mistake(
             "the latest",
@@ -310,6 +346,12 @@ FRAME = Exercise(
             "way round: what stands behind the last place is not read.",
         ),
         Mistake(
+            "a tensor",
+            lambda ids, length, start, end, pad: torch.tensor(frame(ids, length, start, end, pad)),
+            "Your numbers are right, but they are a tensor; a plain list of numbers is expected. "
+            "A tensor is made later, of the rows of a whole batch, when all are equally long.",
+        ),
+        Mistake(
             "one word lost",
             lambda ids, length, start, end, pad: (
                 [start, *ids[: length - 3], end] + [pad] * (length - 2 - len(ids[: length - 3]))
@@ -388,6 +430,15 @@ BACK = Exercise(
             "PyTorch's attention has this corner, too: with n < m it means the first n.)",
         ),
         Mistake(
+            "only the new keys",
+            lambda q, k, v: seen_with(
+                q, k[:, -q.shape[1] :], v[:, -q.shape[1] :], kept(q, k[:, -q.shape[1] :])
+            ),
+            "You cut keys and values down to the last n tokens. Only the queries are new: they "
+            "still look at the whole text, the common beginning included. With n = m you would "
+            "not notice.",
+        ),
+        Mistake(
             "not itself",
             lambda q, k, v: seen_with(q, k, v, kept(q, k, -1)),
             "Your tokens do not see themselves. The diagonal belongs to what is allowed; without "
@@ -436,6 +487,13 @@ BACK = Exercise(
             "The mask is right, but the scores are not divided by √d.",
         ),
         Mistake(
+            "scaled by the width of the values",
+            lambda q, k, v: seen_with(q * (q.shape[-1] / v.shape[-1]) ** 0.5, k, v, kept(q, k)),
+            "The mask is right, but you divide the scores by the root of the width of `v`. They "
+            "are products of queries and keys, so d is the width of these; the values may have "
+            "another one.",
+        ),
+        Mistake(
             "softmax over the queries",
             lambda q, k, v: scaled(q, k).masked_fill(~kept(q, k), float("-inf")).softmax(1) @ v,
             "Your softmax runs over the queries, axis 1. Every query shares out its own weight of "
@@ -469,6 +527,11 @@ def both(logits: Tensor, columns: int | None = None) -> Tensor:
     own = torch.arange(b)
     across = F.cross_entropy(logits[:, : columns or logits.shape[1]], own)
     return (across + F.cross_entropy(logits[:, :b].T, own)) / 2
+
+
+def all_captions_ask(logits: Tensor, targets: int) -> Tensor:
+    across = F.cross_entropy(logits, torch.arange(len(logits)))
+    return (across + F.cross_entropy(logits.T, torch.arange(targets))) / 2
 
 
 def loss_cases(rng: Generator) -> Iterator[Case]:
@@ -520,6 +583,20 @@ LOSS = Exercise(
             "the pictures must not choose them: they belong into the pictures' cross-entropy.",
         ),
         Mistake(
+            "all captions ask",
+            lambda x, y, t: all_captions_ask(matched(x, y, 1 / t), len(y)),
+            "You let all m captions ask. The additional captions have no picture; only the first "
+            "b ask. As soon as there is an additional one, its right answer would be a picture "
+            "that does not exist, and `F.cross_entropy` stops.",
+        ),
+        Mistake(
+            "more questions than answers",
+            lambda x, y, t: all_captions_ask(matched(x, y, 1 / t), len(x)),
+            "You hand all m captions to the second cross-entropy, with b right answers. The "
+            "additional captions have no picture, so they must not ask: cut them off before you "
+            "transpose.",
+        ),
+        Mistake(
             "the same direction twice",
             lambda x, y, t: (
                 (
@@ -547,8 +624,14 @@ LOSS = Exercise(
         Mistake(
             "the temperature as a logarithm",
             lambda x, y, t: both(matched(x, y, torch.tensor(t, dtype=x.dtype).exp().item())),
-            "You take `exp` of the temperature. Models keep a logarithm, to learn it; here the "
-            "number itself is given, and the cosines are divided by it.",
+            "You multiply by `exp` of the temperature. Models keep a logarithm, to learn it; here "
+            "the number itself is given, and the cosines are divided by it.",
+        ),
+        Mistake(
+            "divided by the exponential",
+            lambda x, y, t: both(matched(x, y, torch.tensor(-t, dtype=x.dtype).exp().item())),
+            "You divide by `exp` of the temperature. The number that is given is the temperature "
+            "itself, and no logarithm of anything: divide by it as it is.",
         ),
         Mistake(
             "not normalised",
@@ -776,14 +859,14 @@ QUESTIONS = (
             Answer(
                 "Only in the state of `red`.",
                 False,
-                "That one knows *red*, but not yet of what: *cat* comes later. The tokens behind "
+                "That one knows `red`, but not yet of what: `cat` comes later. The tokens behind "
                 "both can know.",
             ),
             Answer(
                 "In the state of `cat`, of the end token and of everything that fills the row.",
                 True,
-                "Every token sees those before it, the filling included, and the U-Net is given "
-                "all 77 states without a mask.",
+                "`cat` is the first that has seen both words. Every token behind it sees them, "
+                "too, the filling included, and the U-Net is given all 77 states without a mask.",
             ),
             Answer(
                 "Only in the one vector that sums up the prompt.",
@@ -794,15 +877,15 @@ QUESTIONS = (
             Answer(
                 "In all 77.",
                 False,
-                "Not in those of the start token, of `a` and of `red`: they come before *cat*, and "
+                "Not in those of the start token, of `a` and of `red`: they come before `cat`, and "
                 "nobody looks ahead.",
             ),
         ),
     ),
     Question(
         "You add a vector for the place to each token's vector, and then add everything up to one "
-        "vector for the caption. Can it tell *a red cat and a blue house* from *a blue cat and a "
-        "red house*?",
+        "vector for the caption. Can it tell `a red cat and a blue house` from `a blue cat and a "
+        "red house`?",
         (
             Answer(
                 "Yes: the places say which word came first.",
@@ -813,9 +896,9 @@ QUESTIONS = (
             Answer(
                 "No: the sum is the same.",
                 True,
-                "The same words and the same places are added, in another order. Something must "
-                "make a product of word and place, or let words look at each other, before the sum "
-                "is taken.",
+                "The same words and the same places are added, in another order, and no training "
+                "with twins can change that. Something must make a product of word and place, or "
+                "let words look at each other, before the sum is taken.",
             ),
             Answer(
                 "Only if the vectors are long enough.",
@@ -825,25 +908,26 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "Somebody loads OpenAI's text encoder into code that uses the exact GELU in place of the "
-        "quick one. What happens?",
+        "CLIP's loss compares pictures with the pooled vectors of their captions, and with nothing "
+        "else of the text. Of which states in the last layer has it ever asked anything?",
         (
             Answer(
-                "It raises an error, since the weights do not fit.",
+                "Of all 77.",
                 False,
-                "An activation has no weights. All names and shapes agree.",
+                "Pooling picks one row of the last layer; no way leads from the loss to the rest.",
             ),
             Answer(
-                "Nothing: the two are the same function.",
+                "Of those of the caption, but not of the filling.",
                 False,
-                "They differ by about two hundredths at most, in every unit of every layer, and "
-                "the next layers read the difference.",
+                "That is so one layer below, in the penultimate states: there the end token of the "
+                "last layer has looked at them.",
             ),
             Answer(
-                "It runs, and the states are a little wrong.",
+                "Of the one at the first end token.",
                 True,
-                "Nothing complains. That is why a comparison with numbers is needed, and why its "
-                "tolerance must be small.",
+                "The pooled vector is made of that one. The others came along, untrained: a reason "
+                "to take the penultimate states. Stable Diffusion 1 takes the last ones all the "
+                "same.",
             ),
         ),
     ),

@@ -118,7 +118,7 @@ TURN = Exercise(
 
 
 def embed_times(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
-    """t, () or (b,), of any dtype -> (b, dim) float32: cosines first, slowest near max_period."""
+    """t, () or (b,), of any dtype -> (b, dim) float32: cosines of all clocks, then sines."""
     half = dim // 2
     i = torch.arange(half, dtype=torch.float32)
     frequencies = torch.exp(-math.log(max_period) * i / half)
@@ -149,6 +149,30 @@ def in_half(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
     return waves(t.half().expand(b)[:, None] * speeds).float()
 
 
+def kept(t: Tensor) -> torch.dtype:
+    """The dtype of t, where fractions fit in."""
+    return t.dtype if t.is_floating_point() else torch.float32
+
+
+def in_own_dtype(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
+    speeds = (max_period ** (-torch.arange(dim // 2) / (dim // 2))).to(kept(t))
+    return waves(t.to(kept(t)).expand(b)[:, None] * speeds).float()
+
+
+def with_rounded_speeds(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
+    speeds = (max_period ** (-torch.arange(dim // 2) / (dim // 2))).to(kept(t))
+    return waves(t.float().expand(b)[:, None] * speeds.float())
+
+
+def with_whole_speeds(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
+    speeds = (max_period ** (-torch.arange(dim // 2) / (dim // 2))).to(t.dtype)
+    return waves(t.expand(b)[:, None] * speeds).float()
+
+
+def with_rounded_angles(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
+    return waves(angles_of(t, b, dim, max_period).to(kept(t))).float()
+
+
 def without_own_axis(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
     speeds = max_period ** (-torch.arange(dim // 2, dtype=torch.float32) / (dim // 2))
     return waves(t.float().expand(b) * speeds)
@@ -163,6 +187,9 @@ def times_cases(rng: Generator) -> Iterator[Case]:
     yield Case((torch.randint(1000, (4,), generator=rng), 4, 8, 500.0))  # as many as clocks
     yield Case((torch.randint(900, 1000, (2,), generator=rng), 2, 320, 10000.0))
     yield Case((drawn(1), 1, 6, 100.0))
+    # 800 ** -0.5 is rounded to the same half-precision number by a power and by an exponential.
+    yield Case(((drawn(3) / 4 + 740).half(), 3, 4, 800.0))
+    yield Case(((drawn(2) / 4 + 740).bfloat16(), 2, 4, 800.0))
 
 
 TIMES = Exercise(
@@ -172,9 +199,10 @@ TIMES = Exercise(
     difficulty=2,
     statement="Samplers are careless: sometimes `t` is one time for the whole batch, a tensor of "
     "shape `()`, sometimes one for each picture, `(b,)`; sometimes whole numbers, sometimes "
-    "fractions, in any `dtype`. Write an embedding that takes them all and returns `(b, dim)` in "
-    "`float32`. It has Stable Diffusion's order and divisor, and a `max_period` of its own in "
-    "place of `10000`. You may use `torch` only, not the `sinusoidal_embedding` from above.",
+    "fractions, and in any `dtype`, half precision included. Write an embedding that takes them "
+    "all and returns `(b, dim)` in `float32`, exact to four digits. It has Stable Diffusion's "
+    "order and divisor, and a `max_period` of its own in place of `10000`. You may use `torch` "
+    "only, not the `sinusoidal_embedding` from above.",
     hints=(
         "Make `t` the same in all cases first: `float32`, and one number for each of the b "
         "pictures.",
@@ -255,6 +283,50 @@ TIMES = Exercise(
             "You compute in half precision. Near 999 its numbers are half a step apart, so the "
             "angles of the fast clocks have lost their digits before `cos` sees them. Compute in "
             "float32, and cast the finished vector, if at all.",
+        ),
+        Mistake(
+            "in the dtype of t",
+            in_own_dtype,
+            "You compute in whatever `dtype` the time has. With a time in half precision the "
+            "frequencies and the angles are rounded to its few digits before `cos` sees them, and "
+            "the cast at the end does not bring them back. Turn `t` into float32 first, and make "
+            "the frequencies in float32.",
+        ),
+        Mistake(
+            "frequencies in the dtype of t",
+            with_rounded_speeds,
+            "Your angles are float32, but the frequencies were made in the `dtype` of `t`. With a "
+            "time in half precision each is off by some ten-thousandths or more, and after 900 "
+            "steps a fast hand is visibly off.",
+        ),
+        Mistake(
+            "angles in the dtype of t",
+            with_rounded_angles,
+            "Your frequencies are float32, but the angles are cast to the `dtype` of `t` before "
+            "`cos` and `sin`. In half precision an angle of 900 radians has hardly a digit behind "
+            "the point left. Stay in float32 until the vector is finished.",
+        ),
+        Mistake(
+            "vector in the dtype of t",
+            lambda t, b, dim, max_period: (
+                waves(angles_of(t, b, dim, max_period)).to(kept(t)).float()
+            ),
+            "You cast the finished vector to the `dtype` of `t` and then to float32. The second "
+            "cast does not bring back the digits that the first one took. Asked for is float32 "
+            "throughout; who wants fewer digits can cast afterwards.",
+        ),
+        Mistake(
+            "frequencies cut to whole numbers",
+            with_whole_speeds,
+            "You cast the frequencies to the `dtype` of `t`. When `t` holds whole numbers they "
+            "become 1, 0, 0, 0, ...: all clocks but the first stand still.",
+        ),
+        Mistake(
+            "max_period as a wavelength",
+            lambda t, b, dim, max_period: waves(angles_of(t, b, dim, max_period / math.tau)),
+            "You divide `max_period` by 2π, as if it were the steps for a turn of the slowest "
+            "clock. The name suggests it, but the formula takes `max_period` as it is, in the "
+            "place of 10000; the turn then takes up to 2π times as many steps.",
         ),
         Mistake(
             "one row",
@@ -461,6 +533,31 @@ SIZES = Exercise(
             "You would notice heads cut off where you asked for a crop from the side.",
         ),
         Mistake(
+            "sizes as Pillow says",
+            lambda pooled, originals, corners, targets, dim: told(
+                pooled, six(originals, swapped(corners), targets), dim
+            ),
+            "The corner is right, but both sizes are still (width, height). SDXL reads height "
+            "before width. Square pictures would hide it; a portrait would be told to be a "
+            "landscape.",
+        ),
+        Mistake(
+            "original as Pillow says",
+            lambda pooled, originals, corners, targets, dim: told(
+                pooled, six(originals, swapped(corners), swapped(targets)), dim
+            ),
+            "Corner and target are right, but the original size is still (width, height). SDXL "
+            "reads its height first, too.",
+        ),
+        Mistake(
+            "target as Pillow says",
+            lambda pooled, originals, corners, targets, dim: told(
+                pooled, six(swapped(originals), swapped(corners), targets), dim
+            ),
+            "Original and corner are right, but the target is still (width, height). SDXL reads "
+            "its height first, too. Targets are often square, and then nobody notices.",
+        ),
+        Mistake(
             "target before corner",
             lambda pooled, originals, corners, targets, dim: told(
                 pooled, in_order(originals, targets, corners), dim
@@ -538,9 +635,9 @@ SIZES = Exercise(
 
 
 def read_clocks(embedding: Tensor) -> Tensor:
-    """(b, dim), our embedding of b times rounded to two digits -> the times (b,), 0 to 999."""
+    """(b, dim), the rounded embedding of b times -> the times (b,), 0 to 999, of the same dtype."""
     half = embedding.shape[1] // 2
-    frequencies = 10000 ** (-torch.arange(half) / half)
+    frequencies = 10000 ** (-torch.arange(half, dtype=embedding.dtype) / half)
     angles = torch.atan2(embedding[:, half:], embedding[:, :half])  # (b, dim/2), -π to π
     t = angles[:, -1] / frequencies[-1]  # the slowest has not gone round yet
     for i in reversed(range(half - 1)):
@@ -554,12 +651,18 @@ def speeds(dim: int, divisor: int | None = None) -> Tensor:
     return 10000 ** (-torch.arange(half, dtype=torch.float64) / (divisor or half))
 
 
-def read_with(cosines: Tensor, sines: Tensor, w: Tensor, skip: int = 1) -> Tensor:
-    """From the slowest clock to the fastest, every `skip`-th one."""
+def read_with(
+    cosines: Tensor,
+    sines: Tensor,
+    w: Tensor,
+    last: int = 0,
+    whole: Callable[[Tensor], Tensor] = torch.round,
+) -> Tensor:
+    """From the slowest clock to clock number `last`."""
     angles = torch.atan2(sines, cosines)
     t = angles[:, -1] / w[-1]
-    for i in reversed(range(0, len(w) - 1, skip)):
-        t = (angles[:, i] + 2 * math.pi * torch.round((t * w[i] - angles[:, i]) / math.tau)) / w[i]
+    for i in reversed(range(last, len(w) - 1)):
+        t = (angles[:, i] + 2 * math.pi * whole((t * w[i] - angles[:, i]) / math.tau)) / w[i]
     return t
 
 
@@ -588,6 +691,34 @@ def averaged(embedding: Tensor) -> Tensor:
     return torch.stack(said).mean(0)
 
 
+def by_whole_turns(embedding: Tensor, signed: bool = False) -> Tensor:
+    """As one reads a clock: the whole turns in the rough time, and the hand.
+
+    signed: angles from -π to π, not from 0 to 2π.
+    """
+    cosines, sines = halves(embedding)
+    w = speeds(embedding.shape[1])
+    angles = torch.atan2(sines, cosines)
+    angles = angles if signed else angles % math.tau
+    t = angles[:, -1] / w[-1]
+    for i in reversed(range(len(w) - 1)):
+        t = (angles[:, i] + math.tau * torch.floor(t * w[i] / math.tau)) / w[i]
+    return t
+
+
+def by_arcsin(embedding: Tensor) -> Tensor:
+    sines = halves(embedding)[1]
+    cosines = (1 - sines.clamp(-1, 1) ** 2).sqrt()
+    return read_with(cosines, sines, speeds(embedding.shape[1]))
+
+
+def by_arctan(embedding: Tensor) -> Tensor:
+    """The quotient of sine and cosine is the same for a hand and for the opposite one."""
+    cosines, sines = halves(embedding)
+    angles = torch.atan(sines / cosines)
+    return read_with(angles.cos(), angles.sin(), speeds(embedding.shape[1]))
+
+
 def by_arccos(embedding: Tensor) -> Tensor:
     cosines = halves(embedding)[0]
     sines = (1 - cosines.clamp(-1, 1) ** 2).sqrt()
@@ -595,15 +726,15 @@ def by_arccos(embedding: Tensor) -> Tensor:
 
 
 def clock_cases(rng: Generator) -> Iterator[Case]:
-    for b, dim in ((6, 8), (5, 32), (1, 16), (8, 6), (90, 8)):
+    for b, dim in ((6, 8), (5, 32), (1, 16), (8, 6), (90, 10)):
         t = torch.rand(b, generator=rng, dtype=torch.float64)
         t = 999 * t.sqrt() if b == 1 else 999 * t
         if b > 1:
             t[0] = t[0] / 1000  # just after the beginning, and just before the end
             t[-1] = 999 - t[-1] / 1000
         if b > 50:  # moments at which a hand points straight up, or nearly
-            slow, turn = 10 ** torch.arange(3).repeat(20), torch.arange(60) // 3 + 1
-            t[1:61] = ((slow * turn * math.tau) % 990) + t[1:61] / 99900
+            turn = math.tau / speeds(dim)[:3].repeat(20)  # of the three fastest clocks
+            t[1:61] = turn * (1 + torch.arange(60) // 3 % (990 / turn).floor()) + t[1:61] / 99900
         yield Case((waves(t[:, None] * speeds(dim)).mul(100).round() / 100,))
 
 
@@ -614,8 +745,9 @@ CLOCKS = Exercise(
     difficulty=3,
     statement="Go the other way: here is an embedding, what was the time? `embedding` is `(b, "
     "dim)`, made by Stable Diffusion's formula from times between 0 and 999, fractions included, "
-    "but every number in it has been rounded to *two digits*. Return the times, `(b,)`, as "
-    "exactly as the clocks allow: a hundredth of a step. The slowest clock alone is not exact "
+    "but every number in it has been rounded to *two digits after the point*. Return the times, "
+    "`(b,)`, in the `dtype` of `embedding` and as exactly as the clocks allow: a hundredth of a "
+    "step. The slowest clock alone is not exact "
     "enough, and the fastest goes round every 6.28 steps: you need both, and those between them. "
     "(`dim` is at least `6`, so that the slowest clock does not get half round.)",
     hints=(
@@ -681,6 +813,51 @@ CLOCKS = Exercise(
             "half of the time you read the hand mirrored. That is what the sine is there for.",
         ),
         Mistake(
+            "sines only",
+            by_arcsin,
+            "You use the sines only. The sine is the same on both sides of a quarter turn: every "
+            "hand that points down is read as one that points up. That is what the cosine is there "
+            "for.",
+        ),
+        Mistake(
+            "quotient of sine and cosine",
+            by_arctan,
+            "You take the angle from sine divided by cosine. In the quotient a hand and the "
+            "opposite one are the same, since both signs cancel. `torch.atan2` takes the two "
+            "numbers apart, and sees all of the circle.",
+        ),
+        Mistake(
+            "floor of the difference",
+            lambda embedding: read_with(
+                *halves(embedding), speeds(embedding.shape[1]), whole=torch.floor
+            ),
+            "You cut the number of turns off with `floor`. The rough time is a little too early as "
+            "often as too late; 2.98 turns then become 2, a whole turn too few. Take the *nearest* "
+            "whole number.",
+        ),
+        Mistake(
+            "floor of the turns",
+            by_whole_turns,
+            "You count the whole turns in the rough time, and then add the hand. Mostly that is "
+            "right, but where a hand is near the top, the rough time cannot tell just before a "
+            "full turn from just after it, and you are off by one turn. Take the number of turns "
+            "that brings the clock's time *nearest* to the rough one.",
+        ),
+        Mistake(
+            "floor of the turns, angles from -π",
+            lambda embedding: by_whole_turns(embedding, signed=True),
+            "You add the whole turns in the rough time to an angle that `torch.atan2` counts from "
+            "-π to π: for every hand in the left half of the dial you are a turn behind. Compare "
+            "times, not turns: which number of turns brings the clock's time *nearest* to the "
+            "rough one?",
+        ),
+        Mistake(
+            "without the fastest clock",
+            lambda embedding: read_with(*halves(embedding), speeds(embedding.shape[1]), last=1),
+            "You stop before clock 0, the fastest and most exact of all. A `range` that counts "
+            "down to 0 ends at 1.",
+        ),
+        Mistake(
             "whole times",
             lambda embedding: read_clocks(embedding).round(),
             "You round to whole steps. Times may be fractions.",
@@ -701,24 +878,26 @@ EXERCISES = (TURN, TIMES, WEIGHTS, SIZES, CLOCKS)
 
 QUESTIONS = (
     Question(
-        "You load published weights into code that puts the sines first. What happens?",
+        "You run published weights with the divisor half - 1. Where are its vectors most nearly "
+        "right?",
         (
             Answer(
-                "An error: the shapes do not fit.",
+                "Nowhere, because all frequencies but the first are wrong.",
                 False,
-                "They do fit. The vector has as many numbers as before, only in another order.",
+                "They are all a little wrong, but a hand is where its frequency times t is. That "
+                "needs time to go wrong.",
             ),
             Answer(
-                "Nothing, because the linear layer behind sums over all channels anyway.",
+                "At large t, because the slow clocks, which count there, hardly move.",
                 False,
-                "It sums with a weight of its own for each channel, and those were trained for the "
-                "other order. A network *trained* with the sines first would be just as good.",
+                "The slow ones do stay right the longest. But the vector holds the others, too, "
+                "and these are the further off the longer they have been running.",
             ),
             Answer(
-                "No complaint, and wrong pictures.",
+                "At small t.",
                 True,
-                "Every column of the first layer meets another number than in training. That is "
-                "why the order belongs to the weights, and why it is compared number by number.",
+                "All hands start at the top, whatever their speeds, and the errors grow with every "
+                "step. A test with a few small times would not have found it.",
             ),
         ),
     ),

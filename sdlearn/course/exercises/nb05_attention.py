@@ -104,6 +104,13 @@ LOOK = Exercise(
             "one query do not add up to 1, and that a picture changes with its neighbours.",
         ),
         Mistake(
+            "softmax of single numbers",
+            lambda q, k, v: v.sum(dim=1),
+            "Your result is the plain sum of all values: every weight is 1. Scores of shape "
+            "`(b, m, 1)`, as `k @ q[..., None]` gives them, have their places on the axis before "
+            "the last, and a softmax of a single number is 1. Take `dim=1`, or drop that axis.",
+        ),
+        Mistake(
             "keys for values",
             lambda q, k, v: torch.einsum("bm,bmd->bd", scaled(q, k).softmax(-1), k),
             "You sum the keys where the values belong. The key says what a place offers and is "

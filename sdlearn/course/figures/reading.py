@@ -75,14 +75,14 @@ def stepped(value: float) -> str:
 def moves(moved: Tensor, tokens: Sequence[str], names: Sequence[str], title: str) -> Figure:
     """How far states moved: a row for each layer, a column for each token, (rows, n), from 0 up.
 
-    The numbers are written into squares that are the darker the larger they are, each row on its
-    own scale; a state that stayed is a white square with a 0.
+    The numbers are written into squares that are the darker the larger they are, on one scale for
+    all rows; a state that stayed is a white square with a 0.
     """
     height, width = moved.shape
     figure = Figure(figsize=(WIDE, 1.5 + 0.34 * height), dpi=100, layout="constrained")
     ax = figure.subplots()
     values = moved.detach().float().numpy()
-    most = np.maximum(values.max(1, keepdims=True), STILL)
+    most = max(values.max(), STILL)
     shades = np.where(values < STILL, 0, 0.08 + 0.37 * values / most)
     ax.imshow(shades, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(height, width):
@@ -108,6 +108,26 @@ def likenesses(matrices: Mapping[str, Tensor], title: str) -> Figure:
             ax.axvline(border, color="0.75", lw=0.5)
     axes[0].set_ylabel("picture")
     figure.colorbar(drawn, ax=list(axes), label="cosine", shrink=0.7, extend="min")
+    figure.suptitle(title)
+    return figure
+
+
+def own_and_twin(matrices: Mapping[str, Tensor], title: str) -> Figure:
+    """For every caption its cosine with its own page, a dot, and with the twin of that page, a
+    ring, and between them a line; one square matrix, as for `likenesses`, a panel."""
+    figure = Figure(figsize=(WIDE, 3.2), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        captions = torch.arange(len(matrix))
+        own = matrix.detach().diagonal()
+        twin = matrix.detach()[captions ^ 1, captions]
+        ax.vlines(captions, torch.minimum(own, twin), torch.maximum(own, twin), color="0.6", lw=1)
+        ax.plot(captions, own, "ko", ms=5, label="with its own page")
+        ax.plot(captions, twin, "o", ms=5, mec="black", mfc="white", label="with the twin's page")
+        ax.set(title=name, xlabel="caption", xticks=range(0, len(matrix), 2))
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("cosine")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
 
