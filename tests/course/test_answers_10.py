@@ -186,6 +186,8 @@ WRONG = {
         gated(inside=lambda level, lo, hi: level >= lo),
         gated(inside=lambda level, lo, hi: level <= hi),
         gated(inside=lambda level, lo, hi: (level < lo) | (level > hi)),
+        gated(inside=lambda level, lo, hi: (level > lo) & (level <= hi)),
+        gated(inside=lambda level, lo, hi: (level >= lo) | (level <= hi)),
         gated(level=lambda a: (1 - a**0.5) / a**0.5),
         gated(level=lambda a: (1 - a).sqrt() / a),
         gated(level=lambda a: a),
@@ -250,7 +252,14 @@ RIGHT = {
         ),
         lambda *given: list(sharpened_bell(*given)),
     ],
-    "10.4": [one_after_another, by_where, gated()],
+    "10.4": [
+        one_after_another,
+        by_where,
+        gated(),
+        gated(level=lambda a: (1 - a).sqrt() / a.sqrt()),
+        gated(level=lambda a: (1 - a.sqrt() ** 2).sqrt() / a.sqrt()),
+        gated(level=lambda a: (a / (1 - a)) ** -0.5),
+    ],
     "10.5": [by_the_finished_one, by_variances],
 }
 

@@ -445,11 +445,13 @@ def rows_cases(rng: Generator) -> Iterator[Case]:
     last = 0.045 + 0.01 * torch.rand(1, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.02, 1, 200, dtype=torch.float64) * last
     alphabar = torch.cumprod(1 - betas, dim=0)
+    end = int((alphabar - 0.2).abs().argmin())
+    alphabar[end] = 0.2  # its level is 2, without rounding: an end of two intervals
     times = [
-        ([*range(4, 200, 15)], (2, 3, 4), (0.4, 2.0), 3.0),
+        ([*range(4, 200, 15), end], (2, 3, 4), (0.4, 2.0), 3.0),
         ([199, 60, 5, 80], (4, 4, 4), (0.3, 3.0), 5.0),  # as many rows as channels, rows, columns
         ([90], (3, 5, 2), (0.2, 5.0), 7.5),
-        ([50, 9, 150, 100, 75, 30], (2, 3, 3), (0.7, 60.0), 0.0),
+        ([50, 9, 150, end, 75, 30], (2, 3, 3), (2.0, 60.0), 0.0),
     ]
     for t, shape, interval, scale in times:
         size = (len(t), *shape)
@@ -463,7 +465,9 @@ def rows_with(
     outside: float = 1.0,
     within: Callable[[float], float] = lambda scale: scale,
     shape: tuple[int, ...] = (-1, 1, 1, 1),
-    upside_down: bool = False,
+    between: Callable[[Tensor, float, float], Tensor] = lambda seen, lo, hi: (
+        (lo <= seen) & (seen <= hi)
+    ),
 ) -> Callable[..., Tensor]:
     """The right answer but for what is held against the interval, or what is done there."""
 
@@ -475,12 +479,10 @@ def rows_with(
         interval: tuple[float, float],
         scale: float,
     ) -> Tensor:
-        seen = level(alphabar[t], t)
-        inside = (interval[0] <= seen) & (seen <= interval[1])
-        scales = torch.where(inside != upside_down, within(scale), outside).to(given.dtype)
-        if shape == () or len(scales) == 1:
-            scales = scales[0]
-        return without + (scales.view(shape) if shape else scales) * (given - without)
+        inside = between(level(alphabar[t], t), *interval)
+        scales = torch.where(inside, within(scale), outside).to(given.dtype)
+        scales = scales.view(shape) if shape else scales[0]
+        return without + scales * (given - without)
 
     return wrong
 
@@ -515,8 +517,25 @@ ROWS = Exercise(
         ),
         Mistake(
             "the wrong rows",
-            rows_with(upside_down=True),
+            rows_with(between=lambda seen, lo, hi: (seen < lo) | (seen > hi)),
             "You guide the rows outside the interval and leave those inside alone.",
+        ),
+        Mistake(
+            "without the ends",
+            rows_with(between=lambda seen, lo, hi: (lo < seen) & (seen < hi)),
+            "Your interval lacks its ends. They belong to it, so compare with `<=` on both sides.",
+        ),
+        Mistake(
+            "without the larger end",
+            rows_with(between=lambda seen, lo, hi: (lo <= seen) & (seen < hi)),
+            "Your interval lacks its larger end, as Python's ranges do. Here both ends belong to "
+            "it: compare with `<=` on both sides.",
+        ),
+        Mistake(
+            "one side alone",
+            rows_with(between=lambda seen, lo, hi: seen <= hi),
+            "You compare with the larger end alone, so rows with very little noise are guided, "
+            "too. The interval has two ends.",
         ),
         Mistake(
             "no root",

@@ -7,6 +7,7 @@ import ipywidgets as widgets
 from PIL import Image
 
 from sdlearn.course.figures.guidance import (
+    BETWEEN,
     GRID,
     Bells,
     bells,
@@ -56,13 +57,13 @@ class Guide(widgets.VBox):
         ends = walkers(scale, away, times)
         goal = sharpened(away, scale)
         self.mean, self.spread = float(ends.mean()), float(ends.std())
-        self.grown = float((ends > -1).double().mean())
+        self.grown = float((ends > BETWEEN).double().mean())
         means, spreads, part = moments(goal)
         told = "nothing" if away == "" else away
         sentence = (
             f"Scale {scale:g}, away from {told}, guided for t from {times[0]} to {times[1]}: the "
             f"walkers have mean {self.mean:.2f} and spread {self.spread:.2f}, and {self.grown:.0%} "
-            f"are larger than -1. The sharpened density: {means:.2f}, {spreads:.2f} and {part:.0%}."
+            f"are larger than {BETWEEN:g}. The sharpened density: {means:.2f}, {spreads:.2f} and {part:.0%}."
         )
         cats = GRID, log_density(GRID, shares_of("cat")).exp()
         part_of = Bells("", outline(ends), {"all cats": cats, "sharpened": (GRID, goal)})
