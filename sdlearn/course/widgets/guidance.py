@@ -63,7 +63,8 @@ class Guide(widgets.VBox):
         sentence = (
             f"Scale {scale:g}, away from {told}, guided for t from {times[0]} to {times[1]}: the "
             f"walkers have mean {self.mean:.2f} and spread {self.spread:.2f}, and {self.grown:.0%} "
-            f"are larger than {BETWEEN:g}. The sharpened density: {means:.2f}, {spreads:.2f} and {part:.0%}."
+            f"are larger than {BETWEEN:g}. The sharpened density: {means:.2f}, {spreads:.2f} and "
+            f"{part:.0%}."
         )
         cats = GRID, log_density(GRID, shares_of("cat")).exp()
         part_of = Bells("", outline(ends), {"all cats": cats, "sharpened": (GRID, goal)})
