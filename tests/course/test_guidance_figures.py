@@ -163,6 +163,9 @@ def test_the_widget_says_where_the_walkers_arrive(widget):
     assert widget.mean == pytest.approx(float(ends.mean()))
     said = text(widget.message)
     assert f"mean {float(ends.mean()):.2f} and spread {float(ends.std()):.2f}" in said
+    grown = float((ends > line.BETWEEN).double().mean())
+    assert widget.grown == grown < 0.1
+    assert f"and {grown:.0%} are larger than -1." in said
     means, spreads, part = line.moments(line.sharpened("", 3.0))
     assert f"The sharpened density: {means:.2f}, {spreads:.2f} and {part:.0%}." in said
     assert 'role="status"' in widget.message.value
