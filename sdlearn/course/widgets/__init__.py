@@ -2,6 +2,7 @@
 
 from sdlearn.course.widgets.autoencoding import Walk
 from sdlearn.course.widgets.clocks import Clocks
+from sdlearn.course.widgets.guidance import Guide
 from sdlearn.course.widgets.latents import Blender
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
@@ -15,6 +16,7 @@ __all__ = [
     "Blender",
     "Clocks",
     "Fog",
+    "Guide",
     "Lens",
     "Painter",
     "Playground",

@@ -1,0 +1,338 @@
+"""Answers to notebook 10 that its checker was not written for: the wrong ones must not pass, and
+right ones in another style must."""
+
+import math
+
+import pytest
+import torch
+
+from sdlearn.course import check
+from sdlearn.course.exercises.nb10_guidance import (
+    SmallNetwork,
+    guided_rows,
+    paper_w,
+    rescaled_noise,
+    sharpened_bell,
+    steered,
+)
+from sdlearn.guidance import guided, rescaled
+from sdlearn.text import Conditioning
+
+# --------------------------------------------------------------------------------------- 10.2
+
+
+def in_a_loop(model, z, t, empty, prompts, scales):
+    rows = len(prompts) + 1
+    contexts = torch.cat([empty[None], prompts]).flatten(0, 1)
+    outputs = model(z.repeat(rows, 1, 1, 1), t.repeat(rows), contexts)
+    result = outputs[: len(z)] * (1 - sum(scales))
+    for k, scale in enumerate(scales, start=1):
+        result = result + scale * outputs[k * len(z) : (k + 1) * len(z)]
+    return result
+
+
+def empty_last(model, z, t, empty, prompts, scales):
+    rows = len(prompts) + 1
+    contexts = torch.cat([*prompts, empty])
+    *given, without = model(torch.cat([z] * rows), torch.cat([t] * rows), contexts).chunk(rows)
+    return without + sum(s * (one - without) for s, one in zip(scales, given, strict=True))
+
+
+def row_by_row(model, z, t, empty, prompts, scales):
+    """The rows of an example side by side, and right."""
+    k = len(prompts) + 1
+    contexts = torch.stack([empty, *prompts], dim=1).flatten(0, 1)
+    outputs = model(z.repeat_interleave(k, 0), t.repeat_interleave(k), contexts)
+    without, given = outputs.unflatten(0, (-1, k)).split([1, k - 1], dim=1)
+    weights = z.new_tensor(scales).view(1, -1, 1, 1, 1)
+    return (without + (weights * (given - without)).sum(1, keepdim=True))[:, 0]
+
+
+def told(change=lambda outputs, b: outputs, times=lambda t: t, weights=lambda scales: scales):
+    """The right answer with a change to the outputs of all rows, to the times or to the scales."""
+
+    def answer(model, z, t, empty, prompts, scales):
+        k = len(prompts) + 1
+        contexts = torch.cat([empty, *prompts])
+        outputs = model(torch.cat([z] * k), times(torch.cat([t] * k)), contexts)
+        without, *given = change(outputs, len(z)).chunk(k)
+        pairs = zip(weights(scales), given, strict=True)
+        return without + sum(scale * (one - without) for scale, one in pairs)
+
+    return answer
+
+
+def two_by_two(model, z, t, empty, prompts, scales):
+    result = 0
+    for prompt, scale in zip(prompts, scales, strict=True):
+        both = torch.cat([empty, prompt])
+        without, given = model(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
+        result = result + scale * (given - without)
+    return without + result
+
+
+# --------------------------------------------------------------------------------------- 10.4
+
+
+def one_after_another(without, given, t, alphabar, interval, scale):
+    rows = []
+    for k, time in enumerate(t.tolist()):
+        level = ((1 - alphabar[time]) / alphabar[time]).detach().item() ** 0.5
+        inside = interval[0] <= level <= interval[1]
+        rows.append(torch.lerp(without[k], given[k], scale) if inside else given[k])
+    return torch.stack(rows)
+
+
+def by_where(without, given, t, alphabar, interval, scale):
+    level = (1 / alphabar[t] - 1).sqrt()[:, None, None, None]
+    inside = torch.logical_and(level >= interval[0], level <= interval[1])
+    return torch.where(inside, torch.lerp(without, given, scale), given)
+
+
+def gated(
+    level=lambda a: (1 / a - 1).sqrt(),
+    inside=lambda level, lo, hi: (lo <= level) & (level <= hi),
+    rest=lambda without, given: given,
+    own=lambda without, given, s: without + s * (given - without),
+):
+    def answer(without, given, t, alphabar, interval, scale):
+        gate = inside(level(alphabar[t]), *interval).view(-1, 1, 1, 1)
+        return torch.where(gate, own(without, given, scale), rest(without, given))
+
+    return answer
+
+
+# --------------------------------------------------------------------------------------- 10.5
+
+
+def by_the_finished_one(z, output, cond, alpha, sigma, phi):
+    z_0 = rescaled((z - sigma * output) / alpha, (z - sigma * cond) / alpha, phi)
+    return z / sigma - alpha / sigma * z_0
+
+
+def by_variances(z, output, cond, alpha, sigma, phi):
+    estimates = torch.stack([z - sigma * output, z - sigma * cond]) / alpha
+    mine, goal = estimates.flatten(2).var(dim=-1).sqrt()[:, :, None, None, None]
+    return (z - alpha * torch.lerp(estimates[0], estimates[0] * goal / mine, phi)) / sigma
+
+
+def changed(noise=lambda new, output, cond, phi: new, inside=None):
+    def answer(z, output, cond, alpha, sigma, phi):
+        given = inside(z, output, cond, alpha, sigma, phi) if inside else None
+        return noise(
+            rescaled_noise(*(given or (z, output, cond, alpha, sigma, phi))), output, cond, phi
+        )
+
+    return answer
+
+
+def by_size(z, output, cond, alpha, sigma, phi):
+    """The root of the mean square for the standard deviation."""
+    z_0, goal = ((z - sigma * eps) / alpha for eps in (output, cond))
+    size = [x.square().mean((1, 2, 3), keepdim=True).sqrt() for x in (goal, z_0)]
+    return (z - alpha * z_0 * (phi * size[0] / size[1] + 1 - phi)) / sigma
+
+
+WRONG = {
+    "10.1": [
+        lambda s, r: r * s - r,
+        lambda s, r: s**r - 1,
+        lambda s, r: r * (s + 1) - 1,
+        lambda s, r: 1 - r * s,
+        lambda s, r: (s - 1) * r + (r - 1) * s,
+        lambda s, r: max(s, r) - 1,
+        lambda s, r: int(r * s) - 1,
+        lambda s, r: math.sqrt(r * s) - 1,
+    ],
+    "10.2": [
+        two_by_two,
+        told(change=lambda outputs, b: outputs.flip(0)),
+        told(change=lambda outputs, b: outputs.roll(1, 0)),
+        told(change=lambda outputs, b: torch.cat([outputs[:b], outputs[b:].flip(0)])),
+        told(times=lambda t: t[:1].expand(len(t))),
+        told(times=lambda t: t.round()),
+        told(weights=lambda scales: scales[::-1]),
+        told(weights=lambda scales: [abs(s) for s in scales]),
+        told(weights=lambda scales: [min(s, 1.0) for s in scales]),
+        told(weights=lambda scales: [s - 1 for s in scales]),
+        told(weights=lambda scales: [s / sum(scales) for s in scales]),
+        lambda model, z, t, empty, prompts, scales: steered(
+            model, z, t, prompts[0], torch.cat([empty[None], prompts[1:]]), scales
+        ),
+        lambda model, z, t, empty, prompts, scales: steered(
+            model, z, t, torch.zeros_like(empty), prompts, scales
+        ),
+        lambda model, z, t, empty, prompts, scales: steered(
+            model, z, t, empty, prompts, scales
+        ).detach(),
+        lambda model, z, t, empty, prompts, scales: steered(
+            model, z[:1].expand_as(z), t, empty, prompts, scales
+        ),
+    ],
+    "10.3": [
+        lambda m, v, m_c, v_c, s: (m_c, v_c),
+        lambda m, v, m_c, v_c, s: (m_c + 0 * m, v_c / s if s else v),
+        lambda m, v, m_c, v_c, s: sharpened_bell(m_c, v_c, m, v, s),
+        lambda m, v, m_c, v_c, s: sharpened_bell(m, v, m_c, v_c, s)[::-1],
+        lambda m, v, m_c, v_c, s: sharpened_bell(m, v**0.5, m_c, v_c**0.5, s),
+        lambda m, v, m_c, v_c, s: sharpened_bell(-m, v, m_c, v_c, s),
+        lambda m, v, m_c, v_c, s: sharpened_bell(m, v, m_c, v_c, s)[0],
+        lambda m, v, m_c, v_c, s: sharpened_bell(m, v, m_c, v_c, s - 1),
+        lambda m, v, m_c, v_c, s: sharpened_bell(m, v, m_c, v_c, max(s, 1.0)),
+        lambda m, v, m_c, v_c, s: tuple(x.float() for x in sharpened_bell(m, v, m_c, v_c, s)),
+        lambda m, v, m_c, v_c, s: sharpened_bell(0 * m, 1 + 0 * v, m_c, v_c, s),
+    ],
+    "10.4": [
+        gated(inside=lambda level, lo, hi: level >= lo),
+        gated(inside=lambda level, lo, hi: level <= hi),
+        gated(inside=lambda level, lo, hi: (level < lo) | (level > hi)),
+        gated(inside=lambda level, lo, hi: (level > lo) & (level <= hi)),
+        gated(inside=lambda level, lo, hi: (level >= lo) | (level <= hi)),
+        gated(level=lambda a: (1 - a**0.5) / a**0.5),
+        gated(level=lambda a: (1 - a).sqrt() / a),
+        gated(level=lambda a: a),
+        gated(level=lambda a: ((1 - a) / a).log()),
+        gated(rest=lambda without, given: 0 * given),
+        gated(rest=lambda without, given: without),
+        gated(own=lambda without, given, s: given + s * (without - given)),
+        gated(own=lambda without, given, s: s * given),
+        gated(own=lambda without, given, s: without + max(s, 1.0) * (given - without)),
+        lambda without, given, t, alphabar, interval, scale: guided_rows(
+            without, given, t.flip(0), alphabar, interval, scale
+        ),
+        lambda without, given, t, alphabar, interval, scale: guided_rows(
+            without, given, t, alphabar.flip(0), interval, scale
+        ),
+        lambda without, given, t, alphabar, interval, scale: guided_rows(
+            without, given, t.max().expand_as(t), alphabar, interval, scale
+        ),
+        lambda without, given, t, alphabar, interval, scale: (
+            guided_rows(without, given, (t - 1).clamp(min=0), alphabar, interval, scale) * 1.0
+        ),
+        lambda without, given, t, alphabar, interval, scale: guided_rows(
+            given, without, t, alphabar, interval, scale
+        ),
+    ],
+    "10.5": [
+        by_size,
+        changed(lambda new, output, cond, phi: torch.lerp(output, new, phi)),
+        changed(lambda new, output, cond, phi: -new),
+        changed(lambda new, output, cond, phi: rescaled(new, cond, phi)),
+        changed(lambda new, output, cond, phi: new.detach()),
+        changed(inside=lambda z, output, cond, a, s, phi: (z, cond, output, a, s, phi)),
+        changed(inside=lambda z, output, cond, a, s, phi: (z, output, cond, a**2, 1 - a**2, phi)),
+        changed(inside=lambda z, output, cond, a, s, phi: (z, output, cond, a, s, 0.7)),
+        changed(inside=lambda z, output, cond, a, s, phi: (z, output, cond, a, s, phi / 2)),
+        changed(inside=lambda z, output, cond, a, s, phi: (z, output, z, a, s, phi)),
+        changed(inside=lambda z, output, cond, a, s, phi: (z / a, output, cond, a, s, phi)),
+        lambda z, output, cond, alpha, sigma, phi: rescaled(output, cond, phi),
+        lambda z, output, cond, alpha, sigma, phi: (
+            (z - alpha * rescaled((z - sigma * output) / alpha, cond, phi)) / sigma
+        ),
+        lambda z, output, cond, alpha, sigma, phi: (
+            (z - alpha * rescaled(z - sigma * output, z - sigma * cond, phi)) / sigma
+        ),
+    ],
+}
+RIGHT = {
+    "10.1": [
+        lambda s, r: s * r - 1.0,
+        lambda s, r: (1 + (s - 1)) * (1 + (r - 1)) - 1,
+        lambda s, r: (s - 1) + (r - 1) * s,
+    ],
+    "10.2": [in_a_loop, empty_last, row_by_row],
+    "10.3": [
+        lambda m, v, m_c, v_c, s: (
+            (s * m_c * v + (1 - s) * m * v_c) / (s * v + (1 - s) * v_c),
+            v * v_c / (s * v + (1 - s) * v_c),
+        ),
+        lambda m, v, m_c, v_c, s: (
+            m + (m_c - m) * (s * v / (s * v + (1 - s) * v_c)),
+            torch.lerp(1 / v, 1 / v_c, s).reciprocal(),
+        ),
+        lambda *given: list(sharpened_bell(*given)),
+    ],
+    "10.4": [
+        one_after_another,
+        by_where,
+        gated(),
+        gated(level=lambda a: (1 - a).sqrt() / a.sqrt()),
+        gated(level=lambda a: (1 - a.sqrt() ** 2).sqrt() / a.sqrt()),
+        gated(level=lambda a: (a / (1 - a)) ** -0.5),
+    ],
+    "10.5": [by_the_finished_one, by_variances],
+}
+
+
+def cases(table):
+    return [
+        pytest.param(number, answer, id=f"{number}-{k}")
+        for number in table
+        for k, answer in enumerate(table[number])
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
+def test_a_wrong_answer_does_not_pass(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "not yet", verdict.text
+    assert "Traceback" not in verdict.text
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+def test_a_right_answer_in_another_style_passes(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "right", verdict.text
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_guiding_twice_is_one_guidance():
+    without, given = drawn(2, 5)
+    for s, r in ((3.0, 2.0), (7.5, 0.5)):
+        hers = torch.lerp(without, given, s)
+        w = paper_w(s, r)
+        whole = (1 + w) * given - w * without
+        assert torch.allclose(torch.lerp(without, hers, r), whole, rtol=0, atol=1e-12)
+
+
+def test_with_one_prompt_it_is_the_finished_guidance():
+    network, z, t = SmallNetwork(), drawn(2, 4, 3, 5), torch.tensor([3.0, 700.0])
+    empty, prompt = drawn(2, 2, 7, 6, seed=1)
+    conditions = Conditioning(prompt), Conditioning(empty)
+    finished = guided(lambda z, t, told: network(z, t, told.context), *conditions, 7.5)(z, t)
+    ours = steered(network, z, t, empty, prompt[None], [7.5])
+    assert torch.allclose(ours, finished, rtol=0, atol=1e-12)
+
+
+def test_the_sharpened_bell_is_that_of_the_grid():
+    z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    m, v, m_c, v_c = torch.tensor([[0.3], [1.4], [-0.9], [0.5]], dtype=torch.float64)
+    for s in (0.0, 1.0, 3.0, 7.5):
+        logs = -s * (z - m_c) ** 2 / (2 * v_c) - (1 - s) * (z - m) ** 2 / (2 * v)
+        weight = (logs - logs.max()).exp()
+        weight /= weight.sum()
+        mean = (weight * z).sum()
+        expected = torch.stack([mean, (weight * (z - mean) ** 2).sum()])
+        found = torch.cat(sharpened_bell(m, v, m_c, v_c, s))
+        assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+
+
+def test_a_batch_of_one_time_is_the_finished_interval():
+    alphabar = torch.linspace(0.99, 0.01, 100, dtype=torch.float64)
+    without, given = drawn(2, 3, 2, 4, 5)
+    for time, level in ((10, 0.34), (60, 1.24), (95, 4.0)):
+        inside = 0.5 <= level <= 2
+        found = guided_rows(without, given, torch.tensor([time] * 3), alphabar, (0.5, 2.0), 3.0)
+        assert torch.allclose(found, torch.lerp(without, given, 3.0 if inside else 1.0))
+
+
+def test_the_rescaled_estimate_has_the_spread_of_the_conditional_one():
+    z, output, cond = drawn(3, 2, 4, 6, 6)
+    output, alpha, sigma = 3 * output, 0.8, 0.6
+    noise = rescaled_noise(z, output, cond, alpha, sigma, 1.0)
+    z_0, goal = ((z - sigma * eps) / alpha for eps in (noise, cond))
+    assert torch.allclose(z_0.std((1, 2, 3)), goal.std((1, 2, 3)), rtol=1e-12)
+    assert not torch.allclose(noise.std((1, 2, 3)), cond.std((1, 2, 3)), rtol=0.05)
