@@ -1,0 +1,149 @@
+"""Notebook 11: its pipeline is the library's, with any weights, and a slip in it is noticed.
+
+nbval runs the notebook with the shipped model; here its cells run with a tiny random one, so that
+nothing in it depends on how good the shipped weights are.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sdlearn
+from sdlearn.course import figures
+from sdlearn.storybook import caption, render, sample_scene
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "11-text-to-image.ipynb"
+LEFT_OUT = {"noise-table", "shared", "doors", "strengths"}  # long, and nothing uses their results
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[dict]:
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.fixture
+def run(cells, tiny_storybook, monkeypatch, tmp_path):
+    """Run cells, from the first to the one of an id, with a text in them changed."""
+    twin = sdlearn.StableDiffusion(
+        *(
+            sdlearn.course.comparing.converted(part, torch.float64)
+            for part in (tiny_storybook.unet, tiny_storybook.vae, tiny_storybook.text)
+        ),
+        tiny_storybook.spec,
+    )
+
+    def storybook(dtype=torch.float32, device="cpu"):
+        return twin if dtype == torch.float64 else tiny_storybook
+
+    monkeypatch.setattr(sdlearn.StableDiffusion, "storybook", storybook)
+    monkeypatch.setattr(figures, "show", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(last: str, change: tuple[str, str] = ("", ""), skip: set[str] = frozenset()) -> dict:
+        names: dict = {"__name__": "the_notebook"}
+        changed = 0
+        for cell in cells:
+            source = cell["source"]
+            if change[0]:
+                changed += source.count(change[0])
+                source = source.replace(*change)
+            if cell["id"] not in skip and not source.startswith("quiz("):
+                exec(compile(source, cell["id"], "exec"), names)
+            if cell["id"] == last:
+                assert changed or not change[0], f"nothing in the notebook reads {change[0]!r}"
+                return names
+        raise AssertionError(f"the notebook has no cell {last!r}")
+
+    return run
+
+
+def test_its_pipeline_is_the_library_s_for_other_settings(run, tiny_storybook):
+    names = run("pictures", skip={"noise-table"})
+    Pipeline, Settings = names["Pipeline"], names["Settings"]
+    double = names["double"]
+    mine = Pipeline(double.unet, double.vae, double.text)
+    prompts = ["two green fish in the sea by day", "a red cat", ""]
+    rng = __import__("random").Random(1)
+    scenes = [sample_scene(rng) for _ in prompts]
+    pages = [render(scene, 64) for scene in scenes]
+    assert caption(scenes[0], rng)
+    for s in (
+        Settings(negative="a house", steps=5, scale=3.5, seed=123),
+        Settings(steps=7, scale=1.5, seed=9, height=64, width=64),
+    ):
+        options = {
+            "negative_prompt": s.negative,
+            "steps": s.steps,
+            "guidance_scale": s.scale,
+            "seed": s.seed,
+            "output": "latent",
+            "progress": False,
+        }
+        for strength in (0.0, 0.29, 0.5, 1.0):
+            expected = double.image_to_image(prompts, pages, strength, **options)
+            found = mine.image_latents(prompts, pages, strength, s)
+            assert (found - expected).norm() / expected.norm() <= 1e-12
+        expected = double.text_to_image(prompts, **options)
+        found = mine.text_latents(prompts, s)
+        assert (found - expected).norm() / expected.norm() <= 1e-12
+    own = Pipeline(tiny_storybook.unet, tiny_storybook.vae, tiny_storybook.text)
+    drawn = own.text_to_image(prompts, Settings(steps=4, seed=2))
+    expected = tiny_storybook.text_to_image(prompts, steps=4, seed=2, progress=False)
+    for a, b in zip(drawn, expected, strict=True):
+        assert np.abs(np.array(a, int) - np.array(b, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("seed + k) for", "seed) for"),
+        ("1 + k * (1000", "k * (1000"),
+        ("without + scale * (given - without)", "given + scale * (given - without)"),
+        (".chunk(2)\n        eps", ".flip(0).chunk(2)\n        eps"),
+        ("(z - point.sigma * eps) / point.alpha", "z - point.sigma * eps"),
+        ("there.sigma**2 - kick**2", "there.sigma**2"),
+        ("[negative] * len(prompts) + prompts", "prompts + [negative] * len(prompts)"),
+        ("s.height // f, s.width // f", "s.width // f, s.height // f"),
+        ("self.vae.to_latent(x, noise())", "self.vae.to_latent(x)"),
+        ("path[s.steps - int(s.steps * strength) :]", "path[int(s.steps * strength) :]"),
+        ("int(s.steps * strength) :]", "round(s.steps * strength) :]"),
+        ("path[0].alpha * z_0 + path[0].sigma", "path[-1].alpha * z_0 + path[-1].sigma"),
+        ("2 * (pixels.permute", "(pixels.permute"),
+        ("* 127.5)", "* 126)"),
+    ],
+)
+def test_a_slip_in_its_parts_is_noticed(run, change):
+    with pytest.raises((AssertionError, IndexError, RuntimeError, ValueError)):
+        run("pictures", change, skip={"noise-table"})
+
+
+def test_all_of_it_runs_with_weights_that_know_nothing(run, tmp_path):
+    names = run("real", skip=LEFT_OUT - {"strengths"})
+    assert set(names["chain"]) >= {"drawn from noise", "the judge reads true pages"}
+    assert names["ceiling"]["true pages"][0] > 0.9  # the judge does not depend on the model
+    assert all(0 <= value <= 1 for value in names["chain"].values())
+    assert sum(names["sorts"].values()) <= 2 * len(names["scenes"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_figure_of_merit_is_the_share_of_pairs_in_order(run):
+    auc = run("auc", skip=LEFT_OUT | {"same", "samplers", "pictures", "trade", "trade-figure"} |
+              {"zero", "chord-pictures", "words"})["auc"]  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    seen, inside = (
+        torch.rand(30, generator=rng).round(decimals=1),
+        torch.rand(30, generator=rng) > 0.7,
+    )
+    pairs = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, here in zip(seen, inside, strict=True)
+        for b, there in zip(seen, inside, strict=True)
+        if here and not there
+    ]
+    assert auc(seen, inside) == pytest.approx(np.mean(pairs))
