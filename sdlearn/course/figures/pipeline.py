@@ -13,6 +13,7 @@ from sdlearn.course.figures.plots import WIDE, axes_for
 from sdlearn.schedule import Point
 
 WAYS = ("on the sphere", "straight")
+EXAMPLE = (-3, -2, -1)  # the axes of one latent
 
 
 def doors(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
@@ -47,13 +48,16 @@ def between(a: Tensor, b: Tensor, w: float, way: str) -> Tensor:
         raise ValueError(f"way is {way!r}; it is one of {', '.join(WAYS)}")
     if way == "straight":
         return (1 - w) * a + w * b
-    over = (-3, -2, -1)
-    lengths = a.norm(dim=over, keepdim=True) * b.norm(dim=over, keepdim=True)
-    cosine = ((a * b).sum(dim=over, keepdim=True) / lengths).clamp(-1, 1)
+    lengths = length(a) * length(b)
+    cosine = ((a * b).sum(dim=EXAMPLE, keepdim=True) / lengths).clamp(-1, 1)
     angle = cosine.arccos()
     arc = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
     # Two latents of one direction have no arc between them; their straight line is one.
     return torch.where(angle.sin() < 1e-4, (1 - w) * a + w * b, arc)
+
+
+def length(z: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(z, dim=EXAMPLE, keepdim=True)
 
 
 def chord_and_arc(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
@@ -66,14 +70,15 @@ def chord_and_arc(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
     y = y / y.norm()
     figure = Figure(figsize=(WIDE * 0.62, 4.6), dpi=100, layout="constrained")
     ax = figure.subplots()
-    for way, style in zip(WAYS, ("ko-", "s--"), strict=True):
+    for way, style in zip(WAYS, ("o-", "s--"), strict=True):
         steps = [between(a, b, k / parts, way).flatten() for k in range(parts + 1)]
         across, up = [float(z @ x) for z in steps], [float(z @ y) for z in steps]
         ax.plot(across, up, style, color="black" if way == WAYS[0] else "0.45", ms=5, label=way)
-    for end, name, where in ((a, "first noise", "left"), (b, "second noise", "center")):
+    for end, name in ((a, "first noise"), (b, "second noise")):
         place = float(end.flatten() @ x), float(end.flatten() @ y)
         ax.annotate("", place, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "0.7"})
-        ax.annotate(name, place, (4, 8), textcoords="offset points", ha=where)
+        below = -16 if end is a else 8
+        ax.annotate(name, place, (0, below), textcoords="offset points", ha="center")
     ax.plot(0, 0, "k+", ms=10)
     most = 1.25 * float(max(a.norm(), b.norm()))
     ax.set(
