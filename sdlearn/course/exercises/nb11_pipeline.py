@@ -935,8 +935,8 @@ EDIT = Exercise(
     "with `second`. `network(z, t, context)` gives the noise; call it once with `empty`, the "
     "states of the empty prompt, and once with a prompt's. Return the latent at the end. With "
     "`k = 0` it is the second prompt's picture, with `k` equal to the number of steps the "
-    "first's. Then try it: which `k` turns a cat into a dog, in the pose of the cat? (This model "
-    "knows no dogs, but it knows boats and cars.)",
+    "first's. Then try it: `sd.unet` is such a network, and `own.states` gives it its states. For "
+    "which `k` does a boat stand where the first prompt had put a car?",
     hints=(
         "It is the walk of section 3, written out with its denoiser. Only one thing in it changes "
         "from step to step: which states are asked.",
@@ -991,7 +991,7 @@ EDIT = Exercise(
         Mistake(
             "only the first",
             asking(lambda step, here, total, first, second, k: first),
-            "You never ask the second prompt: the picture is the one that the first alone would give.",
+            "You never ask the second prompt: yours is the picture of the first one alone.",
         ),
         Mistake(
             "only the second",
