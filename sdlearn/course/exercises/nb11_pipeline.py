@@ -715,9 +715,10 @@ OVERLAP = Exercise(
         Mistake(
             "the share that hit",
             by_figure(lambda chosen, thing: (chosen & thing).sum() / thing.sum()),
-            "You divide by k: yours is the share of the chosen positions that hit. Intersection "
-            "over *union* divides by all positions that are chosen or of the thing, and is "
-            "stricter: of two maps with half of their positions right it says one third.",
+            "You divide by k: yours is the share of the chosen positions that hit, and with equal "
+            "areas Dice's figure as well. Intersection over *union* divides by all positions that "
+            "are chosen or of the thing, and is stricter: of a map with half of its positions "
+            "right it says one third.",
         ),
         Mistake(
             "Dice",

@@ -30,7 +30,7 @@ def doors(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
     ax.plot(at, sigma, "s--", color="0.45", ms=3, label="sigma: of the noise")
     for strength in strengths:
         k = total - int(total * strength)
-        ax.axvline(k, color="0.6", lw=1, ls=":")
+        ax.axvline(k, ymax=0.87, color="0.6", lw=1, ls=":")
         ax.text(k, 1.06, f"{strength:g}", ha="center", va="bottom", fontsize=9)
     ax.text(-0.06, 1.06, "strength", transform=ax.get_yaxis_transform(), ha="right", fontsize=9)
     ax.set_ylim(0, 1.18)
