@@ -6,6 +6,7 @@ from sdlearn.course.widgets.guidance import Guide
 from sdlearn.course.widgets.latents import Blender
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
+from sdlearn.course.widgets.pipeline import Crossing
 from sdlearn.course.widgets.playground import Playground
 from sdlearn.course.widgets.reading import ReadingGlass
 from sdlearn.course.widgets.sampling import Tracks
@@ -15,6 +16,7 @@ from sdlearn.course.widgets.unet import Tour
 __all__ = [
     "Blender",
     "Clocks",
+    "Crossing",
     "Fog",
     "Guide",
     "Lens",
