@@ -84,7 +84,7 @@ def mixed(a, snr):
 
 WRONG = {
     "07.1": [
-        noised(lambda a: a.sqrt(), lambda a: -(1 - a).sqrt()),
+        noised(lambda a: -a.sqrt(), lambda a: (1 - a).sqrt()),
         noised(lambda a: a.sqrt(), lambda a: (1 - a**2).sqrt()),
         noised(lambda a: a**2, lambda a: 1 - a**2),
         noised(lambda a: a.sqrt(), lambda a: torch.ones_like(a)),
@@ -122,6 +122,10 @@ WRONG = {
         lambda decibels, a: str(latest_time(decibels, a)),
         lambda decibels, a: int((a >= decibels / 10).sum()) - 1,
         lambda decibels, a: latest_time(decibels, a) // 10 * 10,
+        lambda decibels, a: int((a / (1 - a) > 10 ** (decibels / 10)).sum()) - 1,
+        lambda decibels, a: int((level(a) < decibels).nonzero().min()) - 1,
+        lambda decibels, a: next(k for k in range(len(a)) if level(a)[k] < decibels) - 1,
+        lambda decibels, a: latest_time(decibels, a[:-1]),
     ],
     "07.3": [
         lambda a: -betas_from(a),
@@ -139,6 +143,8 @@ WRONG = {
         lambda a: betas_from(a).tolist(),
         lambda a: a.clone().div_(a[0]),
         lambda a: torch.where(a > 0, betas_from(a), 0.999),
+        lambda a: torch.cat([1 - a[1:] / a[:-1], a.new_ones(1)]),
+        lambda a: torch.cat([a.new_full((1,), 0.00085), 1 - a[1:] / a[:-1]]),
     ],
     "07.4": [
         further(stays, lambda a, b: (1 - b) - (1 - a)),
@@ -155,12 +161,16 @@ WRONG = {
         lambda z_s, eps, s, t, a: renoise(eps, z_s, s, t, a),
         lambda z_s, eps, s, t, a: renoise(z_s, torch.randn_like(eps), s, t, a),
         lambda z_s, eps, s, t, a: z_s,
+        further(lambda a, b: torch.ones_like(a), lambda a, b: (1 - b).sqrt() - (1 - a).sqrt()),
+        further(lambda a, b: b.sqrt(), lambda a, b: (a - b).sqrt()),
         lambda z_s, eps, s, t, a: renoise(z_s, eps, 0, t - s, a),
         lambda z_s, eps, s, t, a: renoise(z_s, eps, s, t, SCHEDULE.alphas_cumprod),
     ],
     "07.5": [
         bent(last=lambda snr: 10 ** (snr / 10)),
-        bent(last=lambda snr: (snr / (1 - snr)) ** 0.5),
+        bent(last=lambda snr: (snr / (2 + snr)) ** 0.5),
+        bent(last=lambda snr: (1 / (1 + 1 / snr)) ** 0.5),
+        bent(way=lambda a, last: (a - a[-1] + last) * a[0] / (a[0] - a[-1] + last)),
         bent(last=lambda snr: snr**2 / (1 + snr**2)),
         bent(way=lambda alpha, last: torch.linspace(1, 0, len(alpha)).to(alpha) * alpha[0]),
         bent(way=lambda alpha, last: alpha.clamp(min=last)),

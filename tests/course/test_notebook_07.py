@@ -123,8 +123,9 @@ def run(cells, tiny_storybook, monkeypatch, tmp_path):
 
 
 def test_what_it_says_holds_for_any_weights(run, tmp_path):
-    names = run("widget-drive")
+    names = run("relatives")
     assert names["variances"]["mix without roots"][-1] < 0.1
+    assert names["same_time"] == {500: {1: 500, 2: 692, 4: 849}, 700: {1: 700, 2: 856, 4: 983}}
     assert names["apart"]["your schedule"] <= 1
     assert list(tmp_path.iterdir()) == []
 
@@ -144,6 +145,19 @@ def test_what_it_says_holds_for_any_weights(run, tmp_path):
 def test_its_own_comparisons_notice_a_mistake(run, change, last):
     with pytest.raises(AssertionError):
         run(last, change)
+
+
+def test_which_schedule_falls_first():
+    """As the words under the curves have it."""
+    linear = sdlearn.NoiseSchedule(beta_start=1e-4, beta_end=0.02, kind="linear").alphas_cumprod
+    cosine = sdlearn.NoiseSchedule(kind="cosine").alphas_cumprod
+    published = sdlearn.NoiseSchedule().alphas_cumprod
+    rootless = sdlearn.NoiseSchedule(kind="linear").alphas_cumprod
+    assert (linear[:100] > torch.maximum(published, rootless)[:100]).all()
+    assert (linear[200:900] < torch.minimum(published, rootless)[200:900]).all()
+    assert (rootless[1:-1] < published[1:-1]).all()
+    assert (cosine[:900] > torch.maximum(published, linear)[:900]).all()
+    assert cosine[-1] < linear[-1] < 0.01 * published[-1]
 
 
 def test_the_table_of_published_systems_is_that_of_the_specifications(cells):

@@ -80,9 +80,11 @@ def test_a_row_of_fog_is_four_pictures_and_an_empty_one_where_nothing_is_found()
     z = randn(1, 4, 2, 2)
     row = schedules.fog(page, z, other, lambda _: Image.new("RGB", (16, 16), "lime"))
     bare = schedules.fog(page, z, None, lambda _: Image.new("RGB", (16, 16), "lime"))
-    colours = {tuple(c) for c in np.array(row).reshape(-1, 3)}
-    assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= colours
-    assert (0, 0, 255) not in {tuple(c) for c in np.array(bare).reshape(-1, 3)}
+    area = 32 * 32
+    for picture, blue in ((row, area), (bare, 0)):
+        pixels = np.array(picture)
+        for colour, count in (((255, 0, 0), area), ((0, 255, 0), area), ((0, 0, 255), blue)):
+            assert (pixels == colour).all(axis=-1).sum() == count
     assert row.size == bare.size
 
 
@@ -110,6 +112,32 @@ def test_arcs_have_a_dot_for_each_time_on_the_circle():
 def test_a_single_arc_leaves_its_neighbour_empty():
     figure = schedules.arcs({"one": NoiseSchedule()})
     assert [ax.axison for ax in figure.axes] == [True, False]
+
+
+def test_curves_over_time_are_drawn_from_t_0_and_told_apart_in_two_ways():
+    lines = {name: schedule.alphas_cumprod for name, schedule in SCHEDULES.items()}
+    short = {name: curve[:-1].log() for name, curve in lines.items()}
+    figure = schedules.over_time({"left": ("share", lines), "right": ("its logarithm", short)})
+    for ax, drawn in zip(figure.axes, (lines, short), strict=True):
+        assert ax.get_xlabel() == "time t"
+        for line, (name, curve) in zip(ax.lines, drawn.items(), strict=True):
+            assert line.get_label() == name
+            assert list(line.get_xdata()) == [*range(len(curve))]
+            assert np.array_equal(line.get_ydata(), curve)
+        assert len({line.get_linestyle() for line in ax.lines}) == 4
+        assert len({line.get_color() for line in ax.lines}) == 4
+    assert [ax.get_ylabel() for ax in figure.axes] == ["share", "its logarithm"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*SCHEDULES]
+
+
+@pytest.mark.parametrize("sharey", [False, True])
+def test_panels_of_histograms_have_one_vertical_scale_if_asked_to(sharey):
+    figure = schedules.histograms(
+        {"wide": {"a": randn(500)}, "narrow": {"a": 0.1 * randn(500)}}, "number", sharey=sharey
+    )
+    wide, narrow = (ax.get_ylim() for ax in figure.axes)
+    assert (wide == narrow) == sharey
 
 
 def test_histograms_share_bins_and_have_the_area_one():
@@ -206,11 +234,16 @@ def test_every_control_matters(widget, control, value):
     assert "A page under noise" in widget.view.value
 
 
-def test_the_same_setting_gives_the_same_noise(widget):
-    before = np.array(widget.picture)
-    widget.t.value, widget.page.value = 3, 1
-    widget.t.value, widget.page.value = 499, 0
-    assert np.array_equal(np.array(widget.picture), before)
+@pytest.mark.parametrize("t", [100, 999])
+def test_a_page_keeps_its_noise_and_what_is_nearest_is_shown(widget, t):
+    widget.codes = 0.1 * widget.codes
+    widget.page.value, widget.t.value = 3, t
+    alpha, sigma = SCHEDULES["published"].at(t)
+    z = schedules.noisy(widget.codes[[3]], randn(1, 4, 8, 8, seed=3), alpha, sigma)
+    found = int(schedules.nearest(z, alpha, widget.codes)[0])
+    assert (found == 3) == (t == 100)
+    expected = schedules.fog(widget.pages[3], z, widget.pages[found], widget.decode)
+    assert np.array_equal(np.array(widget.picture), np.array(expected))
 
 
 def test_the_widget_answers_over_its_whole_range(widget):

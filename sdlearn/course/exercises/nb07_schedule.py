@@ -148,6 +148,13 @@ NOISE = Exercise(
             "the picture. alpha, the root of alphabar, belongs to z_0.",
         ),
         Mistake(
+            "noise subtracted",
+            noised(lambda a: a.sqrt(), lambda a: -(1 - a).sqrt()),
+            "You subtract the noise. Such a z_t is distributed as it should be, for -eps is as "
+            "likely as eps. But in training the network is asked for eps, and would be told the "
+            "opposite of what is in its input.",
+        ),
+        Mistake(
             "the latent is not made smaller",
             noised(torch.ones_like, lambda a: (1 - a).sqrt()),
             "You add noise to the whole z_0. Its factor alpha keeps the variance at one; without "
@@ -246,6 +253,14 @@ def level(a: Tensor) -> Tensor:
     return 10 * (a / (1 - a)).log10()
 
 
+def first_below(decibels: float, a: Tensor, back: int = 0) -> int:
+    return int((level(a) < decibels).nonzero()[0]) - back
+
+
+def first_below_or_zero(decibels: float, a: Tensor, back: int = 0) -> int:
+    return int((level(a) < decibels).double().argmax()) - back
+
+
 def level_cases(rng: Generator) -> Iterator[Case]:
     for decibels, schedule in (
         (0.0, PUBLISHED), (10.0, PUBLISHED), (-15.0, PUBLISHED), (20.0, COSINE), (-6.0, LINEAR),
@@ -253,6 +268,7 @@ def level_cases(rng: Generator) -> Iterator[Case]:
     ):  # fmt: skip
         yield Case((decibels, table(schedule)))
     yield Case((-2.0, drawn_table(rng, 40)))
+    yield Case((0.0, torch.tensor([0.75, 0.5, 0.25], dtype=torch.float64)))  # exactly at t = 1
 
 
 LATEST = Exercise(
@@ -262,8 +278,8 @@ LATEST = Exercise(
     difficulty=1,
     statement="Schedules are compared by their signal-to-noise ratio in decibels. Given a table of "
     "$\\bar\\alpha$ (from `t = 0` on, always falling), return the *last* `t` at which the ratio is "
-    "still at least `decibels`. It is a whole number. (There is always such a time in the tables "
-    "that you will be given. A table may end at zero.)",
+    "still at least `decibels`, a whole number. (There is always such a time in the tables that "
+    "you will be given. It may be the table's last. A table may end at zero.)",
     hints=(
         "First the ratio at every time, from alphabar alone: section 3 has it. Then in decibels.",
         "The ratio is `alphas_cumprod / (1 - alphas_cumprod)`, and its decibels are 10 times the "
@@ -324,6 +340,38 @@ LATEST = Exercise(
             "1 have enough, there are n of them, and the last one is n - 1.",
         ),
         Mistake(
+            "more than",
+            lambda decibels, a: int((level(a) > decibels).sum()) - 1,
+            "You ask for *more* than `decibels`. At least means that a time with exactly as many "
+            "counts, too.",
+        ),
+        Mistake(
+            "the first that has less",
+            first_below,
+            "You look for the first time that has *less*, which is one too late. And where the "
+            "table has enough to its very end there is no such time, and nothing to be found.",
+        ),
+        Mistake(
+            "the first that has less, or zero",
+            first_below_or_zero,
+            "You look for the first time that has *less*, which is one too late. And where the "
+            "table has enough to its very end no entry is true, and `argmax` says 0.",
+        ),
+        Mistake(
+            "one before the first that has less",
+            lambda decibels, a: first_below(decibels, a, back=1),
+            "You look for the first time that has *less* and go back by one. That is right as long "
+            "as there is one. Where the table has enough to its very end your code finds nothing: "
+            "look for the times that have enough instead.",
+        ),
+        Mistake(
+            "one before the first that has less, or minus one",
+            lambda decibels, a: first_below_or_zero(decibels, a, back=1),
+            "You look for the first time that has *less* and go back by one. That is right as long "
+            "as there is one. Where the table has enough to its very end `argmax` says 0, and you "
+            "return -1: look for the times that have enough instead.",
+        ),
+        Mistake(
             "the first one",
             lambda decibels, a: int((level(a) >= decibels).double().argmax()),
             "You give the first time that has enough. That is always t = 0, where the picture is "
@@ -379,8 +427,8 @@ BETAS = Exercise(
     statement="A schedule may be invented as a curve of $\\bar\\alpha$, as the cosine schedule "
     "was, or a table may be changed afterwards, as in section 8. A library may still ask for the "
     "betas. Given a table of $\\bar\\alpha$, `(n,)`, return the `n` betas of the single steps: "
-    "`torch.cumprod(1 - betas, dim=0)` of your result must give the table back, exactly. Its last "
-    "entry may be zero.",
+    "`torch.cumprod(1 - betas, dim=0)` of your result must give the table back, up to rounding. "
+    "Its last entry may be zero.",
     hints=(
         "alphabar_t is the product of (1 - beta) over all steps up to t. What is left if you "
         "divide it by the product up to the step before?",
@@ -404,6 +452,18 @@ BETAS = Exercise(
             with_before(lambda a: a[:1], lambda a, b: 1 - a / b),
             "Your first beta is zero, as if alphabar_0 stood before itself. But the table's first "
             "entry is not 1: one step of noise has been added by then.",
+        ),
+        Mistake(
+            "the first entry copied",
+            lambda a: torch.cat([a[:1], 1 - a[1:] / a[:-1]]),
+            "Your first beta is alphabar_0. That is what the first step *leaves*, nearly "
+            "everything; what it adds is 1 - alphabar_0. All your other betas are right.",
+        ),
+        Mistake(
+            "a one in front",
+            lambda a: torch.cat([a.new_ones(1), 1 - a[1:] / a[:-1]]),
+            "Your first beta is 1: such a step would leave nothing of the latent. The 1 belongs "
+            "among the alphabars, in front of the first one, not among the betas.",
         ),
         Mistake(
             "a zero in front",
@@ -506,6 +566,17 @@ def one_step(z_s: Tensor, eps: Tensor, s: int, t: int, alphas_cumprod: Tensor) -
     return renoise(z_s, eps, t - 1, t, alphas_cumprod)
 
 
+def the_time_between(z_s: Tensor, eps: Tensor, s: int, t: int, alphas_cumprod: Tensor) -> Tensor:
+    left = alphas_cumprod[t - s]
+    return left.sqrt() * z_s + (1 - left).sqrt() * eps
+
+
+def same_noise(z_s: Tensor, eps: Tensor, s: int, t: int, alphas_cumprod: Tensor) -> Tensor:
+    for k in range(s + 1, t + 1):
+        z_s = renoise(z_s, eps, k - 1, k, alphas_cumprod)
+    return z_s
+
+
 def step_cases(rng: Generator) -> Iterator[Case]:
     for shape, s, t, schedule in (
         ((2, 4, 5, 6), 100, 500, PUBLISHED),
@@ -550,6 +621,32 @@ FURTHER = Exercise(
             further(stays, lambda a, b: (1 - b).sqrt()),
             "You add noise of the full sigma_t. But z_s brings noise along: the variance becomes "
             "larger than one. Add only what is missing.",
+        ),
+        Mistake(
+            "all of the noise, nothing made smaller",
+            further(lambda a, b: torch.ones_like(a), lambda a, b: (1 - b).sqrt()),
+            "You add noise of the full sigma_t to the whole z_s. Two things are missing: the "
+            "signal must shrink from alpha_s to alpha_t, and z_s brings noise of its own.",
+        ),
+        Mistake(
+            "the time between",
+            the_time_between,
+            "You look up t - s, as if z_s were clean and steps were equally strong at any time. "
+            "The steps from s to t are stronger than the first t - s of the table: it is their "
+            "product that counts, alphabar_t / alphabar_s.",
+        ),
+        Mistake(
+            "the same noise in every step",
+            same_noise,
+            "You walk step by step, and add the same eps in each. The noises of a walk are "
+            "independent, and their variances add up; equal ones add up themselves, and become "
+            "far too loud. With one eps, make all steps in one.",
+        ),
+        Mistake(
+            "noise of its own",
+            lambda z_s, eps, s, t, a: renoise(z_s, torch.randn_like(z_s), s, t, a),
+            "You draw noise yourself. Use the `eps` that you are given: whoever calls this wants "
+            "to decide about the noise, to get the same picture again.",
         ),
         Mistake(
             "difference of sigmas",
@@ -702,6 +799,19 @@ ENDING = Exercise(
             bent(last=lambda snr: snr**0.5),
             "You take the ratio itself for alphabar at the end. It is alphabar / (1 - alphabar). "
             "For small ratios that is nearly the same, which is why it is hard to notice.",
+        ),
+        Mistake(
+            "a minus for a plus",
+            bent(last=lambda snr: (snr / (1 - snr)) ** 0.5),
+            "You take snr / (1 - snr) for alphabar at the end. Solve snr = alphabar / (1 - "
+            "alphabar) for alphabar again, and mind the sign. As a check: with a ratio of 1 half "
+            "of the variance is signal.",
+        ),
+        Mistake(
+            "decibels",
+            bent(last=lambda snr: (10 ** (snr / 10) / (1 + 10 ** (snr / 10))) ** 0.5),
+            "You turn `snr` from decibels into a ratio. It is a ratio already: for 0 your table "
+            "must end without signal, and yours ends with as much signal as noise.",
         ),
         Mistake(
             "snr for alpha",

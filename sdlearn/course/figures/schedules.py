@@ -14,7 +14,8 @@ from torch import Tensor
 from sdlearn.course.figures.pages import grid
 from sdlearn.course.figures.plots import WIDE
 
-STEPS = (("k", "-", 1.9), ("0.35", "--", 1.7), ("0.55", ":", 2.2))
+# Of different hue, lightness and dashes: to be told apart in colour, without, and where they cross.
+STROKES = (("k", "-", 1.9), ("#d55e00", "--", 1.9), ("#0072b2", ":", 2.4), ("#009e73", "-.", 1.6))
 MARKS = ("o", "s", "^")
 SHADES = 16  # grey levels of a latent: the squares stay apart, and the file stays small
 LIMIT = 3.0  # a latent's darkest and lightest value
@@ -113,30 +114,57 @@ def label_arc(
             before = place
 
 
+def over_time(panels: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> Figure:
+    """For each panel (ylabel, up to four named curves (n,) over the times 0 ... n - 1).
+
+    The panels have curves of the same names, and one legend.
+    """
+    figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, (ylabel, lines)) in zip(axes, panels.items(), strict=True):
+        strokes = STROKES[: len(lines)]
+        for (name, ys), (colour, dashes, width) in zip(lines.items(), strokes, strict=True):
+            ax.plot(range(len(ys)), ys, dashes, color=colour, lw=width, label=name)
+        ax.set(title=title, xlabel="time t", ylabel=ylabel)
+        ax.grid(alpha=0.3)
+    legend_below(figure)
+    return figure
+
+
 def histograms(
-    panels: Mapping[str, Mapping[str, Tensor]], xlabel: str, bins: int = 30, title: str = ""
+    panels: Mapping[str, Mapping[str, Tensor]],
+    xlabel: str,
+    bins: int = 30,
+    title: str = "",
+    sharey: bool = False,
 ) -> Figure:
     """For each panel up to three named sets of numbers (n,), as outlines that differ in dashes.
 
     All panels share the bins, from the least to the largest number; each set has the area one.
+    sharey: the panels also have one vertical scale.
     """
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
     numbers = torch.cat([x.flatten() for sets in panels.values() for x in sets.values()])
     edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1)
     for ax, (name, sets) in zip(axes, panels.items(), strict=True):
-        strokes = STEPS[: len(sets)]
+        strokes = STROKES[: len(sets)]
         for (label, x), (colour, dashes, width) in zip(sets.items(), strokes, strict=True):
             heights, _ = np.histogram(x.numpy(), edges, density=True)
             ax.stairs(heights, edges, color=colour, ls=dashes, lw=width, label=label)
         ax.set(title=name, xlabel=xlabel)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("density")
-    marks, names = axes[0].get_legend_handles_labels()
-    figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
+    legend_below(figure)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels, of what is drawn in the first."""
+    marks, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
 
 
 def visited(times: Mapping[str, Sequence[float]], num_steps: int = 1000) -> Figure:
