@@ -3,9 +3,10 @@
 from sdlearn.course.widgets.autoencoding import Walk
 from sdlearn.course.widgets.clocks import Clocks
 from sdlearn.course.widgets.latents import Blender
+from sdlearn.course.widgets.learning import Reel
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.reading import ReadingGlass
 from sdlearn.course.widgets.unet import Tour
 
-__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Tour", "Walk"]
+__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Reel", "Tour", "Walk"]
