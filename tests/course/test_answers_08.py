@@ -19,7 +19,7 @@ from sdlearn.course.exercises.nb08_training import (
     velocity_loss,
     warmed,
 )
-from sdlearn.training import EMA, diffusion_loss
+from sdlearn.training import EMA
 
 
 def in_phases(step, steps, peak, warmup, cooldown):
@@ -101,24 +101,6 @@ def loss_of_z_0(prediction, z_0, eps, abar, gamma):
     guess = alpha * (alpha * z_0 + sigma * eps) - sigma * prediction
     error = (guess - z_0).pow(2).flatten(1).mean(1)
     return torch.mean(torch.minimum(abar / (1 - abar), abar.new_tensor(gamma)) * error)
-
-
-class Table:
-    """A schedule of these abar."""
-
-    def __init__(self, abar):
-        self.abar = abar
-
-    def at(self, t):
-        return self.abar[t].sqrt(), (1 - self.abar[t]).sqrt()
-
-
-def by_the_finished_loss(prediction, z_0, eps, abar, gamma):
-    def network(z, t, context):
-        return prediction
-
-    rows = torch.arange(len(abar))
-    return diffusion_loss(network, z_0, rows, eps, z_0, Table(abar), "velocity", gamma)
 
 
 def by_numbers(prediction, z_0, eps, abar, gamma):
@@ -303,7 +285,7 @@ RIGHT = {
     ],
     "08.2": [one_by_one, by_turning, by_rules()],
     "08.3": [by_rows, by_sum, by_copy],
-    "08.4": [loss_of_z_0, by_numbers, by_the_finished_loss],
+    "08.4": [loss_of_z_0, by_numbers],
     "08.5": [products, by_the_finished_average, lambda s, d: tuple(shares_with(warmed(s, d)))],
 }
 

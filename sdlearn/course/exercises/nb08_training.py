@@ -179,7 +179,9 @@ RATE = Exercise(
 Three = tuple[Tensor, Tensor, Tensor]
 
 
-def translate(z_t: Tensor, answer: Tensor, abar: Tensor, predicts: str) -> Three:
+def translate(
+    z_t: Tensor, answer: Tensor, abar: Tensor, predicts: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """What a network's answer (b, c, h, w) says of z_0, of eps and of v, in this order."""
     alpha, sigma = (x.view(-1, 1, 1, 1) for x in (abar.sqrt(), (1 - abar).sqrt()))
     if predicts == "velocity":
@@ -336,7 +338,7 @@ Pair = tuple[Tensor, Tensor]
 
 def dropped(
     context: Tensor, pooled: Tensor, empty: Tensor, empty_pooled: Tensor, u: Tensor, p: float
-) -> Pair:
+) -> tuple[Tensor, Tensor]:
     """(context, pooled) with the empty caption's in the examples whose u is below p."""
     silent = u < p  # (b,)
     return (
@@ -654,6 +656,15 @@ LOSS = Exercise(
             loss_with(fold=lambda squared, weight: (squared.sum(dim=(1, 2, 3)) * weight).mean()),
             "You add up the squares of an example. With the mean the loss does not depend on how "
             "large the latents are, and neither does the best learning rate.",
+        ),
+        Mistake(
+            "the prediction in float32",
+            lambda prediction, z_0, eps, abar, gamma: velocity_loss(
+                prediction.float(), z_0, eps, abar, gamma
+            ),
+            "You turn the prediction into float32, as section 5 does for networks that answer in "
+            "half precision. These numbers have more digits than that, and you cut them off. Leave "
+            "the `dtype` as it is.",
         ),
         Mistake(
             "one number for each example",
