@@ -14,6 +14,8 @@ COMMANDS = {
     "generate": ("make pictures of a prompt", "sdlearn.generate"),
     "train": ("train a part of a model", "sdlearn.recipes"),
     "evaluate": ("measure a model", "sdlearn.evaluation"),
+    "playground": ("open the playground in the browser", "sdlearn.playground"),
+    "classroom": ("make a course for nbgrader", "sdlearn.classroom"),
 }
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sdlearn.files import check_writable, replacing
+from sdlearn.files import check_writable
 
 DEFAULT_OUT = Path("picture.png")
 
@@ -44,10 +44,8 @@ def main(args: argparse.Namespace) -> int:
         check_writable(place, ".png", "a picture")
 
     # Only now, for these imports take seconds.
-    from PIL.PngImagePlugin import PngInfo
-
-    from sdlearn import __version__
     from sdlearn.pipeline import StableDiffusion
+    from sdlearn.settings import Settings, write
 
     if args.model is None:
         if args.spec or args.tokenizer:
@@ -69,21 +67,15 @@ def main(args: argparse.Namespace) -> int:
         n=args.n,
     )
     for k, (picture, place) in enumerate(zip(pictures, names(args.out, args.n), strict=True)):
-        settings = {
-            "prompt": args.prompt,
-            "negative_prompt": args.negative or "",
-            "seed": args.seed + k,
-            "steps": sd.spec.steps if args.steps is None else args.steps,
-            "guidance_scale": sd.spec.guidance if args.guidance is None else args.guidance,
-            "sampler": args.sampler or sd.spec.sampler,
-            "model": args.model or sd.spec.name,
-            "software": f"sdlearn {__version__}",
-        }
-        info = PngInfo()
-        for key, value in settings.items():
-            info.add_text(key, str(value))
-        with replacing(place) as part:
-            picture.save(part, format="PNG", pnginfo=info)
+        settings = Settings(
+            args.prompt,
+            args.negative or "",
+            args.seed + k,
+            sd.spec.steps if args.steps is None else args.steps,
+            sd.spec.guidance if args.guidance is None else args.guidance,
+            args.sampler or sd.spec.sampler,
+        )
+        write(picture, place, settings, args.model or sd.spec.name)
         print(place)
     return 0
 

@@ -6,7 +6,6 @@ values that it uses, to what those use, and so on. Nothing else of the notebook 
 
 import ast
 import json
-import re
 import symtable
 import sys
 from collections.abc import Callable, Iterator
@@ -66,7 +65,7 @@ def statements(path: Path) -> list[Statement]:
     found = []
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not re.search(r'^check\("', source, flags=re.M):
+        if cell["cell_type"] == "code" and "nbgrader" not in cell["metadata"]:
             place = f"{path.name}, cell {cell['id']}"
             found += [Statement(node, place, *names(node)) for node in ast.parse(source).body]
     return found

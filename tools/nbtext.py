@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from nbcheck import Cell, place, without_alt
@@ -16,6 +16,9 @@ from nbcheck import Cell, place, without_alt
 LAST_NOTEBOOK = 17
 CARD = ("You will build", "You need", "Minutes")
 PAPERS, EXERCISES = 5, 2
+NO_CELLS: list[Cell] = [{"source": "", "metadata": {}}] * 2
+ANSWER = {"solution": True, "grade": False, "locked": False}
+CHECK = {"solution": False, "grade": True, "locked": True}
 VIEW = "application/vnd.jupyter.widget-view+json"
 NUMBERS = r"((?>\d+(?:(?:, | and | or | to |–)\d+)*))"
 ARXIV = r"(?:\d\d(?:0[1-9]|1[0-2])\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v\d+)?"
@@ -117,18 +120,26 @@ def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iter
 
 
 def practice_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iterator[str]:
-    """Exercises, each with its cell, and a quiz."""
+    """Exercises, each with a cell for the answer and one that checks it, and a quiz."""
     cards = [title for title in titles if re.match(r"Exercise \d", title.text)]
     if len(cards) < EXERCISES:
         yield f"{len(cards)} exercises; a lesson has at least {EXERCISES}"
     for k, title in enumerate(cards, 1):
         if not re.match(rf"Exercise {lesson}\.{k} · \S", title.text):
             yield f"the heading “{title.text}” is not “Exercise {lesson}.{k} · …”"
-        after = cells[title.cell + 1]["source"] if title.cell + 1 < len(cells) else ""
-        if f'check("{lesson}.{k}", ' not in after:
-            yield f'no cell with check("{lesson}.{k}", …) stands under “{title.text}”'
+        answer, checked = [*cells[title.cell + 1 : title.cell + 3], *NO_CELLS][:2]
+        if not checked["source"].startswith(f'check("{lesson}.{k}", '):
+            yield f'the second cell under “{title.text}” is not check("{lesson}.{k}", …)'
+        elif (marks(answer), marks(checked)) != (ANSWER, CHECK):
+            yield f"the two cells under “{title.text}” are not marked for nbgrader"
     if [cell["source"] for cell in cells].count(f'quiz("{lesson}")') != 1:
         yield f'there is not one cell with quiz("{lesson}") alone'
+
+
+def marks(cell: Cell) -> dict[str, Any]:
+    """Whether nbgrader lets learners change a cell, and whether it grades it."""
+    found = cell["metadata"].get("nbgrader", {})
+    return {name: found.get(name) for name in CHECK}
 
 
 # ------------------------------------------------------------------------------------- the links

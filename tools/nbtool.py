@@ -30,7 +30,7 @@ from PIL import Image
 NOTEBOOK_BYTES = 500_000
 PALETTE = 128
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-KEPT_CELL_METADATA = {"tags", "slideshow", "editable", "deletable"}
+KEPT_CELL_METADATA = {"tags", "slideshow", "editable", "deletable", "nbgrader"}
 
 
 def clean(notebook: Notebook) -> Notebook:

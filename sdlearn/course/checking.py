@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdlearn.course.comparing import difference
+from sdlearn.course.comparing import difference, leaves
 from sdlearn.course.exercise import Case, Exercise
 from sdlearn.course.laws import LAWS
 from sdlearn.course.running import Failure, argument_names, is_blank, results, run, wrong_kind
@@ -28,7 +28,7 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
     """Judge an answer; nothing that its code does makes this raise."""
     if is_blank(answer):
         return Finding(
-            "not attempted", "Write your answer where the `...` stands and run the cell."
+            "not attempted", "Write your answer where the `...` stands and run both cells."
         )
     trouble = wrong_kind(exercise, answer)
     if trouble:
@@ -90,7 +90,8 @@ def sizes_of(exercise: Exercise, case: Case) -> str:
 def described(name: str, value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{name} {tuple(value.shape)}" if value.dim() else f"{name} = {value.item():g}"
-    return f"{name} = {value!r}" if isinstance(value, (int, float, str, tuple, list)) else name
+    plain = isinstance(value, (int, float, str, tuple, list)) and not leaves(value)
+    return f"{name} = {value!r}" if plain else name
 
 
 def ignored(exercise: Exercise, answer: Any) -> str:

@@ -48,7 +48,8 @@ def same(
     if trouble:
         raise Different(f"Not the same: {trouble}.")
     errors = [relative_error(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(b)) or "equal"
+    found = [str(tuple(leaf.shape)) for leaf in leaves(b)] or ["equal"]
+    shapes = ", ".join(found) if len(found) <= 8 else f"of {len(found)} tensors"
     print(f"same: {counted}results {shapes}, relative error {max(errors, default=0):.0e}")
 
 
@@ -168,7 +169,12 @@ def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -
         return f"{place} is {kind(mine)}, and {kind(theirs)} is expected"
     a, b = (x.detach().double() for x in (mine, theirs))
     odd = ~(a.isfinite() & b.isfinite())
-    if odd.any() and (a[odd].nan_to_num(7.0) != b[odd].nan_to_num(7.0)).any():
+    unlike = odd & (a != b) & ~(a.isnan() & b.isnan())
+    if (unlike & a.isfinite()).any():
+        first = tuple((unlike & a.isfinite()).nonzero()[0].tolist())
+        where = f" at {list(first)}" * bool(first)
+        return f"{place} is {float(a[first]):.4g}{where}, and {float(b[first])} is expected there"
+    if unlike.any():
         count = int((~a.isfinite()).sum())
         return f"{place} holds {count} numbers of {a.numel()} that are not finite (nan or inf)"
     a, b = a.masked_fill(odd, 0), b.masked_fill(odd, 0)

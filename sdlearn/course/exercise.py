@@ -1,6 +1,6 @@
 """What an exercise and a quiz question are: plain data, from which all the rest is made.
 
-The checker (`checking`) runs the solution and the mistakes; the notebook shows `card` and `cell`.
+The checker (`checking`) runs the solution and the mistakes; the notebook shows `cells`.
 """
 
 import ast
@@ -74,6 +74,12 @@ class Exercise:
         return "function" if callable(self.solution) else "value"
 
     @property
+    def points(self) -> int:
+        """What it counts where a class is graded: one for each level of difficulty, and one for
+        every full five minutes."""
+        return self.difficulty + self.minutes // 5
+
+    @property
     def name(self) -> str:
         """What the notebook calls the answer."""
         return "answer" if self.kind == "value" else self.solution.__name__
@@ -115,6 +121,30 @@ def normal(rng: torch.Generator, *shape: int) -> Tensor:
 # ------------------------------------------------------------------------- what the notebook shows
 
 
+def cells(exercise: Exercise) -> list[dict[str, Any]]:
+    """An exercise as a notebook stores it, but for outputs: the card, the answer, the check."""
+    name = f"exercise-{exercise.number.split('.')[1]}"
+    answer, checked = f"{name}-answer", f"{name}-check"
+    return [
+        cell("markdown", name, card(exercise), {}),
+        cell("code", answer, stub(exercise), nbgrader(answer)),
+        cell("code", checked, check_cell(exercise), nbgrader(checked, exercise.points)),
+    ]
+
+
+def cell(kind: str, name: str, text: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {"cell_type": kind, "id": name, "metadata": metadata, "source": text}
+
+
+def nbgrader(name: str, points: int | None = None) -> dict[str, Any]:
+    """What nbgrader reads in a cell: with points one that it grades and learners leave as it is,
+    without points one that they fill in."""
+    graded = points is not None
+    marks = {"grade": graded, "grade_id": name, "locked": graded, "schema_version": 3}
+    marks |= {"solution": not graded, "task": False}
+    return {"nbgrader": marks | ({"points": points} if graded else {})}
+
+
 def card(exercise: Exercise) -> str:
     """The markdown cell of an exercise."""
     number = exercise.number
@@ -127,16 +157,28 @@ def card(exercise: Exercise) -> str:
     )
 
 
-def cell(exercise: Exercise) -> str:
-    """The code cell of an exercise: a stub to fill in, and the check."""
-    gap = "\n" if exercise.kind == "value" else "\n\n\n"
-    return f'{stub(exercise)}{gap}check("{exercise.number}", {exercise.name})'
+def check_cell(exercise: Exercise, call: str = "check") -> str:
+    """The cell that checks the answer, or with "check.grade" grades it."""
+    return f'{call}("{exercise.number}", {exercise.name})'
 
 
 def stub(exercise: Exercise) -> str:
     """The solution with its bodies taken out; docstrings and what is `given` stay."""
     if exercise.kind == "value":
         return "answer = ..."
+    return with_bodies(exercise, lambda body, indent: [f"{indent}..."])
+
+
+def marked_solution(exercise: Exercise) -> str:
+    """The solution with marks around its bodies, from which nbgrader makes the stub."""
+    begin, end = "### BEGIN SOLUTION", "### END SOLUTION"
+    if exercise.kind == "value":
+        return "\n".join([stub(exercise), begin, source(exercise), end])
+    return with_bodies(exercise, lambda body, indent: [indent + begin, *body, indent + end])
+
+
+def with_bodies(exercise: Exercise, change: Callable[[list[str], str], list[str]]) -> str:
+    """The solution's text, with `change(lines, indent)` for every body that a learner writes."""
     text = source(exercise)
     lines = text.splitlines()
     (tree,) = ast.parse(text).body
@@ -144,10 +186,10 @@ def stub(exercise: Exercise) -> str:
     parts = tree.body if isinstance(tree, ast.ClassDef) else []
     methods = [part for part in parts if isinstance(part, ast.FunctionDef)]
     for function in reversed(whole + [m for m in methods if m.name not in exercise.given]):
-        first = function.body[0]
+        first, end = function.body[0], function.end_lineno
         keeps = ast.get_docstring(function) is not None and first.end_lineno is not None
         start = first.end_lineno if keeps else first.lineno - 1
-        lines[start : function.end_lineno] = [" " * first.col_offset + "..."]
+        lines[start:end] = change(lines[start:end], " " * first.col_offset)
     return "\n".join(lines)
 
 

@@ -1,8 +1,11 @@
 """The five things a learner calls, and how their answers look in a terminal and in a notebook."""
 
 import html
+import io
 import re
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +40,8 @@ class Verdict(Told):
 
 
 class Check:
-    """check(number, answer), and check.same(mine, theirs, *inputs), see comparing.same."""
+    """check(number, answer); check.grade(number, answer), where a class is graded; and
+    check.same(mine, theirs, *inputs), see comparing.same."""
 
     def __call__(self, number: str, answer: Any) -> Verdict:
         """Try an answer on fresh inputs and say, in a sentence, whether it is right.
@@ -56,6 +60,18 @@ class Check:
         said = f"{found.sentence} {more[found.status]}"
         markup = f'<div role="status"><b>{marked_up(head)}</b> {marked_up(said)}</div>'
         return Verdict(f"{head} {said}", markup, found.status, found.mistake)
+
+    def grade(self, number: str, answer: Any) -> None:
+        """Return for a right answer, raise Refused with the check's words for any other.
+
+        nbgrader gives the points of a cell that neither raises nor writes to stderr. Whatever the
+        answer writes there, warnings too, is left out: it must not cost points.
+        """
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            verdict = self(number, answer)
+        if verdict.status != "right":
+            raise Refused(verdict.text)
 
     same: Callable[..., None] = staticmethod(comparing.same)
 
@@ -109,7 +125,7 @@ def as_html(number: int, question: Question) -> str:
         f"<blockquote>{marked_up(reason(answer.right, answer.reason))}</blockquote></details>"
         for letter, answer in zip("ABCDEF", question.answers, strict=False)
     )
-    return f"<p><b>Question {number}.</b> {marked_up(question.text)}</p>{folds}"
+    return f"<p><b>Question {number}.</b> {marked_up(question.text)}</p>{folds}<br>"
 
 
 def reason(right: bool, why: str) -> str:

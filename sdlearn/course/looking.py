@@ -4,7 +4,7 @@ From them the weights can be computed again, also for one head, or sharper and s
 were. A look is not a reason: see notebook 05 on what these maps show and what they do not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +58,40 @@ def watch(sd: StableDiffusion, prompt: str, seed: int = 0, steps: int | None = N
 def kept(unet: nn.Module, q: dict[str, list[Tensor]], k: dict[str, Tensor]) -> Iterator[None]:
     """While this is open, every cross-attention adds its queries and keys of the last example."""
 
+    def seen(name: str, queries: Tensor, keys: Tensor) -> None:
+        q.setdefault(name, []).append(queries)
+        k[name] = keys
+
+    with seeing(unet, seen):
+        yield
+
+
+@contextmanager
+def added_up(unet: nn.Module, looks: dict[str, Tensor]) -> Iterator[None]:
+    """While this is open, every cross-attention adds to its weights of the last example, (n, m).
+
+    They are means over the heads. Unlike `kept` this needs no more room for more steps.
+    """
+
+    def seen(name: str, queries: Tensor, keys: Tensor) -> None:
+        scores = queries @ keys.transpose(1, 2) / queries.shape[-1] ** 0.5
+        shares = scores.float().softmax(dim=-1).mean(0)
+        looks[name] = looks[name] + shares if name in looks else shares
+
+    with seeing(unet, seen):
+        yield
+
+
+@contextmanager
+def seeing(unet: nn.Module, seen: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """While this is open, `seen` gets the name of each cross-attention that is used, and of its
+    last example the queries (heads, n, d) and the keys (heads, m, d), on the CPU."""
+
     def watcher(name: str) -> Any:
         def before(layer: Attention, inputs: tuple[Tensor, Tensor]) -> None:
-            x, context = inputs
-            q.setdefault(name, []).append(layer.split(layer.to_q(x[-1:]))[0].cpu())
-            k[name] = layer.split(layer.to_k(context[-1:]))[0].cpu()
+            x, context = (part[-1:] for part in inputs)
+            queries, keys = layer.split(layer.to_q(x)), layer.split(layer.to_k(context))
+            seen(name, queries[0].cpu(), keys[0].cpu())
 
         return before
 
@@ -73,6 +102,19 @@ def kept(unet: nn.Module, q: dict[str, list[Tensor]], k: dict[str, Tensor]) -> I
     finally:
         for handle in handles:
             handle.remove()
+
+
+def word_maps(looks: Mapping[str, Tensor], side: int = 32) -> Tensor:
+    """Maps of all tokens (m, h, w) from `added_up` looks: shares of the looks at each position.
+
+    The mean over the layers with the largest feature map of at most side * side positions, whose
+    maps are square.
+    """
+    fitting = [shares for shares in looks.values() if shares.shape[0] <= side**2]
+    most = max(len(shares) for shares in fitting)
+    mean = torch.stack([shares for shares in fitting if len(shares) == most]).mean(0)
+    maps = mean / mean.sum(dim=1, keepdim=True)
+    return maps.T.unflatten(1, (round(most**0.5), -1))
 
 
 def weights(

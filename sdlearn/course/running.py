@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sdlearn.course.comparing import converted, copy_weights, disturbed, settled
-from sdlearn.course.exercise import Case, Exercise
+from sdlearn.course.exercise import Case, Exercise, check_cell
 
 
 class Failure(NamedTuple):
@@ -93,7 +93,7 @@ def failure(error: BaseException, answer: Any) -> Failure:
 
 def wrong_kind(exercise: Exercise, answer: Any) -> str:
     """A sentence where the answer is no function, class or value, or takes other arguments."""
-    call, name = f'check("{exercise.number}", {exercise.name})', exercise.name
+    call, name = check_cell(exercise), exercise.name
     is_class = isinstance(answer, type) and issubclass(answer, nn.Module)
     if exercise.kind == "value":
         return f"The answer is a value, not a function: `{call}`." * callable(answer)

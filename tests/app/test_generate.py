@@ -144,11 +144,12 @@ def test_what_only_a_single_file_needs(sdlearn, model):
 
 
 def test_a_picture_half_written_is_removed(sdlearn, tmp_path, monkeypatch):
-    def fail(self, path, **_):
-        path.write_bytes(b"half")
+    def fail(self, content):
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     code, _, err = sdlearn("--out", "cat.png")
     assert code == 2
     assert "No space left" in err

@@ -6,6 +6,7 @@ import copy
 import io
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import nbcheck
@@ -52,6 +53,13 @@ def code(source: str, name: str, *outputs: dict) -> dict:
     return nbformat.v4.new_code_cell(source, id=name, outputs=list(outputs))
 
 
+def exercise(stub: str, check: str, k: int) -> list[dict]:
+    answer, checked = code(stub, f"answer-{k}"), code(check, f"check-{k}")
+    answer.metadata["nbgrader"] = {"grade": False, "locked": False, "solution": True}
+    checked.metadata["nbgrader"] = {"grade": True, "locked": True, "solution": False}
+    return [answer, checked]
+
+
 def shown(**data: str) -> dict:
     return nbformat.v4.new_output(
         "display_data", {kind.replace("_", "/"): value for kind, value in data.items()}
@@ -74,9 +82,9 @@ def lesson() -> dict:
         code("show(1)", "widget", widget),
         text("## Exercises", "exercises"),
         text("### Exercise 03.1 · First", "exercise-1"),
-        code("def f(): ...\n\n\ncheck('03.1', f)".replace("'", '"'), "answer-1"),
+        *exercise("def f(): ...", 'check("03.1", f)', 1),
         text("### Exercise 03.2 · Second, after exercise 03.1", "exercise-2"),
-        code("answer = ...\ncheck('03.2', answer)".replace("'", '"'), "answer-2"),
+        *exercise("answer = ...", 'check("03.2", answer)', 2),
         code('quiz("03")', "quiz"),
         text("## In the real Stable Diffusion\n\nIt is larger.", "real"),
         text(PAPERS, "papers"),
@@ -153,6 +161,13 @@ def renamed(name: str, new: str):
     return change
 
 
+def remarked(name: str, marks: dict):
+    def change(notebook):
+        cell(notebook, name)["metadata"]["nbgrader"] = marks
+
+    return change
+
+
 def printed(words: str, name: str = "stdout") -> dict:
     return {"output_type": "stream", "name": name, "text": words}
 
@@ -215,14 +230,21 @@ BROKEN = {
     "papers": (replaced("papers", "- S", "S"), "fewer than 5 papers are listed"),
     "widget": (without("widget"), "no widget is shown"),
     "exercises": (
-        lambda n: (without("exercise-2")(n), without("answer-2")(n)),
+        lambda n: [without(name)(n) for name in ("exercise-2", "answer-2", "check-2")],
         "1 exercises; a lesson has at least 2",
     ),
     "exercise number": (
         replaced("exercise-2", "03.2", "03.3"),
         "the heading “Exercise 03.3 · Second, after exercise 03.1” is not “Exercise 03.2 · …”",
     ),
-    "answer": (without("answer-2"), 'no cell with check("03.2", …) stands under “Exercise 03.2'),
+    "answer": (without("answer-2"), "the second cell under “Exercise 03.2 · Second, after exerci"),
+    "check": (without("check-2"), "the second cell under “Exercise 03.2 · Second, after exercise"),
+    "other check": (replaced("check-2", "03.2", "03.1"), "the second cell under “Exercise 03.2 ·"),
+    "no marks": (remarked("answer-2", {}), "the two cells under “Exercise 03.2 · Second, after ex"),
+    "open check": (
+        remarked("check-1", {"grade": True, "locked": False, "solution": False}),
+        "the two cells under “Exercise 03.1 · First” are not marked for nbgrader",
+    ),
     "quiz": (without("quiz"), 'there is not one cell with quiz("03") alone'),
     "file": (added("[x](07-x.ipynb)"), "cell 5 (more-text): the link 07-x.ipynb leads to a file"),
     "anchor": (added("[x](#3-·-No)"), "cell 5 (more-text): the link #3-·-No leads to a heading"),
@@ -321,8 +343,10 @@ def test_a_notebook_that_is_no_lesson_needs_no_card_nor_quiz(check):
 
 def test_notebook_00_needs_no_exercises(check):
     notebook = lesson()
-    for name in ("exercises", "exercise-1", "answer-1", "exercise-2", "answer-2", "quiz"):
+    for name in ("exercises", "quiz"):
         without(name)(notebook)
+    for k, name in product((1, 2), ("exercise", "answer", "check")):
+        without(f"{name}-{k}")(notebook)
     replaced("title", "# 03", "# 00")(notebook)
     assert check(nbtool.clean(notebook), "00-lesson.ipynb") == []
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = {"tags": ["kept"], "nbgrader": {"grade_id": "only", "points": 3}}
 ALT = "Noise over a ramp from black to white."
 
 LEFT, RIGHT, UNSEEN = ("a" * 32, "b" * 32, "c" * 32), ("d" * 32, "e" * 32, "f" * 32), "9" * 32
@@ -43,7 +44,7 @@ def executed(count: int, ids: tuple[str, ...], address: str) -> dict:
         "show()",
         id="only",
         execution_count=count,
-        metadata={"execution": {"iopub.busy": f"2031-01-0{count}"}, "tags": ["kept"]},
+        metadata={"execution": {"iopub.busy": f"2031-01-0{count}"}, **KEPT},
         outputs=[*texts, result, words, shown],
     )
     state = {
@@ -109,7 +110,7 @@ def test_nbval_accepts_and_compares_what_is_stored(tmp_path):
 def test_what_a_person_wrote_and_what_was_printed_stay():
     _, cell = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))["cells"]
     assert cell["source"] == "show()"
-    assert cell["metadata"] == {"tags": ["kept"]}
+    assert cell["metadata"] == KEPT
     assert cell["outputs"][0]["text"] == "one\ntwo\n"
 
 

@@ -122,6 +122,15 @@ def perpendicular(a, b, weight):
     return (length * (theta.cos() * e + theta.sin() * n)).view_as(a)
 
 
+def unclamped(a, b, weight, by_similarity=False):
+    """Right but for pairs that are parallel, where rounding decides."""
+    u, v = a.flatten(1), b.flatten(1)
+    product = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    theta = (F.cosine_similarity(u, v) if by_similarity else product).acos().view(-1, 1, 1, 1)
+    arc = (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+    return torch.where(theta.sin() < 1e-6, torch.lerp(a, b, weight), arc)
+
+
 def in_degrees(a, b, weight):
     theta = F.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1).acos().rad2deg()
     theta = theta.view(-1, 1, 1, 1)
@@ -174,6 +183,8 @@ WRONG = {
         lambda a, b, mask: psnr_where(a.clamp(-0.99, 0.99), b.clamp(-0.99, 0.99), mask),
         lambda a, b, mask: psnr_where(a, b, mask.flip(0)),
         lambda a, b, mask: psnr_where(a, b, mask).nan_to_num(posinf=0.0),
+        lambda a, b, mask: psnr_where(a, b, mask).nan_to_num(),
+        lambda a, b, mask: psnr_where(a, b, mask).clamp(max=torch.finfo(a.dtype).max),
         lambda a, b, mask: (
             20
             * torch.log10(
@@ -215,6 +226,11 @@ WRONG = {
         lambda a, b, weight: popular(a, b, weight, threshold=0.5),
         lambda a, b, weight: popular(a, b, weight, threshold=2.0),
         lambda a, b, weight: popular(a, b, weight, threshold=-1.0),
+        lambda a, b, weight: popular(a, b, weight, threshold=0.9),
+        lambda a, b, weight: popular(a, b, weight, threshold=0.95),
+        lambda a, b, weight: popular(a, b, weight, threshold=0.99),
+        unclamped,
+        lambda a, b, weight: unclamped(a, b, weight, by_similarity=True),
         lambda a, b, weight: between(a - a.mean(), b - b.mean(), weight),
         lambda a, b, weight: between(a[:1].expand_as(a), b[:1].expand_as(b), weight),
         lambda a, b, weight: between(a, b, weight).nan_to_num().float(),
@@ -263,6 +279,28 @@ def test_a_wrong_answer_does_not_pass(number, answer):
 def test_a_right_answer_in_another_style_passes(number, answer):
     verdict = check(number, answer)
     assert verdict.status == "right", verdict.text
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "mistake"),
+    [
+        ("01.3", WRONG["01.3"][7], "expected there"),  # 0 decibels for a perfect region
+        ("01.3", lambda a, b, mask: psnr_where(a, b, mask).nan_to_num(), "infinity removed"),
+        (
+            "01.3",
+            lambda a, b, mask: psnr_where(a, b, mask).clamp(max=10 * math.log10(4e12)),
+            "a smallest error",
+        ),
+        ("01.5", unclamped, "no clamp"),
+        ("01.5", lambda a, b, weight: unclamped(a, b, weight, by_similarity=True), "no clamp"),
+        ("01.5", lambda a, b, weight: popular(a, b, weight, threshold=0.9), "straight too soon"),
+        ("01.5", lambda a, b, weight: popular(a, b, weight, threshold=0.99), "straight too soon"),
+    ],
+)
+def test_what_is_said_names_what_was_done(number, answer, mistake):
+    verdict = check(number, answer)
+    assert verdict.mistake == mistake or mistake in verdict.text, verdict.text
+    assert "float32" not in verdict.text
 
 
 def test_the_page_of_a_picture_s_patches_is_the_picture():

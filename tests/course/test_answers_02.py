@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from sdlearn.course import check
-from sdlearn.course.exercises.nb02_vae import best_guesses, draw, fit, kl_between, scaling_factor
+from sdlearn.course.exercises.nb02_vae import (
+    best_guesses,
+    draw,
+    fit,
+    kl_between,
+    scaling_factor,
+    seen,
+)
 from sdlearn.vae import kl_divergence
 
 
@@ -97,6 +104,20 @@ def whole_variance(mean, logvar):
     return mean.var(correction=0) + logvar.exp().mean()
 
 
+def quantile_at(level):
+    def answer(pages, chances):
+        values, order = pages.sort(dim=0)
+        k = (chances[order].cumsum(0) >= level).int().argmax(0, keepdim=True)
+        return best_guesses(pages, chances)[0], values.gather(0, k)[0]
+
+    return answer
+
+
+def measured(mean, logvar, n):
+    """From n samples of each posterior."""
+    return 1 / draw(mean, logvar, torch.randn(n, *mean.shape, dtype=mean.dtype)).std()
+
+
 WRONG = {
     "02.1": [
         lambda m, v, e: draw(m, v, e).detach(),
@@ -127,6 +148,9 @@ WRONG = {
         lambda x, f: F.pad(x, (0, *missing(x, f)[:1], 0, missing(x, f)[1]), value=-1.0),
         lambda x, f: fit(x, f)[..., : x.shape[-2], : x.shape[-1]],
         lambda x, f: by_cat(x, f).float(),
+        lambda x, f: torch.cat([by_cat(x, f)[..., :1], by_cat(x, f)[..., :-1]], -1),
+        lambda x, f: fit(x, f) if x.shape[-1] % f and x.shape[-2] % f else x,
+        lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
         lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
     ],
     "02.3": [
@@ -144,10 +168,19 @@ WRONG = {
         lambda m, v, mp, vp: kl_between(m[:1], v[:1], mp[:1], vp[:1]).expand(len(m)),
         lambda m, v, mp, vp: 0.5 * ((m - mp) ** 2 + (v - vp) ** 2).flatten(1).sum(1),
         lambda m, v, mp, vp: kl_between(m, v, mp, vp).clamp(max=20.0),
+        lambda m, v, mp, vp: kl_between(m, v / 2, mp, vp / 2),
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp) + 0.5 * vp.flatten(1).sum(1),
+        lambda m, v, mp, vp: kl_between(m, v, mp, vp).mean().expand(len(m)),
     ],
     "02.4": [
         interpolated,
-        whole_pages,
+        lambda p, c: (whole_pages(p, c)[1], whole_pages(p, c)[1]),
+        lambda p, c: (
+            best_guesses(p, c)[0],
+            p[((p[:, None] - p[None]).square().mean((2, 3, 4)) @ c).argmin()],
+        ),
+        quantile_at(0.25),
+        quantile_at(0.75),
         lambda p, c: best_guesses(p, c.flip(0)),
         lambda p, c: best_guesses(p, c.sort().values),
         lambda p, c: best_guesses(p, c)[::-1],
@@ -172,7 +205,9 @@ WRONG = {
         lambda m, v: 1 / (whole_variance(m, v).sqrt() + 1e-5),
         lambda m, v: 1 / whole_variance(m, v).sqrt().detach(),
         lambda m, v: 0.18215,
-        lambda m, v: 1 / (m + torch.exp(v / 2) * torch.randn_like(m)).std(),
+        lambda m, v: measured(m, v, 1),
+        lambda m, v: measured(m, v, 5),
+        lambda m, v: measured(m, v, 10_000),
         lambda m, v: 1 / whole_variance(m[:1], v[:1]).sqrt(),
         lambda m, v: 1 / (m + torch.exp(v / 2)).std(correction=0),
         lambda m, v: (1 / whole_variance(m, v).sqrt()).expand(m.shape[1]),
@@ -186,6 +221,9 @@ WRONG = {
         lambda i, levels, w: (2**levels * i, 2**levels * i + 2 * (2**levels - 1) if i else w - 1),
         lambda i, levels, w: (8 * i, min(8 * i + 14, w - 1)),
         lambda i, levels, w: [by_recursion(i, levels, w)],
+        lambda i, levels, w: by_recursion(i + 1, levels, w),
+        lambda i, levels, w: by_recursion(i, levels, w - 1),
+        lambda i, levels, w: (by_recursion(i, levels, w)[0] + 1, by_recursion(i, levels, w)[1]),
         lambda i, levels, w: by_recursion(i, levels, w)[::-1],
         lambda i, levels, w: by_recursion(i, levels + 1, w),
         lambda i, levels, w: by_recursion(i, levels, w + 1),
@@ -241,7 +279,6 @@ def test_the_factor_is_what_many_samples_tend_to():
 
 
 def test_the_solution_of_what_is_seen_is_what_gradients_find():
-    from sdlearn.course.exercises.nb02_vae import seen
     from sdlearn.vae import Downsample
 
     for levels, width in ((1, 8), (2, 16), (3, 32)):
@@ -256,3 +293,16 @@ def test_the_solution_of_what_is_seen_is_what_gradients_find():
             y[0, 0, 0, i].backward()
             columns = x.grad[0, 0].sum(0).nonzero()
             assert seen(i, levels, width) == (int(columns.min()), int(columns.max()))
+
+
+def test_the_last_hint_of_what_is_seen_says_what_gradients_find():
+    """The middle of the window beside the middle of the block, with zeros on one and both sides."""
+    from sdlearn.course.exercises.nb02_vae import SEEN, seen_with
+
+    i, levels, width = 4, 3, 200
+    middle = 2**levels * i + (2**levels - 1) / 2
+    one, both = seen(i, levels, width), seen_with(i, levels, -1, 1, width)
+    apart = [sum(ends) / 2 - middle for ends in (one, both)]
+    assert apart == [3.5, -3.5]
+    assert "3.5 columns to the right" in SEEN.hints[2]
+    assert "3.5 to the left: 7 apart" in SEEN.hints[2]

@@ -8,7 +8,7 @@ from torch import nn
 
 from sdlearn.course import check
 from sdlearn.course.checking import judge
-from sdlearn.course.exercise import Case, Exercise, Mistake, cell, normal
+from sdlearn.course.exercise import Case, Exercise, Mistake, check_cell, normal, stub
 
 
 def weighted(x, y):
@@ -170,7 +170,8 @@ def test_gradients_are_not_asked_for_where_nothing_is_trained():
 
 
 def test_an_answer_can_be_a_value():
-    assert cell(FACTOR) == 'answer = ...\ncheck("00.1", answer)'
+    assert stub(FACTOR) == "answer = ..."
+    assert check_cell(FACTOR) == 'check("00.1", answer)'
     for right in (0.18215, 0.1822, torch.tensor(0.18215), torch.tensor([0.18215]).numpy()):
         assert judge(FACTOR, right).status == "right"
     assert "The result is 0.19, and 0.18215 is expected" in said(0.19, FACTOR)

@@ -113,7 +113,17 @@ SQUARE = Image.new("RGB", (2, 2), "red")
         (np.zeros(3), SQUARE, "of type ndarray, and of type Image is expected"),
         (np.arange(3), np.arange(3), ""),
         (torch.tensor([1.0, np.nan, np.inf]), torch.tensor([1.0, np.nan, np.inf]), ""),
-        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, np.nan]), "not finite"),
+        (
+            torch.tensor([1.0, np.nan]),
+            torch.tensor([1.0, 2.0]),
+            "1 numbers of 2 that are not finite",
+        ),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, np.nan]), "is 2 at [1], and nan is expected"),
+        (
+            torch.full((1,), torch.finfo(torch.float64).max, dtype=torch.float64),
+            torch.full((1,), np.inf, dtype=torch.float64),
+            "is 1.798e+308 at [0], and inf is expected",
+        ),
         (torch.tensor([1.0, -np.inf]), torch.tensor([1.0, np.inf]), "not finite"),
         (torch.zeros(2), torch.zeros(2), ""),
         (torch.full((2,), 1e-6), torch.zeros(2), "differs at 2 of 2 places"),

@@ -102,18 +102,23 @@ class GEGLU(nn.Module):
 """
 INPUTS = "x = torch.randn(2, 3, 4)\nx += 1\nx[0] = 1\nmine = GEGLU(4, 5)"
 SAME = "check.same(mine, sdlearn.attention.GEGLU(4, 5), x)"
-STUB = 'def halves(x):\n    ...\n\n\ncheck("05.9", halves)'
+STUB, CHECK = "def halves(x):\n    ...", 'check("05.9", halves)'
 
 
 def written(folder: Path, *sources: str) -> Path:
-    cells = [{"cell_type": "code", "id": f"c{k}", "source": s} for k, s in enumerate(sources)]
+    exercise = {"nbgrader": {}}
+    cells = [
+        {"cell_type": "code", "id": f"c{k}", "source": source}
+        | {"metadata": exercise if source in (STUB, CHECK) else {}}
+        for k, source in enumerate(sources)
+    ]
     path = folder / "05-small.ipynb"
     path.write_text(json.dumps({"cells": cells}))
     return path
 
 
 def test_a_small_lesson_is_taken_out_and_compared(tmp_path):
-    path = written(tmp_path, IMPORTS, BUILT, "x = heavy", INPUTS, STUB, SAME, "x = 1")
+    path = written(tmp_path, IMPORTS, BUILT, "x = heavy", INPUTS, STUB, CHECK, SAME, "x = 1")
     taken = [ast.unparse(statement.node).splitlines()[0] for statement in extract(path)]
     definitions = ["def halves(x):", "class GEGLU(nn.Module):"]
     assert taken == [*IMPORTS.split("\n")[1:5], *definitions, *INPUTS.split("\n"), SAME]

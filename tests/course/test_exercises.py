@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.course import check, hint, quiz, solution
-from sdlearn.course.exercise import Exercise, Refused, card, cell
+from sdlearn.course.exercise import Exercise, Refused, card, cells, marked_solution, stub
 from sdlearn.course.exercises import exercises, files, find, questions
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 ALL = [exercise for notebook in files() for exercise in exercises(notebook)]
 MISTAKES = [(exercise, mistake) for exercise in ALL for mistake in exercise.mistakes]
+KEPT = ("cell_type", "id", "metadata", "source")
 each = pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.number)
 
 
 def blank(exercise: Exercise):
     """The learner's stub, untouched, as the notebook defines it."""
     names = {"torch": torch, "nn": nn, "Tensor": Tensor}
-    exec(cell(exercise).rsplit("check(", 1)[0], names)
+    exec(stub(exercise), names)
     return names[exercise.name]
 
 
@@ -58,9 +59,12 @@ def test_its_inputs_are_fresh_reproducible_and_not_all_alike(exercise):
     floating = [
         (x, y) for x, y in zip(flat(once), flat(other), strict=True) if x.is_floating_point()
     ]
-    # Half precision stands for itself, where its few digits are what the exercise is about.
-    known = torch.float64, torch.float16, torch.bfloat16
-    assert all(x.dtype in known and not torch.equal(x, y) for x, y in floating)
+    # Fewer digits stand for themselves, where they are what the exercise is about; and a published
+    # table is the same every time.
+    few = torch.float32, torch.float16, torch.bfloat16
+    assert any(x.dtype == torch.float64 for x, _ in floating) or not floating
+    assert all(x.dtype in (torch.float64, *few) for x, _ in floating)
+    assert any(not torch.equal(x, y) for x, y in floating) or not floating
 
 
 @each
@@ -159,19 +163,59 @@ def test_the_three_hints_and_the_solution_are_shown(exercise):
 @pytest.mark.parametrize("notebook", files())
 def test_its_notebook_shows_exactly_these_exercises_and_this_quiz(notebook):
     (path,) = NOTEBOOKS.glob(f"{notebook}-*.ipynb")
-    cells = json.loads(path.read_text("utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
+    stored = json.loads(path.read_text("utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in stored]
     starts = [text for text in sources if re.match(r"#+ Exercise \d", text)]
     assert starts == [card(exercise) for exercise in exercises(notebook)]
     for exercise in exercises(notebook):
-        place = sources.index(card(exercise)) + 1
-        assert sources[place] == cell(exercise)
-        (output,) = cells[place]["outputs"]
-        assert "not attempted" in "".join(output["data"]["text/plain"])
-        assert "not attempted" in "".join(output["data"]["text/html"])
-    asked = cells[sources.index(f'quiz("{notebook}")')]
+        place = sources.index(card(exercise))
+        shown = [{**cell, "source": "".join(cell["source"])} for cell in stored[place : place + 3]]
+        assert [{key: c[key] for key in KEPT} for c in shown] == cells(exercise)
+        assert shown[1]["outputs"] == []
+        (output,) = shown[2]["outputs"]
+        verdict = check(exercise.number, blank(exercise))
+        assert "".join(output["data"]["text/plain"]) == verdict.text
+        assert "".join(output["data"]["text/html"]) == verdict._repr_html_()
+    asked = stored[sources.index(f'quiz("{notebook}")')]
     (output,) = asked["outputs"]
     assert "".join(output["data"]["text/html"]) == quiz(notebook)._repr_html_()
+
+
+@each
+def test_its_points_grow_with_minutes_and_difficulty(exercise):
+    assert exercise.points == exercise.difficulty + exercise.minutes // 5
+    assert 1 <= exercise.points <= 11
+
+
+def test_the_marks_that_nbgrader_reads():
+    """Those of the second exercise of notebook 05: eight minutes of the first difficulty."""
+    shown, answer, checked = cells(find("05.2"))
+    both = {"schema_version": 3, "task": False}
+    assert shown["metadata"] == {}
+    assert answer["metadata"]["nbgrader"] == both | {
+        "grade": False,
+        "grade_id": "exercise-2-answer",
+        "locked": False,
+        "solution": True,
+    }
+    assert checked["metadata"]["nbgrader"] == both | {
+        "grade": True,
+        "grade_id": "exercise-2-check",
+        "locked": True,
+        "points": 2,
+        "solution": False,
+    }
+
+
+@each
+def test_nbgrader_makes_the_stub_from_the_marked_solution(exercise):
+    """It puts the stub `...`, as deep as the first mark, where a marked part stands."""
+    parts = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION$", flags=re.M | re.S)
+    text = marked_solution(exercise)
+    made = parts.sub(r"\1...", text)
+    assert made == stub(exercise) + "\n..." * (exercise.kind == "value")
+    without = re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", text, flags=re.M).rstrip()
+    assert without.removeprefix("answer = ...\n") == solution(exercise.number).text
 
 
 @pytest.mark.parametrize("notebook", files())

@@ -183,7 +183,9 @@ def test_img_is_an_element_with_alternative_text_and_whole_pixels():
 
 def test_curves_on_logarithmic_axes_and_below_zero():
     lines = {"a": ([1, 10, 100], [1.0, 100.0, 1e4])}
-    for log, scales in (("", ("linear",) * 2), ("x", ("log", "linear")), ("xy", ("log",) * 2)):
+    linear, both = ("linear",) * 2, ("log",) * 2
+    x, y = ("log", "linear"), ("linear", "log")
+    for log, scales in (("", linear), ("x", x), ("y", y), ("xy", both)):
         (ax,) = figures.curves(lines, "T", "x", "y", log).axes
         assert (ax.get_xscale(), ax.get_yscale()) == scales
     (ax,) = figures.curves({"a": ([0, 1], [-1.0, 1.0])}, "T", "x", "y").axes

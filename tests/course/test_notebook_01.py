@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,35 @@ def test_a_noise_between_two_is_too_quiet(cells):
     assert spreads[0.5][1] == pytest.approx(0.5**0.5, abs=0.02)
     assert spreads[0.0][1] == pytest.approx(1, abs=0.02)
     assert spreads[0.5][0] < min(spreads[0.0][0], spreads[1.0][0])
+
+
+def numbers_of(cells: list[dict], name: str) -> dict[str, float]:
+    """The last number of each line that a cell has printed, by the words before it."""
+    (cell,) = [cell for cell in cells if cell["id"] == name]
+    lines = "".join("".join(out.get("text", "")) for out in cell["outputs"]).splitlines()
+    found = (re.fullmatch(r"(.*?)\s+(-?[\d.]+) dB", line) for line in lines)
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+def test_halfway_is_no_cat_in_the_middle(cells):
+    told = numbers_of(cells, "between")
+    halfway = told["halfway in pixels"], told["halfway in latents"]
+    assert max(halfway) <= told["the meadow without a cat"]
+    assert told["that page's own round trip"] > max(halfway) + 5
+
+
+def test_noise_is_no_better_for_any_code(cells):
+    told = {name.split()[-1]: db for name, db in numbers_of(cells, "noise-round-trip").items()}
+    assert told["directions"] <= told["grey"] + 0.05
+    assert told["autoencoder"] < told["grey"] - 0.3
+
+
+def test_the_search_gains_most_in_its_first_half(cells):
+    (cell,) = [cell for cell in cells if cell["id"] == "search"]
+    rows = [
+        [float(x) for x in re.findall(r"([\d.]+) dB", line)]
+        for line in "".join("".join(out.get("text", "")) for out in cell["outputs"]).splitlines()
+    ]
+    for start, middle, end in zip(*rows, strict=True):
+        assert start < middle <= end
+        assert end - middle < (middle - start) / 3

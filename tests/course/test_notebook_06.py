@@ -202,3 +202,77 @@ def test_the_twelve_skips_of_stable_diffusion_are_listed():
 
 def test_its_configuration_is_the_storybook_model_s():
     assert str(STORYBOOK.unet.block_out_channels) in printed("config")
+
+
+# ------------------------------------------- what the text says about measurements holds in them
+
+
+def table(name: str, row: str) -> dict[str, list[float]]:
+    """The rows of a printed table that match: a name, and the numbers in it."""
+    found = re.findall(row, printed(name), flags=re.M)
+    assert found, f"nothing like {row} is printed by {name}"
+    return {label: [float(n.rstrip("%")) for n in numbers] for label, *numbers in found}
+
+
+def test_the_earlier_a_skip_the_more_is_lost_with_it():
+    lost = table("cut-trained", r"^(no skips?(?: \d)?) .* by +([\d.]+%)$")
+    one, two, three, four = (lost[f"no skip {k}"][0] for k in (1, 2, 3, 4))
+    assert one > 100 > two > three > four
+    assert four < 5
+    assert lost["no skips"][0] > 100
+
+
+def test_the_smallest_map_carries_sky_and_ground_and_comes_two_ways():
+    rows = table(
+        "cut-bottom", r"^(\w[\w ]*?) +the answer .* by +([\d.]+%), the sky by +([\d.]+) of"
+    )
+    assert list(rows) == ["whole", "no skip 2", "no skip 4", "no middle", "neither"]
+    assert rows["whole"] == [0, 0]
+    for name in ("no skip 4", "no middle"):
+        assert rows["neither"][0] > 5 * rows[name][0]
+    for name in ("no skip 2", "no skip 4", "no middle"):
+        assert rows["neither"][1] > 10 * rows[name][1]
+    assert rows["no skip 2"][0] > 5 * rows["no skip 4"][0]
+
+
+def test_without_skips_a_page_is_found_and_no_noise_and_no_colours():
+    off = {name: error for name, (error,) in table("cut-pictures", r"^(.*?) +([\d.]+)$").items()}
+    assert off["with skips"] < off["no skips, page"] < 0.7 * off["mean page"]
+    assert abs(off["without skips"] / off["with noise"] - 1) < 0.02
+    seen = re.findall(r"^(.*?) +(lightness|colour) +(-?[\d.]+)$", printed("cut-colours"), re.M)
+    parts = {(name, part): float(number) for name, part, number in seen}
+    assert len(parts) == 4
+    assert parts["no skips, page", "lightness"] > 0.6
+    assert abs(parts["no skips, page", "colour"]) < 0.1
+    assert parts["with skips", "colour"] > 0.3
+
+
+def test_the_way_up_knows_early_where_the_things_are():
+    scores = table("maps-table", r"^(in|middle|(?:down|up), \w+) +(-?[\d.]+) +(-?[\d.]+)$")
+    assert len(scores) == 6
+    little, much = zip(*scores.values(), strict=True)
+    down_large, down_small, middle, up_small, up_large = much[1:]
+    assert all(a > b for a, b in zip(little[1:], much[1:], strict=True))
+    assert down_small < down_large + 0.05
+    assert min(up_small, up_large) > 1.5 * max(down_large, down_small, middle)
+    assert up_large == max(much)
+    assert much[0] < 0.2
+
+
+def test_the_middle_is_cheap_and_the_tour_is_answered():
+    text = printed("cut-price")
+    assert re.findall(r"([\d.]+)%", text) == ["11.3", "1.5"]
+    assert re.findall(r":\s+([\d,]+)$", text, re.M) == [
+        "16,777,216",
+        "1,048,576",
+        "65,536",
+        "4,096",
+    ]
+    most, work, xl, first, last = printed("widget-answers").splitlines()
+    wide = [f"up_blocks.0.resnets.{k}" for k in range(3)]
+    wide += [f"up_blocks.1.resnets.{k}" for k in range(2)]
+    assert re.findall(r"up_blocks\.\d\.resnets\.\d", most) == wide
+    assert "down_blocks.0.attentions.0" in work
+    assert "[32, 64] positions a side, 76.0%" in xl
+    assert "(2560, 8, 8) become (1280, 8, 8)" in first
+    assert "(640, 64, 64) become (320, 64, 64)" in last

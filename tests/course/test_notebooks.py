@@ -74,7 +74,7 @@ def test_every_number_in_the_prose_comes_from_a_cell(path):
             text = re.sub(r"\$[^$]*\$|`[^`]*`|\(https?:[^)]*\)", " ", text)
             text = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|SD \d(\.\d)?", " ", text, flags=re.M)
             text = re.sub(
-                r"([Nn]otebooks?|[Ss]ections?|[Vv]ersions?) \d[\d.]*( and \d+)?", " ", text
+                r"([Nn]otebooks?|[Ss]ections?|[Vv]ersions?) \d[\d.]*(, \d+)*( and \d+)?", " ", text
             )
             found = set(re.findall(r"\d+(?:\.\d+)?", text.replace(",", "")))
             assert found <= known, (cell["id"], found - known)

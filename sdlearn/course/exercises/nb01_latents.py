@@ -117,6 +117,41 @@ SHRINKAGE = Exercise(
             "picture that you started with has only h × w pixels.",
         ),
         Mistake(
+            "f squared for the positions",
+            lambda h, w, f, channels, bits: (
+                shrinkage(h, w, f, channels, bits)[0],
+                float(f * f),
+                shrinkage(h, w, f, channels, bits)[2],
+            ),
+            "Your factor of the positions is f². It is as long as f divides both sides. Where the "
+            "picture is filled up, the latent has a few positions more than its area asks for: "
+            "divide h · w by the positions that there are, as you do with the numbers.",
+        ),
+        Mistake(
+            "rounded to the nearest",
+            lambda h, w, f, channels, bits: from_positions(
+                h, w, channels, bits, max(1, round(h / f)) * max(1, round(w / f))
+            ),
+            "You round the sides of the latent to the nearest whole number. Where that is down, "
+            "the last rows or columns of the picture are cut off. Round up, always.",
+        ),
+        Mistake(
+            "factors rounded",
+            lambda h, w, f, channels, bits: tuple(
+                round(x) for x in shrinkage(h, w, f, channels, bits)
+            ),
+            "You round the factors themselves. Only the sides of the latent are whole numbers; a "
+            "latent may well be 44.7 times smaller.",
+        ),
+        Mistake(
+            "positions first",
+            lambda h, w, f, channels, bits: tuple(
+                shrinkage(h, w, f, channels, bits)[k] for k in (1, 0, 2)
+            ),
+            "Your three factors are right and stand in another order. Asked are numbers, "
+            "positions, bits.",
+        ),
+        Mistake(
             "area rounded",
             lambda h, w, f, channels, bits: from_positions(h, w, channels, bits, -(-h * w // f**2)),
             "You round the area up once. Each side is filled up for itself: 33 × 5 pixels with "
@@ -369,6 +404,12 @@ PSNR = Exercise(
             "for a quotient of squares it is 10.",
         ),
         Mistake(
+            "twenty without the root",
+            lambda a, b, mask: 20 * torch.log10(2 / mean_error(a, b, mask)),
+            "With 20 in front, both parts of the quotient must be amplitudes: the range 2 and the "
+            "*root* of the mean squared error. You left out the root.",
+        ),
+        Mistake(
             "natural logarithm",
             lambda a, b, mask: 10 * torch.log(4 / mean_error(a, b, mask)),
             "You use the natural logarithm. Decibels count powers of ten: `torch.log10`.",
@@ -427,6 +468,20 @@ PSNR = Exercise(
             "You add a small number to the error, so that it is never 0. That moves every result a "
             "little, and it bounds the best ones. Dividing a tensor by 0 gives inf in PyTorch, "
             "which is the right answer for a region without any error.",
+        ),
+        Mistake(
+            "a smallest error",
+            lambda a, b, mask: 10 * torch.log10(4 / mean_error(a, b, mask).clamp(min=1e-12)),
+            "A region without any error must give inf. You allow no error below 1e-12, so that a "
+            "perfect region gets a number that looks measured and comes from your constant. 4 / 0 "
+            "is inf in PyTorch, and so is its logarithm: nothing needs guarding here.",
+        ),
+        Mistake(
+            "infinity removed",
+            lambda a, b, mask: psnr_where(a, b, mask).nan_to_num(),
+            "A region without any error must give inf, and yours did until `nan_to_num` made it "
+            "the largest number that the type can hold. Such a number looks like a measurement, "
+            "and a mean over pictures with it is nonsense that nobody notices.",
         ),
     ),
 )
@@ -534,6 +589,21 @@ CHEAPER = Exercise(
             "so it takes 9 c².",
         ),
         Mistake(
+            "convolutions channel by channel",
+            lambda h, w, c, f: cheaper(h * w, h * w / f**2, c, convolutions=18 / c),
+            "Your convolutions cost 9 n c. Each of the c outputs at a position looks at all c "
+            "inputs of its 9 neighbours: 9 n c².",
+        ),
+        Mistake(
+            "the difference",
+            lambda h, w, c, f: (
+                (22 * c * c + 2 * h * w * c) * h * w
+                - (22 * c * c + 2 * h * w * c / f**2) * h * w / f**2
+            ),
+            "You return how many multiplications are saved, a difference. *How many times fewer* "
+            "is a quotient: the bill of the page divided by that of the latent.",
+        ),
+        Mistake(
             "one convolution",
             lambda h, w, c, f: cheaper(h * w, h * w / f**2, c, convolutions=9),
             "You count one convolution; the level has two.",
@@ -599,6 +669,18 @@ def angle_along(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
     return (products / lengths.sqrt()).clamp(-1, 1).acos()
 
 
+def guarded(a: Tensor, b: Tensor, weight: float, angle: Tensor) -> Tensor:
+    """The arc for this angle, and the straight line where its sine is 0."""
+    line = torch.lerp(a, b, weight)
+    return torch.where(angle.sin() < 1e-6, line, arc_with(a, b, weight, angle))
+
+
+def unclamped(a: Tensor, b: Tensor) -> Tensor:
+    """The angle; nan where rounding brings its cosine above 1."""
+    u, v = (F.normalize(x.flatten(1), dim=1) for x in (a, b))
+    return (u * v).sum(dim=1).acos().view(-1, 1, 1, 1)
+
+
 def rescaled(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """The straight line, stretched to a length between those of the ends."""
     mixed = torch.lerp(a, b, weight)
@@ -622,6 +704,35 @@ def between_cases(rng: Generator) -> Iterator[Case]:
     yield Case((a, torch.stack([a[0] + 0.5 * b[0], b[1] - 2 * a[1], 2 * a[2]]), 0.25))
     a = normal(rng, 3, 4, 2, 3)
     yield Case((a, b, 0.0))
+    # Small numbers, products below 1; the first pair is 3.6 degrees apart, nearly a line but no
+    # line. Scripts that draw the line from a cosine of 0.999 on are right here.
+    a, b = 0.1 * a, 0.1 * b
+    yield Case((a, torch.cat([turned(a[:1], b[:1], 0.998), b[1:]]), 0.4))
+    yield Case((*rounded_beyond_one(rng), 0.35))
+
+
+def turned(a: Tensor, b: Tensor, cosine: float) -> Tensor:
+    """a (1, c, h, w) turned towards b until the cosine of the angle is this."""
+    across = b - (a * b).sum() / a.square().sum() * a
+    return cosine * a + (1 - cosine**2) ** 0.5 * a.norm() / across.norm() * across
+
+
+def rounded_beyond_one(rng: Generator) -> tuple[Tensor, Tensor]:
+    """Parallel pairs (n, 1, 1, 2), the cosine of which comes out above 1, however computed."""
+    a = normal(rng, 400, 1, 1, 2)
+    b = 1.7 * a
+    u, v, product = a.flatten(1), b.flatten(1), (a * b).flatten(1).sum(dim=1)
+    size = [x.norm(dim=1) for x in (u, v)]
+    cosines = torch.stack(
+        [
+            (u / size[0][:, None] * (v / size[1][:, None])).sum(dim=1),
+            product / (size[0] * size[1]),
+            product / size[0] / size[1],
+            product / (u.square().sum(dim=1) * v.square().sum(dim=1)).sqrt(),
+        ]
+    )
+    found = (cosines > 1).all(dim=0).nonzero().flatten()[:6]
+    return a[found], b[found]
 
 
 BETWEEN = Exercise(
@@ -699,14 +810,50 @@ BETWEEN = Exercise(
         ),
         Mistake(
             "lengths not divided out",
-            lambda a, b, weight: torch.where(
-                angle_along(a, b, (1, 2, 3)).sin() < 1e-6,
-                torch.lerp(a, b, weight),
-                arc_with(a, b, weight, (a * b).sum((1, 2, 3), keepdim=True).clamp(-1, 1).acos()),
+            lambda a, b, weight: guarded(
+                a, b, weight, (a * b).sum((1, 2, 3), keepdim=True).clamp(-1, 1).acos()
             ),
             "You take the arc cosine of the bare product. The product is the cosine times both "
             "lengths, and clamped it says 0 or 180 degrees for nearly everything: divide by the "
             "lengths.",
+        ),
+        Mistake(
+            "lengths not divided out, nor clamped",
+            lambda a, b, weight: guarded(a, b, weight, (a * b).sum((1, 2, 3), keepdim=True).acos()),
+            "You take the arc cosine of the bare product, which is the cosine times both lengths. "
+            "Nearly always it is above 1 or below -1, where `acos` is nan. Divide by both lengths; "
+            "clamping alone would only hide it.",
+        ),
+        Mistake(
+            "no clamp",
+            lambda a, b, weight: guarded(a, b, weight, unclamped(a, b)),
+            "Some of your results are nan, though you take the straight line where the angle is 0. "
+            "Where both point the same way, rounding often makes the cosine a little larger than "
+            "1, and `acos` of that is nan, not 0: clamp the cosine first.",
+        ),
+        Mistake(
+            "straight too soon",
+            lambda a, b, weight: torch.where(
+                angle_along(a, b, (1, 2, 3)).cos() > 0.95,
+                torch.lerp(a, b, weight),
+                between(a, b, weight),
+            ),
+            "You take the straight line for small angles, too. Only where the sine is lost in "
+            "rounding is there no arc; a few degrees have one, and your walk would jump from one "
+            "rule to the other as the angle grows.",
+        ),
+        Mistake(
+            "nothing where there is no angle",
+            lambda a, b, weight: arc_with(a, b, weight, angle_along(a, b, (1, 2, 3))).nan_to_num(),
+            "Where both point the same way your arc is 0 / 0, and you make that nan a 0: an empty "
+            "latent between two that are nearly the same. Take the straight line there.",
+        ),
+        Mistake(
+            "spread of independent noises",
+            lambda a, b, weight: torch.lerp(a, b, weight) / ((1 - weight) ** 2 + weight**2) ** 0.5,
+            "You stretch the chord by what two independent noises of one spread need. For any "
+            "other pair that is wrong: between a latent and itself the result would be too long. "
+            "Let the angle decide.",
         ),
         Mistake(
             "directions only",
@@ -756,7 +903,7 @@ QUESTIONS = (
                 "in the multiplications, not in the bits of the input.",
             ),
             Answer(
-                "Because self-attention multiplies every position with every other, so its share "
+                "Because self-attention multiplies every position with every other, so its cost "
                 "falls with the square of the number of positions.",
                 True,
                 "64 times fewer positions are 4096 times fewer pairs. The convolutions save 64 "

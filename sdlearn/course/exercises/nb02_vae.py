@@ -128,11 +128,12 @@ FIT = Exercise(
     title="A page of any size",
     minutes=8,
     difficulty=1,
-    statement="`encode` refuses pictures whose height or width is no multiple of `factor`. Make "
-    "them fit: add as few columns as needed on the *right* and as few rows as needed at the "
-    "*bottom*, by repeating the last column and the last row. A side that fits already stays as it "
-    "is. The pixels that were there keep their places, so a reader can simply cut the result of "
-    "`decode` back to `h` and `w`.",
+    statement="The finished autoencoder refuses pictures whose height or width is no multiple of "
+    "`factor`; the one built above says nothing and gives back a smaller picture. Make pictures "
+    "fit: add as few columns as needed on the *right* and as few rows as needed at the *bottom*, "
+    "by repeating the last column and the last row. A side that fits already stays as it is. The "
+    "pixels that were there keep their places, so a reader can simply cut the result of `decode` "
+    "back to `h` and `w`.",
     hints=(
         "How many columns are missing to the next multiple? For w = 11 and factor 8 it is 5, for "
         "w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
@@ -190,6 +191,15 @@ FIT = Exercise(
             ),
             "You fill with zeros, which are grey here: the encoder would see an edge that is not "
             "in the picture, and spend latent numbers on it. Repeat the border instead.",
+        ),
+        Mistake(
+            "mirrored",
+            lambda x, factor: fit_with(
+                x, -x.shape[-1] % factor, -x.shape[-2] % factor, mode="reflect"
+            ),
+            "You mirror the picture at its border: `reflect` walks back from the last column to "
+            "the one before it, and whatever stands there appears twice. Asked for is the last "
+            "column itself, again and again: `replicate`.",
         ),
         Mistake(
             "cut off",
@@ -298,6 +308,35 @@ KL = Exercise(
             "exp(logvar) belongs. Then the smallest value is no longer at s = sₚ.",
         ),
         Mistake(
+            "distance over the deviation",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart * (vp / 2).exp() + ratio - 1 - log),
+                m,
+                v,
+                mp,
+                vp,
+            ),
+            "You divide the squared distance of the means by sₚ. A square needs a square below "
+            "it: sₚ² is `logvar_p.exp()`, without a half. Measured in other units, cents for "
+            "euros, yours would give another result, and a divergence must not.",
+        ),
+        Mistake(
+            "width of p forgotten",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio - 1 - (log + vp)), m, v, mp, vp
+            ),
+            "You subtract ln s² alone. Section 3 has no ln sₚ² because there sₚ is 1; ln p now "
+            "brings one along. Try q = p: the divergence must be zero, and yours is not.",
+        ),
+        Mistake(
+            "no one",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio - log), m, v, mp, vp
+            ),
+            "The -1 is missing. It is the mean of -(z - m)²/s² over q, which ln q brings along. "
+            "Try q = p: your result is half the number of numbers, and must be zero.",
+        ),
+        Mistake(
             "distance not scaled",
             lambda m, v, mp, vp: sum_of(
                 lambda apart, ratio, log: 0.5 * (apart * vp.exp() + ratio - 1 - log), m, v, mp, vp
@@ -350,7 +389,8 @@ def guess_cases(rng: Generator) -> Iterator[Case]:
     for n, c, h, w in ((5, 3, 4, 6), (4, 2, 2, 2), (2, 1, 3, 5), (9, 3, 3, 2)):
         parts = torch.rand(n, generator=rng, dtype=torch.float64) + 0.05
         yield Case((normal(rng, n, c, h, w), parts / parts.sum()))
-    lonely = torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64)  # one page more likely than not
+    small = torch.rand(2, generator=rng, dtype=torch.float64) / 8 + 0.05
+    lonely = torch.stack([small[0], 1 - small.sum(), small[1]])  # one page likelier than not
     yield Case((normal(rng, 3, 2, 3, 3), lonely))
 
 
@@ -360,8 +400,21 @@ def median_with(pages: Tensor, chances: Tensor, level: float) -> Tensor:
     return values.gather(0, reached.int().argmax(0, keepdim=True))[0]
 
 
+def beside_the_median(pages: Tensor, chances: Tensor, step: int) -> Tensor:
+    """The value that lies `step` places further in the order, or the last one there is."""
+    values, order = pages.sort(dim=0)
+    place = (chances[order].cumsum(0) >= 0.5).int().argmax(0, keepdim=True)
+    return values.gather(0, (place + step).clamp(0, len(pages) - 1))[0]
+
+
 def mean_of(pages: Tensor, chances: Tensor) -> Tensor:
     return (chances.view(-1, 1, 1, 1) * pages).sum(0)
+
+
+def best_page(pages: Tensor, chances: Tensor) -> Tensor:
+    """Of the pages themselves the one with the smallest expected absolute error."""
+    apart = (pages[:, None] - pages[None]).abs().mean((2, 3, 4))
+    return pages[(apart @ chances).argmin()]
 
 
 GUESS = Exercise(
@@ -408,6 +461,26 @@ GUESS = Exercise(
             "For the absolute error you paint the likeliest page. That is the best bet for being "
             "*exactly* right, and what an adversarial loss favours. The absolute error asks for "
             "the median, number by number.",
+        ),
+        Mistake(
+            "the best whole page",
+            lambda pages, chances: (mean_of(pages, chances), best_page(pages, chances)),
+            "For the absolute error you choose among the pages the one that costs least. No page "
+            "has to win as a whole: every number of the picture may be chosen on its own, and the "
+            "best ones come from different pages.",
+        ),
+        Mistake(
+            "one place too early",
+            lambda pages, chances: (mean_of(pages, chances), beside_the_median(pages, chances, -1)),
+            "You take the last value *before* half of the chance is reached. The median is the "
+            "next one: the first at which the sum of the chances, its own included, is at least "
+            "one half.",
+        ),
+        Mistake(
+            "one place too late",
+            lambda pages, chances: (mean_of(pages, chances), beside_the_median(pages, chances, 1)),
+            "You take the value *after* the one at which half of the chance is reached. The value "
+            "that reaches it is the median itself.",
         ),
         Mistake(
             "exchanged",
@@ -547,6 +620,28 @@ FACTOR = Exercise(
             "different means, which spreads the numbers as a whole.",
         ),
         Mistake(
+            "drawn",
+            lambda mean, logvar: (
+                1 / (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).std()
+            ),
+            "You draw a sample and measure it. The result is near, and another one at every call. "
+            "Asked for is what infinitely many samples tend to, with no random number at all.",
+        ),
+        Mistake(
+            "drawn as in the notebook",
+            lambda mean, logvar: (
+                1
+                / (
+                    mean
+                    + torch.exp(0.5 * logvar)
+                    * torch.randn(mean.shape, generator=Generator().manual_seed(0))
+                ).std()
+            ),
+            "This is the notebook's measurement, with one sample of each page. A fixed seed makes "
+            "it repeatable, not exact: another seed gives another factor. Compute what the noise "
+            "adds on average instead of drawing it.",
+        ),
+        Mistake(
             "one less",
             lambda mean, logvar: 1 / (mean.var() + logvar.exp().mean()).sqrt(),
             "You divide by one less than there are numbers, as `var()` and `std()` do by default. "
@@ -589,14 +684,16 @@ SEEN = Exercise(
     "ResBlocks between them. Which columns of a picture of `width` pixels does latent column `i` "
     "depend on? Return the first and the last, counted from 0. The zeros on the right are no "
     "pixels. When you have it: how far is the middle of what it sees from the middle of its own "
-    "block of pixels, and where would it be with zeros on both sides?",
+    "block of pixels, and where would it be with zeros on both sides? (The last hint says.)",
     hints=(
         "One level first: which three columns does output i of such a convolution see? Draw eight "
         "pixels and the window's first two positions.",
         "Output i sees the columns 2 i, 2 i + 1 and 2 i + 2. With several levels ask the same of "
         "the first and of the last column that you have found, once for every level.",
         "`first, last = 2 * first, 2 * last + 2` for every level, beginning with i and i. At the "
-        "end the last one cannot be beyond `width - 1`.",
+        "end the last one cannot be beyond `width - 1`. (With three levels, and away from the "
+        "borders, the middle of what it sees is 3.5 columns to the right of its block's middle, "
+        "and with zeros on both sides 3.5 to the left: 7 apart, which section 13 finds again.)",
     ),
     solution=seen,
     cases=seen_cases,
@@ -626,6 +723,12 @@ SEEN = Exercise(
             lambda i, levels, width: (2**levels * i, 2**levels * (i + 1) - 1),
             "This is the block of pixels in the place of the latent position, as if the windows "
             "were 2 wide. They are 3 wide, so neighbours overlap, and each level adds to it.",
+        ),
+        Mistake(
+            "counted from one",
+            lambda i, levels, width: tuple(c + 1 for c in seen_with(i, levels, 0, 2, width)),
+            "Both your numbers are one too large: you count the columns from 1. Counted from 0, "
+            "the first column is 0 and the last one `width - 1`.",
         ),
         Mistake(
             "one past the end",

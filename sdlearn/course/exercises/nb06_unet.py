@@ -349,6 +349,27 @@ class ShiftOnly(AdaptiveBlock):
         return self.conv_shortcut(x) + self.conv2(F.silu(h))
 
 
+class NoSecondSiLU(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = self.norm2(first_half(self, x)) * (1 + scale) + shift
+        return self.conv_shortcut(x) + self.conv2(h)
+
+
+class ShiftedThenScaled(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = (self.norm2(first_half(self, x)) + shift) * (1 + scale)
+        return self.conv_shortcut(x) + self.conv2(F.silu(h))
+
+
+class Interleaved(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        both = self.time_emb_proj(F.silu(emb))[:, :, None, None]
+        h = self.norm2(first_half(self, x)) * (1 + both[:, ::2]) + both[:, 1::2]
+        return self.conv_shortcut(x) + self.conv2(F.silu(h))
+
+
 def adaptive_cases(rng: Generator) -> Iterator[Case]:
     for b, h, w, build in (
         (2, 5, 7, (6, 8, 10, 2)),
@@ -434,6 +455,24 @@ ADAPTIVE = Exercise(
             "You add `shift` after `conv1`, as Stable Diffusion does, and never use `scale`. Here "
             "both act after `norm2`.",
         ),
+        Mistake(
+            "no second SiLU",
+            NoSecondSiLU,
+            "The second SiLU is missing, between the scaled and shifted map and `conv2`. All else "
+            "is right.",
+        ),
+        Mistake(
+            "shifted, then scaled",
+            ShiftedThenScaled,
+            "You shift first and then scale, so that the shift is scaled, too. The scale comes "
+            "first: a product, and then a sum.",
+        ),
+        Mistake(
+            "every other number",
+            Interleaved,
+            "You take every other number as a scale and those between as shifts. All scales come "
+            "first, then all shifts: cut the channels into two halves.",
+        ),
     ),
 )
 
@@ -478,6 +517,25 @@ def tallied(
     return count
 
 
+def off(
+    a_block: Callable[[int, int], int], upsampling: int = 0
+) -> Callable[[int, int, tuple[int, ...], int, bool], int]:
+    """The count with so much too many for each ResBlock (c_in, c), and c times for the
+    upsampling."""
+
+    def count(c_below: int, c: int, skips: tuple[int, ...], time_dim: int, top: bool) -> int:
+        widths = [c_below + skips[0], *(c + skip for skip in skips[1:])]
+        more = sum(a_block(c_in, c) for c_in in widths) + upsampling * c * (not top)
+        return level_parameters(c_below, c, skips, time_dim, top) + more
+
+    return count
+
+
+def never_changed(c_below: int, c: int, skips: tuple[int, ...], time_dim: int, top: bool) -> int:
+    blocks = [level_parameters(c_below, c, (skip,), time_dim, True) for skip in skips]
+    return sum(blocks) + (0 if top else 9 * c * c + c)
+
+
 def level_cases(_: Generator) -> Iterator[Case]:
     for case in (
         (1280, 1280, (1280, 1280, 1280), 1280, False),
@@ -497,9 +555,10 @@ LEVEL = Exercise(
     "transformers. The map comes from below with `c_below` channels; there is one ResBlock for "
     "each entry of `skips`, the channels of the skips in the order in which they are taken. "
     "`time_dim` is the width of `emb`. Except on the `top` level an upsampling with its "
-    "convolution follows. Count every weight and bias of the layers in sections 2 and 3. You can "
-    "compare `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` with the parameters "
-    "of `large.up_blocks[0]`, the Stable Diffusion of section 7.",
+    "convolution follows. Count every weight and bias of the layers in sections 2 and 3. To try "
+    "it: `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` is the first level on the "
+    "way up in the Stable Diffusion of section 7, and must be "
+    "`sum(p.numel() for p in large.up_blocks[0].parameters())`.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
         "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm two numbers for each of "
@@ -538,6 +597,35 @@ LEVEL = Exercise(
             tallied(own=True),
             "You let the map come in with `c` channels. It has the `c_below` of the level below "
             "until the first ResBlock has changed it.",
+        ),
+        Mistake(
+            "the width from below to the end",
+            never_changed,
+            "You let the map keep its `c_below` channels through the whole level. The first "
+            "ResBlock makes it `c` wide, and that is what meets the later skips.",
+        ),
+        Mistake(
+            "a shortcut of size three",
+            off(lambda c_in, c: 8 * c_in * c * (c_in != c)),
+            "You count the shortcut as a convolution of size three. It is of size one: it mixes "
+            "the channels of each position and looks at no neighbours.",
+        ),
+        Mistake(
+            "the first norm as wide as the second",
+            off(lambda c_in, c: 2 * (c - c_in)),
+            "You give both norms `c` channels. The first stands before `conv1` and normalises all "
+            "that comes in, map and skip.",
+        ),
+        Mistake(
+            "one bias less",
+            off(lambda c_in, c: -c),
+            "One bias is missing in each ResBlock, `c` numbers: both convolutions have one, and "
+            "`time_emb_proj` has one, too.",
+        ),
+        Mistake(
+            "no bias in the upsampling",
+            off(lambda c_in, c: 0, upsampling=-1),
+            "The ResBlocks are right. The upsampling's convolution has a bias, too, `c` numbers.",
         ),
         Mistake(
             "no biases",
@@ -628,11 +716,12 @@ class Wandering(DialUNet):
     """The right walk, but for what a subclass changes."""
 
     order, take = 1, -1  # of the dials; which skip is taken
-    stream = skip_first = no_mid = double = hard = deaf = False
+    stream = skip_first = no_mid = factor = hard = deaf = shrunk = middle = False
 
     def forward(self, x: Tensor, emb: Tensor, dials: list[float]) -> Tensor:
         dials = [1.0 if self.deaf or (self.hard and dial) else dial for dial in dials]
-        dials, skips = dials[:: self.order], []
+        dials = dials[:: self.order]
+        skips: list[Tensor] = []
 
         def keep(h: Tensor) -> Tensor:
             skips.append(dials[len(skips)] * h)
@@ -642,14 +731,15 @@ class Wandering(DialUNet):
         for i, block in enumerate(self.down):
             h = keep(block(h, emb))
             if i < len(self.shrink):
-                h = keep(self.shrink[i](h))
+                h = keep(self.shrink[i](skips[-1] if self.shrunk else h))
+        h = skips[-1] if self.middle else h
         h = h if self.no_mid else self.mid(h, emb)
         for i, block in enumerate(self.up):
             skip = skips.pop(self.take)
             h = block(torch.cat([skip, h] if self.skip_first else [h, skip], dim=1), emb)
             if i % 2 == 1 and skips:
                 twice = torch.Size((2 * h.shape[2], 2 * h.shape[3]))
-                h = self.grow[i // 2](h, twice if self.double else skips[-1].shape[-2:])
+                h = self.grow[i // 2](h, twice if self.factor else skips[-1].shape[-2:])
         return self.conv_out(h)
 
 
@@ -665,6 +755,14 @@ class StreamTurnedDown(Wandering):
     stream = True
 
 
+class ShrinkTurnedDown(Wandering):
+    shrunk = True
+
+
+class MiddleTurnedDown(Wandering):
+    middle = True
+
+
 class SkipFirst(Wandering):
     skip_first = True
 
@@ -674,7 +772,7 @@ class NoMiddle(Wandering):
 
 
 class TwiceAsLarge(Wandering):
-    double = True
+    factor = True
 
 
 class SwitchNotDial(Wandering):
@@ -737,6 +835,18 @@ DIAL = Exercise(
             StreamTurnedDown,
             "You turn down `h` itself, so that what goes on down is turned down, too. A dial at 0 "
             "would then silence everything below it. Only the copy that is kept shall change.",
+        ),
+        Mistake(
+            "the downsampling gets the copy",
+            ShrinkTurnedDown,
+            "Your downsampling gets the map that was turned down. It goes on from the map itself, "
+            "`h`; what the dial changes is only for the way up.",
+        ),
+        Mistake(
+            "the middle gets the copy",
+            MiddleTurnedDown,
+            "Your `mid` gets the last skip, already turned down, instead of `h`. What the last "
+            "level gave goes into the middle whole; only its copy has a dial.",
         ),
         Mistake(
             "the skip first",

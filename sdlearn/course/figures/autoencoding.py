@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.patches import Patch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdlearn.course.figures.pages import grid
+from sdlearn.course.figures.pages import grid, label_font
 from sdlearn.course.figures.plots import STYLES, WIDE, axes_for
 
 Decode = Callable[[Tensor], Tensor]
@@ -41,32 +42,84 @@ def plane_image(decode: Decode, across: int, reach: float) -> Image.Image:
     return sheet
 
 
+def to_nearest(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each picture is from the page most like it, in levels of 0..255, and which that is.
+
+    pictures (n, 3, h, w), cut to [-1, 1]; pages (m, 3, h, w). Both results are (n,).
+    """
+    shown = pictures.clamp(-1, 1)
+    apart = torch.stack([(shown - page).abs().mean((1, 2, 3)) for page in pages])
+    least, which = apart.min(0)
+    return 127.5 * least, which
+
+
+LANDS = {10.0: ("1.0", "like a page: within 10 levels"), 20.0: ("0.8", "within 20"),
+         256.0: ("0.5", "like no page")}  # fmt: skip
+
+
+@torch.no_grad()
+def lands(decode: Decode, pages: Tensor, across: int, reach: float) -> np.ndarray:
+    """A map (across, across) of a plane: light where it decodes to something like a page, darker
+    where it does not, and black where one page's land ends and another's begins."""
+    least, which = to_nearest(decode(plane_points(across, reach)), pages)
+    shade = np.full(across * across, 0.0)
+    for limit, (grey, _) in reversed(LANDS.items()):
+        shade[least.numpy() < limit] = float(grey)
+    own = which.numpy().reshape(across, across)
+    border = np.zeros((across, across), bool)
+    border[:, 1:] |= own[:, 1:] != own[:, :-1]
+    border[1:] |= own[1:] != own[:-1]
+    return np.where(border, 0.0, shade.reshape(across, across))
+
+
 def planes(
     decoders: Sequence[Decode],
     codes: Sequence[Tensor],
     names: Sequence[str],
+    pages: Tensor,
     title: str,
-    across: int = 11,
+    across: int = 7,
     reach: float = 2.5,
 ) -> Figure:
-    """For each decoder the plane of its latents, every point shown as what it decodes to.
+    """For each decoder the plane of its latents: what points decode to, and below where that is
+    like a page.
 
-    codes: for each decoder the codes (n, 2) of the known pages, drawn as numbered circles.
+    codes: for each decoder the codes (n, 2) of the pages (n, 3, h, w), drawn as numbers.
     """
-    figure = Figure(figsize=(WIDE, 0.6 + WIDE / len(names)), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    size = WIDE, 1.1 + 2 * WIDE / len(names)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
-    for ax, decode, places, name in zip(axes, decoders, codes, names, strict=True):
-        sheet = plane_image(decode, across, reach)
-        ax.imshow(sheet, extent=(-edge, edge, -edge, edge), interpolation="nearest")
-        for k, (x, y) in enumerate(places.tolist()):
+    box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
+    for (above, below), decode, places, name in zip(axes.T, decoders, codes, names, strict=True):
+        above.imshow(plane_image(decode, across, reach), **box)
+        below.imshow(lands(decode, pages, 20 * across, edge), cmap="gray", vmin=0, vmax=1, **box)
+        for numbers, (x, y) in gathered(places, 0.3):
             if abs(x) <= edge and abs(y) <= edge:
-                spot = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": "black"}
-                ax.text(x, y, str(k), ha="center", va="center", fontsize=7, bbox=spot)
-        ax.set(title=name, xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
-    axes[0].set_ylabel("$z_1$")
+                spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
+                below.text(x, y, numbers, ha="center", va="center", fontsize=8, bbox=spot)
+        above.set(title=name)
+        below.set(xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$z_1$")
+    keys = [Patch(fc=grey, ec="black", label=words) for grey, words in LANDS.values()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title)
     return figure
+
+
+def gathered(places: Tensor, near: float) -> list[tuple[str, tuple[float, float]]]:
+    """Codes (n, 2) with their numbers; those within `near` of the first of them together."""
+    groups: list[list[int]] = []
+    for k, place in enumerate(places):
+        for group in groups:
+            if (places[group[0]] - place).norm() < near:
+                group.append(k)
+                break
+        else:
+            groups.append([k])
+    centres = (places[group].mean(0).tolist() for group in groups)
+    return [(" ".join(map(str, g)), (x, y)) for g, (x, y) in zip(groups, centres, strict=True)]
 
 
 def walk(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -79,37 +132,44 @@ def plane_view(
     decoders: Sequence[Decode],
     codes: Sequence[Tensor],
     names: Sequence[str],
-    point: tuple[float, float],
+    points: Sequence[tuple[float, float]],
+    title: str,
     reach: float = 2.5,
-    size: int = 160,
+    size: int = 180,
 ) -> Image.Image:
-    """Two rows: a map of each plane's codes with a cross at the point; what decodes from there."""
-    z = torch.tensor([point])
+    """Two rows: a map of each plane's codes with its point; what decodes from there."""
     with torch.no_grad():
-        drawn = [pixels(decode(z))[0] for decode in decoders]
+        drawn = [
+            pixels(decode(torch.tensor([point])))[0]
+            for decode, point in zip(decoders, points, strict=True)
+        ]
     enlarged = [one.resize((size, size), Image.Resampling.NEAREST) for one in drawn]
-    maps = [plane_map(places, point, reach, size) for places in codes]
-    title = f"The same point of both planes: z = ({point[0]:.2f}, {point[1]:.2f})"
+    maps = [
+        plane_map(places, point, reach, size) for places, point in zip(codes, points, strict=True)
+    ]
     return grid([maps, enlarged], names, ["where it is", "its picture"], title, scale=1)
 
 
 def plane_map(places: Tensor, point: tuple[float, float], reach: float, size: int) -> Image.Image:
-    """Codes as dark squares on white, the point as a cross, the middle as two grey lines."""
-    canvas = np.full((size, size, 3), 255, np.uint8)
-    canvas[size // 2, :] = canvas[:, size // 2] = 200
+    """Codes as their numbers on white, the point as a cross that leaves its middle free, the
+    middle of the plane as two grey lines. A point beyond the reach is drawn at the edge."""
+    canvas = Image.new("RGB", (size, size), "white")
+    pen, last = ImageDraw.Draw(canvas), size - 1
+    pen.line((last / 2, 0, last / 2, last), fill=(215, 215, 215))
+    pen.line((0, last / 2, last, last / 2), fill=(215, 215, 215))
 
-    def at(x: float, y: float) -> tuple[int, int]:
-        column, row = ((v / reach + 1) / 2 * (size - 1) for v in (x, -y))
-        return round(min(max(row, 0), size - 1)), round(min(max(column, 0), size - 1))
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, down = ((v / reach + 1) / 2 * last for v in (x, -y))
+        return min(max(across, 0), last), min(max(down, 0), last)
 
-    for x, y in places.tolist():
+    for k, (x, y) in enumerate(places.tolist()):
         if max(abs(x), abs(y)) <= reach:
-            row, column = at(x, y)
-            canvas[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4] = (90, 90, 90)
-    row, column = at(*point)
-    canvas[max(row - 9, 0) : row + 10, max(column - 1, 0) : column + 2] = 0
-    canvas[max(row - 1, 0) : row + 2, max(column - 9, 0) : column + 10] = 0
-    return Image.fromarray(canvas)
+            pen.text(at(x, y), str(k), (90, 90, 90), label_font(13), anchor="mm")
+    x, y = at(*point)
+    for near, far in ((-15, -8), (8, 15)):
+        pen.line((x + near, y, x + far, y), fill="black", width=3)
+        pen.line((x, y + near, x, y + far), fill="black", width=3)
+    return canvas
 
 
 # ------------------------------------------------------------------------------------------ curves
@@ -156,15 +216,16 @@ def guess_costs(values: Sequence[float], chances: Sequence[float]) -> Figure:
 def windows(width: int, starts: dict[str, int]) -> Figure:
     """Which pixels the windows of a stride-2 convolution of width 3 cover.
 
-    starts: for each name the column at which the first window begins, -1 with zeros on the left.
+    starts: for each name the column at which the first window begins: 0 with padding on the right
+    only, -1 with padding on both sides.
     """
     figure = Figure(figsize=(WIDE, 1.0 + 1.5 * len(starts)), dpi=100, layout="constrained")
     axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for ax, (name, first) in zip(axes, starts.items(), strict=True):
-        for column in range(-1, width + 1):
+        for column in range(first, width + 1):
             is_pixel = 0 <= column < width
             ax.text(
-                column, 0, str(column) if is_pixel else "0", ha="center", va="center", fontsize=9,
+                column, 0, str(column) if is_pixel else "pad", ha="center", va="center", fontsize=9,
                 bbox={"boxstyle": "square,pad=0.45", "fc": "0.85" if is_pixel else "white",
                       "ec": "black", "ls": "-" if is_pixel else ":"},
             )  # fmt: skip
@@ -174,7 +235,7 @@ def windows(width: int, starts: dict[str, int]) -> Figure:
             ax.plot(left + 1, height, "ko", ms=7)
             ax.text(left + 1, height + 0.13, f"output {k}", ha="center", fontsize=8)
         ax.set(xlim=(-1.8, width + 0.8), ylim=(-0.5, 1.6), yticks=[], title=name, xlabel="column")
-    figure.suptitle("Where the windows of a stride-2 convolution lie (0: padding)")
+    figure.suptitle("Where the windows of a stride-2 convolution lie (pad: a zero)")
     return figure
 
 

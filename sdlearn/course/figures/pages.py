@@ -36,12 +36,16 @@ def png(figure: Image.Image | Figure) -> bytes:
     return file.getvalue()
 
 
-def img(picture: Image.Image, alt: str, width: int) -> str:
-    """A picture as an HTML element of this width in pixels, for use inside a widget."""
+def img(picture: Image.Image, alt: str, width: int, squares: bool = True) -> str:
+    """A picture as an HTML element of this width in pixels, for use inside a widget.
+
+    squares: whether enlarged pixels stay squares; where there is writing, they had better not.
+    """
     data = base64.b64encode(png(picture)).decode()
+    rendering = "pixelated" if squares else "auto"
     return (
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}" '
-        'style="image-rendering: pixelated">'
+        f'style="image-rendering: {rendering}; max-width: 100%">'
     )
 
 

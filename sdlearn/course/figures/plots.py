@@ -61,7 +61,7 @@ def curves(
     title: str,
     xlabel: str,
     ylabel: str,
-    log: Literal["", "x", "xy"] = "",
+    log: Literal["", "x", "y", "xy"] = "",
 ) -> Figure:
     """Up to four named lines, each (xs, ys), told apart by dashes and markers.
 
@@ -71,9 +71,9 @@ def curves(
     figure, ax = axes_for(title, xlabel, ylabel)
     for (name, (xs, ys)), style in zip(lines.items(), STYLES[: len(lines)], strict=True):
         ax.plot(xs, ys, style, ms=4, label=name)
-    if log:
+    if "x" in log:
         ax.set_xscale("log")
-    if log == "xy":
+    if "y" in log:
         ax.set_yscale("log")
     elif all(y >= 0 for _, ys in lines.values() for y in ys):
         ax.set_ylim(bottom=0)

@@ -208,7 +208,7 @@ def shares(stops: Sequence[Stop], title: str) -> Figure:
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
     figure = Figure(figsize=(WIDE, 1.4 + 0.55 * len(sums)), dpi=100, layout="constrained")
     ax = figure.subplots()
-    styles = ({"fc": "0.25"}, {"fc": "white", "hatch": "///"})
+    styles: tuple[dict[str, Any], ...] = ({"fc": "0.25"}, {"fc": "white", "hatch": "///"})
     for j, (name, style) in enumerate(zip(("parameters", "multiplications"), styles, strict=True)):
         parts = [100 * both[j] / totals[j] for both in sums.values()]
         places = [i + 0.36 * (j - 0.5) for i in range(len(sums))]

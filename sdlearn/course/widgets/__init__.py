@@ -6,7 +6,22 @@ from sdlearn.course.widgets.latents import Blender
 from sdlearn.course.widgets.learning import Reel
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
+from sdlearn.course.widgets.playground import Playground
 from sdlearn.course.widgets.reading import ReadingGlass
+from sdlearn.course.widgets.sampling import Tracks
+from sdlearn.course.widgets.schedules import Fog
 from sdlearn.course.widgets.unet import Tour
 
-__all__ = ["Blender", "Clocks", "Lens", "Painter", "ReadingGlass", "Reel", "Tour", "Walk"]
+__all__ = [
+    "Blender",
+    "Clocks",
+    "Fog",
+    "Lens",
+    "Painter",
+    "Playground",
+    "ReadingGlass",
+    "Reel",
+    "Tour",
+    "Tracks",
+    "Walk",
+]

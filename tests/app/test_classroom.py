@@ -1,0 +1,233 @@
+"""`sdlearn classroom release`, and what nbgrader itself then makes of what learners hand in."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sdlearn import classroom
+from sdlearn.cli import main
+from sdlearn.course import check
+from sdlearn.course.exercise import Refused, source, stub
+from sdlearn.course.exercises import exercises, find
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+TEXT, ATTENTION = "03-text-encoder", "05-attention"
+LESSONS = (TEXT, ATTENTION)
+PATHS = [NOTEBOOKS / f"{name}.ipynb" for name in LESSONS]
+POINTS = {TEXT: [3, 2, 5, 6, 7], ATTENTION: [2, 2, 5, 5, 8]}
+
+MISTAKEN = """def split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(x.shape[0], heads, x.shape[1], -1)"""
+NOISY = """def look_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    import sys, warnings
+    warnings.warn("deprecated")
+    print("here", file=sys.stderr)
+    return (F.softmax((k @ q[:, :, None]) / q.shape[-1] ** 0.5, 1) * v).sum(1)"""
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory) -> Path:
+    """The course, with all submissions graded."""
+    out = tmp_path_factory.mktemp("classroom") / "course"
+    assert main(["classroom", "release", *map(str, PATHS), "--out", str(out)]) == 0
+    solved = {e.number: source(e) for name in LESSONS for e in exercises(name[:2])}
+    for name in LESSONS:
+        hand_in(out, name, "full", solved)
+    hand_in(out, ATTENTION, "empty", {})
+    half = {**solved, "05.1": NOISY, "05.2": MISTAKEN, "05.4": stub(find("05.4"))}
+    hand_in(out, ATTENTION, "half", half)
+    hand_in(out, ATTENTION, "tampered", {**solved, "05.2": MISTAKEN}, tampered)
+    for name in LESSONS:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        command = [sys.executable, "-m", "nbgrader", "autograde", name]
+        done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return out
+
+
+def hand_in(course: Path, name: str, student: str, answers: dict, change=lambda notebook: None):
+    """What nbgrader released, with these answers filled in. Only imports and definitions are kept
+    of the lesson, without which an exercise could not run: the rest takes half a minute."""
+    notebook = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "code" and not marks:
+            kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+            tree = ast.parse(cell.source)
+            tree.body = [node for node in tree.body if isinstance(node, kept)]
+            cell.source = ast.unparse(tree)
+        elif marks.get("solution"):
+            number = f"{name[:2]}.{marks['grade_id'].split('-')[1]}"
+            cell.source = answers.get(number, cell.source)
+    change(notebook)
+    file = course / "submitted" / student / name / f"{name}.ipynb"
+    file.parent.mkdir(parents=True)
+    nbformat.write(notebook, file)
+
+
+def tampered(notebook):
+    """The check of a wrong answer passes, is worth more, and may not even be run."""
+    (cell,) = (c for c in notebook.cells if c.id == "exercise-2-check")
+    cell.source = "print('all right')"
+    cell.metadata.tags = ["skip-execution"]
+    cell.metadata.nbgrader.points = 100
+
+
+def graded(course: Path, name: str, student: str) -> list[float]:
+    """The points of each exercise, from nbgrader's gradebook."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
+        found = book.find_submission_notebook(name, name, student).grades
+        scores = {grade.name: (grade.auto_score, grade.max_score) for grade in found}
+    assert [scores[name][1] for name in sorted(scores)] == POINTS[name]
+    return [scores[name][0] for name in sorted(scores)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_full_submission_has_all_points(course, name):
+    assert graded(course, name, "full") == POINTS[name]
+
+
+@pytest.mark.slow
+def test_an_empty_submission_has_none(course):
+    assert graded(course, ATTENTION, "empty") == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_a_wrong_answer_and_one_that_is_not_there_lose_their_own_points(course):
+    assert graded(course, ATTENTION, "half") == [2, 0, 5, 0, 8]
+
+
+@pytest.mark.slow
+def test_a_check_that_was_tampered_with_is_restored(course):
+    assert graded(course, ATTENTION, "tampered") == [2, 0, 5, 5, 8]
+    file = course / "autograded" / "tampered" / ATTENTION / f"{ATTENTION}.ipynb"
+    (cell,) = (c for c in nbformat.read(file, 4).cells if c.id == "exercise-2-check")
+    assert cell.source == 'check.grade("05.2", split_heads)'
+    assert cell.metadata.nbgrader.points == 2
+    (output,) = cell.outputs
+    (known,) = (m for m in find("05.2").mistakes if m.name == "reshape without transpose")
+    assert output.evalue.startswith(f"✗ 05.2 Splitting heads: not yet. {known.sentence}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESSONS)
+def test_learners_get_stubs_and_locked_checks_and_nothing_to_follow_elsewhere(course, name):
+    released = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+    given = {cell.id: cell for cell in released.cells}
+    for k, exercise in enumerate(exercises(name[:2]), start=1):
+        assert given[f"exercise-{k}-answer"].source == stub(exercise)
+        checked = given[f"exercise-{k}-check"]
+        assert checked.source == f'check.grade("{exercise.number}", {exercise.name})'
+        assert checked.metadata.editable is False
+    assert not any(cell.get("outputs") for cell in released.cells)
+    assert "widgets" not in released.metadata
+    texts = "".join(cell.source for cell in released.cells if cell.cell_type == "markdown")
+    assert ".ipynb" not in texts
+    assert "](https://arxiv.org/abs/" in texts
+    lesson = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text("utf-8"))["cells"]
+    assert [cell.id for cell in released.cells] == [cell["id"] for cell in lesson]
+
+
+# ---------------------------------------------------------------------------- grading, and refusals
+
+
+def test_grading_is_quiet_for_right_answers_and_raises_for_all_others(capfd):
+    exercise = find("05.2")
+
+    def noisy(x, heads):
+        warnings.warn("deprecated", stacklevel=1)
+        print("here", file=sys.stderr)
+        return exercise.solution(x, heads)
+
+    assert check.grade("05.2", noisy) is None
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(Refused, match=r"^○ 05\.2 Splitting heads: not attempted\. .*\.$"):
+        check.grade("05.2", ...)
+    for answer in (exercise.mistakes[0].answer, "seven", lambda x: x, lambda x, heads: 1 / 0):
+        with pytest.raises(Refused, match=r"^✗ 05\.2 Splitting heads: not yet\. .*\.$"):
+            check.grade("05.2", answer)
+
+
+def changed(folder: Path, change) -> Path:
+    """A copy of notebook 05 with its text changed."""
+    path = folder / f"{ATTENTION}.ipynb"
+    path.write_text(change((NOTEBOOKS / path.name).read_text("utf-8")), "utf-8")
+    return path
+
+
+REFUSED = {
+    "unknown": (lambda t: t / "07-none.ipynb", "there is no notebook .*07-none.ipynb"),
+    "folder": (lambda t: t, "Is a directory: "),
+    "no notebook": (lambda t: changed(t, lambda text: text[:-9]), "05-.* is not a notebook"),
+    "no cells": (lambda t: changed(t, lambda text: "{}"), "05-.* is not a notebook"),
+    "no exercises": (
+        lambda t: NOTEBOOKS / "00-the-whole-picture.ipynb",
+        "00-the-whole-picture.ipynb has no exercises; there are some for 01, 02, 03, ",
+    ),
+    "without its cells": (
+        lambda t: changed(t, lambda text: text.replace("exercise-2-check", "mine")),
+        "has no cell exercise-2-check; the course's notebook 05 does",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(name, tmp_path, capsys):
+    make, words = REFUSED[name]
+    (tmp_path / "in").mkdir()
+    paths = [str(PATHS[0]), str(make(tmp_path / "in"))]
+    refused(capsys, [*paths, "--out", str(tmp_path / "new" / "course")], words)
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+def refused(capsys, arguments: list[str], words: str) -> None:
+    assert main(["classroom", "release", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("sdlearn: ")
+    assert said.err.count("\n") == 1
+    assert re.search(words, said.err)
+
+
+def test_one_notebook_twice_and_a_folder_that_is_in_use_are_refused(tmp_path, capsys):
+    one = str(PATHS[1])
+    refused(capsys, [one, one, "--out", str(tmp_path / "x")], "two notebooks have one name: 05-")
+    (tmp_path / "kept.txt").write_text("kept")
+    for out in (tmp_path, tmp_path / "kept.txt"):
+        refused(capsys, [one, "--out", str(out)], "is there already; a course needs a new or")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["kept"]
+    under_a_file = tmp_path / "kept.txt" / "course"
+    refused(capsys, [one, "--out", str(under_a_file)], "kept.txt")
+
+
+def test_without_nbgrader_one_learns_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(classroom, "find_spec", lambda name: None)
+    arguments = [str(PATHS[1]), "--out", str(tmp_path / "x")]
+    refused(capsys, arguments, "is not installed: pip install nbgrader$")
+    assert not any(tmp_path.iterdir())
+
+
+def test_where_nbgrader_fails_its_last_words_are_said_and_nothing_stays(tmp_path, capsys):
+    """Two cells of a teacher's own with one name for the grades."""
+
+    def twice(text):
+        notebook = json.loads(text)
+        (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "exercise-2-check")
+        notebook["cells"].append({**cell, "id": "one-more"})
+        return json.dumps(notebook)
+
+    (tmp_path / "in").mkdir()
+    arguments = [str(changed(tmp_path / "in", twice)), "--out", str(tmp_path / "course")]
+    refused(capsys, arguments, "nbgrader generate_assignment 05-attention failed: ")
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]

@@ -1,0 +1,33 @@
+"""`sdlearn playground` from the outside: what it refuses, and what it serves."""
+
+import sys
+
+import pytest
+
+from sdlearn import cli, paths
+from sdlearn.paths import notebook_file
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_a_port_that_is_none(port, capsys):
+    assert cli.main(["playground", "--port", port]) == 2
+    said = capsys.readouterr().err
+    assert said == f"sdlearn: --port is {port}; it must lie in 1 … 65535\n"
+
+
+def test_without_voila_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "voila.app", None)
+    assert cli.main(["playground"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sdlearn: the playground needs Voilà")
+    assert "sdlearn[course]" in said
+
+
+def test_without_the_notebook(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path)
+    assert cli.main(["playground"]) == 2
+    assert "the notebook playground.ipynb was not found" in capsys.readouterr().err
+
+
+def test_the_notebook_is_the_one_of_the_course():
+    assert notebook_file("playground.ipynb").parent.name in ("notebooks", "_notebooks")

@@ -1,0 +1,276 @@
+"""Answers to notebook 07 that its checker was not written for: the wrong ones must not pass, and
+right ones in another style must."""
+
+import math
+
+import pytest
+import torch
+
+from sdlearn.course import check
+from sdlearn.course.exercises.nb07_schedule import (
+    add_noise,
+    bent,
+    betas_from,
+    ending,
+    further,
+    last_where,
+    latest_time,
+    level,
+    noised,
+    renoise,
+    stays,
+)
+from sdlearn.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule()
+
+
+def picture_by_picture(z_0, eps, t, alphas_cumprod):
+    rows = []
+    for z, e, k in zip(z_0, eps, t.tolist(), strict=True):
+        alphabar = float(alphas_cumprod[k])
+        rows.append(math.sqrt(alphabar) * z + math.sqrt(1 - alphabar) * e)
+    return torch.stack(rows)
+
+
+def by_einsum(z_0, eps, t, alphas_cumprod):
+    table = alphas_cumprod.to(z_0.dtype)
+    alpha, sigma = table.sqrt()[t], (1 - table).sqrt()[t]
+    return torch.einsum("b,bchw->bchw", alpha, z_0) + torch.einsum("b,bchw->bchw", sigma, eps)
+
+
+def from_the_back(z_0, eps, t, alphas_cumprod):
+    alphabar = alphas_cumprod.gather(0, t)
+    z, e = z_0.permute(1, 2, 3, 0), eps.permute(1, 2, 3, 0)
+    result = z * alphabar**0.5 + e * (1 - alphabar) ** 0.5
+    return result.permute(3, 0, 1, 2).to(z_0.dtype)
+
+
+def by_walking(z_s, eps, s, t, alphas_cumprod):
+    """Step after step, the noise of all of them in one."""
+    kept = 1.0
+    for k in range(s + 1, t + 1):
+        kept = kept * (alphas_cumprod[k] / alphas_cumprod[k - 1])
+    return kept**0.5 * z_s + (1 - kept) ** 0.5 * eps
+
+
+def by_variances(z_s, eps, s, t, a):
+    factor = a[t].sqrt() / a[s].sqrt()
+    return factor * z_s + (1 - a[t] - factor**2 * (1 - a[s])).clamp(min=0).sqrt() * eps
+
+
+def loop_of_betas(a):
+    result, before = [], 1.0
+    for entry in a.tolist():
+        result.append(1 - entry / before)
+        before = entry
+    return torch.tensor(result, dtype=a.dtype)
+
+
+def searched(decibels, a):
+    t = -1
+    for k, entry in enumerate(a.tolist()):
+        if entry > 0 and entry / (1 - entry) >= 10 ** (decibels / 10):
+            t = k
+    return t
+
+
+def mixed(a, snr):
+    """The straight line as a mixture of its ends."""
+    alpha = a.sqrt()
+    part = (alpha - alpha[-1]) / (alpha[0] - alpha[-1])
+    return torch.lerp(alpha.new_tensor(snr / (1 + snr)).sqrt(), alpha[0], part) ** 2
+
+
+WRONG = {
+    "07.1": [
+        noised(lambda a: a.sqrt(), lambda a: -(1 - a).sqrt()),
+        noised(lambda a: a.sqrt(), lambda a: (1 - a**2).sqrt()),
+        noised(lambda a: a**2, lambda a: 1 - a**2),
+        noised(lambda a: a.sqrt(), lambda a: torch.ones_like(a)),
+        noised(lambda a: 1 - a, lambda a: a),
+        noised(lambda a: a.sqrt(), lambda a: ((1 - a) / a).sqrt()),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t.flip(0), a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t.sort().values, a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps[:1].expand_as(eps), t, a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, len(a) - 1 - t, a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t.clamp(min=1), a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, a).double(),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, a).float(),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, SCHEDULE.alphas_cumprod),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, a.bfloat16()),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t[:1], a),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, a) - eps,
+        lambda z_0, eps, t, a: z_0.mul_(a[t][:, None, None, None].sqrt()).add_(eps),
+        lambda z_0, eps, t, a: (add_noise(z_0, eps, t, a), eps),
+        lambda z_0, eps, t, a: add_noise(z_0, eps, t, a).mean(0, keepdim=True).expand_as(z_0),
+    ],
+    "07.2": [
+        last_where(level, -1),
+        last_where(lambda a: -level(a)),
+        last_where(lambda a: 10 * (1 - a).log10()),
+        last_where(lambda a: 10 * a.sqrt().log10()),
+        last_where(lambda a: 10 * (a.sqrt() / (1 - a)).log10()),
+        last_where(lambda a: 10 * (a / (1 - a.sqrt())).log10()),
+        last_where(lambda a: 10 * (1 + a / (1 - a)).log10()),
+        last_where(lambda a: a.log10()),
+        lambda decibels, a: latest_time(decibels, a) / len(a),
+        lambda decibels, a: latest_time(decibels, SCHEDULE.alphas_cumprod),
+        lambda decibels, a: latest_time(-decibels, a),
+        lambda decibels, a: [latest_time(decibels, a)],
+        lambda decibels, a: len(a) - 1 - latest_time(decibels, a),
+        lambda decibels, a: str(latest_time(decibels, a)),
+        lambda decibels, a: int((a >= decibels / 10).sum()) - 1,
+        lambda decibels, a: latest_time(decibels, a) // 10 * 10,
+    ],
+    "07.3": [
+        lambda a: -betas_from(a),
+        lambda a: betas_from(a).flip(0),
+        lambda a: betas_from(a).clamp(max=0.99),
+        lambda a: betas_from(a).clamp(min=1e-3),
+        lambda a: betas_from(a).float(),
+        lambda a: betas_from(a)[:, None],
+        lambda a: torch.cumsum(betas_from(a), 0),
+        lambda a: betas_from(a.sqrt()),
+        lambda a: betas_from(a).sort().values.roll(1),
+        lambda a: torch.cat([betas_from(a)[1:], betas_from(a)[:1]]),
+        lambda a: torch.linspace(0.00085**0.5, 0.012**0.5, len(a), dtype=a.dtype) ** 2,
+        lambda a: betas_from(a) ** 2,
+        lambda a: betas_from(a).tolist(),
+        lambda a: a.clone().div_(a[0]),
+        lambda a: torch.where(a > 0, betas_from(a), 0.999),
+    ],
+    "07.4": [
+        further(stays, lambda a, b: (1 - b) - (1 - a)),
+        further(stays, lambda a, b: (1 - a).sqrt()),
+        further(lambda a, b: (b - a).abs().sqrt(), stays),
+        further(lambda a, b: b.sqrt(), lambda a, b: (1 - b / a).sqrt()),
+        further(stays, lambda a, b: -(1 - b / a).sqrt()),
+        further(lambda a, b: 1 - (a - b), lambda a, b: (a - b).sqrt()),
+        further(stays, lambda a, b: 1 - (b / a).sqrt()),
+        further(lambda a, b: a.sqrt(), lambda a, b: (1 - a).sqrt()),
+        lambda z_s, eps, s, t, a: renoise(z_s, eps, s, t - 1, a) if t - 1 > s else z_s,
+        lambda z_s, eps, s, t, a: renoise(z_s, eps, s + 1, t, a),
+        lambda z_s, eps, s, t, a: renoise(z_s, eps, max(s - 1, 0), t, a),
+        lambda z_s, eps, s, t, a: renoise(eps, z_s, s, t, a),
+        lambda z_s, eps, s, t, a: renoise(z_s, torch.randn_like(eps), s, t, a),
+        lambda z_s, eps, s, t, a: z_s,
+        lambda z_s, eps, s, t, a: renoise(z_s, eps, 0, t - s, a),
+        lambda z_s, eps, s, t, a: renoise(z_s, eps, s, t, SCHEDULE.alphas_cumprod),
+    ],
+    "07.5": [
+        bent(last=lambda snr: 10 ** (snr / 10)),
+        bent(last=lambda snr: (snr / (1 - snr)) ** 0.5),
+        bent(last=lambda snr: snr**2 / (1 + snr**2)),
+        bent(way=lambda alpha, last: torch.linspace(1, 0, len(alpha)).to(alpha) * alpha[0]),
+        bent(way=lambda alpha, last: alpha.clamp(min=last)),
+        bent(way=lambda alpha, last: alpha.clamp(max=alpha[0], min=last) - alpha[-1]),
+        bent(way=lambda alpha, last: alpha - (alpha[-1] - last) * torch.arange(len(alpha))),
+        bent(out=lambda x: x**4),
+        bent(way=lambda a, last: last + (a - a[-1]) * (1 - last) / (1 - a[-1])),
+        lambda a, snr: ending(a, snr).float(),
+        lambda a, snr: ending(a, snr)[:-1],
+        lambda a, snr: ending(a, snr).flip(0),
+        lambda a, snr: ending(SCHEDULE.alphas_cumprod, snr),
+        lambda a, snr: betas_from(ending(a, snr)),
+        lambda a, snr: a.copy_(ending(a, snr)),
+        lambda a, snr: ending(a, snr).sort().values,
+    ],
+}
+RIGHT = {
+    "07.1": [picture_by_picture, by_einsum, from_the_back],
+    "07.2": [
+        searched,
+        lambda decibels, a: (a / (1 - a) >= 10 ** (decibels / 10)).nonzero().max(),
+        lambda decibels, a: int((10 * (a.log10() - (1 - a).log10()) >= decibels).sum()) - 1,
+        lambda decibels, a: len([x for x in level(a).tolist() if x >= decibels]) - 1,
+    ],
+    "07.3": [
+        loop_of_betas,
+        lambda a: 1 - a / torch.cat([torch.ones(1, dtype=a.dtype), a[:-1]]),
+        lambda a: torch.cat([1 - a[:1], 1 - a[1:] / a[:-1]]),
+        lambda a: -torch.diff(a, prepend=a.new_ones(1)) / torch.cat([a.new_ones(1), a[:-1]]),
+    ],
+    "07.4": [
+        by_walking,
+        by_variances,
+        further(stays, lambda a, b: ((a - b) / a).sqrt()),
+    ],
+    "07.5": [
+        mixed,
+        bent(last=lambda snr: (1 - 1 / (1 + snr)) ** 0.5),
+        bent(
+            way=lambda a, last: a[0] + (a - a[0]) * (last - a[0]) / (a[-1] - a[0]),
+            out=lambda x: x * x,
+        ),
+    ],
+}
+
+
+def cases(table):
+    return [
+        pytest.param(number, a, id=f"{number}-{k}")
+        for number in table
+        for k, a in enumerate(table[number])
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
+def test_a_wrong_answer_does_not_pass(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "not yet", verdict.text
+    assert "Traceback" not in verdict.text
+
+
+@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+def test_a_right_answer_in_another_style_passes(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "right", verdict.text
+
+
+# ------------------------------------------------------------- that the solutions are what they say
+
+
+def test_noise_in_two_goes_is_distributed_like_noise_in_one():
+    rng = torch.Generator().manual_seed(0)
+    table, s, t = SCHEDULE.alphas_cumprod, 200, 700
+    n = 200_000
+    z_0 = torch.full((n, 1, 1, 1), 1.5, dtype=torch.float64)
+    draw = lambda: torch.randn(n, 1, 1, 1, generator=rng, dtype=torch.float64)  # noqa: E731
+    z_s = add_noise(z_0, draw(), torch.full((n,), s), table)
+    z_t = renoise(z_s, draw(), s, t, table)
+    alpha, sigma = SCHEDULE.at(t)
+    assert z_t.mean().item() == pytest.approx(1.5 * alpha.item(), abs=5 * sigma.item() / n**0.5)
+    assert z_t.std().item() == pytest.approx(sigma.item(), abs=5 * sigma.item() / (2 * n) ** 0.5)
+
+
+def test_noise_is_that_of_the_finished_schedule():
+    t = torch.tensor([0, 500, 999])
+    z_0, eps = torch.ones(2, 3, 4, 2, 2, dtype=torch.float64).unbind()
+    alpha, sigma = SCHEDULE.at(t)
+    expected = (alpha + sigma)[:, None, None, None].expand_as(z_0)
+    assert torch.equal(add_noise(z_0, eps, t, SCHEDULE.alphas_cumprod), expected)
+
+
+@pytest.mark.parametrize("kind", ["scaled_linear", "linear", "cosine"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_betas_give_their_table_back(kind, zero):
+    table = NoiseSchedule(kind=kind, zero_terminal_snr=zero).alphas_cumprod
+    assert torch.allclose(torch.cumprod(1 - betas_from(table), 0), table, rtol=1e-12, atol=1e-15)
+
+
+def test_an_ending_at_zero_is_the_finished_one():
+    zero = NoiseSchedule(zero_terminal_snr=True).alphas_cumprod
+    assert torch.allclose(ending(SCHEDULE.alphas_cumprod, 0.0), zero, rtol=0, atol=1e-15)
+    own = SCHEDULE.snr(999).item()
+    assert torch.allclose(ending(SCHEDULE.alphas_cumprod, own), SCHEDULE.alphas_cumprod)
+    table = ending(SCHEDULE.alphas_cumprod, 0.001)
+    assert (table[-1] / (1 - table[-1])).item() == pytest.approx(0.001)
+    assert table[0].item() == pytest.approx(SCHEDULE.alphas_cumprod[0].item())
+
+
+def test_the_latest_time_has_enough_and_the_next_has_not():
+    for decibels in (20.0, 0.0, -10.0, -23.0):
+        t = latest_time(decibels, SCHEDULE.alphas_cumprod)
+        here, after = (10 * SCHEDULE.snr(torch.tensor([t, t + 1])).log10()).tolist()
+        assert here >= decibels > after

@@ -1,0 +1,283 @@
+"""The playground, driven as a reader drives it: by its controls and its buttons."""
+
+import io
+import logging
+import re
+from datetime import UTC, datetime
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdlearn import settings as stamped
+from sdlearn.course import looking
+from sdlearn.course.figures.strip import channels, chosen, strip
+from sdlearn.course.widgets import Playground
+from sdlearn.samplers import SAMPLERS
+
+PROMPT = "a red cat on the sand"
+
+
+@pytest.fixture
+def playground(tiny_storybook, caplog):
+    """ipywidgets only logs what a callback raises; here that fails the test."""
+    made = Playground(tiny_storybook, PROMPT)
+    made.panels[0].steps.value = 3
+    with caplog.at_level(logging.WARNING):
+        yield made
+        made.stop()
+        made.wait()
+    for record in caplog.records:
+        if record.exc_info:
+            raise record.exc_info[1]
+
+
+@pytest.fixture
+def panel(playground):
+    return playground.panels[0]
+
+
+def drawn(playground) -> Image.Image:
+    playground.button.click()
+    playground.wait()
+    return playground.panels[0].picture
+
+
+def text(widget) -> str:
+    return re.sub(r"<[^>]*>", "", widget.value)
+
+
+def file(content: bytes, name: str) -> tuple[dict, ...]:
+    return ({"name": name, "type": "", "size": len(content), "content": memoryview(content),
+             "last_modified": datetime.now(UTC)},)  # fmt: skip
+
+
+def speckled() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def test_it_draws_the_library_s_picture(playground, panel, tiny_storybook):
+    panel.negative.value, panel.seed.value, panel.guidance.value = "snow", 7, 2.5
+    panel.sampler.value = "euler"
+    found = drawn(playground)
+    (expected,) = tiny_storybook.text_to_image(
+        PROMPT, "snow", 3, 2.5, "euler", seed=7, progress=False
+    )
+    assert found.tobytes() == expected.tobytes()
+    assert text(panel.message) == "Done."
+    assert f'alt="The picture drawn for: {PROMPT}"' in panel.view.value
+    assert panel.progress.value == panel.progress.max == 3
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [("prompt", "a blue house"), ("negative", "a house"), ("seed", 1), ("steps", 2),
+     ("guidance", 12.0), ("sampler", "ddpm")],
+)  # fmt: skip
+def test_every_control_matters(playground, panel, control, value):
+    before = drawn(playground)
+    getattr(panel, control).value = value
+    assert drawn(playground).tobytes() != before.tobytes()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws(playground, panel, sampler):
+    panel.sampler.value, panel.steps.value = sampler, 4
+    drawn(playground)
+    assert text(panel.message) == "Done."
+
+
+@pytest.mark.parametrize("event", ["submit", "focus"])
+def test_enter_draws_and_nothing_else_does(playground, panel, event):
+    panel.prompt._handle_custom_msg({"event": event}, [])
+    playground.wait()
+    assert (panel.picture is not None) == (event == "submit")
+
+
+def test_unknown_words_are_named(playground, panel):
+    panel.prompt.value = "a red zebra"
+    drawn(playground)
+    assert text(panel.message) == "Done. The storybook model never read: zebra."
+
+
+def test_a_picture_to_begin_from(playground, panel, tiny_storybook):
+    start = speckled()
+    assert panel.strength.disabled
+    panel.upload.value = file(as_png(start), "mine.png")
+    assert text(panel.message) == "It will begin from mine.png."
+    assert panel.start.size == (64, 64)
+    assert not panel.strength.disabled
+    panel.steps.value, panel.strength.value = 4, 0.5
+    found = drawn(playground)
+    (expected,) = tiny_storybook.image_to_image(
+        PROMPT, start, 0.5, steps=4, height=64, width=64, progress=False
+    )
+    assert found.tobytes() == expected.tobytes()
+    assert panel.progress.max == 2
+    panel.afresh.click()
+    assert drawn(playground).tobytes() != found.tobytes()
+    panel.again.click()
+    assert panel.start.tobytes() == panel.picture.tobytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", as_png(speckled())[:9000]])
+def test_a_file_that_is_no_picture_changes_nothing(panel, content):
+    panel.upload.value = file(content, "notes.txt")
+    assert text(panel.message) == "notes.txt is not a picture that can be read."
+    assert panel.start is None
+
+
+def test_stop_keeps_the_last_picture(playground, panel, monkeypatch):
+    before, view = drawn(playground), panel.view.value
+    seen = []
+
+    def stop_in_the_second_step(change):
+        seen.append(change["new"])
+        if change["new"] == 2:
+            playground.stopper.click()
+
+    panel.steps.value = 50
+    panel.progress.observe(stop_in_the_second_step, "value")
+    drawn(playground)
+    assert seen == [0, 1, 2]
+    assert "Stopped" in text(panel.message)
+    assert panel.picture is before
+    assert panel.view.value == view
+    assert playground.worker is not None
+    assert not playground.worker.is_alive()
+
+
+def test_drawing_returns_at_once_and_drawing_again_stops_the_first(playground, panel, monkeypatch):
+    entered, leave = Event(), Event()
+    real = panel.draw
+
+    def held(settings, stopping):
+        entered.set()
+        leave.wait(20)
+        real(settings, stopping)
+
+    monkeypatch.setattr(panel, "draw", held)
+    panel.steps.value = 60
+    playground.button.click()
+    assert entered.wait(20)
+    assert panel.picture is None
+    panel.steps.value = 2
+    playground.button.click()
+    leave.set()
+    playground.wait()
+    assert panel.made.steps == 2
+
+
+def test_what_goes_wrong_is_said_and_raised(playground, panel, monkeypatch):
+    before = drawn(playground)
+    monkeypatch.setattr(panel.sd.unet, "forward", lambda *_: 1 / 0)
+    playground.button.click()
+    with pytest.raises(ZeroDivisionError):
+        playground.wait()
+    assert text(panel.message) == "It failed with ZeroDivisionError: division by zero."
+    monkeypatch.undo()
+    assert drawn(playground).tobytes() == before.tobytes()
+
+
+def test_a_latent_that_explodes_is_said(playground, panel, monkeypatch):
+    monkeypatch.setattr(panel.sd.unet, "forward", lambda z, *_: z * float("nan"))
+    drawn(playground)
+    assert text(panel.message).startswith("This cannot be drawn: the latent is not finite")
+
+
+def test_two_settings_side_by_side(playground, panel):
+    second = playground.panels[1]
+    assert playground.shown.children == (panel,)
+    panel.seed.value, panel.guidance.value = 5, 3.0
+    playground.compare.value = True
+    assert playground.shown.children == (panel, second)
+    assert second.settings() == panel.settings()
+    second.guidance.value = 1.0
+    drawn(playground)
+    (alone,) = panel.sd.text_to_image(PROMPT, steps=3, seed=5, guidance_scale=1.0, progress=False)
+    assert second.picture.tobytes() == alone.tobytes() != panel.picture.tobytes()
+    playground.compare.value = False
+    assert playground.shown.children == (panel,)
+
+
+def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
+    with pytest.raises(ValueError, match="there is no picture to save yet"):
+        playground.save(tmp_path / "cat.png")
+    drawn(playground)
+    panel.again.click()
+    panel.strength.value, panel.seed.value, panel.negative.value = 0.7, 9, "snow"
+    found = drawn(playground)
+    playground.save(tmp_path / "cat.png")
+    content = (tmp_path / "cat.png").read_bytes()
+    link = re.search(r'base64,([^"]+)"', panel.link.value)[1]
+    assert stamped.base64.b64decode(link) == content
+
+    other = Playground(panel.sd, "a blue house")
+    other.load.value = file(content, "cat.png")
+    assert text(other.panels[0].message) == "These are the settings of cat.png. Press Draw."
+    other.button.click()
+    other.wait()
+    assert other.panels[0].picture.tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no picture", "Nothing was changed: old.png is not a PNG picture that can be read."),
+        (as_png(Image.new("RGB", (8, 8))), "Nothing was changed: old.png holds no settings"),
+        (
+            stamped.png(Image.new("RGB", (8, 8)), stamped.Settings("x", steps=900), "storybook"),
+            "Nothing was changed: 900 steps of guidance 5.0 do not fit the sliders",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_loaded_change_nothing(playground, panel, content, said):
+    before = panel.settings()
+    playground.load.value = file(content, "old.png")
+    assert text(panel.message).startswith(said)
+    assert panel.settings() == before
+
+
+def test_the_words_show_their_maps(playground, panel, tiny_storybook):
+    assert panel.words.layout.display == "none"
+    drawn(playground)
+    assert panel.words.options == looking.words_of(tiny_storybook, PROMPT)
+    assert panel.map.value == ""
+    looks = looking.watch(tiny_storybook, PROMPT, steps=3)
+    mean = torch.stack(
+        [looking.weights(looks, layer, step) for layer in looks.q for step in range(3)]
+    ).mean(0)
+    for word in (2, 3):
+        panel.words.index = word
+        share = looking.word_map(looks, word, mean)
+        assert torch.allclose(panel.maps[word], share, atol=1e-6)
+        assert f"gets {share.mean():.1%} of all looks" in panel.map.value
+    assert torch.allclose(panel.maps.sum(0), torch.ones(8, 8), atol=1e-5)
+
+
+def test_the_strip_shows_the_walk(playground, panel):
+    panel.steps.value = 20
+    drawn(playground)
+    assert chosen(20) == [0, 3, 6, 9, 11, 14, 17, 20]
+    assert chosen(3) == [0, 1, 2, 3]
+    assert "after the steps 0, 3, 6, 9, 11, 14, 17, 20 of 20" in panel.strip.value
+    states = [s for s in panel.made.walk(panel.sd) if s.step in chosen(20)]
+    estimates = [panel.sd.to_images(s.z_0)[0] for s in states]
+    expected = strip(chosen(20), [s.z[0] for s in states], estimates)
+    assert panel.walked.tobytes() == expected.tobytes()
+
+
+def test_the_channels_of_a_latent_are_the_quarters_of_a_square():
+    z = torch.stack([torch.full((2, 3), value) for value in (-9.0, 0.0, 1.5, 3.0)])
+    shades = np.array(channels(z, 40))
+    assert shades.shape == (40, 60, 3)
+    corners = [shades[i, j, 0] for i in (5, 35) for j in (5, 55)]
+    assert corners == [0, 128, 191, 255]
