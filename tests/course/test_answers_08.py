@@ -317,6 +317,12 @@ def test_the_shares_are_those_of_a_real_average():
         assert sum(shares(steps, decay)) == pytest.approx(1)
 
 
+def test_the_shares_after_twenty_steps_are_as_the_exercise_says():
+    slow, whole = shares(20, 0.999), shares_with([0.999] * 20)
+    assert max(slow) == slow[-1] > 2 * slow[0]
+    assert max(whole) == whole[0] > 0.95
+
+
 def test_the_schedule_is_the_same_backwards_where_its_phases_are_equally_long():
     there = [rate(k, 30, 0.1, 7, 7) for k in range(30)]
     assert there == there[::-1]

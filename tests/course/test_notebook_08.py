@@ -152,7 +152,7 @@ def test_its_update_and_average_are_the_finished_ones_and_slips_are_noticed(take
 
 WORLD = {
     "places": torch.tensor([-1.2, 0.0, 1.5], dtype=torch.float64),
-    "shares": torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+    "odds": torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
     "spread": 0.1,
 }
 
@@ -169,7 +169,7 @@ def test_the_best_guess_is_the_mean_of_what_may_have_been_mixed(world, t):
     z_t = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)
     z_0 = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
     bells = torch.exp(-((z_0[:, None] - WORLD["places"]) ** 2) / (2 * 0.1**2))
-    prior = (WORLD["shares"] * bells).sum(-1)
+    prior = (WORLD["odds"] * bells).sum(-1)
     eps = (z_t[:, None] - alpha * z_0) / sigma
     weights = prior * torch.exp(-(eps**2) / 2)
     mean = (weights * eps).sum(-1) / weights.sum(-1)
@@ -180,7 +180,7 @@ def test_the_best_guess_is_the_mean_of_what_may_have_been_mixed(world, t):
 def test_the_floor_is_the_error_of_the_best_guess(world, t):
     rng = torch.Generator().manual_seed(0)
     n = 400_000
-    chosen = torch.multinomial(WORLD["shares"], n, True, generator=rng)
+    chosen = torch.multinomial(WORLD["odds"], n, True, generator=rng)
     z_0 = WORLD["places"][chosen] + 0.1 * normal(n)
     eps = normal(n, seed=1)
     alpha, sigma = SCHEDULE.at(t)
@@ -190,7 +190,7 @@ def test_the_floor_is_the_error_of_the_best_guess(world, t):
 
 def test_no_cluster_at_all_has_the_floor_of_a_single_normal_distribution(taken):
     one = torch.zeros(1, dtype=torch.float64)
-    world = taken("floor", normal=normal, places=one, shares=one + 1, spread=0.5)
+    world = taken("floor", normal=normal, places=one, odds=one + 1, spread=0.5)
     for t in (0, 100, 999):
         alpha, sigma = SCHEDULE.at(t)
         exact = alpha**2 * 0.25 / (alpha**2 * 0.25 + sigma**2)

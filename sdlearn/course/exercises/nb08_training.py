@@ -731,8 +731,9 @@ SHARES = Exercise(
     "slow start of section 6. It is then a mixture of all the weights there have been. How much of "
     "each? Return a list of `steps + 1` numbers: first the share of the random weights that the "
     "average began with, then the shares of the weights after step number 0, 1, … up to the last. "
-    "(Try it on a few runs: do the shares add up to 1? Which weights have the largest share after "
-    "20 steps with a decay of 0.999? And without the slow start?)",
+    "(Look at a few runs of your own. The shares add up to 1. After 20 steps with a decay of 0.999 "
+    "the newest weights have the largest share; without the slow start it would be the random "
+    "ones, with nearly everything.)",
     hints=(
         "Step n multiplies everything that is in the average with its decay $d_n$, and adds "
         "$(1 - d_n)$ of the newest weights. So what happens to a share after it has come in?",

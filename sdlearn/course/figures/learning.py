@@ -40,7 +40,7 @@ def turns(schedule: NoiseSchedule, times: Sequence[int]) -> Figure:
 
     Both have the length 1; the angle between z_0 and z_t is where the schedule has got to.
     """
-    figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 2.75), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(times), squeeze=False)[0]
     for ax, t in zip(axes, times, strict=True):
         alpha, sigma = (float(x) for x in schedule.at(t))
