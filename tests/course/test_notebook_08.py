@@ -5,7 +5,9 @@ import json
 import math
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -181,7 +183,7 @@ def test_the_floor_is_the_error_of_the_best_guess(world, t):
     rng = torch.Generator().manual_seed(0)
     n = 400_000
     chosen = torch.multinomial(WORLD["odds"], n, True, generator=rng)
-    z_0 = WORLD["places"][chosen] + 0.1 * normal(n)
+    z_0 = WORLD["places"][chosen] + 0.1 * normal(n, seed=2)
     eps = normal(n, seed=1)
     alpha, sigma = SCHEDULE.at(t)
     guess = world["best_guess"](alpha * z_0 + sigma * eps, alpha, sigma)
@@ -211,6 +213,53 @@ def test_the_divergence_is_that_of_two_normal_distributions(taken, t):
     exact = torch.distributions.kl_divergence(step(z_0), step(guess)).sum()
     mine = taken("bound")["divergence"](t, t - 1, z_t, z_0, guess)
     assert mine.item() == pytest.approx(exact.item(), rel=1e-9)
+
+
+# ---------------------------------------------------------------------- what is measured of the run
+
+
+@pytest.mark.parametrize("t", [0, 20, 300, 980])
+def test_the_dice_set_the_floor_of_a_page_that_is_known(taken, t):
+    """By simulation: z_0 is the dice alone, and the best guess is a straight line through 0."""
+    s2, n = torch.tensor([0.002, 0.3], dtype=torch.float64), 400_000
+    alpha, sigma = SCHEDULE.at(t)
+    eps, z_0 = normal(n, 2), s2.sqrt() * normal(n, 2, seed=1)
+    z_t = alpha * z_0 + sigma * eps
+    slope = (z_t * eps).mean(0) / (z_t**2).mean(0)
+    exact = ((eps - slope * z_t) ** 2).mean().item()
+    assert taken("validate", s2=s2)["from_dice"](t) == pytest.approx(exact, abs=0.005)
+
+
+PAGES = [("day", "sea", "tree", "red"), ("day", "snow", "tree", "blue"), ("night", *"abc")]
+
+
+class Reader:
+    """A judge of pages that are given as four words each, or three for a page without a thing."""
+
+    def read(self, pictures):
+        things = [[(*page[2:], "more")] if len(page) == 4 else [] for page in pictures]
+        return [
+            SimpleNamespace(sky=page[0], ground=page[1], things=found)
+            for page, found in zip(pictures, things, strict=True)
+        ]
+
+
+@pytest.fixture
+def measured(taken):
+    return taken("measure", judge=Reader(), np=np)
+
+
+def test_what_is_right_is_counted_by_fact_and_by_page(measured):
+    drawn = [PAGES[0], ("day", "snow", "house", "blue"), ("night", "a", "-")]
+    assert measured["right"](PAGES, PAGES).tolist() == [1] * 5
+    assert measured["right"](drawn, PAGES) == pytest.approx([1, 1, 1 / 3, 2 / 3, 1 / 3])
+    assert measured["right"](PAGES, PAGES, 1) == pytest.approx([1 / 3, 0, 1 / 3, 0, 0])
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_chance_holds_every_picture_against_the_captions_of_all_others(measured, times):
+    expected = [1 / 3, 0, 1 / 3, 0, 0]
+    assert measured["chance"](PAGES * times, PAGES * times) == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------------------------ the run
