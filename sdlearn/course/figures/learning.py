@@ -113,7 +113,7 @@ def reel(
     enlarged = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
     pen.rectangle((11, 37, 12 + side, 38 + side), outline=GREY)
     page.paste(enlarged, (12, 38))
-    pen.text((12, 10), caption, INK, font)
+    pen.text((12, 3), caption, INK, font)
     left, top, right, bottom = 276, 44, 704, 206
     highest = 1.05 * max([*losses, 0.1])
 
