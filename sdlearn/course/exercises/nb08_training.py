@@ -55,8 +55,10 @@ def cooling_first(step: int, steps: int, peak: float, warmup: int, cooldown: int
 def rate_cases(_: Generator) -> Iterator[Case]:
     for step in (0, 1, 4, 5, 9, 11, 12, 18, 19):
         yield Case((step, 20, 0.002, 5, 8))
-    for step in (0, 2, 3, 7):  # too short for both
+    for step in (0, 2, 3, 4, 7):  # too short for both
         yield Case((step, 8, 0.5, 6, 5))
+    for step in (2, 4, 5, 6):
+        yield Case((step, 10, 0.3, 8, 8))
     for step in (0, 9):
         yield Case((step, 10, 1e-4, 0, 3))
         yield Case((step, 10, 1e-4, 3, 0))
@@ -417,8 +419,9 @@ DROPPED = Exercise(
         Mistake(
             "kept with probability p",
             dropped_where(lambda u, p: u >= p),
-            "You drop where `u` is *not* below p, so with p = 0.1 nine captions of ten are lost. "
-            "You would notice a model that hardly listens.",
+            "You drop where `u` is *not* below p. With p = 0.1 nine captions of ten are lost, and "
+            "the model hardly listens. (Is it `torch.where`? It takes its second argument where "
+            "the condition holds, and the third elsewhere.)",
         ),
         Mistake(
             "probability 1 - p",
@@ -460,15 +463,6 @@ DROPPED = Exercise(
             "filling, and its states are not zero. Whoever samples with the states of an empty "
             "text would meet something that was never trained. (Zeros work, if one uses them in "
             "both places; they were not asked for here.)",
-        ),
-        Mistake(
-            "the wrong way round",
-            lambda context, pooled, empty, empty_pooled, u, p: (
-                torch.where((u < p)[:, None, None], context, empty),
-                torch.where((u < p)[:, None], pooled, empty_pooled),
-            ),
-            "Your two choices are exchanged: `torch.where(condition, a, b)` takes a where the "
-            "condition holds. As it stands, only the dropped captions are kept.",
         ),
         Mistake(
             "a mixture",
@@ -738,7 +732,7 @@ SHARES = Exercise(
         "Step n multiplies everything that is in the average with its decay $d_n$, and adds "
         "$(1 - d_n)$ of the newest weights. So what happens to a share after it has come in?",
         "The weights after step n come in with a share of $1 - d_n$. Every later step multiplies "
-        "it with its own decay: $(1 - d_n) \\, d_{n+1} \\, d_{n+2} \\cdots$",
+        "it with its own decay: $(1 - d_n) \\, d_{n+1} \\, d_{n+2} \\cdots$.",
         "Keep a list, beginning with `[1.0]`. For each step with decay `d`, multiply all that is "
         "in the list with `d` and append `1 - d`. The decay of step n is "
         "`min(decay, (1 + n) / (10 + n))`.",
