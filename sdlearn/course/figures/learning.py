@@ -129,10 +129,10 @@ def reel(
         points = [at(k, loss) for k, loss in enumerate(values, start=1)]
         if len(points) > 1:
             pen.line(points, colour, thick)
-        x = left + 8 + (150 if name == "mean" else 0)
-        pen.line([(x, top - 12), (x + 24, top - 12)], colour, thick)
+        key = left + 8 + (150 if name == "mean" else 0)
+        pen.line([(key, top - 12), (key + 24, top - 12)], colour, thick)
         label = name if name == "every step" else f"mean of the last {width}"
-        pen.text((x + 30, top - 12), label, INK, label_font(12), anchor="lm")
+        pen.text((key + 30, top - 12), label, INK, label_font(12), anchor="lm")
     x = at(step, 0)[0]
     for y in range(top, bottom, 8):
         pen.line([(x, y), (x, y + 4)], INK, 2)
