@@ -4,6 +4,7 @@ from sdlearn.course.widgets.autoencoding import Walk
 from sdlearn.course.widgets.clocks import Clocks
 from sdlearn.course.widgets.guidance import Guide
 from sdlearn.course.widgets.latents import Blender
+from sdlearn.course.widgets.learning import Reel
 from sdlearn.course.widgets.lens import Lens
 from sdlearn.course.widgets.painter import Painter
 from sdlearn.course.widgets.pipeline import Crossing
@@ -23,6 +24,7 @@ __all__ = [
     "Painter",
     "Playground",
     "ReadingGlass",
+    "Reel",
     "Tour",
     "Tracks",
     "Walk",
