@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from sdlearn.course import check
+from sdlearn.course.checking import judge
+from sdlearn.course.exercises import find
 from sdlearn.course.exercises.nb09_sampling import (
     affordable,
     geometric,
@@ -65,6 +67,19 @@ def by_rotation(z, v, here, there, eta, fresh):
     kick = eta * there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt()
     eps = here.sigma * z + here.alpha * v
     return turned + ((there.sigma**2 - kick**2).sqrt() - there.sigma) * eps + kick * fresh
+
+
+def eps_by_division(z, v, here, there, eta, fresh):
+    z_0 = here.alpha * z - here.sigma * v
+    eps = (v + here.sigma * z_0) / here.alpha
+    kick = eta * there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt()
+    return there.alpha * z_0 + (there.sigma**2 - kick**2).sqrt() * eps + kick * fresh
+
+
+def exchanged(z, v, here, there, eta, fresh):
+    noise, picture = here.alpha * z - here.sigma * v, here.sigma * z + here.alpha * v
+    kick = eta * there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt()
+    return there.alpha * picture + (there.sigma**2 - kick**2).sqrt() * noise + kick * fresh
 
 
 def one_at_a_time(z, pictures, alpha, sigma):
@@ -130,17 +145,17 @@ def middle_of(choose):
 
 def even_angle(here, there):
     angle = (torch.atan2(here.sigma, here.alpha) + torch.atan2(there.sigma, there.alpha)) / 2
-    return Point(0.0, angle.cos(), angle.sin())
+    return Point((here.t + there.t) / 2, angle.cos(), angle.sin())
 
 
 def sigma_only(here, there):
     sigma = (here.sigma * there.sigma).sqrt()
-    return Point(0.0, (1 - sigma**2).sqrt(), sigma)
+    return Point((here.t + there.t) / 2, (1 - sigma**2).sqrt(), sigma)
 
 
 def larger_by_a_tenth(here, there):
     middle = geometric(here, there)
-    return Point(0.0, 1.1 * middle.alpha, 1.1 * middle.sigma)
+    return Point(middle.t, 1.1 * middle.alpha, 1.1 * middle.sigma)
 
 
 def twice(denoise, z, here, there):
@@ -154,6 +169,26 @@ def extrapolated(denoise, z, here, there):
     eps = slope(denoise, z, here)
     ahead = slide(z, eps, here, middle)
     return slide(z, 2 * slope(denoise, ahead, middle) - eps, here, there)
+
+
+def asking(times, step):
+    """More calls than are needed, the answers thrown away."""
+
+    def asked(denoise, z, here, there):
+        for _ in range(times):
+            denoise(z, here)
+        return step(denoise, z, here, there)
+
+    return asked
+
+
+def mean_of_exponentials(more):
+    def answer(z, x, alpha, sigma):
+        squared = (z[:, None] - alpha * x).pow(2).flatten(2).sum(-1)
+        parts = (-squared / (2 * sigma**2)).exp()
+        return torch.einsum("bn,nchw->bchw", parts / (parts.sum(1, keepdim=True) + more), x)
+
+    return answer
 
 
 WRONG = {
@@ -227,6 +262,8 @@ WRONG = {
         lambda z, v, here, there, eta, fresh: (z, velocity_step(z, v, here, there, eta, fresh)),
     ],
     "09.4": [
+        mean_of_exponentials(1e-10),
+        mean_of_exponentials(1e-300),
         remembered_with(lambda z, x, alpha, sigma: (z, x, alpha, sigma * 2**0.5)),
         remembered_with(lambda z, x, alpha, sigma: (z, x, alpha, sigma**2)),
         remembered_with(lambda z, x, alpha, sigma: (z, x, alpha, sigma / alpha)),
@@ -257,7 +294,10 @@ WRONG = {
         walked(right_step, torch.stack),
         walked(twice),
         walked(extrapolated),
+        walked(asking(1, right_step)),
         walked(middle_of(even_angle)),
+        walked(middle_of(lambda here, there: geometric(here, there)._replace(t=here.t + 1))),
+        walked(middle_of(lambda here, there: geometric(here, there)._replace(t=-1.0))),
         walked(middle_of(sigma_only)),
         walked(middle_of(larger_by_a_tenth)),
         walked(middle_of(lambda here, there: there)),
@@ -294,6 +334,39 @@ RIGHT = {
 }
 
 
+# What learners wrote, and the mistake whose sentence they must be told.
+NAMED = {
+    "09.2": {
+        "grown as if to a clean latent": lambda z, eps, here, there, fresh: (
+            (z - (1 - (here.alpha / there.alpha) ** 2) / here.sigma * eps) / here.alpha
+            + there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt() * fresh
+        ),
+        "divided by sigma_t twice": lambda z, eps, here, there, fresh: (
+            (z - (1 - (here.alpha / there.alpha) ** 2) / here.sigma**2 * eps)
+            * (there.alpha / here.alpha)
+            + there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt() * fresh
+        ),
+    },
+    "09.3": {
+        "divided by alpha": eps_by_division,
+        "always DDPM": lambda z, v, here, there, eta, fresh: velocity_step(
+            z, v, here, there, 1.0, fresh
+        ),
+        "always without noise": lambda z, v, here, there, eta, fresh: by_ddim(
+            z, v, here, there, 0.0, None
+        ),
+        "z_0 and eps exchanged": exchanged,
+    },
+    "09.4": {"a little added to the sum": mean_of_exponentials(1e-12)},
+    "09.5": {
+        "t of the start": walked(
+            middle_of(lambda here, there: geometric(here, there)._replace(t=here.t))
+        ),
+        "no t": walked(middle_of(lambda here, there: geometric(here, there)._replace(t=0.0))),
+    },
+}
+
+
 def cases(table):
     return [
         pytest.param(number, a, id=f"{number}-{k}")
@@ -308,6 +381,20 @@ def test_a_wrong_answer_does_not_pass(number, answer):
     assert verdict.status == "not yet", verdict.text
     assert "Traceback" not in verdict.text
     assert len(verdict.text) < 900
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(number, name) for number, answers in NAMED.items() for name in answers]
+)
+def test_a_likely_mistake_is_called_by_its_name(number, name):
+    exercise = find(number)
+    (sentence,) = (m.sentence for m in exercise.mistakes if m.name == name)
+    assert judge(exercise, NAMED[number][name]).sentence == sentence
+
+
+def test_a_call_too_many_is_said():
+    verdict = check("09.5", walked(asking(1, right_step)))
+    assert "two calls a step" in verdict.text
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(RIGHT))

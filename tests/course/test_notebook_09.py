@@ -2,6 +2,8 @@
 
 import ast
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,13 @@ import torch
 import sdlearn
 from sdlearn.course import figures
 from sdlearn.course.figures.sampling import WORLD, exact
+from sdlearn.samplers import ADAMS_BASHFORTH, mean_weights, mix
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09-sampling.ipynb"
-MODEL = ["model", "steps-table", "steps-figure", "sheet", "unguided", "invert", "invert-figure"]
+MODEL = [
+    "model", "steps-table", "steps-ranking", "steps-figure", "sheet", "weights", "unguided",
+    "invert", "invert-figure",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,38 @@ def test_its_samplers_have_the_order_that_it_says(code, walk, order):
     truth = walked(sdlearn.samplers.plms, names["arc"](600))[-1]
     errors = [(walked(names[walk], names["arc"](n))[-1] - truth).norm().item() for n in (60, 120)]
     assert 2**order * 0.9 < errors[0] / errors[1] < 2**order * 1.15
+
+
+def test_why_four_looks_are_not_of_fourth_order(code):
+    """LMS with a begin from the exact flow falls faster; PLMS does not, and so its weights are to
+    blame."""
+    arc = built(code)["arc"]
+    truth = walked(sdlearn.samplers.plms, arc(1600))[-1]
+
+    def error(walk, n, exact_begin):
+        path, past, nodes, z = arc(n), [], [], Z
+        for k, (here, there) in enumerate(pairwise(path)):
+            seen = sdlearn.samplers.noise_in(z, exact(WORLD)(z, here), here)
+            past, nodes = [seen, *past][:4], [here.sigma / here.alpha, *nodes][:4]
+            weights = (
+                ADAMS_BASHFORTH[len(past) - 1]
+                if walk == "plms"
+                else mean_weights(torch.stack(nodes), there.sigma / there.alpha)
+            )
+            if exact_begin and k < 3:
+                fine = arc(400, here.t, there.t)
+                *_, end = sdlearn.samplers.plms(exact(WORLD), z, fine)
+                z = end.z
+            else:
+                z = sdlearn.samplers.slide(z, mix(weights, past), here, there)
+        return (z - truth).norm().item()
+
+    def order(walk, exact_begin):
+        return math.log2(error(walk, 80, exact_begin) / error(walk, 160, exact_begin))
+
+    assert order("lms", exact_begin=True) > 2.9
+    assert order("lms", exact_begin=False) < 2.5
+    assert order("plms", exact_begin=True) < 2.2
 
 
 def test_its_distance_of_clouds(code):

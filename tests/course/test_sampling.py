@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sdlearn.course.figures import sampling
+from sdlearn.course.figures.pages import label_font
 from sdlearn.course.figures.sampling import LIMIT, SIDE, WORLD, drawn, exact, ring, walk_page
 from sdlearn.course.widgets.sampling import WALKERS, Tracks, flowed, start, walk
 from sdlearn.samplers import SAMPLERS, heun
@@ -132,11 +133,18 @@ def test_walks_are_drawn_from_start_to_end_over_the_data():
 def test_the_fan_goes_from_much_noise_on_the_left_to_none():
     ratios = torch.tensor([9.0, 3.0, 1.0, 0.0])
     x = torch.tensor([[50.0, -50.0], [2.0, -3.0], [1.0, 1.0], [0.0, 1.0]])
-    (ax,) = sampling.fan(ratios, x, "A title").axes
-    assert ax.get_xlim() == (2, 0)
-    assert ax.get_ylim() == (-3, 3)
-    assert np.array_equal(ax.lines[1].get_xydata(), np.stack([ratios, x[:, 1]], 1))
-    assert ax.get_title() == "A title"
+    figure = sampling.fan(ratios, x, "A title")
+    assert figure.get_suptitle() == "A title"
+    whole, end = figure.axes
+    assert whole.get_xlim() == (9, 0)
+    low, high = whole.get_ylim()
+    assert low < -50
+    assert high > 50
+    assert end.get_xlim() == (2, 0)
+    assert end.get_ylim() == (-3, 3)
+    for ax in (whole, end):
+        assert np.array_equal(ax.lines[1].get_xydata(), np.stack([ratios, x[:, 1]], 1))
+    assert whole.get_title() != end.get_title()
 
 
 @pytest.mark.usefixtures("as_figure")
@@ -158,6 +166,11 @@ def test_errors_have_slopes_through_their_points_and_differ_without_colour():
     assert {label.get_text() for label in ax.get_xticklabels()} == {"5", "10", "40"}
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == [*lines, "floor"]
+    (plain,) = sampling.errors(lines, "Title", "error", band=("chance", 0.02, 0.05)).axes
+    (band,) = plain.patches
+    assert band.get_label() == "chance"
+    assert band.get_extents().height > 0
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.02, 0.05))
 
 
 def test_pictures_have_few_greys():
@@ -282,6 +295,25 @@ def test_it_answers_over_its_whole_range(widget):
                 widget.shown.value = shown
                 assert widget.picture.size == (SIDE + 20, SIDE + 40)
             assert f"{name}, {steps} steps" in text(widget.message)
+
+
+def test_the_picture_says_what_it_shows(widget, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "sdlearn.course.widgets.sampling.walk_page",
+        lambda states, data, title: titles.append(title) or walk_page(states, data, title),
+    )
+    widget.steps.value = 20
+    widget.eta.value = 0.8
+    widget.sampler.value = "euler_ancestral"
+    widget.shown.value = "z_0"
+    assert titles == [
+        "ddim, 20 steps: z",
+        "ddim, 20 steps, eta 0.8: z",
+        "euler_ancestral, 20 steps: z",
+        "euler_ancestral, 20 steps: estimates of z_0",
+    ]
+    assert label_font(19).getlength("euler_ancestral, 60 steps: estimates of z_0") <= SIDE
 
 
 def test_every_control_has_a_name(widget):

@@ -58,7 +58,7 @@ BUDGET = Exercise(
     difficulty=1,
     statement="What costs time is the U-Net, and you can pay for so many evaluations of it, no "
     'more. How many steps can you take with `"ddim"`, `"heun"`, `"plms"` or `"dpm_pp_2m"`? The '
-    "path ends clean, as those of this notebook do. With guidance (any `scale` but `1`) every call "
+    "path ends clean, as those of `path_of` do. With guidance (any `scale` but `1`) every call "
     "of the denoiser evaluates the U-Net twice, once with the prompt and once without. A step that "
     "you cannot pay in full is not taken; where there is nothing to spend, the answer is `0`.",
     hints=(
@@ -157,7 +157,7 @@ def ho_step(z: Tensor, eps: Tensor, here: "Point", there: "Point", fresh: Tensor
 def ho(
     keep: Callable[[Point, Point], Tensor] = lambda here, there: (here.alpha / there.alpha) ** 2,
     share: Callable[[Tensor, Point], Tensor] = lambda keep, here: (1 - keep) / here.sigma,
-    grown: Callable[[Tensor], Tensor | float] = lambda keep: keep.sqrt(),
+    grown: Callable[[Tensor, Point], Tensor | float] = lambda keep, here: keep.sqrt(),
     std: Callable[[Tensor, Point, Point], Tensor | float] = lambda keep, here, there: (
         there.sigma / here.sigma * (1 - keep).sqrt()
     ),
@@ -166,7 +166,7 @@ def ho(
 
     def answer(z: Tensor, eps: Tensor, here: Point, there: Point, fresh: Tensor) -> Tensor:
         kept = keep(here, there)
-        mean = (z - share(kept, here) * eps) / grown(kept)
+        mean = (z - share(kept, here) * eps) / grown(kept, here)
         return mean + std(kept, here, there) * fresh
 
     return answer
@@ -275,6 +275,12 @@ HO = Exercise(
             "all the noise in z, and only part of it came with this step: (1 - a) / sigma_t.",
         ),
         Mistake(
+            "divided by sigma_t twice",
+            ho(share=lambda keep, here: (1 - keep) / here.sigma**2),
+            "You divide the share of eps by sigma_t². That divisor belongs to the formula for z_0; "
+            "putting z_0 = (z - sigma_t eps) / alpha_t into it cancels one of the two sigmas.",
+        ),
+        Mistake(
             "not divided by sigma_t",
             ho(share=lambda keep, here: 1 - keep),
             "The factor of eps lacks its divisor sigma_t. At the noisiest times sigma_t is nearly "
@@ -282,15 +288,21 @@ HO = Exercise(
         ),
         Mistake(
             "not grown again",
-            ho(grown=lambda keep: 1.0),
+            ho(grown=lambda keep, here: 1.0),
             "You forget the division by √a. A forward step makes the latent smaller by √a; going "
             "back it must grow again, or your pictures are pale.",
         ),
         Mistake(
             "grown too much",
-            ho(grown=lambda keep: keep),
+            ho(grown=lambda keep, here: keep),
             "You divide by a and not by its root: z is multiplied by √a on the way there, so that "
             "its variance has the factor a.",
+        ),
+        Mistake(
+            "grown as if to a clean latent",
+            ho(grown=lambda keep, here: here.alpha),
+            "You divide by alpha_t, which is √a only where alpha_s is 1. That would take the "
+            "latent all the way to a clean one; to s it grows by alpha_s / alpha_t.",
         ),
     ),
 )
@@ -365,6 +377,14 @@ def no_fresh(z: Tensor, v: Tensor, here: Point, there: Point, eta: float, fresh:
     return by_parts()(z, v, here, there, eta, torch.zeros_like(z))
 
 
+def whole_kick(
+    z: Tensor, v: Tensor, here: Point, there: Point, eta: float, fresh: Tensor
+) -> Tensor:
+    z_0, eps = split(z, v, here)
+    kick = full_kick(here, there)
+    return there.alpha * z_0 + (there.sigma**2 - (eta * kick) ** 2).sqrt() * eps + kick * fresh
+
+
 def velocity_cases(rng: Generator) -> Iterator[Case]:
     for shape, eta in (((2, 4, 3, 5), 0.6), ((1, 2, 4, 6), 1.0), ((3, 3, 3, 3), 0.0)):
         here, there = one_place(rng, 0.9, 1.4), one_place(rng, 0.2, 0.8)
@@ -408,8 +428,8 @@ VELOCITY = Exercise(
         Mistake(
             "divided by alpha",
             by_parts(divided),
-            "You get z_0 by a division by alpha. Where nothing is left of the picture alpha is 0, "
-            "and the result is not a number. From a velocity z_0 comes without any division.",
+            "You divide by alpha, for z_0 or for eps. Where nothing is left of the picture alpha "
+            "is 0, and the result is not a number. From z and v both come without a division.",
         ),
         Mistake(
             "sign of v in z_0",
@@ -428,6 +448,12 @@ VELOCITY = Exercise(
             by_parts(lambda z, v, here: split(z, -v, here)),
             "Your v has the opposite sign: you solve v = sigma z_0 - alpha eps. Here it is "
             "v = alpha eps - sigma z_0.",
+        ),
+        Mistake(
+            "z_0 and eps exchanged",
+            by_parts(lambda z, v, here: split(z, v, here)[::-1]),
+            "You have solved for the right two, but they have changed places: alpha z - sigma v is "
+            "z_0, and sigma z + alpha v is eps.",
         ),
         Mistake(
             "noise on top",
@@ -500,6 +526,24 @@ VELOCITY = Exercise(
             "posterior's standard deviation.",
         ),
         Mistake(
+            "eta in one place only",
+            whole_kick,
+            "You make room for eta times the posterior's standard deviation, and then add fresh "
+            "noise of the whole of it. It is one kick, with eta in it, in both places.",
+        ),
+        Mistake(
+            "always DDPM",
+            by_parts(kick=lambda eta, here, there: full_kick(here, there)),
+            "Your step does not depend on eta: it always has the noise of eta 1, as DDPM does. The "
+            "kick is eta times the posterior's standard deviation.",
+        ),
+        Mistake(
+            "always without noise",
+            by_parts(kick=lambda eta, here, there: 0.0),
+            "Your step does not depend on eta: it is that of eta 0, without fresh noise. That is "
+            "one end of the slider; the kick is what the others have.",
+        ),
+        Mistake(
             "no fresh noise",
             no_fresh,
             "You make room for fresh noise and then do not add it: too little noise is left in "
@@ -548,10 +592,12 @@ def nearest(z: Tensor, pictures: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
     return pictures[distances(z, alpha * pictures).argmin(dim=1)]
 
 
-def with_exponentials(normalised: bool) -> Callable[..., Tensor]:
+def with_exponentials(normalised: bool, more: float = 0.0) -> Callable[..., Tensor]:
+    """Without a softmax; more: what is added to the sum to keep it from being 0."""
+
     def answer(z: Tensor, pictures: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         parts = right_scores(z, pictures, alpha, sigma).exp()
-        parts = parts / parts.sum(dim=1, keepdim=True) if normalised else parts
+        parts = parts / (parts.sum(dim=1, keepdim=True) + more) if normalised else parts
         return weighed(parts, pictures)
 
     return answer
@@ -561,16 +607,17 @@ def memory_cases(rng: Generator) -> Iterator[Case]:
     def case(b: int, n: int, shape: tuple[int, ...], angle: float, spread: float = 0.5) -> Case:
         """z comes from the first pictures; with b > n, the last from ones that are not known."""
         pictures = spread * normal(rng, max(b, n), *shape)
-        alpha, sigma = (f(torch.tensor(angle, dtype=torch.float64)) for f in (torch.cos, torch.sin))
+        turned = angle * (0.95 + 0.1 * torch.rand((), generator=rng, dtype=torch.float64))
+        alpha, sigma = turned.cos(), turned.sin()
         z = alpha * pictures[:b] + sigma * normal(rng, b, *shape)
         return Case((z, pictures[:n], alpha, sigma))
 
+    yield case(5, 4, (3, 4, 5), 0.02, 1.0)  # hardly any noise: the exponents are huge
     yield case(2, 5, (3, 2, 4), 1.2)
     yield case(1, 4, (2, 3, 2), 1.0)
     yield case(3, 3, (3, 3, 3), 1.1, 0.4)
-    yield case(3, 6, (2, 4, 3), 1.5)
+    yield case(3, 6, (2, 4, 3), 1.45)
     yield case(2, 4, (2, 2, 3), 0.15, 0.08)  # little noise, and pictures that are much alike
-    yield case(5, 4, (3, 4, 5), 0.02, 1.0)  # hardly any noise: the exponents are huge
 
 
 MEMORY = Exercise(
@@ -670,6 +717,13 @@ MEMORY = Exercise(
             "exponent first.",
         ),
         Mistake(
+            "a little added to the sum",
+            with_exponentials(normalised=True, more=1e-12),
+            "A small number in the divisor keeps 0 / 0 away and puts a blank picture in its place: "
+            "where every exponential is 0, so is your guess, and it is off where they are small. "
+            "A softmax subtracts the largest exponent first, and nothing needs to be added.",
+        ),
+        Mistake(
             "still dimmed",
             lambda z, pictures, alpha, sigma: alpha * remembered(z, pictures, alpha, sigma),
             "You return alpha times the guess: what of z is picture. Asked for is z_0 itself.",
@@ -701,25 +755,43 @@ def midpoint(denoise: "Denoiser", z: Tensor, path: "list[Point]") -> "Iterator[T
         yield z
 
 
-def between(ratio: Tensor) -> Point:
+def mean_t(here: Point, there: Point) -> float:
+    return (here.t + there.t) / 2
+
+
+def between(here: Point, there: Point, ratio: Tensor) -> Point:
     alpha = 1 / (1 + ratio**2).sqrt()
-    return Point(0.0, alpha, ratio * alpha)
+    return Point(mean_t(here, there), alpha, ratio * alpha)
 
 
 def geometric(here: Point, there: Point) -> Point:
-    return between((here.sigma / here.alpha * there.sigma / there.alpha).sqrt())
+    return between(here, there, (here.sigma / here.alpha * there.sigma / there.alpha).sqrt())
 
 
 def arithmetic(here: Point, there: Point) -> Point:
-    return between((here.sigma / here.alpha + there.sigma / there.alpha) / 2)
+    return between(here, there, (here.sigma / here.alpha + there.sigma / there.alpha) / 2)
 
 
 def halfway_factors(here: Point, there: Point) -> Point:
-    return Point(0.0, (here.alpha + there.alpha) / 2, (here.sigma + there.sigma) / 2)
+    factors = (here.alpha + there.alpha) / 2, (here.sigma + there.sigma) / 2
+    return Point(mean_t(here, there), *factors)
 
 
 def geometric_factors(here: Point, there: Point) -> Point:
-    return Point(0.0, (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt())
+    factors = (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt()
+    return Point(mean_t(here, there), *factors)
+
+
+def with_t_of_here(here: Point, there: Point) -> Point:
+    return geometric(here, there)._replace(t=here.t)
+
+
+def with_t_of_there(here: Point, there: Point) -> Point:
+    return geometric(here, there)._replace(t=there.t)
+
+
+def without_t(here: Point, there: Point) -> Point:
+    return geometric(here, there)._replace(t=0.0)
 
 
 def slope(denoise: Denoiser, z: Tensor, point: Point) -> Tensor:
@@ -804,6 +876,12 @@ def asked_about_the_old_z(denoise: Denoiser, z: Tensor, here: Point, there: Poin
     return slide(z, slope(denoise, z, geometric(here, there)), here, there)
 
 
+def asked_at_here_only(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
+    stop = geometric(here, there)
+    ahead = slide(z, slope(denoise, z, here), here, stop)
+    return slide(z, noise_in(ahead, denoise(ahead, here), stop), here, there)
+
+
 def asked_at_the_old_time(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
     ahead = slide(z, slope(denoise, z, here), here, stop)
@@ -834,6 +912,25 @@ def two_values(m: float, s: float) -> Denoiser:
     return denoise
 
 
+def network_like(denoise: Denoiser, path: list[Point]) -> Denoiser:
+    """Reads the t of a point as well, as a network does, and refuses more calls than the path is
+    worth: two a step, one where it ends clean."""
+    paid = sum(1 if there.sigma == 0 else 2 for there in path[1:])
+    calls = 0
+
+    def answering(z: Tensor, point: Point) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > paid:
+            raise RuntimeError(
+                f"the denoiser was asked more often than {paid} times, which is two calls a step, "
+                "and one for a step that ends clean"
+            )
+        return (1 + point.t / 5000) * denoise(z, point)
+
+    return answering
+
+
 def midpoint_cases(rng: Generator) -> Iterator[Case]:
     def angle(a: float) -> Point:
         x = torch.tensor(a, dtype=torch.float64)
@@ -848,7 +945,7 @@ def midpoint_cases(rng: Generator) -> Iterator[Case]:
     ):
         m, s = (float(x) for x in 0.4 + 0.6 * torch.rand(2, generator=rng))
         path = [angle(a) for a in angles] + [clean] * ends
-        yield Case((two_values(m, s), normal(rng, *shape), path))
+        yield Case((network_like(two_values(m, s), path), normal(rng, *shape), path))
 
 
 MIDPOINT = Exercise(
@@ -861,9 +958,10 @@ MIDPOINT = Exercise(
     "start of the step, and walk the *whole* of it with the noise seen in the middle. It is of "
     "order 2 as well, and another sampler of diffusion models, DPM-Solver-2, is made this way. The "
     "middle of a step from $t$ to $s$ is where $\\sigma/\\alpha$ is the geometric mean of the two "
-    "ends, the root of their product; its `Point` must have $\\alpha^2 + \\sigma^2 = 1$. (Its `t` "
-    "is read only by networks; give it the mean of both.) A step that ends clean has no such "
-    "middle and is Euler's. Yield `z` at every point, the start included. `noise_in` and `slide` "
+    "ends, the root of their product; its `Point` must have $\\alpha^2 + \\sigma^2 = 1$. Its `t`, "
+    "which networks read, is the mean of both. A step that ends clean has no such middle and is "
+    "Euler's. So there are two calls a step, and one where it ends clean; more are not paid for. "
+    "Yield `z` at every point, the start included. `noise_in` and `slide` "
     "of sections 5 and 7 may help.",
     hints=(
         "Take `heun` from section 7 and change only what happens between the two calls: where "
@@ -931,6 +1029,30 @@ MIDPOINT = Exercise(
             stepping(asked_at_the_old_time),
             "You slide to the middle, but ask there with the time of the start: the denoiser is "
             "told that there is more noise than there is.",
+        ),
+        Mistake(
+            "asked with the start's point",
+            stepping(asked_at_here_only),
+            "You slide to the middle and compute its noise with its own alpha and sigma, but you "
+            "ask the denoiser with the point of the start. It must be told where it looks.",
+        ),
+        Mistake(
+            "t of the start",
+            stepping(middle_step(with_t_of_here)),
+            "Your middle has the right alpha and sigma, but the t of the start. A network reads "
+            "the level of noise from t alone: give it the mean of both.",
+        ),
+        Mistake(
+            "t of the end",
+            stepping(middle_step(with_t_of_there)),
+            "Your middle has the right alpha and sigma, but the t of the step's end. A network "
+            "reads the level of noise from t alone, and takes the latent for cleaner than it is.",
+        ),
+        Mistake(
+            "no t",
+            stepping(middle_step(without_t)),
+            "Your middle has the right alpha and sigma, but its t is 0. A network reads the level "
+            "of noise from t alone: it would take the latent for a nearly clean one.",
         ),
         Mistake(
             "z_0 of one, noise of the other",

@@ -152,11 +152,19 @@ def fan(
 ) -> Image.Image:
     """One number of many walks in Karras's form: x (steps + 1, n) = z / alpha over sigma / alpha.
 
-    The walk goes from left, the ratio `until`, to right; x is shown from -limit to limit.
+    The walks go from left to right: in the left half all of them, in the right half their ends,
+    from the ratio `until` on and with x from -limit to limit.
     """
-    figure, ax = axes_for(title, r"$\sigma / \alpha$", r"second number of $z / \alpha$")
-    ax.plot(ratios, x, "-", color="0.2", lw=0.8)
-    ax.set(xlim=(until, 0), ylim=(-limit, limit))
+    figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
+    figure.suptitle(title)
+    whole, end = figure.subplots(1, 2)
+    for ax, name in ((whole, "the whole path"), (end, "its end, enlarged")):
+        ax.plot(ratios, x, "-", color="0.2", lw=0.7)
+        ax.set_title(name, fontsize=10)
+        ax.set(xlabel=r"$\sigma / \alpha$")
+        ax.grid(color="0.85")
+    whole.set(xlim=(float(ratios.max()), 0), ylabel=r"second number of $z / \alpha$")
+    end.set(xlim=(until, 0), ylim=(-limit, limit))
     return grey(figure)
 
 
@@ -166,11 +174,12 @@ def errors(
     ylabel: str,
     slopes: Mapping[int, tuple[float, float]] | None = None,
     level: tuple[str, float] | None = None,
+    band: tuple[str, float, float] | None = None,
 ) -> Image.Image:
     """Named errors, (calls of the denoiser, error), both axes logarithmic, up to six lines.
 
     slopes: by order p, a point (calls, error) through which a line of error ~ calls^-p is drawn.
-    level: a name and a height for a horizontal line.
+    level: a name and a height for a horizontal line. band: a name and two heights, grey between.
     """
     figure, ax = axes_for(title, "calls of the denoiser", ylabel)
     figure.set_figheight(4.2)
@@ -183,6 +192,8 @@ def errors(
         ax.plot(xs, ys, dashes, marker=mark, color="black", ms=5, lw=1.1, mfc="white", label=name)
     if level:
         ax.axhline(level[1], color="0.5", lw=1, ls=(0, (1, 3)), label=level[0])
+    if band:
+        ax.axhspan(*band[1:], color="0.88", lw=0, zorder=0, label=band[0])
     ax.set(xscale="log", yscale="log")
     shown: list[float] = []
     for calls in sorted(set(every), reverse=True):
@@ -229,5 +240,5 @@ def walk_page(states: Tensor, data: Tensor, title: str) -> Image.Image:
     framed.paste(page, (10, 30))
     pen = ImageDraw.Draw(framed)
     pen.rectangle((9, 29, SIDE + 10, SIDE + 30), outline="#aaaaaa")
-    pen.text((10, 8), title, "black", label_font(13))
+    pen.text((10, 4), title, "black", label_font(19))
     return grey(framed)

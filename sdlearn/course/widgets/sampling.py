@@ -15,6 +15,7 @@ from sdlearn.schedule import NoiseSchedule, Point
 WALKERS = 16
 WITH_NOISE = ("ddpm", "euler_ancestral")
 SHOWN = {"the walk: z": "z", "the estimates of z_0": "z_0"}
+CAPTIONS = {"z": "z", "z_0": "estimates of z_0"}
 
 
 def start(seed: int) -> Tensor:
@@ -102,7 +103,9 @@ class Tracks(widgets.VBox):
             s.z_0 for s in states[1:]
         ]  # fmt: skip
         what = self.shown.label
-        self.picture = walk_page(torch.stack(drawn_states), self.data, f"{name}: {what}")
+        with_eta = f", eta {eta:g}" * (name == "ddim" and eta > 0)
+        caption = f"{name}, {steps} steps{with_eta}: {CAPTIONS[self.shown.value]}"
+        self.picture = walk_page(torch.stack(drawn_states), self.data, caption)
         self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
         alt = f"{WALKERS} walks over five blobs of data, {what}. {sentence}"
         self.view.value = img(self.picture, alt, self.width)
