@@ -87,6 +87,8 @@ def lab(options: list[str]) -> int:
         # Nothing is asked of the network: no news, no look for updates.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # A photo that is handed to a widget goes through in one message.
+        "--ServerApp.tornado_settings={'websocket_max_message_size': 104857600}",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         jupyter.append("--allow-root")

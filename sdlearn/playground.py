@@ -7,6 +7,7 @@ from pathlib import Path
 from sdlearn.paths import notebook_file
 
 MODEL = "SDLEARN_MODEL"  # how the notebook's kernel learns which model to load
+LARGEST = 100 * 2**20  # bytes of a picture that is handed in; tornado alone takes ten million
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--port is {args.port}; it must lie in 1 … 65535")
     notebook = notebook_file("playground.ipynb")
     try:
+        from traitlets.config import Config
         from voila.app import Voila
     except ImportError as error:
         raise ValueError(
@@ -40,5 +42,10 @@ def main(args: argparse.Namespace) -> int:
     options = [f"--port={args.port}", "--Voila.ip=127.0.0.1", "--theme=light"]
     if args.no_browser:
         options.append("--no-browser")
-    Voila.launch_instance([str(notebook), *options])
+    config = Config()
+    config.Voila.tornado_settings = {"websocket_max_message_size": LARGEST}
+    # Each page has a kernel, which holds the model: five minutes after the page is gone, it ends.
+    config.MappingKernelManager.cull_idle_timeout = 300
+    config.MappingKernelManager.cull_interval = 60
+    Voila.launch_instance([str(notebook), *options], config=config)
     return 0

@@ -146,7 +146,7 @@ def as_app(page, tmp_path):
     with served(command, f"http://127.0.0.1:{port}/voila/static/none", tmp_path):
         page.goto(f"http://127.0.0.1:{port}/")
         page.get_by_role("button", name="Draw").wait_for()
-        page.get_by_text("Done.").first.wait_for()  # its last cell has drawn the first picture
+        page.get_by_text("Done in ").first.wait_for()  # its last cell has drawn the first picture
         yield page
 
 
@@ -162,12 +162,12 @@ def use(page) -> None:
     said = page.get_by_text
     first = picture(page)
 
-    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
     draw.click()
     page.locator(f'img[alt="The picture drawn for: {PROMPT}"]').wait_for()
     second = picture(page)
     assert second != first
-    assert "Done." in status.inner_text()
+    assert "Done in " in status.inner_text()
 
     page.get_by_role("button", name="tree", exact=True).click()
     page.locator('img[alt^="Map of the word tree"]').wait_for()
@@ -190,15 +190,15 @@ def use(page) -> None:
 
     steps.focus()
     page.keyboard.press("Home")  # a single step
-    page.get_by_label("Prompt").press("Enter")
-    said("Done.").first.wait_for()
+    page.get_by_label("Prompt", exact=True).press("Enter")
+    said("Done in ").first.wait_for()
     assert picture(page) not in (first, second)
 
     page.get_by_role("button", name="Two settings side by side").click()
-    page.get_by_label("Prompt").nth(1).wait_for()
+    page.get_by_label("Prompt", exact=True).nth(1).wait_for()
     with page.expect_download() as saved:
         page.get_by_role("link", name="Save this picture").first.click()
-    assert saved.value.suggested_filename == "picture-0.png"
+    assert saved.value.suggested_filename == "picture-a-0.png"
 
 
 def test_in_jupyterlab(in_lab):

@@ -16,6 +16,7 @@ from sdlearn.course import looking
 from sdlearn.course.figures.strip import channels, chosen, strip
 from sdlearn.course.widgets import Playground
 from sdlearn.samplers import SAMPLERS
+from sdlearn.storybook.captions import unknown_words
 
 PROMPT = "a red cat on the sand"
 
@@ -72,7 +73,9 @@ def test_it_draws_the_library_s_picture(playground, panel, tiny_storybook):
         PROMPT, "snow", 3, 2.5, "euler", seed=7, progress=False
     )
     assert found.tobytes() == expected.tobytes()
-    assert text(panel.message) == "Done."
+    assert re.fullmatch(r"Done in \d+\.\d s\.", text(panel.message))
+    assert text(panel.caption) == f"“{PROMPT}”, seed 7, 3 steps of euler, guidance 2.5"
+    assert panel.progress.description == "Step 3 of 3"
     assert f'alt="The picture drawn for: {PROMPT}"' in panel.view.value
     assert panel.progress.value == panel.progress.max == 3
 
@@ -92,7 +95,7 @@ def test_every_control_matters(playground, panel, control, value):
 def test_every_sampler_draws(playground, panel, sampler):
     panel.sampler.value, panel.steps.value = sampler, 4
     drawn(playground)
-    assert text(panel.message) == "Done."
+    assert text(panel.message).startswith("Done in ")
 
 
 @pytest.mark.parametrize("event", ["submit", "focus"])
@@ -103,9 +106,56 @@ def test_enter_draws_and_nothing_else_does(playground, panel, event):
 
 
 def test_unknown_words_are_named(playground, panel):
-    panel.prompt.value = "a red zebra"
+    panel.prompt.value, panel.negative.value = "a red zebra", "a unicorn"
     drawn(playground)
-    assert text(panel.message) == "Done. The storybook model never read: zebra."
+    assert text(panel.message).endswith(" s. The storybook model never read: zebra, unicorn.")
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_sentence_and_not_a_page(playground, panel):
+    panel.prompt.value = "a red cat and " * 60
+    drawn(playground)
+    said = text(panel.message)
+    assert "s. The prompt " in said
+    assert "tokens, of which the text encoder reads" in said
+    assert len(said) < 250
+
+
+def test_a_photo_is_upright_on_white_and_cut_to_its_middle(panel):
+    shades = np.zeros((64, 128, 4), np.uint8)
+    shades[:, 32:64] = [255, 0, 0, 255]  # held, the upper half of the middle square
+    photo, exif = Image.fromarray(shades), Image.Exif()
+    exif[0x0112] = 6  # turned a quarter clockwise to be looked at
+    content = io.BytesIO()
+    photo.save(content, "PNG", exif=exif)
+    panel.upload.value = file(content.getvalue(), "photo.png")
+    page = np.array(panel.start)
+    assert page.shape == (64, 64, 3)
+    assert (page[:32] == [255, 0, 0]).all()
+    assert (page[32:] == 255).all()
+
+
+def test_a_strength_that_leaves_no_step_says_so(playground, panel):
+    panel.upload.value = file(as_png(speckled()), "mine.png")
+    panel.strength.value = 0.0
+    drawn(playground)
+    assert "Nothing was drawn over the picture" in text(panel.message)
+    assert panel.progress.value == panel.progress.max == 1
+    assert panel.words.layout.display == "none"
+
+
+def test_the_next_seed_is_drawn_at_once(playground, panel):
+    panel.seed.value = 6
+    playground.next.click()
+    playground.wait()
+    assert panel.made.seed == panel.seed.value == 7
+
+
+def test_the_fold_has_words_that_it_knows(playground):
+    known = re.sub(r"<[^>]*>", " ", playground.children[-1].value)
+    for words in ("toadstool", "spotted", "on a sandy beach", "by moonlight", "a waving person"):
+        assert words in known
+    of_rows = ["things", "colours", "places", "times"]
+    assert unknown_words(known.partition("knows")[2]) == of_rows
 
 
 def test_a_picture_to_begin_from(playground, panel, tiny_storybook):
@@ -118,7 +168,7 @@ def test_a_picture_to_begin_from(playground, panel, tiny_storybook):
     panel.steps.value, panel.strength.value = 4, 0.5
     found = drawn(playground)
     (expected,) = tiny_storybook.image_to_image(
-        PROMPT, start, 0.5, steps=4, height=64, width=64, progress=False
+        PROMPT, start.crop((15, 0, 105, 90)), 0.5, steps=4, height=64, width=64, progress=False
     )
     assert found.tobytes() == expected.tobytes()
     assert panel.progress.max == 2
@@ -136,7 +186,7 @@ def test_a_file_that_is_no_picture_changes_nothing(panel, content):
 
 
 def test_stop_keeps_the_last_picture(playground, panel, monkeypatch):
-    before, view = drawn(playground), panel.view.value
+    before, view, caption = drawn(playground), panel.view.value, panel.caption.value
     seen = []
 
     def stop_in_the_second_step(change):
@@ -150,7 +200,7 @@ def test_stop_keeps_the_last_picture(playground, panel, monkeypatch):
     assert seen == [0, 1, 2]
     assert "Stopped" in text(panel.message)
     assert panel.picture is before
-    assert panel.view.value == view
+    assert (panel.view.value, panel.caption.value) == (view, caption)
     assert playground.worker is not None
     assert not playground.worker.is_alive()
 
@@ -206,6 +256,9 @@ def test_two_settings_side_by_side(playground, panel):
     assert second.picture.tobytes() == alone.tobytes() != panel.picture.tobytes()
     playground.compare.value = False
     assert playground.shown.children == (panel,)
+    panel.seed.value = 6
+    playground.compare.value = True
+    assert (second.seed.value, second.guidance.value) == (5, 1.0)
 
 
 def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
@@ -221,7 +274,7 @@ def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
     assert stamped.base64.b64decode(link) == content
 
     other = Playground(panel.sd, "a blue house")
-    other.load.value = file(content, "cat.png")
+    other.panels[0].load.value = file(content, "cat.png")
     assert text(other.panels[0].message) == "These are the settings of cat.png. Press Draw."
     other.button.click()
     other.wait()
@@ -241,7 +294,7 @@ def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
 )
 def test_settings_that_cannot_be_loaded_change_nothing(playground, panel, content, said):
     before = panel.settings()
-    playground.load.value = file(content, "old.png")
+    panel.load.value = file(content, "old.png")
     assert text(panel.message).startswith(said)
     assert panel.settings() == before
 
@@ -250,7 +303,7 @@ def test_the_words_show_their_maps(playground, panel, tiny_storybook):
     assert panel.words.layout.display == "none"
     drawn(playground)
     assert panel.words.options == looking.words_of(tiny_storybook, PROMPT)
-    assert panel.map.value.startswith("Click on a word")
+    assert panel.words.index == panel.maps[1:-1].flatten(1).amax(1).argmax() + 1
     looks = looking.watch(tiny_storybook, PROMPT, steps=3)
     mean = torch.stack(
         [looking.weights(looks, layer, step) for layer in looks.q for step in range(3)]
@@ -261,6 +314,11 @@ def test_the_words_show_their_maps(playground, panel, tiny_storybook):
         assert torch.allclose(panel.maps[word], share, atol=1e-6)
         assert f"gets {share.mean():.1%} of all looks" in panel.map.value
     assert torch.allclose(panel.maps.sum(0), torch.ones(8, 8), atol=1e-5)
+    panel.words.index = 1
+    panel.prompt.value = "red is a cat"
+    drawn(playground)
+    assert panel.words.index == panel.words.options.index("a") > 1
+    assert "“a” gets" in panel.map.value
 
 
 def test_the_strip_shows_the_walk(playground, panel):

@@ -3,12 +3,14 @@
 import base64
 import html
 import io
+import textwrap
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from threading import Event
 
 import ipywidgets as widgets
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sdlearn import settings as stamped
@@ -22,11 +24,10 @@ from sdlearn.settings import Settings
 
 WIDTH = 384  # of a picture on the page, in CSS pixels: six for each of the storybook's
 ROW = {
-    "style": {"description_width": "7.5em"},
+    "style": {"description_width": "8.5em"},
     "layout": widgets.Layout(width="auto", max_width="30em"),
 }
 LINE = ROW | {"layout": widgets.Layout(width="auto", max_width="56em")}
-INVITATION = "Click on a word: from where was it looked at?"
 
 
 class Panel(widgets.VBox):
@@ -44,10 +45,11 @@ class Panel(widgets.VBox):
         self.start: Image.Image | None = None
         self.maps: Tensor | None = None
         spec = sd.spec
+        self.name = name
         self.title = widgets.HTML(f"<h3>{html.escape(name)}</h3>")
         self.prompt = widgets.Text(value=prompt, description="Prompt", **LINE)
         self.negative = widgets.Text(
-            description="Not this", placeholder="a negative prompt, or nothing", **LINE
+            description="Negative prompt", placeholder="what to move away from, or nothing", **LINE
         )
         self.seed = widgets.BoundedIntText(value=0, max=2**31 - 1, description="Seed", **ROW)
         self.sampler = widgets.Dropdown(
@@ -57,11 +59,10 @@ class Panel(widgets.VBox):
         self.guidance = widgets.FloatSlider(
             value=spec.guidance, min=0, max=15, step=0.5, description="Guidance", **ROW
         )
-        self.upload = widgets.FileUpload(
-            accept="image/*", description="Begin from a file …", layout={"width": "auto"}
-        )
-        self.again = widgets.Button(description="… from this picture", layout={"width": "auto"})
-        self.afresh = widgets.Button(description="… from noise", layout={"width": "auto"})
+        button = {"width": "auto"}
+        self.afresh = widgets.Button(description="Noise", layout=button)
+        self.upload = widgets.FileUpload(accept="image/*", description="A file", layout=button)
+        self.again = widgets.Button(description="This picture", layout=button)
         self.strength = widgets.FloatSlider(
             value=0.6, min=0, max=1, step=0.05, description="Strength", disabled=True, **ROW
         )
@@ -69,29 +70,35 @@ class Panel(widgets.VBox):
         self.progress = widgets.IntProgress(description="Progress", **ROW)
         self.message = widgets.HTML()
         self.view = widgets.HTML()
+        self.caption = widgets.HTML()
         self.words = widgets.ToggleButtons(
-            description="Looks at", style={"button_width": "auto"}, layout={"display": "none"}
+            description="Attention", style={"button_width": "auto"}, layout={"display": "none"}
         )
         self.map = widgets.HTML()
         self.strip = widgets.HTML()
         self.link = widgets.HTML()
+        self.load = widgets.FileUpload(
+            accept="image/png", description="Load settings from a picture", layout=button
+        )
         self.upload.observe(lambda _: self.take_upload(), "value")
         self.again.on_click(lambda _: self.begin_from(self.picture))
         self.afresh.on_click(lambda _: self.begin_from(None))
+        self.load.observe(lambda _: self.take_settings(), "value")
         self.words.observe(lambda _: self.look(), "index")
         self.begin_from(None)
         self.say("Nothing drawn yet.")
-        starts = widgets.HBox([self.upload, self.again, self.afresh])
+        starts = widgets.HBox([widgets.Label("Begin from"), self.afresh, self.upload, self.again])
         starts.layout.flex_flow = "row wrap"
         controls = [
             self.seed, self.sampler, self.steps, self.guidance, starts, self.begins, self.strength,
-            self.progress, self.message, self.link,
+            self.load,
         ]  # fmt: skip
+        drawn = [self.view, self.caption, self.progress, self.message, self.link]
         beside = {"flex": "1 1 22em", "max_width": "30em", "padding": "0 0 0 0.7em"}
         columns = [
             widgets.VBox(controls, layout={"flex": "0 1 24em", "min_width": "18em"}),
-            widgets.VBox([self.view, self.words], layout=beside),
-            widgets.VBox([self.map], layout=beside),
+            widgets.VBox(drawn, layout=beside),
+            widgets.VBox([self.words, self.map], layout=beside),
         ]
         wrapping = widgets.HBox(columns, layout={"flex_flow": "row wrap"})
         super().__init__(
@@ -148,20 +155,22 @@ class Panel(widgets.VBox):
         for file in self.upload.value:
             try:
                 with Image.open(io.BytesIO(file["content"])) as picture:
-                    self.begin_from(picture.convert("RGB"))
+                    self.begin_from(upright(picture))
                     self.say(f"It will begin from {file['name']}.")
             except (OSError, ValueError, Image.DecompressionBombError):
                 self.say(f"{file['name']} is not a picture that can be read.")
         self.upload.value = ()  # the same file can be handed in again
 
-    def take_settings(self, content: bytes, name: str) -> None:
-        """Set the controls to what made the picture in this PNG file, or say why not."""
-        try:
-            self.set(stamped.read(content, name))
-        except ValueError as error:
-            self.say(f"Nothing was changed: {error}.")
-        else:
-            self.say(f"These are the settings of {name}. Press Draw.")
+    def take_settings(self) -> None:
+        """Set the controls to what made the picture that was handed in, or say why not."""
+        for file in self.load.value:
+            try:
+                self.set(stamped.read(bytes(file["content"]), file["name"]))
+            except ValueError as error:
+                self.say(f"Nothing was changed: {error}.")
+            else:
+                self.say(f"These are the settings of {file['name']}. Press Draw.")
+        self.load.value = ()
 
     def say(self, sentence: str) -> None:
         """Show a sentence, which screen readers read out."""
@@ -175,6 +184,7 @@ class Panel(widgets.VBox):
         What cannot be drawn is said in a sentence, and what was there before stays.
         """
         self.say("Drawing …")
+        begun = time.perf_counter()
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
@@ -187,7 +197,7 @@ class Panel(widgets.VBox):
             return
         self.show_strip(states, settings)
         if not done:
-            self.say("Stopped. The strip shows how far it came.")
+            self.say(f"Stopped. The strip shows how far it came; {self.kept()}.")
             self.show_picture()
             return
         (self.picture,) = self.sd.to_images(states[-1].z)
@@ -195,8 +205,17 @@ class Panel(widgets.VBox):
         self.show_picture()
         self.show_words(looks, settings)
         self.show_link()
-        notes = [str(warning.message) for warning in warned]
-        self.say(" ".join(["Done.", *unknown_words(self.sd, settings.prompt), *notes]))
+        notes = [sentence(str(warning.message)) for warning in warned]
+        unknown = unknown_words(self.sd, f"{settings.prompt} {settings.negative_prompt}")
+        if settings.walked == 0:
+            notes.insert(0, "Nothing was drawn over the picture: strength times steps is below 1.")
+        self.say(" ".join([f"Done in {time.perf_counter() - begun:.1f} s.", *unknown, *notes]))
+
+    def kept(self) -> str:
+        """What the picture shows after a stop."""
+        if self.picture is None:
+            return "the picture is its last estimate"
+        return "the picture is the last finished one"
 
     def follow(
         self, walk: Iterator[State], settings: Settings, stopping: Event
@@ -205,14 +224,16 @@ class Panel(widgets.VBox):
         total = settings.walked
         shown = chosen(total)
         states: list[State] = []
-        self.progress.value, self.progress.max = 0, total
+        self.progress.value, self.progress.max = 0, max(total, 1)
         for state in walk:
-            self.progress.value = state.step
+            self.progress.value = state.step if total else 1
+            self.progress.description = f"Step {state.step} of {total}"
             if state.step in shown:
                 states.append(state)
                 (estimate,) = self.sd.to_images(state.z_0)
                 alt = f"Estimate of the picture after {state.step} of {total} steps"
                 self.view.value = img(estimate, alt, WIDTH)
+                self.caption.value = f"{alt}."
             if stopping.is_set() and state.step < total:
                 return states, False
         return states, True
@@ -220,7 +241,12 @@ class Panel(widgets.VBox):
     def show_picture(self) -> None:
         """The last finished picture; while there is none, the last estimate stays."""
         if self.picture is not None and self.made is not None:
-            self.view.value = img(self.picture, f"The picture drawn for: {self.made.prompt}", WIDTH)
+            made = self.made
+            self.view.value = img(self.picture, f"The picture drawn for: {made.prompt}", WIDTH)
+            self.caption.value = (
+                f"“{html.escape(made.prompt)}”, seed {made.seed}, {made.steps} steps of "
+                f"{made.sampler}, guidance {made.guidance_scale:g}"
+            )
 
     def show_strip(self, states: Sequence[State], settings: Settings) -> None:
         estimates = [self.sd.to_images(state.z_0)[0] for state in states]
@@ -233,25 +259,30 @@ class Panel(widgets.VBox):
         self.strip.value = img(self.walked, alt, self.walked.width, squares=False)
 
     def show_words(self, looks: dict[str, Tensor], settings: Settings) -> None:
-        """One button for each word; the first click shows where it was looked at from."""
+        """A button for each word. The chosen one stays so; else it is the one looked at hardest."""
+        words, before = looking.words_of(self.sd, settings.prompt), self.words.value
         self.maps = looking.word_maps(looks) if looks else None
-        words = looking.words_of(self.sd, settings.prompt)
+        index = None
+        if self.maps is not None:
+            most = self.maps.flatten(1).amax(1).tolist()
+            hardest = max(range(1, len(words) - 1), key=most.__getitem__, default=0)
+            index = words.index(before) if before in words else hardest
         with self.words.hold_trait_notifications():
             self.words.options = words
             self.words.index = None
+        self.words.index = index
         self.words.layout.display = "none" if self.maps is None else None
-        self.look()
 
     def look(self) -> None:
         """Show the map of the chosen word beside the picture."""
         k = self.words.index
         if k is None or self.maps is None or self.picture is None:
-            self.map.value = "" if self.maps is None else INVITATION
+            self.map.value = ""
             return
         seen = self.maps[k]
         page = grid(
             [[lit(self.picture, seen), tile(seen, size=self.picture.width)]],
-            ["the page in its light", "the map"],
+            ["lit by the map", "the map"],
             scale=max(1, 192 // self.picture.width),
         )
         word = self.words.options[k]
@@ -269,6 +300,22 @@ class Panel(widgets.VBox):
             return
         data = base64.b64encode(stamped.png(self.picture, self.made, self.sd.spec.name)).decode()
         self.link.value = (
-            f'<a download="picture-{self.made.seed}.png" href="data:image/png;base64,{data}" '
+            f'<a download="picture-{self.name.lower()}-{self.made.seed}.png" '
+            f'href="data:image/png;base64,{data}" '
             'style="text-decoration: underline">Save this picture</a>, with its settings inside'
         )
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A photo as it was held, on white where one can see through it, cut to its middle square."""
+    held = ImageOps.exif_transpose(picture).convert("RGBA")
+    page = Image.alpha_composite(Image.new("RGBA", held.size, "white"), held).convert("RGB")
+    side = min(page.size)
+    left, top = (page.width - side) // 2, (page.height - side) // 2
+    return page.crop((left, top, left + side, top + side))
+
+
+def sentence(warning: str) -> str:
+    """A warning in at most two lines, as a sentence."""
+    short = textwrap.shorten(warning, 200, placeholder=" …")
+    return short[:1].upper() + short[1:] + "."

@@ -1,5 +1,7 @@
 """The playground: every knob of the model, live; one picture, or two side by side."""
 
+import html
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Lock, Thread
 
@@ -9,6 +11,8 @@ from sdlearn import settings as stamped
 from sdlearn.course.widgets.panel import Panel
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.settings import Settings
+from sdlearn.storybook.captions import NOUNS, PLACES, TIMES
+from sdlearn.storybook.scenes import COLOURS, POSES
 
 PROMPT = "a red cat to the left of a blue house on the sand at night"
 
@@ -21,42 +25,45 @@ class Playground(widgets.VBox):
     """
 
     def __init__(self, sd: StableDiffusion, prompt: str = PROMPT) -> None:
-        self.panels = [Panel(sd, prompt, "One setting"), Panel(sd, prompt, "Another")]
+        self.panels = [Panel(sd, prompt, "A"), Panel(sd, prompt, "B")]
         self.button = widgets.Button(
             description="Draw", button_style="primary", tooltip="Draw with these settings"
         )
         self.stopper = widgets.Button(
             description="Stop", tooltip="Stop after the step that is being computed"
         )
+        self.next = widgets.Button(
+            description="Next seed", tooltip="Draw with the next seed, all else alike"
+        )
         self.compare = widgets.ToggleButton(
             description="Two settings side by side", layout={"width": "auto"}
-        )
-        self.load = widgets.FileUpload(
-            accept="image/png", description="Settings of a saved picture", layout={"width": "auto"}
         )
         # They stay enabled all the time: a disabled button loses the keyboard's focus.
         self.button.on_click(lambda _: self.draw())
         self.stopper.on_click(lambda _: self.stop())
+        self.next.on_click(lambda _: self.draw_next())
         for panel in self.panels:
             panel.prompt.on_msg(self.take_message)
             panel.negative.on_msg(self.take_message)
         self.compare.observe(lambda _: self.show_panels(), "value")
-        self.load.observe(lambda _: self.take_settings(), "value")
+        self.compared = False
         self.turn = Lock()
         self.stopping = Event()
         self.worker: Thread | None = None
         self.failure: Exception | None = None
-        bar = widgets.HBox([self.button, self.stopper, self.compare, self.load])
+        bar = widgets.HBox([self.button, self.stopper, self.next, self.compare])
         bar.layout.flex_flow = "row wrap"
         self.shown = widgets.HBox(layout={"flex_flow": "row wrap"})
         self.show_panels()
-        super().__init__([bar, self.shown])
+        super().__init__([bar, self.shown, *vocabulary(sd)])
 
     def show_panels(self) -> None:
-        """One panel, or two; the second begins with the settings of the first."""
+        """One panel, or two; the second begins with the settings of the first, and keeps its own
+        when it comes back."""
         first, second = self.panels
-        if self.compare.value:
+        if self.compare.value and not self.compared:
             second.set(first.settings())
+            self.compared = True
         first.title.layout.display = None if self.compare.value else "none"
         self.shown.children = (first, second) if self.compare.value else (first,)
 
@@ -64,6 +71,12 @@ class Playground(widgets.VBox):
         """Enter in a line of text is as good as the button."""
         if content.get("event") == "submit":
             self.draw()
+
+    def draw_next(self) -> None:
+        """Draw what the panels say, each with the seed after its own."""
+        for panel in self.shown.children:
+            panel.seed.value += 1
+        self.draw()
 
     def draw(self) -> None:
         """Begin to draw what the panels say, and return at once; `wait` waits for the end."""
@@ -102,12 +115,6 @@ class Playground(widgets.VBox):
         if self.failure is not None:
             raise self.failure
 
-    def take_settings(self) -> None:
-        """Set the first panel to what made the picture that was handed in."""
-        for file in self.load.value:
-            self.panels[0].take_settings(bytes(file["content"]), file["name"])
-        self.load.value = ()
-
     def save(self, place: str | Path) -> None:
         """Write the first panel's picture as a PNG file with its settings inside.
 
@@ -117,3 +124,28 @@ class Playground(widgets.VBox):
         if panel.picture is None or panel.made is None:
             raise ValueError("there is no picture to save yet; press Draw first")
         stamped.write(panel.picture, Path(place), panel.made, panel.sd.spec.name)
+
+
+def vocabulary(sd: StableDiffusion) -> Iterator[widgets.HTML]:
+    """A fold with the words of the storybook's captions, where it is the storybook that draws."""
+    if sd.spec.name != "storybook":
+        return
+    rows = {
+        "Things": [noun for nouns in NOUNS.values() for noun in nouns],
+        "Colours": [*COLOURS, "striped", "spotted"],
+        "Places": [place for places in PLACES.values() for place in places],
+        "Times": [time for times in TIMES.values() for time in times],
+        "Between two": [
+            "to the left of",
+            "to the right of",
+            "above",
+            "below",
+            "in front of",
+            "behind",
+        ],
+        "People": [f"a {pose} person in red" for pose in POSES],
+    }
+    lines = (f"<b>{name}</b> {html.escape(', '.join(words))}" for name, words in rows.items())
+    yield widgets.HTML(
+        f"<details><summary>The words that it knows</summary>{'<br>'.join(lines)}</details>"
+    )
