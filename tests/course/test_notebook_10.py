@@ -265,7 +265,7 @@ def test_all_of_it_runs_with_any_weights_and_leaves_nothing_behind(run, monkeypa
     assert (names["varied"](one), names["varied"]([])) == (1, 1)
     assert 5.5 < names["no_preference"](12) < names["no_preference"](16) < 6.5
     assert names["by_chance"](four, one).startswith("0 of 1000")
-    assert 300 < int(names["by_chance"](four, four[::-1]).split()[0])
+    assert int(names["by_chance"](four, four[::-1]).split()[0]) > 300
     assert list(tmp_path.iterdir()) == []
 
 

@@ -498,7 +498,7 @@ def guided_rows(
 
 
 def rows_cases(rng: Generator) -> Iterator[Case]:
-    last = 0.045 + 0.01 * torch.rand(1, generator=rng, dtype=torch.float64)
+    last = 0.03 + 0.04 * torch.rand(1, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.02, 1, 200, dtype=torch.float64) * last
     alphabar = torch.cumprod(1 - betas, dim=0)
     end = int((alphabar - 0.2).abs().argmin())
