@@ -279,6 +279,26 @@ def test_a_wrong_answer_does_not_pass(number, answer):
     assert "Traceback" not in verdict.text
 
 
+@pytest.mark.parametrize(
+    "level", [lambda a: 1 / a, lambda a: (1 - a).sqrt() / a**2, lambda a: -a.log(), lambda a: 2 * a]
+)
+def test_a_wrong_level_is_not_said_to_ignore_the_times(level):
+    verdict = check("10.4", gated(level=level))
+    assert (verdict.status, verdict.mistake) == ("not yet", None)
+    assert "does not depend" not in verdict.text
+
+
+def test_two_calls_are_told_that_they_are_more_than_one():
+    def twice(model, z, t, empty, prompts, scales):
+        k, without = len(prompts), model(z, t, empty)
+        given = model(torch.cat([z] * k), torch.cat([t] * k), prompts.flatten(0, 1)).chunk(k)
+        return without + sum(s * (one - without) for s, one in zip(scales, given, strict=True))
+
+    verdict = check("10.2", twice)
+    assert verdict.mistake == "call by call"
+    assert "more than once" in verdict.text
+
+
 @pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
 def test_a_right_answer_in_another_style_passes(number, answer):
     verdict = check(number, answer)

@@ -199,6 +199,37 @@ def test_its_negative_prompt_leads_below_all_kittens():
     assert means["dog"][2] < -1.8 - 5 * 0.3 < means["nothing"][2]
 
 
+def test_the_push_away_from_dogs_is_large_far_beyond_the_kittens_and_ends_at_no_animal():
+    text = printed("negative-table")
+    row = re.search(r"away from dog +\[(.*)\]", text)
+    at_1, at_2, at_4, _ = (float(x.strip("' ")) for x in row[1].split(","))
+    assert min(at_1, at_2, at_4) > 2
+    end = float(re.search(r"zero at z = (\S+)", text)[1])
+    z = torch.tensor(end, dtype=torch.float64)
+    pull = (z - line.MIDDLES) / line.SPREADS**2
+    assert float(pull[0]) == pytest.approx(float(pull[2]), rel=1e-9)
+    assert end < -1.8 - 10 * 0.3
+
+
+def test_the_clean_end_of_an_interval_changes_nothing_but_the_bill():
+    rows = re.findall(r"t from +(\d+) to (\d+) (.*%) +(\d+)", printed("interval-table"))
+    whole, middle = (row for row in rows if row[1] == "600")
+    assert (whole[0], middle[0]) == ("0", "200")
+    assert whole[2] == middle[2]
+    assert int(middle[3]) < int(whole[3])
+
+
+def test_away_from_dogs_the_formula_drops_the_grown_cats_that_the_walkers_keep():
+    ends, story = line.walkers(1.25, "dog"), line.moments(line.sharpened("dog", 1.25))
+    assert story[2] < 0.01 < 0.2 < float((ends > line.BETWEEN).double().mean())
+    text = printed("widget-drive")
+    assert "25% are grown" in text
+    found = re.search(r"larger than -1\n +(\S+) +(\S+) +(\d+)%", text)
+    assert [float(x) for x in found.groups()] == pytest.approx(
+        [story[0], story[1], 100 * story[2]], abs=0.51
+    )
+
+
 def test_its_blur_follows_the_formula_and_rescaled_noise_has_more_contrast():
     rows = re.findall(r"s = (\d)" + r" +(\d\.\d+)" * 6, printed("pages-table"))
     assert [int(row[0]) for row in rows] == [1, 2, 3, 5, 8]
@@ -228,6 +259,13 @@ def test_all_of_it_runs_with_any_weights_and_leaves_nothing_behind(run, monkeypa
     monkeypatch.setattr(figures, "show", lambda *_, **__: None)
     names = run("real-scales")
     assert set(names["found"]) == {0, 1, 2, 3, 5, 8, 12}
+    # How variety is counted, and what so few cars reach without a preference.
+    four, one = list("abcd") * 5, ["a"] * 20
+    assert names["varied"](four) == pytest.approx(4)
+    assert (names["varied"](one), names["varied"]([])) == (1, 1)
+    assert 5.5 < names["no_preference"](12) < names["no_preference"](16) < 6.5
+    assert names["by_chance"](four, one).startswith("0 of 1000")
+    assert int(names["by_chance"](four, four[::-1]).split()[0]) > 300
     assert list(tmp_path.iterdir()) == []
 
 

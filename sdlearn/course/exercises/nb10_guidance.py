@@ -186,6 +186,24 @@ def rows_mixed(
     return without + weighed(torch.stack(given) - without, scales)
 
 
+def times_mixed(
+    model: nn.Module, z: Tensor, t: Tensor, empty: Tensor, prompts: Tensor, scales: list[float]
+) -> Tensor:
+    k = len(prompts) + 1
+    both = torch.cat([empty, *prompts])
+    without, *given = model(torch.cat([z] * k), t.repeat_interleave(k), both).chunk(k)
+    return without + weighed(torch.stack(given) - without, scales)
+
+
+def parted_across(
+    model: nn.Module, z: Tensor, t: Tensor, empty: Tensor, prompts: Tensor, scales: list[float]
+) -> Tensor:
+    k = len(prompts) + 1
+    outputs = model(torch.cat([z] * k), torch.cat([t] * k), torch.cat([empty, *prompts]))
+    without, *given = outputs.unflatten(0, (len(z), k)).unbind(1)
+    return without + weighed(torch.stack(given) - without, scales)
+
+
 def words_mixed(
     model: nn.Module, z: Tensor, t: Tensor, empty: Tensor, prompts: Tensor, scales: list[float]
 ) -> Tensor:
@@ -265,6 +283,24 @@ STEERED = Exercise(
             "another one; the scales already say how much each one counts.",
         ),
         Mistake(
+            "guided outputs added",
+            steered_with(
+                lambda without, given, scales: (
+                    len(scales) * without + weighed(given - without, scales)
+                )
+            ),
+            "You add up one guided output for each prompt, and each of them contains the output "
+            "without a prompt. It belongs into the sum once; only the differences are added up.",
+        ),
+        Mistake(
+            "all alike",
+            steered_with(
+                lambda without, given, scales: without + sum(scales) * (given.mean(0) - without)
+            ),
+            "You multiply the mean of all differences by the sum of all scales, so every prompt "
+            "counts alike. Each has a scale of its own: multiply first, then add.",
+        ),
+        Mistake(
             "one after the other",
             steered_with(nested),
             "You guide the guided output again for each prompt, so that the later ones also "
@@ -274,8 +310,8 @@ STEERED = Exercise(
         Mistake(
             "call by call",
             call_by_call,
-            "The numbers are right, but you call the network once for every prompt. One call with "
-            "all rows gives the same and lets the machine do them side by side.",
+            "The numbers are right, but you call the network more than once. One call with all "
+            "rows gives the same and lets the machine do them side by side.",
         ),
         Mistake(
             "rows mixed",
@@ -283,6 +319,19 @@ STEERED = Exercise(
             "Your rows do not belong together: `repeat_interleave` puts the copies of a row side "
             "by side, while the contexts come prompt after prompt. With a batch of one nobody "
             "would notice.",
+        ),
+        Mistake(
+            "times mixed",
+            times_mixed,
+            "Your times do not fit the rows: `repeat_interleave` puts the copies of a time side by "
+            "side, while z is repeated as a whole. Repeat both in the same way.",
+        ),
+        Mistake(
+            "parted across",
+            parted_across,
+            "You take the output apart as if all that belongs to one example stood side by side. "
+            "The rows come prompt after prompt, b rows each: the first axis is (k + 1, b), not "
+            "(b, k + 1).",
         ),
         Mistake(
             "words mixed",
@@ -352,8 +401,9 @@ BELL = Exercise(
         "Which powers of p(z|c) and of p(z) are left?",
         "The logarithm of a bell is `-((z - m) ** 2) / (2 * v)` and a constant. A sum of such "
         "parabolas is a parabola: what stands before z², and what before z?",
-        "The powers are `s` and `1 - s`. With the precision `s / v_c + (1 - s) / v` the mean is "
-        "`(s * m_c / v_c + (1 - s) * m / v) / precision`, and the variance `1 / precision`.",
+        "The powers are `s` and `1 - s`, so the precision, one over the variance, is "
+        "`s / v_c + (1 - s) / v`. Before z stands the precision times the mean: collect what "
+        "stands there in the same way.",
     ),
     solution=sharpened_bell,
     cases=bell_cases,
@@ -407,6 +457,12 @@ BELL = Exercise(
             "Your second result is the standard deviation; asked for is its square, the variance.",
         ),
         Mistake(
+            "results swapped",
+            lambda m, v, m_c, v_c, s: sharpened_bell(m, v, m_c, v_c, s)[::-1],
+            "Both numbers are right, but you return the variance first. The mean comes first, then "
+            "the variance.",
+        ),
+        Mistake(
             "squared variances",
             bell(given=lambda v: v**2),
             "You square `v` and `v_c`, which are variances, squares already.",
@@ -442,7 +498,7 @@ def guided_rows(
 
 
 def rows_cases(rng: Generator) -> Iterator[Case]:
-    last = 0.045 + 0.01 * torch.rand(1, generator=rng, dtype=torch.float64)
+    last = 0.03 + 0.04 * torch.rand(1, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.02, 1, 200, dtype=torch.float64) * last
     alphabar = torch.cumprod(1 - betas, dim=0)
     end = int((alphabar - 0.2).abs().argmin())
@@ -455,9 +511,8 @@ def rows_cases(rng: Generator) -> Iterator[Case]:
     ]
     for t, shape, interval, scale in times:
         size = (len(t), *shape)
-        yield Case(
-            (normal(rng, *size), normal(rng, *size), torch.tensor(t), alphabar, interval, scale)
-        )
+        rows = torch.tensor(t)[torch.randperm(len(t), generator=rng)]
+        yield Case((normal(rng, *size), normal(rng, *size), rows, alphabar, interval, scale))
 
 
 def rows_with(
@@ -560,6 +615,12 @@ ROWS = Exercise(
             "sigma the root of 1 - alphabar.",
         ),
         Mistake(
+            "sigma over alphabar",
+            rows_with(lambda abar, t: (1 - abar).sqrt() / abar),
+            "You divide sigma by `alphabar[t]`, which is the *square* of alpha. The noise level is "
+            "σ / α: take the root below, too.",
+        ),
+        Mistake(
             "times against levels",
             rows_with(lambda abar, t: t.double()),
             "You hold the times against the interval, which is given in noise levels. Look the "
@@ -581,6 +642,13 @@ ROWS = Exercise(
             "the paper's w",
             rows_with(within=lambda scale: 1 + scale),
             "Inside the interval you guide by 1 too much, as if `scale` were the paper's w.",
+        ),
+        Mistake(
+            "led away",
+            rows_with(within=lambda scale: 1 - scale),
+            "Inside the interval you go from the conditional output towards the one without a "
+            "prompt, and beyond it. It is the other way round: `without + scale * (given - "
+            "without)`.",
         ),
         Mistake(
             "everywhere",
@@ -642,6 +710,13 @@ def noise_with(
     return wrong
 
 
+def velocity_rescaled(
+    z: Tensor, output: Tensor, cond: Tensor, alpha: float, sigma: float, phi: float
+) -> Tensor:
+    v, goal = (alpha * eps - sigma * (z - sigma * eps) / alpha for eps in (output, cond))
+    return alpha * v * factor_of(goal, v, phi) + sigma * z
+
+
 NOISE = Exercise(
     number="10.5",
     title="Rescale the estimate",
@@ -686,6 +761,29 @@ NOISE = Exercise(
             noise_with(back=lambda z, z_0, alpha, sigma: z - alpha * z_0),
             "On the way back you do not divide by sigma: what is left of z is sigma times the "
             "noise.",
+        ),
+        Mistake(
+            "alpha forgotten on the way there",
+            noise_with(
+                lambda z_0, goal, phi: z_0 * factor_of(goal, z_0, phi),
+                lambda z, z_0, alpha, sigma: (z - alpha * (alpha * z_0)) / sigma,
+            ),
+            "Your estimate is `z - sigma * eps`, which is alpha times z_0. Divide by alpha, or "
+            "else do not multiply by it on the way back.",
+        ),
+        Mistake(
+            "the factor of the noise",
+            lambda z, output, cond, alpha, sigma, phi: (
+                (z - (z - sigma * output) * factor_of(cond, output, phi)) / sigma
+            ),
+            "You multiply z_0 with the factor that the *noise* would need. Take the spreads of the "
+            "two estimates.",
+        ),
+        Mistake(
+            "the velocity rescaled",
+            velocity_rescaled,
+            "You rescale the velocity. That tames the contrast in section 8, but here it is the "
+            "estimate of z_0 itself that must have the spread of the conditional one.",
         ),
         Mistake(
             "the noise factor of z_0",
