@@ -260,7 +260,8 @@ class Panel(widgets.VBox):
 
     def show_words(self, looks: dict[str, Tensor], settings: Settings) -> None:
         """A button for each word. The chosen one stays so; else it is the one looked at hardest."""
-        words, before = looking.words_of(self.sd, settings.prompt), self.words.value
+        with warnings.catch_warnings(action="ignore"):  # the walk has warned already
+            words, before = looking.words_of(self.sd, settings.prompt), self.words.value
         self.maps = looking.word_maps(looks) if looks else None
         index = None
         if self.maps is not None:
