@@ -46,6 +46,15 @@ def with_where_before(a, b, w):
     return first * a + second * b
 
 
+def straight_above(limit):
+    def answer(a, b, w):
+        cosine = (a * b).flatten(1).sum(1) / a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)
+        close = (cosine > limit).view(-1, 1, 1, 1)
+        return torch.where(close, (1 - w) * a + w * b, on_the_sphere(a, b, w))
+
+    return answer
+
+
 def by_factors(z_0, eps, path, strengths):
     total = len(path) - 1
     left = [math.floor(total * s) for s in strengths]
@@ -88,6 +97,15 @@ def without_its_edges(seen, mask):
     best = seen.flatten().topk(int(thing.sum())).indices
     chosen = torch.zeros_like(thing).flatten().index_fill(0, best, True).view_as(thing)
     return ((chosen & thing).sum() / (chosen | thing).sum()).item()
+
+
+def more_than_half(seen, mask):
+    h, w = seen.shape
+    f = mask.shape[1] // w
+    thing = (mask.reshape(h, f, w, f).sum(dim=(1, 3)) > f * f / 2).flatten()
+    best = set(seen.flatten().argsort(descending=True)[: thing.sum()].tolist())
+    true = set(thing.nonzero().flatten().tolist())
+    return len(true & best) / len(true | best)
 
 
 def bilinear(seen, mask):
@@ -173,6 +191,8 @@ WRONG = {
         lambda a, b, w: on_the_sphere(a.mul_(1.0000001), b, w),
         lambda a, b, w: on_the_sphere(a[:1].expand_as(a), b, w),
         lambda a, b, w: one_by_one(a, b, w)[0],
+        straight_above(0.99),
+        straight_above(0.999),
     ],
     "11.3": [
         lambda z, eps, path, s: enter_each(z, eps, path, s[::-1]),
@@ -199,6 +219,7 @@ WRONG = {
     ],
     "11.4": [
         without_its_edges,
+        more_than_half,
         bilinear,
         map_by_rows,
         lambda seen, mask: overlap(seen, mask.flip(1)),
@@ -256,6 +277,17 @@ def test_a_wrong_answer_does_not_pass(number, answer):
     verdict = check(number, answer)
     assert verdict.status == "not yet", verdict.text
     assert "Traceback" not in verdict.text
+
+
+def test_where_nothing_of_the_first_prompt_is_left_the_sentence_does_not_say_it_was_not_asked():
+    def again(network, empty, first, second, z, path, k, scale):
+        draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
+        return draw_edited(network, empty, second, second, z, path, 0, scale)
+
+    verdict = check("11.5", again)
+    assert verdict.mistake == "only the second"
+    assert "Nothing of the first prompt reaches your result" in verdict.text
+    assert "never ask" not in verdict.text
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(RIGHT))

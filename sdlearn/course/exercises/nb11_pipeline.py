@@ -196,6 +196,21 @@ def unprotected(a: Tensor, b: Tensor, w: float) -> Tensor:
     return (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
 
 
+def straight_when_close(a: Tensor, b: Tensor, w: float) -> Tensor:
+    close = cosine_over(a, b) > 0.9995
+    return torch.where(close, straight_line(a, b, w), on_the_sphere(a, b, w))
+
+
+def kept_from_one(margin: float) -> Any:
+    """The formula with cosines kept `margin` away from 1, so that no angle is 0."""
+
+    def answer(a: Tensor, b: Tensor, w: float) -> Tensor:
+        angle = cosine_over(a, b).clamp(-1 + margin, 1 - margin).acos()
+        return arc_by(a, b, w, angle)
+
+    return answer
+
+
 def length(x: Tensor, over: tuple[int, ...] = OVER) -> Tensor:
     return torch.linalg.vector_norm(x, dim=over, keepdim=True)
 
@@ -205,10 +220,11 @@ def sphere_cases(rng: Generator) -> Iterator[Case]:
         yield Case((normal(rng, *shape), 2 * normal(rng, *shape), w))
     for w in (0.0, 1.0):
         yield Case((normal(rng, 2, 2, 2, 3), normal(rng, 2, 2, 2, 3), w))
-    # Of one direction, in whole numbers and rounded to a cosine above 1.
+    # Of one direction, in whole numbers and rounded to a cosine above 1, and of nearly one.
     a, b = normal(rng, 4, 2, 2, 2), normal(rng, 4, 2, 2, 2)
     a[1], b[1] = torch.ones(2, 2, 2), 3 * torch.ones(2, 2, 2)
     a[2] = b[2] = above_one()
+    b[3] = a[3] + 0.01 * a[3].norm() / b[3].norm() * b[3]
     yield Case((a, b, 0.4))
 
 
@@ -281,6 +297,23 @@ SPHERE = Exercise(
             unprotected,
             "Where both noises have one direction, your formula divides 0 by 0. Choose the "
             "straight line there, with `torch.where`.",
+        ),
+        Mistake(
+            "straight where nearly of one direction",
+            straight_when_close,
+            "You go straight already where the two directions are close, their cosine above some "
+            "threshold. No eye would see the difference, but it is no longer the arc, and no "
+            "rounding asks for it: the formula divides by 0 only where the angle is exactly 0.",
+        ),
+        *(
+            Mistake(
+                f"cosines kept {margin:g} away from 1",
+                kept_from_one(margin),
+                f"You keep the cosine {margin:g} away from 1, so that no angle is 0. Then an angle "
+                "that is 0 counts as a small one, and the last digits are those of another arc. "
+                "Clamp to -1 … 1 itself, and choose the straight line where the angle is 0.",
+            )
+            for margin in (1e-4, 1e-5, 1e-6, 1e-7)
         ),
         Mistake(
             "one angle for the batch",
@@ -388,6 +421,30 @@ def one_strength(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -
     return enter_each(z_0, eps, path, strengths[:1] * len(strengths))
 
 
+def the_largest_strength(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -> Any:
+    return enter_each(z_0, eps, path, [max(strengths)] * len(strengths))
+
+
+def a_step_too_many(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -> Any:
+    total = len(path)
+    left = [int(total * strength) for strength in strengths]
+    points = [path[total - k] for k in left]
+    rows = [p.alpha * z + p.sigma * e for p, z, e in zip(points, z_0, eps, strict=True)]
+    return torch.stack(rows), left
+
+
+def clean_at_zero(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -> Any:
+    z, left = enter_each(z_0, eps, path, strengths)
+    return torch.stack(
+        [row if k else page for row, page, k in zip(z, z_0, left, strict=True)]
+    ), left
+
+
+def steps_in_a_tensor(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -> Any:
+    z, left = enter_each(z_0, eps, path, strengths)
+    return z, torch.tensor(left)
+
+
 def along_the_last_axis(z_0: Tensor, eps: Tensor, path: list, strengths: list[float]) -> Any:
     left = left_of(path, strengths)
     points = [path[len(path) - 1 - k] for k in left]
@@ -446,6 +503,20 @@ ENTER = Exercise(
             "and so another picture from the same seed.",
         ),
         Mistake(
+            "len(path) for the steps",
+            a_step_too_many,
+            "You take `len(path)` for the number of steps. That is the number of *points*, one "
+            "more: strength 1 then asks for a step that the path does not have, and strength 0 "
+            "for a point behind its end.",
+        ),
+        Mistake(
+            "the steps left taken for the index",
+            entering(place=lambda total, k: k),
+            "You take the number of steps left for the index: `path[k]` is the point with k steps "
+            "*behind* it. At strength 1 that is the clean end, at strength 0 the noisiest point: "
+            "the wrong way round, while your numbers of steps are right.",
+        ),
+        Mistake(
             "counted from the back",
             entering(place=lambda total, k: total + 1 - k if k else 0),
             "`path[-k]` is one point too late: behind it only k - 1 steps are left. And for k = 0 "
@@ -490,6 +561,24 @@ ENTER = Exercise(
             one_strength,
             "You use the first strength for every page. You would notice nothing as long as all of "
             "them are equal.",
+        ),
+        Mistake(
+            "the largest strength for all",
+            the_largest_strength,
+            "You use the largest strength for every page. Each shall enter at a point of its own, "
+            "and have a number of steps of its own.",
+        ),
+        Mistake(
+            "a clean page at strength 0",
+            clean_at_zero,
+            "You hand the page back untouched where no step is left. The last point of this path "
+            "may have a little noise, and what begins there must have it, too (section 5).",
+        ),
+        Mistake(
+            "the steps in a tensor",
+            steps_in_a_tensor,
+            "Your numbers are right, but the steps come as a tensor, and a list of whole numbers "
+            "is asked for: `.tolist()` makes one.",
         ),
         Mistake(
             "factors along the last axis",
@@ -629,6 +718,10 @@ def overlap_cases(rng: Generator) -> Iterator[Case]:
     mask[:8, :10] = 1 - mask[:8, :10]
     mask[1::4, 3::4] = 1 - mask[1::4, 3::4]
     yield Case((0.01 * torch.rand(3, 4, generator=rng, dtype=torch.float64), mask))
+    # One that has exactly half of the positions at its edge.
+    mask = torch.zeros(20, 24, dtype=torch.float64)
+    mask[4:14, 4:18] = 1
+    yield Case((torch.rand(5, 6, generator=rng, dtype=torch.float64), mask))
 
 
 OVERLAP = Exercise(
@@ -640,7 +733,8 @@ OVERLAP = Exercise(
     "*overlap*? `seen` is the map `(h, w)` of one word; `mask` is the true mask of the thing, "
     "`(f * h, f * w)`, from 0 to 1. A position belongs to the thing where at least half of its "
     "$f \\times f$ pixels do, soft ones counted by their value. Let $k$ be the number of these "
-    "positions. Choose the $k$ positions at which the map is largest, and return the number of "
+    "positions; there is always at least one. Choose the $k$ positions at which the map is "
+    "largest, and return the number of "
     "positions that are chosen *and* of the thing, divided by the number of those that are chosen "
     "*or* of the thing (intersection over union, at equal area).",
     hints=(
@@ -692,6 +786,19 @@ OVERLAP = Exercise(
             by_thing(lambda seen, mask: pooled(seen, mask) > 0),
             "You let a position belong to the thing as soon as any part of it does. The thing "
             "grows by a rim on all sides. At least *half* of the pixels must.",
+        ),
+        Mistake(
+            "more than half",
+            by_thing(lambda seen, mask: pooled(seen, mask) > 0.5),
+            "You ask for *more* than half of the pixels, with `>`. A position of which exactly "
+            "half belongs to the thing counts, too: at least half is `>=`.",
+        ),
+        Mistake(
+            "pixels made yes or no first",
+            by_thing(lambda seen, mask: pooled(seen, (mask >= 0.5).to(mask)) >= 0.5),
+            "You make every pixel a yes or no before you take the mean. A soft edge then counts "
+            "fully or not at all; soft pixels shall be counted by their value, and only the mean "
+            "be held against one half.",
         ),
         Mistake(
             "a map not normalised",
@@ -911,6 +1018,49 @@ def moved_by(rule: Callable[[Tensor, Tensor, Point, Point], Tensor]) -> Any:
     return answer
 
 
+def asking_at(time: Callable[[Point, Point], float]) -> Any:
+    """The solution with another time told to the network: (here, there)."""
+
+    def answer(
+        network: nn.Module,
+        empty: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        path: list[Point],
+        k: int,
+        scale: float,
+    ) -> Tensor:
+        for step, (here, there) in enumerate(pairwise(path)):
+            without = network(z, time(here, there), empty)
+            given = network(z, time(here, there), first if step < k else second)
+            eps = without + scale * (given - without)
+            z = there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * eps
+        return z
+
+    return answer
+
+
+def cut_at(cut: Callable[[list[Point], int], tuple[list[Point], list[Point]]]) -> Any:
+    """A walk with each prompt, along the two parts of a path that is cut in another way."""
+
+    def answer(
+        network: nn.Module,
+        empty: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        path: list[Point],
+        k: int,
+        scale: float,
+    ) -> Tensor:
+        for part, prompt in zip(cut(path, k), (first, second), strict=True):
+            z = draw_edited(network, empty, prompt, prompt, z, part, 0, scale)
+        return z
+
+    return answer
+
+
 def edit_cases(rng: Generator) -> Iterator[Case]:
     schedule = NoiseSchedule()
     for shape, steps, k, scale in (
@@ -936,8 +1086,11 @@ EDIT = Exercise(
     "with `second`. `network(z, t, context)` gives the noise; call it once with `empty`, the "
     "states of the empty prompt, and once with a prompt's. Return the latent at the end. With "
     "`k = 0` it is the second prompt's picture, with `k` equal to the number of steps the "
-    "first's. Then try it: `sd.unet` is such a network, and `own.states` gives it its states. For "
-    "which `k` does a boat stand where the first prompt had put a car?",
+    "first's. Then try it: `sd.unet` is such a network, and `own.states` gives it its states. "
+    "With the prompts, the noise, the 12 steps and the scale of section 7, `k = 0` must draw the "
+    "last picture of that section's row, and `k = 12` its first. Let `judge.read` and `said_of` "
+    "say what the others show: for which `k` is there a boat, and yet something of the first "
+    "prompt?",
     hints=(
         "It is the walk of section 3, written out with its denoiser. Only one thing in it changes "
         "from step to step: which states are asked.",
@@ -997,7 +1150,9 @@ EDIT = Exercise(
         Mistake(
             "only the second",
             asking(lambda step, here, total, first, second, k: second),
-            "You never ask the first prompt: its k steps are what fixes the places of things.",
+            "Nothing of the first prompt reaches your result: it is not asked, or the walk begins "
+            "again at the initial noise. Its k steps are what fixes the places of things, and the "
+            "second prompt must go on from the latent in which they ended.",
         ),
         Mistake(
             "started again",
@@ -1029,6 +1184,31 @@ EDIT = Exercise(
             "the difference turned round",
             guiding(lambda without, given, scale: without + scale * (without - given)),
             "Your difference is turned round, and leads away from the prompt.",
+        ),
+        Mistake(
+            "given and without exchanged",
+            guiding(lambda without, given, scale: given + scale * (without - given)),
+            "The two answers of the network are exchanged: you begin at the noise with the prompt "
+            "and exaggerate away from it. See which half, or which call, is which.",
+        ),
+        Mistake(
+            "the time of the next point",
+            asking_at(lambda here, there: there.t),
+            "You tell the network the time of the point to which the step goes. It is shown the "
+            "latent of the point `here`, so it must be told `here.t`.",
+        ),
+        Mistake(
+            "a step lost between the prompts",
+            cut_at(lambda path, k: (path[:k], path[k:])),
+            "You cut the path into `path[:k]` and `path[k:]`, and lose the step between the two: k "
+            "points have only k - 1 steps. Both walks need the point at which they meet, so the "
+            "first is `path[: k + 1]`.",
+        ),
+        Mistake(
+            "a step lost after the change",
+            cut_at(lambda path, k: (path[: k + 1], path[k + 1 :])),
+            "Your second walk begins one point after the first has ended, so the step between them "
+            "is lost. Both need the point at which they meet: the second is `path[k:]`.",
         ),
         Mistake(
             "the last step missing",
@@ -1070,10 +1250,9 @@ QUESTIONS = (
                 "Rounding moves a colour by one level at most. It does not make another picture.",
             ),
             Answer(
-                "One generator draws for the whole batch, so the second draw of the first picture "
-                "depends on how many others were drawn for before.",
+                "One generator draws for the whole batch.",
                 True,
-                "The first draw of the first picture is the same in both. From the second on, the "
+                "The first draw of the first picture is the same in both. Before its second, the "
                 "generator has given away more numbers to the larger batch. A generator for each "
                 "picture mends it.",
             ),
@@ -1090,8 +1269,8 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "You have a page by day and want it at night. Image-to-image with strength 0.2 gives the "
-        "page back, still by day. What helps?",
+        "You have a page by day and want it at night. Image-to-image with strength 0.2 leaves "
+        "the sky as it is. What helps?",
         (
             Answer(
                 "More steps: the model needs more chances to look.",
@@ -1119,25 +1298,27 @@ QUESTIONS = (
         "What follows?",
         (
             Answer(
-                "Text encoder and U-Net can tell who has which colour; something goes wrong on the "
-                "way from pure noise, where no page has been decided on yet.",
+                "Both networks can tell who has which colour; the walk from pure noise is what "
+                "fails.",
                 True,
-                "What distinguishes the two captions does arrive. So look at the first steps, in "
-                "which the walk commits itself, and at the guidance.",
+                "What distinguishes the two captions does arrive, as long as there is a page. On "
+                "the walk there is none yet: look at the first steps, in which it is decided on, "
+                "and at the guidance.",
             ),
             Answer(
-                "The text encoder is a bag of words.",
+                "The text encoder is a bag of words: it keeps that red and blue were said, and "
+                "loses of what.",
                 False,
                 "Then both captions would have nearly the same states, and the errors would not "
                 "tell them apart.",
             ),
             Answer(
-                "The autoencoder cannot keep two colours apart.",
+                "The autoencoder cannot keep two colours apart, so that they run into each other.",
                 False,
                 "Its latents were what the U-Net was shown, and they told the captions apart.",
             ),
             Answer(
-                "Nothing: errors at training times say nothing about the network.",
+                "Nothing: an error on noised true pages does not say anything about a network.",
                 False,
                 "They say what it knows when it is shown the truth. They do not say what it makes "
                 "of its own mistakes on a walk.",
