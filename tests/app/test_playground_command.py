@@ -31,3 +31,14 @@ def test_without_the_notebook(monkeypatch, capsys, tmp_path):
 
 def test_the_notebook_is_the_one_of_the_course():
     assert notebook_file("playground.ipynb").parent.name in ("notebooks", "_notebooks")
+
+
+def test_large_photos_go_through_and_kernels_of_closed_pages_end(monkeypatch):
+    app = pytest.importorskip("voila.app")
+    seen = []
+    monkeypatch.setattr(app.Voila, "launch_instance", lambda argv, config: seen.append(config))
+    assert cli.main(["playground"]) == 0
+    (config,) = seen
+    assert config.Voila.tornado_settings["websocket_max_message_size"] > 20 * 10**6
+    assert 0 < config.MappingKernelManager.cull_idle_timeout <= 600
+    assert 0 < config.MappingKernelManager.cull_interval <= 60
