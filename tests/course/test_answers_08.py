@@ -163,6 +163,8 @@ WRONG = {
         lambda step, steps, peak, warmup, cooldown: [rate(step, steps, peak, warmup, cooldown)],
     ],
     "08.2": [
+        by_rules(factors=lambda abar: (abar, 1 - abar)),
+        by_rules(factors=lambda abar: (abar.sqrt(), 1 - abar.sqrt())),
         by_rules(factors=lambda abar: (abar.sqrt(), 1 - abar)),
         by_rules(factors=lambda abar: (abar.sqrt(), (1 - abar.sqrt()).sqrt())),
         by_rules(factors=lambda abar: (abar, (1 - abar**2).sqrt())),
@@ -267,6 +269,7 @@ WRONG = {
         lambda steps, decay: [math.prod(warmed(steps, decay)), *[1 / steps] * steps],
         lambda steps, decay: [round(share, 3) for share in shares(steps, decay)],
         lambda steps, decay: sum(shares(steps, decay)),
+        lambda steps, decay: torch.tensor(shares(steps, decay))[:, None],
         lambda steps, decay: warmed(steps + 1, decay),
         lambda steps, decay: [
             share / (1 - shares(steps, decay)[0]) for share in shares(steps, decay)

@@ -71,6 +71,19 @@ def test_the_turn_is_the_angle_of_the_schedule():
         assert all(left < 1.17 * x < right and low < 1.17 * y < high for x, y in tips.values())
 
 
+def test_weights_that_lie_on_each_other_are_both_seen():
+    t, snr = np.array([0.0, 1.0]), np.array([10.0, 1.0])
+    lines = {"all": (t, snr), "cut": (t, np.minimum(snr, 5)), "third": (t, snr + 1)}
+    (ax,) = learning.weighings(lines, "A title").axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[10, 1], [5, 1], [11, 2]]
+    under, over = ax.lines[:2]
+    assert under.get_linewidth() > 3 * over.get_linewidth()
+    assert (under.get_color(), over.get_color()) == ("0.75", "k")
+    assert ax.get_yscale() == "log"
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["all", "cut", "third"]
+
+
 # ---------------------------------------------------------------------------------------- the reel
 
 LOSSES = [1.0, 0.6, 0.4, 0.3, 0.2, 0.1]
@@ -109,10 +122,21 @@ def test_the_picture_is_there_with_every_pixel_a_square():
     assert np.array_equal(page[40 : 38 + 192 : 3, 14 : 12 + 192 : 3], np.array(picture))
 
 
+def test_the_weights_are_named_under_the_picture():
+    pages = [
+        np.array(learning.reel(Image.new("RGB", (64, 64)), "a caption", LOSSES, 2, words))
+        for words in ("", "averaged", "as they are")
+    ]
+    for one, other in ((0, 1), (1, 2)):
+        rows, columns = np.argwhere((pages[one] != pages[other]).any(-1)).T
+        assert rows.min() > 38 + 192
+        assert columns.max() < 12 + 192
+
+
 def test_nothing_of_a_reel_is_cut_off():
     long = "a yellow balloon on the grass under grey clouds early in the morning"
     for losses in (LOSSES, [0.5], [], [30.0, 0.1]):
-        page = learning.reel(Image.new("RGB", (64, 64)), long, losses, len(losses))
+        page = learning.reel(Image.new("RGB", (64, 64)), long, losses, len(losses), "as they are")
         dark = np.argwhere(np.array(page.convert("L")) < 128)
         assert dark.min() > 2
         assert (np.array(page.size[::-1]) - dark.max(0)).min() > 2

@@ -77,7 +77,7 @@ RATE = Exercise(
     "is taken with a rate of 0. The end mirrors the beginning: over the last `cooldown` steps, of "
     "which the first has the whole peak, the rate falls in equal amounts, and the very last step "
     "still has a little. Where a short run makes the two overlap, the *smaller* rate counts. "
-    "`warmup` or `cooldown` may be 0; then there is none.",
+    "`warmup` or `cooldown` may be 0; then there is none. Return a plain number, a `float`.",
     hints=(
         "Write down the rates of a run of 6 steps with a warm-up and a cool-down of 3 each, as "
         "parts of the peak. They are the same read backwards.",
@@ -173,6 +173,14 @@ RATE = Exercise(
             "Right, until a phase has no steps: then you divide by 0. A length of 0 means that "
             "there is no such phase, and the other rules decide.",
         ),
+        Mistake(
+            "a tensor",
+            lambda step, steps, peak, warmup, cooldown: torch.tensor(
+                rate(step, steps, peak, warmup, cooldown), dtype=torch.float32
+            ),
+            "You return a tensor, and it keeps seven digits of what you computed. A learning rate "
+            "is a plain number: return the `float` itself.",
+        ),
     ),
 )
 
@@ -228,6 +236,32 @@ def translate_cases(rng: Generator) -> Iterator[Case]:
         yield Case((normal(rng, 2, 1, 2, 4), normal(rng, 2, 1, 2, 4), ends, predicts))
 
 
+def in_two_steps(
+    factors: Factors = lambda abar: (abar.sqrt(), (1 - abar).sqrt()),
+    back: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = (
+        lambda z, v, a, s: (a * z - s * v, s * z + a * v)
+    ),
+    last: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = (
+        lambda z_0, eps, a, s: a * eps - s * z_0
+    ),
+    given: bool = False,
+) -> Callable[..., Three]:
+    """First z_0 and eps, from a velocity by `back`, then v by `last`; given: a velocity that the
+    network predicts is returned as it is."""
+
+    def answer(z_t: Tensor, answer: Tensor, abar: Tensor, predicts: str) -> Three:
+        a, s = (x.view(-1, 1, 1, 1) for x in factors(abar))
+        if predicts == "velocity":
+            z_0, eps = back(z_t, answer, a, s)
+        elif predicts == "noise":
+            z_0, eps = (z_t - s * answer) / a, answer
+        else:
+            z_0, eps = answer, (z_t - a * answer) / s
+        return z_0, eps, answer if given and predicts == "velocity" else last(z_0, eps, a, s)
+
+    return answer
+
+
 def opposite_velocity(z: Tensor, v: Tensor, a: Tensor, s: Tensor) -> Three:
     return a * z + s * v, s * z - a * v, v
 
@@ -255,14 +289,26 @@ TRANSLATE = Exercise(
     mistakes=(
         Mistake(
             "no roots",
-            by_rules(factors=lambda abar: (abar, 1 - abar)),
+            in_two_steps(lambda abar: (abar, 1 - abar)),
             "You take abar itself for alpha, and 1 - abar for sigma. Those are their squares: "
             "abar is a share of the variance. You would notice that alpha² + sigma² is not 1.",
         ),
         Mistake(
+            "no roots, the velocity as given",
+            in_two_steps(lambda abar: (abar, 1 - abar), given=True),
+            "You forget the roots: alpha is not abar, and sigma not 1 - abar, but their roots. You "
+            "would notice that the v of your z_0 and eps is not the velocity you were given.",
+        ),
+        Mistake(
             "sigma = 1 - alpha",
-            by_rules(factors=lambda abar: (abar.sqrt(), 1 - abar.sqrt())),
+            in_two_steps(lambda abar: (abar.sqrt(), 1 - abar.sqrt())),
             "Your sigma is 1 - alpha. It is the squares that add up to 1: sigma = √(1 - abar).",
+        ),
+        Mistake(
+            "sigma = 1 - alpha, the velocity as given",
+            in_two_steps(lambda abar: (abar.sqrt(), 1 - abar.sqrt()), given=True),
+            "You take 1 - alpha for sigma; but it is alpha² + sigma² that is 1, so sigma is "
+            "√(1 - abar). Only then are z_t and v a turn of z_0 and eps.",
         ),
         Mistake(
             "alpha and sigma exchanged",
@@ -292,6 +338,36 @@ TRANSLATE = Exercise(
             by_rules(velocity=opposite_velocity),
             "From a velocity you turn the wrong way: z_0 = alpha z_t - sigma v, with a minus, and "
             "eps = sigma z_t + alpha v, with a plus. Put z_t and v in and see z_0 come out.",
+        ),
+        Mistake(
+            "turned the wrong way, v made anew",
+            in_two_steps(back=lambda z, v, a, s: (a * z + s * v, a * v - s * z)),
+            "Given a velocity, you turn on instead of back: the plus belongs to eps, the minus to "
+            "z_0. You would notice that the v of your z_0 and eps is not the one you were given.",
+        ),
+        Mistake(
+            "the sign of v",
+            in_two_steps(last=lambda z_0, eps, a, s: s * z_0 - a * eps),
+            "Your z_0 and eps are right, and v is its own opposite: it is alpha eps - sigma z_0. "
+            "You would notice that a velocity you were given comes back with another sign.",
+        ),
+        Mistake(
+            "the sign of v, where it is not given",
+            in_two_steps(last=lambda z_0, eps, a, s: s * z_0 - a * eps, given=True),
+            "Your z_0 and eps are right. But the v that you make of them has the wrong sign: it "
+            "is alpha eps - sigma z_0. A velocity that you are given has the right one.",
+        ),
+        Mistake(
+            "alpha and sigma exchanged in v",
+            in_two_steps(last=lambda z_0, eps, a, s: s * eps - a * z_0),
+            "Your z_0 and eps are right; in v you have alpha and sigma exchanged. It is alpha eps "
+            "- sigma z_0: where there is hardly any noise, v is nearly eps.",
+        ),
+        Mistake(
+            "alpha and sigma exchanged in v, where it is not given",
+            in_two_steps(last=lambda z_0, eps, a, s: s * eps - a * z_0, given=True),
+            "Your z_0 and eps are right. In the v that you make of them alpha and sigma are "
+            "exchanged: alpha, large where there is little noise, belongs to eps.",
         ),
         Mistake(
             "noise not divided out",
@@ -577,6 +653,12 @@ LOSS = Exercise(
             "is nearly 1 and the velocity is nearly eps.",
         ),
         Mistake(
+            "eps and z_0 exchanged in the target",
+            loss_with(lambda z_0, eps, a, s: a * z_0 - s * eps),
+            "In your target z_0 and eps are exchanged: it is alpha eps - sigma z_0. What you have "
+            "is nearly z_0 where there is hardly any noise, and that the network sees already.",
+        ),
+        Mistake(
             "the noise for the target",
             loss_with(lambda z_0, eps, a, s: eps),
             "You compare with the noise. That is the target of the other kind of network; this one "
@@ -609,8 +691,20 @@ LOSS = Exercise(
         Mistake(
             "no limit",
             loss_with(weight=lambda snr, gamma: snr / (snr + 1)),
-            "Your gamma has no effect: nothing limits the SNR. (If you limit the finished weight, "
-            "it is too late: it is never above 1.) The limit belongs on the SNR itself.",
+            "Your gamma has no effect: nothing limits the SNR. The limit belongs on the SNR "
+            "itself, before you divide.",
+        ),
+        Mistake(
+            "the finished weight limited",
+            loss_with(weight=lambda snr, gamma: (snr / (snr + 1)).clamp(max=gamma)),
+            "You limit SNR / (SNR + 1), the finished weight. That is too late: it is never above "
+            "1, so a gamma of 5 would change nothing. Limit the SNR first, then divide.",
+        ),
+        Mistake(
+            "limited above and below",
+            loss_with(weight=lambda snr, gamma: snr.clamp(max=gamma) / (snr.clamp(max=gamma) + 1)),
+            "You limit the SNR in the denominator, too. There it says how much larger an error of "
+            "v is than one of z_0, and that has no limit: divide by the SNR as it is, plus 1.",
         ),
         Mistake(
             "no weight",
@@ -723,8 +817,9 @@ SHARES = Exercise(
     difficulty=3,
     statement="An `EMA` has been updated `steps` times (at least once), with the decay and the "
     "slow start of section 6. It is then a mixture of all the weights there have been. How much of "
-    "each? Return a list of `steps + 1` numbers: first the share of the random weights that the "
-    "average began with, then the shares of the weights after step number 0, 1, … up to the last. "
+    "each? Return a list, not a tensor, of `steps + 1` numbers: first the share of the random "
+    "weights that the average began with, then the shares of the weights after step number 0, 1, "
+    "… up to the last. "
     "(Look at a few runs of your own. The shares add up to 1. After 20 steps with a decay of 0.999 "
     "the newest weights have the largest share; without the slow start it would be the random "
     "ones, with nearly everything.)",
@@ -812,6 +907,18 @@ SHARES = Exercise(
             lambda steps, decay: shares(steps, decay)[1:],
             "The share of the random weights is missing: they are what the average began with, and "
             "a little of them stays in it for ever.",
+        ),
+        Mistake(
+            "a tensor of few digits",
+            lambda steps, decay: torch.tensor(shares(steps, decay), dtype=torch.float32),
+            "The shares are right, but they are in a tensor, with seven digits each. Return a "
+            "list of plain numbers.",
+        ),
+        Mistake(
+            "a tensor for the list",
+            lambda steps, decay: torch.tensor(shares(steps, decay), dtype=torch.float64),
+            "The shares are right, but they are in a tensor. Return a list of plain numbers; "
+            "`.tolist()` makes one of a tensor.",
         ),
     ),
 )

@@ -69,6 +69,24 @@ def turn(ax: Axes, alpha: float, sigma: float) -> None:
     ax.set(xlim=(-1.35, 1.35), ylim=(-0.35, 1.35), aspect="equal", xticks=(-1, 0, 1), yticks=(0, 1))
 
 
+# ----------------------------------------------------------------------------- weights over time
+
+
+def weighings(lines: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Figure:
+    """Up to four weights over t, by name. The first is broad and pale: others may lie on it."""
+    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    styles = (("0.75", "-", 7.0), ("k", "-", 1.6), ("0.2", "--", 1.8), ("0.4", ":", 2.2))
+    for (name, (times, weights)), (colour, dashes, width) in zip(
+        lines.items(), styles[: len(lines)], strict=True
+    ):
+        ax.plot(times, weights, dashes, color=colour, lw=width, label=name)
+    ax.set(title=title, xlabel="time t", ylabel="weight", yscale="log")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return figure
+
+
 # ------------------------------------------------------------------------------------ loss curves
 
 
@@ -84,7 +102,7 @@ def loss_curve(
     losses: Sequence[float], width: int, title: str, floor: float | None = None
 ) -> Figure:
     """Every step's loss, the mean of the last `width` of them, and the floor where it is known."""
-    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 2.8), dpi=100, layout="constrained")
     ax = figure.subplots()
     steps = range(1, len(losses) + 1)
     ax.plot(steps, losses, color="0.75", lw=0.8, label="every step")
@@ -101,11 +119,17 @@ def loss_curve(
 
 
 def reel(
-    picture: Image.Image, caption: str, losses: Sequence[float], step: int, width: int = 20
+    picture: Image.Image,
+    caption: str,
+    losses: Sequence[float],
+    step: int,
+    weights: str = "",
+    width: int = 20,
 ) -> Image.Image:
     """One picture of a training, and where in the loss curve it was drawn.
 
-    losses: of all steps; step: after how many of them, 0 … len(losses). width: steps of the mean.
+    losses: of all steps; step: after how many of them, 0 … len(losses); weights: which ones drew
+    it; width: steps of the mean.
     """
     page = Image.new("RGB", (720, 260), PAPER)
     pen, font = ImageDraw.Draw(page), label_font(13)
@@ -114,6 +138,8 @@ def reel(
     pen.rectangle((11, 37, 12 + side, 38 + side), outline=GREY)
     page.paste(enlarged, (12, 38))
     pen.text((12, 3), caption, INK, font)
+    if weights:
+        pen.text((12, 236), f"weights: {weights}", INK, label_font(12))
     left, top, right, bottom = 276, 44, 704, 206
     highest = 1.05 * max([*losses, 0.1])
 

@@ -45,7 +45,7 @@ class Reel(widgets.VBox):
         """Show the picture of the current settings, and say where the training was."""
         step, k, kind = self.step.value, self.caption.value, self.weights.value
         caption = self.captions[k]
-        self.picture = reel(self.sheets[step][kind][k], caption, self.losses, step)
+        self.picture = reel(self.sheets[step][kind][k], caption, self.losses, step, kind)
         recent = (
             f"the last losses had a mean of {running_mean(self.losses, 20)[step - 1]:.3f}"
             if step
