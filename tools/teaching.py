@@ -29,6 +29,11 @@ MEASURED = {
     "04": 26.4,
     "05": 32.4,
     "06": 87.0,
+    "07": 58.1,
+    "08": 211.6,
+    "09": 106.9,
+    "10": 77.5,
+    "11": 93.6,
 }
 
 # What the words of a notebook's card are in minutes.

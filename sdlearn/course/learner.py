@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -71,7 +72,7 @@ class Check:
             warnings.simplefilter("ignore")
             verdict = self(number, answer)
         if verdict.status != "right":
-            raise Refused(verdict.text)
+            raise Refused(textwrap.fill(verdict.text, 90))  # a traceback wraps nothing
 
     same: Callable[..., None] = staticmethod(comparing.same)
 

@@ -8,7 +8,15 @@ from torch import nn
 
 from sdlearn.course import check
 from sdlearn.course.checking import judge
-from sdlearn.course.exercise import Case, Exercise, Mistake, check_cell, normal, stub
+from sdlearn.course.exercise import (
+    Case,
+    Exercise,
+    Mistake,
+    Refused,
+    check_cell,
+    normal,
+    stub,
+)
 
 
 def weighted(x, y):
@@ -184,3 +192,13 @@ def test_the_verdict_says_the_same_to_eyes_and_ears():
     assert verdict._repr_html_().startswith('<div role="status"><b>✗ 05.1 One query: not yet.</b>')
     assert repr(verdict).startswith("✗ 05.1 One query: not yet. The result is a text")
     assert "<code>hint(&quot;05.1&quot;)</code>" in verdict._repr_html_()
+
+
+def test_a_refusal_has_lines_that_fit_a_page_and_all_of_the_words():
+    said = check("05.1", lambda *_: torch.zeros(3)).text
+    with pytest.raises(Refused) as refused:
+        check.grade("05.1", lambda *_: torch.zeros(3))
+    lines = str(refused.value).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 90
+    assert " ".join(lines).split() == said.split()
