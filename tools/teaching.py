@@ -22,18 +22,18 @@ PAGE = ROOT / "notebooks" / "teaching.md"
 # Processor time of each notebook's cells with one thread, in seconds, as the table at the end of
 # `python lab.py test notebooks` (tools/nbwatch.py) had it.
 MEASURED = {
-    "00": 21.7,
-    "01": 29.3,
-    "02": 70.7,
-    "03": 58.2,
-    "04": 26.4,
-    "05": 32.4,
-    "06": 87.0,
-    "07": 58.1,
-    "08": 211.6,
-    "09": 106.9,
-    "10": 77.5,
-    "11": 93.6,
+    "00": 25.1,
+    "01": 37.8,
+    "02": 95.1,
+    "03": 84.1,
+    "04": 33.9,
+    "05": 43.1,
+    "06": 103.0,
+    "07": 63.5,
+    "08": 222.8,
+    "09": 108.2,
+    "10": 91.7,
+    "11": 105.1,
 }
 
 # What the words of a notebook's card are in minutes.
