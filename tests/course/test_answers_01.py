@@ -15,6 +15,7 @@ from sdlearn.course.exercises.nb01_latents import (
     times_cheaper,
     to_page,
 )
+from tests.answers import cases
 
 
 def rounded(h, w, f, channels, bits):
@@ -258,14 +259,6 @@ RIGHT = {
     ],
     "01.5": [by_atan, popular, lambda a, b, how: between(b, a, 1 - how)],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

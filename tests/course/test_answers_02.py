@@ -15,6 +15,7 @@ from sdlearn.course.exercises.nb02_vae import (
     seen,
 )
 from sdlearn.vae import kl_divergence
+from tests.answers import cases
 
 
 def missing(x, factor):
@@ -247,14 +248,6 @@ RIGHT = {
     ],
     "02.6": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -18,6 +18,7 @@ from sdlearn.course.exercises.nb03_text import (
     sdxl_text,
     spell,
 )
+from tests.answers import cases
 
 
 def merged_in_order(word, merges):
@@ -244,14 +245,6 @@ RIGHT = {
     "03.4": [log_softmaxes, masked_square],
     "03.5": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
 }  # fmt: skip
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -19,6 +19,7 @@ from sdlearn.course.exercises.nb04_time import (
     waves,
 )
 from sdlearn.embeddings import sinusoidal_embedding
+from tests.answers import cases
 
 
 def times_of(t, b, dtype=torch.float32):
@@ -341,14 +342,6 @@ RIGHT = {
     ],
     "04.5": [weighted, most_alike, from_clock(0)],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -11,6 +11,7 @@ from torch import nn
 from sdlearn.course import check
 from sdlearn.course.exercises import find
 from sdlearn.course.exercises.nb05_attention import TwoVoices, look_once, read_words, split_heads
+from tests.answers import cases
 
 
 def scores(q, k):
@@ -251,14 +252,6 @@ RIGHT = {
         block(lambda s, x, text, image, how: own_queries(s, x, text, image, how)),
     ],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -17,6 +17,7 @@ from sdlearn.course.exercises.nb06_unet import (
     up_widths,
 )
 from sdlearn.unet import UNet, UNetConfig, skip_widths
+from tests.answers import cases
 
 # ------------------------------------------------------------------------------------ 06.1 and 06.2
 
@@ -307,14 +308,6 @@ RIGHT = {
         steps(size=lambda h, skip: torch.Size([skip.shape[2], skip.shape[3]])),
     ],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

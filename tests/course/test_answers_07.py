@@ -21,6 +21,7 @@ from sdlearn.course.exercises.nb07_schedule import (
     stays,
 )
 from sdlearn.schedule import NoiseSchedule
+from tests.answers import cases
 
 SCHEDULE = NoiseSchedule()
 
@@ -215,14 +216,6 @@ RIGHT = {
         ),
     ],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -20,6 +20,7 @@ from sdlearn.course.exercises.nb08_training import (
     warmed,
 )
 from sdlearn.training import EMA
+from tests.answers import cases
 
 
 def in_phases(step, steps, peak, warmup, cooldown):
@@ -291,14 +292,6 @@ RIGHT = {
     "08.4": [loss_of_z_0, by_numbers],
     "08.5": [products, by_the_finished_average, lambda s, d: tuple(shares_with(warmed(s, d)))],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

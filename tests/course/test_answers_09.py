@@ -21,6 +21,7 @@ from sdlearn.course.exercises.nb09_sampling import (
 )
 from sdlearn.samplers import SAMPLERS, ddim, ddpm, slide
 from sdlearn.schedule import NoiseSchedule, Point
+from tests.answers import cases
 
 
 def by_trying(sampler, evaluations, scale):
@@ -365,14 +366,6 @@ NAMED = {
         "no t": walked(middle_of(lambda here, there: geometric(here, there)._replace(t=0.0))),
     },
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

@@ -17,6 +17,7 @@ from sdlearn.course.exercises.nb10_guidance import (
 )
 from sdlearn.guidance import guided, rescaled
 from sdlearn.text import Conditioning
+from tests.answers import cases
 
 # --------------------------------------------------------------------------------------- 10.2
 
@@ -262,14 +263,6 @@ RIGHT = {
     ],
     "10.5": [by_the_finished_one, by_variances],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, answer, id=f"{number}-{k}")
-        for number in table
-        for k, answer in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))

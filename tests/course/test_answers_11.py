@@ -16,6 +16,7 @@ from sdlearn.course.exercises.nb11_pipeline import (
     overlap,
     texts_for,
 )
+from tests.answers import cases
 
 
 def over(x):
@@ -262,14 +263,6 @@ RIGHT = {
     "11.4": [by_sorting, by_threshold, lambda a, b: torch.tensor(overlap(a, b))],
     "11.5": [asks_twice, in_two_walks],
 }
-
-
-def cases(table):
-    return [
-        pytest.param(number, a, id=f"{number}-{k}")
-        for number in table
-        for k, a in enumerate(table[number])
-    ]
 
 
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))
