@@ -7,8 +7,9 @@
     rates(outcomes)["right"]          # kind, colour and side of the things: share and interval
 
 judge.py finds things on a page, matching.py holds them against a scene, accuracy.py counts over
-many captions, pixels.py compares picture with picture; report.py is the command, with tables.py,
-drawings.py and card.py, which writes the model card. All are imported when first used.
+many captions, reader.py asks what the text encoder knows, pixels.py compares picture with picture;
+report.py is the command, with tables.py, drawings.py and card.py, which writes the model card. All
+are imported when first used.
 """
 
 import argparse
@@ -65,7 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions, or pairs of kind and colour, that training never showed (%(default)s)",
     )
     add("--out", type=Path, metavar="FILE.json", help="write every figure there")
-    add("--table", action="store_true", help="accuracy for every guidance and number of steps")
+    add(
+        "--table",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="accuracy for every guidance and number of steps, of N captions (default: as --n)",
+    )
     add("--sheet", action="store_true", help="draw 64 unchosen pictures, and the 16 worst")
     add(
         "--card",
@@ -88,6 +96,8 @@ def main(args: argparse.Namespace) -> int:
     for name in ("n", "seeds"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if args.table is not None and args.table < 0:
+        raise ValueError(f"--table is {args.table}; it must be at least 1")
     if args.out is not None:
         check_writable(args.out, ".json", "the figures")
 

@@ -26,7 +26,16 @@ from sdlearn.evaluation.drawings import (
     worst,
 )
 from sdlearn.evaluation.judge import Judge, load_judge
-from sdlearn.evaluation.tables import GUIDANCES, STEPS, Figures, figures_table, sweep_table
+from sdlearn.evaluation.reader import learn_to_read, text_accuracy
+from sdlearn.evaluation.tables import (
+    FEW,
+    GUIDANCES,
+    QUICK,
+    STEPS,
+    Figures,
+    figures_table,
+    sweep_table,
+)
 from sdlearn.files import write_json
 from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
@@ -38,7 +47,7 @@ BATCH = 32
 def evaluate(args: argparse.Namespace) -> int:
     """What `sdlearn evaluate` does with its arguments; returns the exit code."""
     sheet = args.sheet or args.card
-    if args.table:
+    if args.table is not None:
         need_matplotlib()
     source = Path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
@@ -52,22 +61,29 @@ def evaluate(args: argparse.Namespace) -> int:
 
     figures["splits"] = {}
     sheets = {}
+    reader = learn_to_read(sd.text) if args.card else None
     for split in splits:
-        measured, outcomes = measure(sd, judge, questions(split, args.n), figures, split)
+        asked = questions(split, args.n)
+        measured, outcomes = measure(sd, judge, asked, figures, split)
+        if reader is not None:
+            measured["text"] = as_json(text_accuracy(reader, sd.text, asked))
         figures["splits"][split] = measured
         print(figures_table(split, figures))
         if sheet and split == splits[0]:
             sheets["unchosen.png"] = contact_sheet(outcomes[:UNCHOSEN])
             sheets["worst.png"] = contact_sheet(worst(outcomes))
-    if args.table:
-        asked = questions(splits[0], args.n)
-        figures["table"] = sweep(sd, judge, asked, args.sampler)
+    if args.table is not None:
+        asked = questions(splits[0], args.table or args.n)
+        figures["table_captions"] = len(asked)
+        figures["table"] = sweep(sd, judge, asked, figures["sampler"])
+        few = caption_accuracy(sd, judge, asked, 1, figures["guidance"], FEW, QUICK, BATCH)
+        figures["quick"] = {"sampler": QUICK, "steps": FEW, "pictures": as_json(rates(few))}
         print(sweep_table(figures["table"], "right"))
 
     # Everything is written at the end, so that pictures and figures are always of one evaluation.
     for name, drawn in sheets.items():
         save(drawn, place / name)
-    if args.table:
+    if args.table is not None:
         plot(figures["table"], place / "table.png")
     elif args.card:
         (place / "table.png").unlink(missing_ok=True)  # of an earlier evaluation
@@ -113,9 +129,7 @@ def measure(
     return {"vae": vae, **{name: as_json(rates(row)) for name, row in rows.items()}}, outcomes
 
 
-def sweep(
-    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], sampler: str | None
-) -> list[Figures]:
+def sweep(sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], sampler: str) -> list[Figures]:
     """Caption accuracy for every guidance and number of steps, one picture of each caption."""
     cells = []
     with tqdm(total=len(GUIDANCES) * len(STEPS), desc="guidance x steps", unit="cell") as bar:

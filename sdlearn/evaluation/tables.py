@@ -8,6 +8,7 @@ from sdlearn.evaluation.accuracy import FACTS
 # What `--table` measures.
 GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
 STEPS = (5, 10, 20, 30, 50)
+QUICK, FEW = "dpm_pp_2m", 10  # and besides, at the asked guidance, a sampler made for few steps
 
 Figures = dict[str, Any]
 
@@ -37,6 +38,9 @@ def figures_table(split: str, figures: Figures) -> str:
         lines.append(
             f"{words:26}{percent(row[0]):>10}{percent(row[1]):>14}{percent(row[2], True):>26}"
         )
+    if "text" in of:
+        read = ", ".join(f"{FACTS[name]} {percent(rate)}" for name, rate in of["text"].items())
+        lines.append(f"read off the text encoder's states: {read}")
     vae = of["vae"]
     lines.append(
         f"VAE on {vae['pictures']} renders: PSNR {vae['psnr']:.2f} dB, SSIM {vae['ssim']:.4f}"

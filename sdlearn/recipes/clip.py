@@ -1,9 +1,10 @@
 """Training the text encoder: pictures and captions that belong together should point the same way.
 
 A batch holds pairs of pages that differ in one thing only (the colours of two things exchanged, the
-page mirrored, another pattern, another colour), each with its own caption in the same wording.
+page mirrored, another kind, pattern or colour), each with its own caption in the same wording.
 To tell the two apart a bag of words is not enough: the encoder must bind colours to things and know
-its left from its right. Only the text encoder is kept; the diffusion model reads its states.
+its left from its right. What no twin ever changes the encoder learns to neglect: chance partners
+differ in so much else. Only the text encoder is kept; the diffusion model reads its states.
 """
 
 import math
@@ -37,6 +38,7 @@ from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
 from sdlearn.storybook import COLOURS, PATTERNS, Scene, caption, relation, split_of
+from sdlearn.storybook.scenes import AIR_KINDS, GROUND_KINDS, POSES, SCALE
 from sdlearn.training import Job, autocast, learning_rate, update
 from sdlearn.versions import STORYBOOK
 from sdlearn.writing import text_json
@@ -77,7 +79,8 @@ def twin(k: int, split: str = "train", seed: int = 0) -> Scene:
     """Scene k of a split with one attribute changed, in the same split: always the same one."""
     original, rng = scene(k, split, seed), random.Random(f"{seed}-{k}-twin")
     while True:
-        changed = rng.choice((swap_colours, mirror, other_pattern, other_colour))(original, rng)
+        change = rng.choice((swap_colours, mirror, other_kind, other_pattern, other_colour))
+        changed = change(original, rng)
         if changed != original and split_of(changed) == split:
             return changed
 
@@ -99,6 +102,25 @@ def mirror(page: Scene, rng: random.Random) -> Scene:
     if len(page.things) < 2 or (said is not None and said[0] != "left"):
         return page
     return replace(page, things=tuple(replace(t, x=round(1 - t.x, 4)) for t in page.things))
+
+
+def other_kind(page: Scene, rng: random.Random) -> Scene:
+    """One thing becomes another that stands, or flies, where it does, as large as those are."""
+    things = list(page.things)
+    i = rng.randrange(len(things))
+    old = things[i]
+    kind = rng.choice(AIR_KINDS if old.flies else GROUND_KINDS)
+    if kind == old.kind:
+        return page
+    size = round(old.size / SCALE.get(old.kind, 1.0) * SCALE.get(kind, 1.0), 4)
+    things[i] = replace(
+        old,
+        kind=kind,
+        y=round(old.y if old.flies else old.base - size / 2, 4),
+        size=size,
+        pose=rng.choice(POSES) if kind == "person" else None,
+    )
+    return replace(page, things=tuple(things))
 
 
 def other_pattern(page: Scene, rng: random.Random) -> Scene:
@@ -179,7 +201,8 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=fused)
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
     half = recipe.batch if recipe.data else recipe.batch // 2
     batches = Batches(pages, recipe.seed, half, device)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from sdlearn.cli import main
-from sdlearn.evaluation import accuracy, card, drawings, report, tables
+from sdlearn.evaluation import accuracy, card, drawings, reader, report, tables
 from sdlearn.evaluation.accuracy import caption_accuracy, interval, questions, rates, said
 from sdlearn.evaluation.judge import (
     Detection,
@@ -27,6 +28,8 @@ from sdlearn.evaluation.judge import (
 )
 from sdlearn.evaluation.matching import matches
 from sdlearn.evaluation.pixels import as_tensor, psnr, ssim
+from sdlearn.paths import data_folder
+from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes import judge as recipe
 from sdlearn.recipes.data import scene as training_scene
 from sdlearn.recipes.recipe import override
@@ -398,6 +401,63 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/judge.json").read_text())["recipe"]["steps"] == 24
 
 
+# ------------------------------------------------------------------- what the text encoder knows
+
+
+def test_what_is_read_off_the_states_is_counted_thing_by_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = accuracy.questions("test", 12)
+    wanted = torch.tensor([reader.truth(one.scene) for one in asked])
+    pairs = [k for k, one in enumerate(asked) if len(one.scene.things) == 2]
+    things = sum(len(one.scene.things) for one in asked)
+    assert 0 < len(pairs) < len(asked)
+    monkeypatch.setattr(reader, "states_of", lambda text, captions: torch.zeros(len(captions), 1))
+
+    def answering(said: torch.Tensor) -> dict[str, accuracy.Rate]:
+        def read(states: torch.Tensor) -> list[torch.Tensor]:
+            return [F.one_hot(said[..., n].clamp(min=0), 16).float() for n in range(3)]
+
+        return reader.text_accuracy(read, None, asked)  # type: ignore[arg-type]
+
+    assert [rate.rate for rate in answering(wanted).values()] == [1, 1, 1, 1]
+    assert answering(wanted)["side"].cases == 2 * len(pairs)
+    wrong = wanted.clone()
+    wrong[pairs[0], 1, 0] = (wrong[pairs[0], 1, 0] + 1) % 16  # the kind of a second thing
+    wrong[pairs[1], 0, 2] = (wrong[pairs[1], 0, 2] + 1) % 3
+    rate = answering(wrong)
+    assert (rate["kind"].rate, rate["kind"].cases) == (1 - 1 / things, things)
+    assert rate["colour"].rate == 1
+    assert rate["side"].rate == 1 - 1 / (2 * len(pairs))
+    assert rate["right"].rate == 1 - 2 / things
+
+
+def test_the_reader_is_told_what_the_scene_shows() -> None:
+    left = Thing("cat", "red", "plain", 0.25, 0.7, 0.35)
+    right = Thing("star", "pink", "plain", 0.75, 0.2, 0.3)
+    asked = reader.truth(Scene("day", "sand", (right, left)))  # whatever their order
+    assert [KINDS[kind] for kind, _, _ in asked] == ["cat", "star"]
+    assert [COLOURS[colour] for _, colour, _ in asked] == ["red", "pink"]
+    assert [reader.RELATIONS[way] for _, _, way in asked] == ["left", "left"]
+    assert reader.truth(Scene("day", "sand", (left,)))[1] == [reader.NOTHING] * 3
+
+
+def test_a_reader_learns_and_leaves_the_random_state_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "LEARNED", 400)
+    monkeypatch.setattr(reader, "STEPS", 60)
+    sd = StableDiffusion.from_pretrained(data_folder("storybook"))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    rates = reader.text_accuracy(
+        reader.learn_to_read(sd.text), sd.text, accuracy.questions("test", 100)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert rates["colour"].rate > 0.3  # by chance, one in eight
+    assert rates["kind"].rate > 0.2  # one in sixteen
+
+
 # --------------------------------------------------------------------------- sdlearn evaluate
 
 
@@ -440,6 +500,8 @@ def test_the_card_says_what_was_measured(
         monkeypatch.setattr(module, "GUIDANCES", (1.0, 5.0))
     for module in (report, tables, card, drawings):
         monkeypatch.setattr(module, "STEPS", (1, 2))
+    monkeypatch.setattr(reader, "LEARNED", 64)
+    monkeypatch.setattr(reader, "STEPS", 3)
     run = tmp_path / "run"
     run.mkdir()
     settings = {"batch": 10, "lr": 0.001, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
@@ -450,7 +512,7 @@ def test_the_card_says_what_was_measured(
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     command = ["evaluate", "--model", str(model), "--n", "3", "--steps", "2"]
-    assert main([*command, "--card", "--table", "--runs", str(run)]) == 0
+    assert main([*command, "--card", "--table", "2", "--runs", str(run)]) == 0
     text = (model / "README.md").read_text()
     figures = json.loads((model / "metrics.json").read_text())
     assert set(figures["splits"]) == {"test", "held_out"}
@@ -458,6 +520,11 @@ def test_the_card_says_what_was_measured(
     for split in figures["splits"].values():
         assert tables.percent(split["pictures"]["right"], True) in text
         assert f"{split['vae']['psnr']:.2f} dB" in text
+        assert f"| {tables.percent(split['text']['kind'])} |" in text
+    quick = figures["quick"]
+    assert (quick["sampler"], quick["steps"]) == ("dpm_pp_2m", 10)
+    assert "10 steps of dpm_pp_2m at guidance 7.5" in text
+    assert tables.percent(quick["pictures"]["page"], True) in text
     machine = "cpu, 2 threads, torch 2.13.0"
     row = f"| run | unet | runs/first | 1,233 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
     assert row in text  # 1233 * 10 / 0.5 s
@@ -466,7 +533,8 @@ def test_the_card_says_what_was_measured(
     for name in ("table.png", "unchosen.png", "worst.png"):
         assert f"({name})" in text
         assert (model / name).stat().st_size > 1000
-    assert "--sampler ddim --table\n" in text
+    assert "--sampler ddim --table 2\n" in text
+    assert "Of 2 test captions" in text
 
     assert main([*command, "--card"]) == 0  # remembers the runs; the table is of another time
     again = (model / "README.md").read_text()
@@ -480,6 +548,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     for wrong, sentence in (
         (["--n", "0"], "--n is 0; it must be at least 1"),
+        (["--table", "-1"], "--table is -1; it must be at least 1"),
         (["--out", "figures.txt"], "must end in .json"),
         (["--model", str(tmp_path / "nowhere")], "nowhere"),
         (["--model", str(model), "--sampler", "magic"], "magic"),

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -24,9 +25,11 @@ from sdlearn.recipes.perceptual import (
 )
 from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
+from sdlearn.recipes.unet import draw_times
 from sdlearn.recipes.vae import RECIPES, latent_std, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.storybook import WORDS, caption, render, sample_scene, split_of
+from sdlearn.storybook.scenes import SCALE
 from sdlearn.training import (
     EMA,
     diffusion_loss,
@@ -240,7 +243,7 @@ def test_cropped_captions_have_the_states_of_full_ones(tokenizer) -> None:  # ty
 
 
 def test_twins_differ_in_one_attribute_and_stay_in_their_split() -> None:
-    told_apart = 0
+    told_apart, seen = 0, Counter[str]()
     for k in range(150):
         a, b = scene(k), twin(k)
         assert b == twin(k)
@@ -252,8 +255,19 @@ def test_twins_differ_in_one_attribute_and_stay_in_their_split() -> None:
             for name in vars(left)
             if getattr(left, name) != getattr(right, name)
         }
-        assert len(changed) == 1, changed
-        assert changed <= {"colour", "pattern", "x"}
+        if "kind" in changed:
+            assert changed <= {"kind", "y", "size", "pose"}
+            old, new = next(
+                pair for pair in zip(a.things, b.things, strict=True) if pair[0] != pair[1]
+            )
+            assert new.flies == old.flies
+            stays = new.y - old.y if new.flies else new.base - old.base
+            assert abs(stays) < 2e-4
+            assert abs(new.size / SCALE.get(new.kind, 1) - old.size / SCALE.get(old.kind, 1)) < 2e-4
+        else:
+            assert len(changed) == 1, changed
+            assert changed <= {"colour", "pattern", "x"}
+        seen[min(changed & {"kind", "colour", "pattern", "x"})] += 1
         first, second = twin_captions((a, b), random.Random(k))
         told_apart += first != second
         if changed == {"colour"} and sorted(t.colour for t in a.things) == sorted(
@@ -263,6 +277,23 @@ def test_twins_differ_in_one_attribute_and_stay_in_their_split() -> None:
                 second.replace("an ", "a ").split()
             ), "colours exchanged: the same words in another order"
     assert told_apart > 130
+    assert min(seen[name] for name in ("kind", "colour", "pattern", "x")) > 10, seen
+
+
+def test_times_of_training_crowd_where_they_should() -> None:
+    def times(mean: float, std: float) -> torch.Tensor:
+        return draw_times(40_000, 1000, mean, std, torch.Generator().manual_seed(0))
+
+    uniform = times(5.0, 0.0)
+    assert (uniform.min(), uniform.max()) == (0, 999)
+    assert abs(uniform.float().mean() - 499.5) < 5
+    crowded = times(-0.3, 1.0)
+    assert crowded.dtype == torch.int64
+    # Quantiles of the normal distribution through the logistic function.
+    for share, normal in ((0.1, -1.2816), (0.5, 0.0), (0.9, 1.2816)):
+        expected = 1000 / (1 + math.exp(0.3 - normal))
+        assert abs(crowded.float().quantile(share) - expected) < 8
+    assert times(20.0, 1.0).max() == 999
 
 
 def test_accuracies_count_what_they_say() -> None:
