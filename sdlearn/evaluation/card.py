@@ -6,6 +6,7 @@ the weights recorded, in their order; the sizes are counted in the model itself.
 
 import json
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ SPLIT_NAMES = {
 
 
 def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """What the folders of some runs say of themselves: recipe, machine, steps done, seconds.
+    """What the folders of some runs say of themselves: recipe, machine, steps done, seconds, and
+    the "note" in their recipe.json, if somebody wrote one.
 
     Raises FileNotFoundError or ValueError for a folder that is not a run of a recipe known here.
     """
@@ -148,11 +150,12 @@ def training_section(training: Sequence[dict[str, Any]]) -> str:
             machine(record.get("machine", {})),
         ])  # fmt: skip
     head = ["run", "part", "from", "steps", "batch", "learning rate", "scenes", "time", "machine"]
+    notes = "".join(f"{r['run']}: {r['note']}\n" for r in training if r.get("note"))
     return f"""\
 ## Training
 
 {markdown(head, rows)}
-Every setting is in `training.json`. Times are those of the training loop alone.
+{notes}Every setting is in `training.json`. Times are those of the training loop alone.
 """
 
 
@@ -263,11 +266,15 @@ def recipes(part: str) -> dict[str, Any]:
 
 
 def changes(record: dict[str, Any]) -> str:
-    """The settings in which a run differs from its recipe, as arguments of `sdlearn train`."""
+    """The settings in which a run differs from its recipe, as arguments of `sdlearn train`.
+
+    A setting that did not exist yet when the run was made had the effect of its class's default.
+    """
     recipe = recipes(record["part"])[record["recipe"]]
-    known = json.loads(json.dumps(vars(recipe)))  # tuples become lists, as in the record
+    before = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    known, before = json.loads(json.dumps([vars(recipe), before]))  # tuples become lists
     text = ""
-    for name, value in record["settings"].items():
+    for name, value in (before | record["settings"]).items():
         if known.get(name, value) != value:
             option = f"--{name} {value}" if name in SHORTCUTS else f"--set '{name}={value}'"
             text += f" {option}"

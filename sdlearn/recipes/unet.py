@@ -84,7 +84,10 @@ class UNetRecipe(Recipe):
 
 
 RECIPES = {
-    "storybook": UNetRecipe(steps=12_000, batch=64, lr=5e-4, warmup=200, scenes=40_000),
+    "storybook": UNetRecipe(
+        steps=12_000, batch=64, lr=1e-3, warmup=50, scenes=24_000,
+        min_snr=5.0, t_mean=-0.3, t_std=1.0,
+    ),
     "small": UNetRecipe(
         steps=400, batch=32, lr=2e-3, warmup=30, scenes=1000, size=32,
         block_out_channels=(64, 96), layers_per_block=1, num_heads=(2, 3), ema=0.98,

@@ -504,8 +504,8 @@ def test_the_card_says_what_was_measured(
     monkeypatch.setattr(reader, "STEPS", 3)
     run = tmp_path / "run"
     run.mkdir()
-    settings = {"batch": 10, "lr": 0.001, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
-    record = {"part": "unet", "recipe": "storybook", "settings": settings}
+    settings = {"batch": 10, "lr": 1e-3, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
+    record = {"part": "unet", "recipe": "storybook", "settings": settings, "note": "By hand."}
     record["machine"] = {"device": "cpu", "threads": 2, "torch": "2.13.0"}
     (run / "recipe.json").write_text(json.dumps(record))
     rows = [{"step": k, "images_per_second": 0.5} for k in range(1, 1234)]
@@ -528,8 +528,19 @@ def test_the_card_says_what_was_measured(
     machine = "cpu, 2 threads, torch 2.13.0"
     row = f"| run | unet | runs/first | 1,233 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
     assert row in text  # 1233 * 10 / 0.5 s
-    again = "--batch 10 --init runs/first --lr 0.001 --set 'min_snr=3.0' --scenes 50\n"
-    assert f"sdlearn train unet --recipe storybook --out runs/run {again}" in text
+    assert "run: By hand.\n" in text
+    (again,) = (line for line in text.splitlines() if line.startswith("sdlearn train"))
+    assert again.startswith("sdlearn train unet --recipe storybook --out runs/run ")
+    # It was made before times could crowd, whatever the recipe says today.
+    for changed in (
+        "--batch 10",
+        "--init runs/first",
+        "--scenes 50",
+        "'min_snr=3.0'",
+        "'t_std=0.0'",
+    ):
+        assert f" {changed}" in again
+    assert "--lr" not in again
     for name in ("table.png", "unchosen.png", "worst.png"):
         assert f"({name})" in text
         assert (model / name).stat().st_size > 1000
