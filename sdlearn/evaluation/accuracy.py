@@ -64,12 +64,14 @@ class Rate(NamedTuple):
 
 def questions(split: str, n: int) -> list[Asked]:
     """The first n captions of a split's evaluation: always the same, never drawn for training."""
-    asked = []
-    for k in range(n):
-        rng = random.Random(f"evaluation-{split}-{k}")
-        scene = sample_scene(rng, split, n=rng.choices((1, 2), (0.4, 0.6))[0])
-        asked.append(Asked(caption(scene, rng), scene))
-    return asked
+    return [question(split, f"evaluation-{split}-{k}") for k in range(n)]
+
+
+def question(split: str, seed: str) -> Asked:
+    """A caption of one or two things, always the same for a seed."""
+    rng = random.Random(seed)
+    scene = sample_scene(rng, split, n=rng.choices((1, 2), (0.4, 0.6))[0])
+    return Asked(caption(scene, rng), scene)
 
 
 def said(text: str) -> tuple[str | None, str | None]:

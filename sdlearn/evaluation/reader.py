@@ -6,15 +6,14 @@ the U-Net, which learns from the same states through attention of the same sort,
 right: a text encoder that blurs kinds makes pictures of the wrong kind, however good the rest is.
 """
 
-import random
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdlearn.evaluation.accuracy import Asked, Rate, interval
-from sdlearn.storybook import COLOURS, KINDS, Scene, caption, relation, sample_scene
+from sdlearn.evaluation.accuracy import Asked, Rate, interval, question
+from sdlearn.storybook import COLOURS, KINDS, Scene, relation
 from sdlearn.text import TextEncoder
 from sdlearn.training import learning_rate, update
 
@@ -66,9 +65,9 @@ def learn_to_read(text: TextEncoder) -> Reader:
 
     It takes about a minute on two processor cores.
     """
-    scenes = [page(k) for k in range(LEARNED)]
-    said = [caption(scene, random.Random(f"reader-{k}")) for k, scene in enumerate(scenes)]
-    known, labels = states_of(text, said), torch.tensor([truth(scene) for scene in scenes])
+    lessons = [question("train", f"reader-{k}") for k in range(LEARNED)]
+    known = states_of(text, [one.caption for one in lessons])
+    labels = torch.tensor([truth(one.scene) for one in lessons])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reader = Reader(known.shape[-1])
@@ -105,9 +104,3 @@ def text_accuracy(reader: Reader, text: TextEncoder, asked: Sequence[Asked]) -> 
         "side": rate(side, fewest=2),
         "right": rate(right.all(-1)),
     }
-
-
-def page(k: int) -> Scene:
-    """Scene k that the reader learns from: one or two things, as in the captions it is asked."""
-    rng = random.Random(f"reader-{k}")
-    return sample_scene(rng, "train", n=rng.choices((1, 2), (0.4, 0.6))[0])
