@@ -12,7 +12,7 @@ from torch import nn
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.paths import data_folder
-from sdlearn.recipes.clip import accuracies, token_batch, twin, twin_captions
+from sdlearn.recipes.clip import accuracies, token_batch
 from sdlearn.recipes.data import Batches, scene, to_pixels, to_tensor
 from sdlearn.recipes.perceptual import (
     PAIRS,
@@ -25,6 +25,7 @@ from sdlearn.recipes.perceptual import (
 )
 from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
+from sdlearn.recipes.twins import twin, twin_captions
 from sdlearn.recipes.unet import draw_times
 from sdlearn.recipes.vae import RECIPES, latent_std, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
