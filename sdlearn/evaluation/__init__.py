@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FOLDER",
-        help="with --card: the runs that made the model, for its card (training.json)",
+        help="with --card: runs of the model's making, added to those its card lists",
     )
 
 

@@ -42,9 +42,10 @@ SPLIT_NAMES = {
 }
 
 
-def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
+def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
     """What the folders of some runs say of themselves: recipe, machine, steps done, seconds, and
-    the "note" in their recipe.json, if somebody wrote one.
+    the "note" in their recipe.json, if somebody wrote one. They follow the runs that the model's
+    training.json already lists, whose folders may be gone, and replace those of the same name.
 
     Raises FileNotFoundError or ValueError for a folder that is not a run of a recipe known here.
     """
@@ -63,7 +64,9 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
         seconds = sum(batch / row["images_per_second"] for row in rows if row["images_per_second"])
         done = {"run": folder.name, "steps_done": rows[-1]["step"], "seconds": round(seconds)}
         training.append({**record, **done})
-    return training
+    path = model / "training.json"
+    listed = read_json(path)["runs"] if path.is_file() else []
+    return [run for run in listed if run["run"] not in {r["run"] for r in training}] + training
 
 
 def write_card(sd: StableDiffusion, folder: Path) -> None:

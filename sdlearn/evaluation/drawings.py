@@ -27,34 +27,40 @@ def contact_sheet(outcomes: Sequence[Outcome], columns: int = 8, scale: int = 2)
     """Pictures with their captions and seeds; what the judge misses on one is said in red."""
     size = max((outcome.picture.width for outcome in outcomes), default=64) * scale
     font = ImageFont.load_default(size=10)
-    gap, lines, height = 10, 6, 12
+    gap, height = 10, 12
+    below = [legend(outcome, size, font) for outcome in outcomes]
     columns = min(columns, max(1, len(outcomes)))
     rows = math.ceil(len(outcomes) / columns)
+    lines = max((len(black) + len(red) for black, red in below), default=0)
     cell = size + gap, size + lines * height + gap
     page = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     draw = ImageDraw.Draw(page)
-    for k, outcome in enumerate(outcomes):
+    for k, (outcome, (black, red)) in enumerate(zip(outcomes, below, strict=True)):
         x, y = gap + (k % columns) * cell[0], gap + (k // columns) * cell[1]
         page.paste(outcome.picture.resize((size, size), Image.Resampling.NEAREST), (x, y))
-        text = wrapped(f"{outcome.asked.caption} (seed {outcome.seed})", size, font)
-        missed = [
-            name
-            for name, row in facts(outcome.asked, outcome.match).items()
-            if not all(row) and name not in ("right", "page")
-        ]
-        for line in text[: lines - 1]:
-            y += height
-            draw.text((x, y + size - height + 2), line, fill="black", font=font)
-        if missed:
-            below = wrapped("not: " + ", ".join(missed), size, font)[0]
-            draw.text((x, y + size + 2), below, fill=(190, 0, 0), font=font)
+        for i, line in enumerate(black + red):
+            colour = "black" if i < len(black) else (190, 0, 0)
+            draw.text((x, y + size + i * height + 2), line, fill=colour, font=font)
     return page
+
+
+def legend(
+    outcome: Outcome, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> tuple[list[str], list[str]]:
+    """The lines below a picture: caption with seed, and what the judge misses, if anything."""
+    missed = [
+        name
+        for name, row in facts(outcome.asked, outcome.match).items()
+        if not all(row) and name not in ("right", "page")
+    ]
+    red = wrapped("not " + ", ".join(missed), width, font) if missed else []
+    return wrapped(f"{outcome.asked.caption} (seed\u00a0{outcome.seed})", width, font), red
 
 
 def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """The words of a text on lines of at most `width` pixels."""
     lines = [""]
-    for word in text.split():
+    for word in text.split(" "):  # a no-break space belongs to its word
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)

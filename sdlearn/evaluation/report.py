@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
     source = Path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
         raise ValueError(f"--card writes into the model's folder, and {source} is not one")
-    training = collect(args.runs)
+    training = collect(args.runs, source)
     judge = load_judge()
     sd = StableDiffusion.from_pretrained(args.model or source)
     figures = settings(sd, args)

@@ -547,9 +547,12 @@ def test_the_card_says_what_was_measured(
     assert "--sampler ddim --table 2\n" in text
     assert "Of 2 test captions" in text
 
+    later = run.rename(tmp_path / "later")  # the folder of the first run is gone by now
+    assert main([*command, "--card", "--runs", str(later)]) == 0
     assert main([*command, "--card"]) == 0  # remembers the runs; the table is of another time
     again = (model / "README.md").read_text()
-    assert row in again
+    assert again.index(row) < again.index(row.replace("| run |", "| later |"))
+    assert again.count("sdlearn train") == 2
     assert "table.png" not in again
     assert not (model / "table.png").exists()
 
