@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from sdlearn import weights
 from sdlearn.files import write_json
@@ -95,7 +96,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     if recipe.compile:
         need_compiler(device)
         # The adversarial weight goes back through the decoder twice before the step does.
-        torch._functorch.config.donated_buffer = False
+        functorch.donated_buffer = False
         encode, decode = torch.compile(encode), torch.compile(decode)
     optimizer = Muon(vae.parameters())
     networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
