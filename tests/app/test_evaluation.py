@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFont
 
 from sdlearn.cli import main
 from sdlearn.evaluation import accuracy, card, drawings, reader, report, tables
@@ -234,6 +234,34 @@ def test_a_model_that_draws_the_truth_scores_full_and_a_shuffled_one_by_chance(
     assert 0.08 <= shuffled["sky"].rate <= 0.35  # 1 in 5
     assert 0.08 <= shuffled["ground"].rate <= 0.35
     assert shuffled["page"].rate == 0
+
+
+def test_legends_of_a_contact_sheet_are_whole_and_inside() -> None:
+    """Captions have up to thirty words: none is lost, and no line leaves its cell."""
+    asked = questions("test", 60)
+    blind = Reading((), "night", "grass")
+    outcomes = [
+        accuracy.Outcome(k, k, one, render(one.scene, 64), matches(one.scene, blind))
+        for k, one in enumerate(asked)
+    ]
+    font = ImageFont.load_default(size=10)
+    gap, height, size = 10, 12, 128
+    below = [drawings.legend(outcome, size, font) for outcome in outcomes]
+    for outcome, (black, red) in zip(outcomes, below, strict=True):
+        assert " ".join(black) == f"{outcome.asked.caption} (seed\u00a0{outcome.seed})"
+        assert " ".join(red).startswith("not ")
+        assert max(font.getlength(line) for line in black + red) <= size + gap
+    page = drawings.contact_sheet(outcomes, columns=6)
+    lines = max(len(black) + len(red) for black, red in below)
+    assert page.size == (6 * (size + gap) + gap, 10 * (size + lines * height + gap) + gap)
+    margins = np.asarray(page.convert("L"))
+    assert (margins[-gap // 2 :] == 255).all(), "the last row's legend is cut below"
+    assert (margins[:, -gap // 2 :] == 255).all(), "the last column's legend is cut"
+    longest = max(range(60), key=lambda k: sum(map(len, below[k])))
+    alone = drawings.contact_sheet([outcomes[longest]])
+    inked = (np.asarray(alone.convert("L"))[size + gap :] < 128).any(1)
+    blocks = (np.diff(inked.astype(int)) == 1).sum()
+    assert blocks >= sum(map(len, below[longest])), "a line of the legend is missing"
 
 
 # ----------------------------------------------------------------------------------- the judge

@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
 from sdlearn.recipes.twins import twin, twin_captions
 from sdlearn.recipes.unet import draw_times
-from sdlearn.recipes.vae import RECIPES, latent_std, new_vae, psnr
+from sdlearn.recipes.vae import RECIPES, latent_std, make_job, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.storybook import WORDS, caption, render, sample_scene, split_of
 from sdlearn.storybook.scenes import SCALE
@@ -181,6 +182,31 @@ def test_the_posterior_starts_narrow_everywhere() -> None:
 def test_psnr_of_a_known_error() -> None:
     x = torch.zeros(1, 3, 4, 4)
     assert psnr(x + 0.02, x).item() == pytest.approx(40.0, abs=1e-3)  # 10 log10(4 / 0.0004)
+
+
+QUICK = override(RECIPES["small"], {"scenes": 8, "batch": 4, "block_out_channels": (16, 16)})
+
+
+def test_the_squared_error_joins_the_absolute_one(tmp_path: Path) -> None:
+    plain = make_job(QUICK, tmp_path, CPU).step(0)
+    both = make_job(override(QUICK, {"mse": 20.0}), tmp_path, CPU).step(0)
+    assert both["l1"] == plain["l1"]
+    squared = 4 / 10 ** (plain["psnr"].item() / 10)
+    assert squared > 0.05, "too little to see"
+    difference = (both["loss"] - plain["loss"]).item()
+    assert difference == pytest.approx(20 * squared, rel=0.03)  # the PSNR clips what is outside
+
+
+def test_a_frozen_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for decoder_only in (False, True):
+        job = make_job(override(QUICK, {"decoder_only": decoder_only}), tmp_path, CPU)
+        vae = job.networks["vae"]
+        z, y = vae.encode(x), vae.decode(torch.ones(1, 4, 4, 4))
+        job.step(0)
+        same = all(map(torch.equal, vae.encode(x), z))
+        assert same == decoder_only
+        assert not torch.equal(vae.decode(torch.ones(1, 4, 4, 4)), y)
 
 
 def test_latent_std_is_that_of_samples() -> None:
