@@ -166,7 +166,8 @@ def machine(record: dict[str, Any]) -> str:
     """What a run was computed on."""
     if not record:
         return "not recorded"
-    threads = f", {record['threads']} threads" if record["device"] == "cpu" else ""
+    n = record["threads"]
+    threads = f", {n} thread{'s' * (n > 1)}" if record["device"] == "cpu" else ""
     return f"{record['device']}{threads}, torch {record['torch']}"
 
 

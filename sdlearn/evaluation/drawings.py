@@ -11,6 +11,7 @@ from sdlearn.evaluation.tables import STEPS, Figures
 from sdlearn.files import replacing
 
 UNCHOSEN, WORST = 64, 16  # pictures on the two sheets
+TEXT, LINE = 11, 13  # pixels
 
 
 def worst(outcomes: Sequence[Outcome], n: int = WORST) -> list[Outcome]:
@@ -23,16 +24,19 @@ def worst(outcomes: Sequence[Outcome], n: int = WORST) -> list[Outcome]:
     return sorted(outcomes, key=share)[:n]
 
 
-def contact_sheet(outcomes: Sequence[Outcome], columns: int = 8, scale: int = 2) -> Image.Image:
-    """Pictures with their captions and seeds; what the judge misses on one is said in red."""
+def contact_sheet(outcomes: Sequence[Outcome], columns: int = 6, scale: int = 2) -> Image.Image:
+    """Pictures with their captions and seeds; what the judge misses on one is said in red.
+
+    Six columns of 128 pixels are as wide as a README is shown: nothing is made smaller there.
+    """
     size = max((outcome.picture.width for outcome in outcomes), default=64) * scale
-    font = ImageFont.load_default(size=10)
-    gap, height = 10, 12
+    font = ImageFont.load_default(size=TEXT)
+    gap = 10
     below = [legend(outcome, size, font) for outcome in outcomes]
     columns = min(columns, max(1, len(outcomes)))
     rows = math.ceil(len(outcomes) / columns)
     lines = max((len(black) + len(red) for black, red in below), default=0)
-    cell = size + gap, size + lines * height + gap
+    cell = size + gap, size + lines * LINE + gap
     page = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     draw = ImageDraw.Draw(page)
     for k, (outcome, (black, red)) in enumerate(zip(outcomes, below, strict=True)):
@@ -40,7 +44,7 @@ def contact_sheet(outcomes: Sequence[Outcome], columns: int = 8, scale: int = 2)
         page.paste(outcome.picture.resize((size, size), Image.Resampling.NEAREST), (x, y))
         for i, line in enumerate(black + red):
             colour = "black" if i < len(black) else (190, 0, 0)
-            draw.text((x, y + size + i * height + 2), line, fill=colour, font=font)
+            draw.text((x, y + size + i * LINE + 2), line, fill=colour, font=font)
     return page
 
 
@@ -66,7 +70,7 @@ def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
             lines.append(word)
         else:
             lines[-1] = longer
-    return lines
+    return [line.replace("\u00a0", " ") for line in lines]  # the font draws a box for such a space
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -93,7 +97,7 @@ def plot(cells: Sequence[Figures], path: Path) -> None:
         axis.set(title=FACTS[fact], xlabel="guidance scale")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="captions' facts right, %", ylim=(0, 101))
-    axes[-1].legend(title="steps", loc="lower right")
+    axes[-1].legend(title="steps", loc="lower left")
     figure.tight_layout()
     with replacing(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})

@@ -244,14 +244,17 @@ def test_legends_of_a_contact_sheet_are_whole_and_inside() -> None:
         accuracy.Outcome(k, k, one, render(one.scene, 64), matches(one.scene, blind))
         for k, one in enumerate(asked)
     ]
-    font = ImageFont.load_default(size=10)
-    gap, height, size = 10, 12, 128
+    font = ImageFont.load_default(size=11)
+    missing = bytes(font.getmask("\u0378"))  # no character: the font draws its box
+    gap, height, size = 10, 13, 128
     below = [drawings.legend(outcome, size, font) for outcome in outcomes]
     for outcome, (black, red) in zip(outcomes, below, strict=True):
-        assert " ".join(black) == f"{outcome.asked.caption} (seed\u00a0{outcome.seed})"
+        assert " ".join(black) == f"{outcome.asked.caption} (seed {outcome.seed})"
+        assert black[-1].endswith(f"(seed {outcome.seed})"), "the seed stands on two lines"
         assert " ".join(red).startswith("not ")
+        assert missing not in {bytes(font.getmask(c)) for c in "".join(black + red)}
         assert max(font.getlength(line) for line in black + red) <= size + gap
-    page = drawings.contact_sheet(outcomes, columns=6)
+    page = drawings.contact_sheet(outcomes)
     lines = max(len(black) + len(red) for black, red in below)
     assert page.size == (6 * (size + gap) + gap, 10 * (size + lines * height + gap) + gap)
     margins = np.asarray(page.convert("L"))
