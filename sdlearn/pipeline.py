@@ -164,20 +164,23 @@ class StableDiffusion:
         sampler: str | None = None,
         spacing: Spacing | None = None,
         karras: bool | None = None,
+        lu: bool | None = None,
     ) -> list[Point]:
         """The points that a sampler visits with this model; None: the specification's own.
 
-        spacing, karras: see NoiseSchedule.path; a specification's karras leaves alone the samplers
-        that have no such points.
+        spacing, karras, lu: see NoiseSchedule.path; a specification's karras and lu leave alone the
+        samplers that have no such points, and its lu gives way to a karras.
         """
         offer = offered(self.spec.sampler if sampler is None else sampler)
+        karras = self.spec.karras and offer.grid != "t" if karras is None else karras
         return self.schedule.path(
             self.spec.steps if steps is None else steps,
             self.spec.spacing if spacing is None else spacing,
             offer.final or self.spec.final,
             self.spec.offset,
             offer.grid,
-            self.spec.karras and offer.grid != "t" if karras is None else karras,
+            karras,
+            self.spec.lu and offer.grid == "lambda" and not karras if lu is None else lu,
         )
 
     # ----------------------------------------------------------------------------- what it does

@@ -152,6 +152,7 @@ class NoiseSchedule:
         offset: int = 1,
         grid: Grid = "t",
         karras: bool = False,
+        lu: bool = False,
     ) -> list[Point]:
         """The steps + 1 points of a sampler's way; the last is where its last step ends.
 
@@ -164,6 +165,8 @@ class NoiseSchedule:
         more and drop the last, for the end of the path is that point.
         karras: as many points of `karras` in place of these, from the first to the last of them on
         the "sigma" grid, over the whole table on the "lambda" grid, never on the "t" grid.
+        lu: on the "lambda" grid only, as many points evenly in lambda over the whole table (Lu et
+        al. 2022).
         Raises ValueError for what it cannot offer.
         """
         if final not in ("first", "clean"):
@@ -172,6 +175,9 @@ class NoiseSchedule:
             raise ValueError(f"grid {grid!r} is not known: it is 't', 'sigma' or 'lambda'")
         if karras and grid == "t":
             raise ValueError("karras is true; only the grids 'sigma' and 'lambda' have such points")
+        if lu and (grid != "lambda" or karras):
+            why = "only the grid 'lambda' has such points" if grid != "lambda" else "karras is, too"
+            raise ValueError(f"lu is true; {why}")
         times = self.times(steps, spacing, offset, whole=grid != "sigma")
         if grid == "lambda" and spacing != "trailing":
             if steps == self.num_steps:
@@ -184,6 +190,10 @@ class NoiseSchedule:
         if karras:
             ratios = [p.sigma / p.alpha for p in points] if grid == "sigma" else self.ratios.flip(0)
             points = self.karras(steps, ratios[0], ratios[-1], whole=grid == "lambda")
+        if lu:
+            fall = torch.linspace(0, 1, steps, dtype=torch.float64)
+            high, low = self.ratios[[-1, 0]].log()  # -lambda
+            points = self.with_ratios(torch.lerp(high, low, fall).exp(), whole=True)
         if final == "first":
             return [*points, Point(0.0, *self.at(0))]
         one = torch.ones((), dtype=torch.float64)
@@ -192,11 +202,17 @@ class NoiseSchedule:
     def karras(self, steps: int, high: Tensor, low: Tensor, whole: bool) -> list[Point]:
         """Points whose sigma / alpha falls evenly in its seventh root (Karras et al. 2022, eq. 5).
 
-        high, low: sigma / alpha of the first and the last. The network is shown the time at which
-        the table has the point's ratio, log-linear between two entries, rounded where `whole`.
+        high, low: sigma / alpha of the first and the last.
         """
         fall = torch.linspace(0, 1, steps, dtype=torch.float64)
-        ratios = torch.lerp(high ** (1 / 7), low ** (1 / 7), fall) ** 7
+        return self.with_ratios(torch.lerp(high ** (1 / 7), low ** (1 / 7), fall) ** 7, whole)
+
+    def with_ratios(self, ratios: Tensor, whole: bool) -> list[Point]:
+        """The points of these sigma / alpha, (n,).
+
+        The network is shown the time at which the table has the point's ratio, log-linear between
+        two entries, rounded where `whole`.
+        """
         table = self.ratios.log().numpy()
         times = np.interp(ratios.log().numpy(), table, np.arange(self.num_steps))
         shown = times.round() if whole else times

@@ -45,7 +45,6 @@ SCHEDULERS: dict[str, tuple[str, Json]] = {
             "algorithm_type": "dpmsolver++",
             "solver_order": 2,
             "solver_type": "midpoint",
-            "use_lu_lambdas": False,
             "use_flow_sigmas": False,
             "use_dynamic_shifting": False,
             "lambda_min_clipped": -math.inf,
@@ -105,6 +104,10 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
         kind=KINDS[kind],
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
     )
+    karras = bool(config.get("use_karras_sigmas")) and SPREAD.keys() <= fixed.keys()
+    lu = spec.lu
+    if sampler == "dpm_pp_2m":
+        lu = bool(config.get("use_lu_lambdas")) and not karras
     whole_times = sampler in ("ddim", "ddpm", "plms")
     return replace(
         spec,
@@ -114,5 +117,6 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
         spacing=config.get("timestep_spacing", "leading" if whole_times else "linspace"),
         offset=config.get("steps_offset", 0),
         final="clean" if config.get("set_alpha_to_one", named == "DDIMScheduler") else "first",
-        karras=bool(config.get("use_karras_sigmas")) and SPREAD.keys() <= fixed.keys(),
+        karras=karras,
+        lu=lu,
     )

@@ -21,7 +21,7 @@ class ModelSpec:
     zero_negative: without a negative prompt, guidance leads away from zeros, not from the empty
     text. predicts: what the U-Net's output means, "noise" or "velocity". sampler, steps, guidance:
     what a picture is made with unless the caller says otherwise. size: pixels, height and width.
-    spacing, offset, final, karras: the sampler's path, see NoiseSchedule.path.
+    spacing, offset, final, karras, lu: the sampler's path, see NoiseSchedule.path.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ModelSpec:
     offset: int = 1
     final: Final = "first"
     karras: bool = False
+    lu: bool = False
 
 
 # Stable Diffusion 1 (2022). 1.5 is 1.4 trained for longer; the five further channels of the
@@ -126,6 +127,7 @@ STORYBOOK = ModelSpec(
     steps=30,
     guidance=5.0,
     size=64,
+    lu=True,
 )
 
 SPECS = {

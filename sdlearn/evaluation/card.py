@@ -216,13 +216,18 @@ of steps of {figures["sampler"]} (across).
         cells = {(c["guidance"], c["steps"]): c["pictures"].get(fact) for c in figures["table"]}
         rows = [[f"{g:g}", *(percent(cells[g, s]) for s in STEPS)] for g in GUIDANCES]
         text += f"\n**{FACTS[fact]}**\n\n{markdown(['', *map(str, STEPS)], rows)}"
-    quick = figures["quick"]
+    head = [f"guidance {figures['guidance']:g}", FACTS["right"], FACTS["page"]]
+    rows = [
+        [f"{row['steps']} steps of {row['sampler']}"]
+        + [percent(row["pictures"].get(fact), True) for fact in ("right", "page")]
+        for row in figures["quick"]
+    ]
     return f"""\
 {text}
-{quick["steps"]} steps of {quick["sampler"]} at guidance {figures["guidance"]:g}, the same captions
-and seeds: {FACTS["right"]} {percent(quick["pictures"].get("right"), True)}, {FACTS["page"]} \
-{percent(quick["pictures"].get("page"), True)}.
-"""
+Few steps of a sampler made for few against many of the usual one, one picture each of all
+{figures["captions"]} test captions, from the same seeds:
+
+{markdown(head, rows)}"""
 
 
 def sheets_section(figures: dict[str, Any]) -> str:

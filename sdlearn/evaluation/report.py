@@ -76,8 +76,8 @@ def evaluate(args: argparse.Namespace) -> int:
         asked = questions(splits[0], args.table or args.n)
         figures["table_captions"] = len(asked)
         figures["table"] = sweep(sd, judge, asked, figures["sampler"])
-        few = caption_accuracy(sd, judge, asked, 1, figures["guidance"], FEW, QUICK, BATCH)
-        figures["quick"] = {"sampler": QUICK, "steps": FEW, "pictures": as_json(rates(few))}
+        asked = questions(splits[0], args.n)
+        figures["quick"] = compare(sd, judge, asked, figures["guidance"], figures["sampler"])
         print(sweep_table(figures["table"], "right"))
 
     # Everything is written at the end, so that pictures and figures are always of one evaluation.
@@ -112,6 +112,17 @@ def settings(sd: StableDiffusion, args: argparse.Namespace) -> Figures:
         "steps": sd.spec.steps if args.steps is None else args.steps,
         "sampler": sampler,
     }
+
+
+def compare(
+    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], guidance: float, sampler: str
+) -> list[Figures]:
+    """A few steps of a sampler made for few, and many of the usual one, from the same seeds."""
+    rows = []
+    for name, steps in ((QUICK, FEW), (sampler, STEPS[-1])):
+        outcomes = caption_accuracy(sd, judge, asked, 1, guidance, steps, name, BATCH)
+        rows.append({"sampler": name, "steps": steps, "pictures": as_json(rates(outcomes))})
+    return rows
 
 
 def measure(

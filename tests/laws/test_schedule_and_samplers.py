@@ -130,6 +130,16 @@ def test_karras_points(grid, ends):
         assert below <= ratio <= schedule.ratios[math.ceil(point.t + 0.5 * (grid == "lambda"))]
 
 
+def test_lu_points_are_even_in_lambda_over_the_whole_table():
+    schedule = NoiseSchedule()
+    path = schedule.path(10, grid="lambda", final="clean", lu=True)
+    lambdas = torch.stack([(point.alpha / point.sigma).log() for point in path[:-1]])
+    torch.testing.assert_close(lambdas.diff(), (lambdas[-1] - lambdas[0]).expand(9) / 9)
+    torch.testing.assert_close(lambdas[[0, -1]].neg().exp(), schedule.ratios[[999, 0]])
+    assert [point.t for point in path[::5]] == [999, 153, -1]
+    assert all(point.t == round(point.t) for point in path)
+
+
 @pytest.mark.parametrize("grid", ["t", "sigma", "lambda"])
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 def test_the_last_entry_of_zero_terminal_snr(grid, spacing):
@@ -145,6 +155,8 @@ def test_the_last_entry_of_zero_terminal_snr(grid, spacing):
     [
         (lambda s: s.path(10, grid="log"), "'log' is not known: it is 't', 'sigma' or 'lambda'"),
         (lambda s: s.path(10, karras=True), "only the grids 'sigma' and 'lambda'"),
+        (lambda s: s.path(10, grid="sigma", lu=True), "lu is true; only the grid 'lambda'"),
+        (lambda s: s.path(10, grid="lambda", karras=True, lu=True), "lu is true; karras is, too"),
         (lambda s: s.path(1000, grid="lambda"), "steps is 1000; it must lie in 1 … 999"),
         (lambda s: s.path(0), "steps is 0"),
         (lambda s: s.path(1001), "1 … 1000"),

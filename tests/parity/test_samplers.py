@@ -181,16 +181,18 @@ def cases():
                     continue
                 if (spacing, steps) == ("linspace", 1):  # t = 0, where float32 has lost the sigma
                     continue
-                for karras in (False, True):
-                    if not karras or sampler in ("euler", "heun", "lms", "dpm_pp_2m"):
-                        yield predicts, sampler, spacing, karras, steps
+                yield predicts, sampler, spacing, None, steps
+                if sampler in ("euler", "heun", "lms", "dpm_pp_2m"):
+                    yield predicts, sampler, spacing, "use_karras_sigmas", steps
+                if sampler == "dpm_pp_2m":
+                    yield predicts, sampler, spacing, "use_lu_lambdas", steps
 
 
-@pytest.mark.parametrize(("predicts", "sampler", "spacing", "karras", "steps"), list(cases()))
-def test_sampler(sampler, spacing, karras, steps, predicts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("predicts", "sampler", "spacing", "points", "steps"), list(cases()))
+def test_sampler(sampler, spacing, points, steps, predicts, tmp_path, monkeypatch):
     options = {"timestep_spacing": spacing, "prediction_type": PREDICTIONS[predicts]}
-    if karras:
-        options["use_karras_sigmas"] = True
+    if points:
+        options[points] = True
     scheduler = made(sampler, **options)
     assert compare(scheduler, sampler, steps, tmp_path, monkeypatch) <= TOLERANCE
 
@@ -306,7 +308,6 @@ def test_guidance_interval_in_a_pipeline(tmp_path):
         ("dpm_pp_2m", {"solver_order": 3}, "solver_order is 3; in a .* it must be 2"),
         ("dpm_pp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
         ("dpm_pp_2m", {"solver_type": "heun"}, "solver_type is 'heun'"),
-        ("dpm_pp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas"),
         ("dpm_pp_2m", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
         ("dpm_pp_2m", {"lambda_min_clipped": -5.1}, "lambda_min_clipped is -5.1"),
         ("ddpm", {"variance_type": "fixed_large"}, "variance_type is 'fixed_large'"),
@@ -332,6 +333,30 @@ def test_a_specification_s_karras_leaves_other_samplers_alone(tmp_path):
     assert sd.path(20, "euler", "trailing", False)[1].t == 949
     with pytest.raises(ValueError, match="only the grids 'sigma' and 'lambda'"):
         sd.path(20, "ddim", karras=True)
+
+
+def test_a_specification_s_lu_is_dpm_solver_s_alone_and_gives_way_to_karras(tmp_path):
+    spec = read(made("dpm_pp_2m", use_lu_lambdas=True), tmp_path)
+    assert spec.lu
+    assert not read(made("dpm_pp_2m", use_lu_lambdas=True, use_karras_sigmas=True), tmp_path).lu
+    sd = StableDiffusion(None, None, None, spec)
+    even = spec.schedule.path(20, "linspace", "clean", 1, "lambda", lu=True)
+    assert sd.path(20) == even
+    assert sd.path(20, karras=True) == spec.schedule.path(
+        20, "linspace", "clean", 1, "lambda", True
+    )
+    assert sd.path(20, lu=False) == spec.schedule.path(20, "linspace", "clean", 1, "lambda")
+    assert sd.path(20, "euler") == spec.schedule.path(20, "linspace", "clean", 1, "sigma")
+    with pytest.raises(ValueError, match="only the grid 'lambda'"):
+        sd.path(20, "euler", lu=True)
+
+
+def test_the_storybook_s_folder_leaves_its_lu_alone(tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps(PUBLISHED | {"_class_name": "DDIMScheduler", "clip_sample": False}))
+    assert read_scheduler(path, SPECS["storybook"]).lu
+    path.write_text(json.dumps(PUBLISHED | {"_class_name": "DPMSolverMultistepScheduler"}))
+    assert not read_scheduler(path, SPECS["storybook"]).lu
 
 
 def test_a_class_that_is_not_offered_becomes_ddim(tmp_path):
