@@ -153,12 +153,18 @@ def training_section(training: Sequence[dict[str, Any]]) -> str:
             machine(record.get("machine", {})),
         ])  # fmt: skip
     head = ["run", "part", "from", "steps", "batch", "learning rate", "scenes", "time", "machine"]
-    notes = "".join(f"{r['run']}: {r['note']}\n" for r in training if r.get("note"))
+    notes = "".join(f"{r['run']}: {r['note']}\n\n" for r in training if r.get("note"))
+    spent = {"processors": 0.0, "accelerators": 0.0}
+    for record in training:
+        known = record.get("machine", {"device": "cpu"})  # the first runs kept none
+        spent["processors" if known["device"] == "cpu" else "accelerators"] += record["seconds"]
+    sums = " and ".join(f"{duration(s) if s else 'none'} on {where}" for where, s in spent.items())
     return f"""\
 ## Training
 
 {markdown(head, rows)}
-{notes}Every setting is in `training.json`. Times are those of the training loop alone.
+{notes}Every setting is in `training.json`. Times are those of the training loop alone, together
+{sums}.
 """
 
 

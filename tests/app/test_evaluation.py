@@ -562,6 +562,7 @@ def test_the_card_says_what_was_measured(
     row = f"| run | unet | runs/first | 1,233 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
     assert row in text  # 1233 * 10 / 0.5 s
     assert "run: By hand.\n" in text
+    assert "together\n6.8 h on processors and none on accelerators." in text
     (again,) = (line for line in text.splitlines() if line.startswith("sdlearn train"))
     assert again.startswith("sdlearn train unet --recipe storybook --out runs/run ")
     # It was made before times could crowd, whatever the recipe says today.
