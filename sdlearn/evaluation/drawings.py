@@ -1,16 +1,19 @@
 """Contact sheets with captions, and the plot of accuracy over guidance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sdlearn.evaluation.accuracy import FACTS, Outcome, facts
-from sdlearn.evaluation.tables import STEPS, Figures
+from sdlearn.evaluation.tables import GUIDANCES, STEPS, Figures
 from sdlearn.files import replacing
+from sdlearn.recipes.sheets import grid
+from sdlearn.storybook import render
 
-UNCHOSEN, WORST = 64, 16  # pictures on the two sheets
+UNCHOSEN, WORST, DECODED = 64, 16, 6  # pictures on the sheets
 TEXT, LINE = 11, 13  # pixels
 
 
@@ -48,6 +51,16 @@ def contact_sheet(outcomes: Sequence[Outcome], columns: int = 6, scale: int = 2)
     return page
 
 
+def there_and_back(decoded: Sequence[Outcome], columns: int = 3) -> Image.Image:
+    """Renders, and below each row of them what the autoencoder made of them, four-fold enlarged."""
+    rows = []
+    for first in range(0, len(decoded), columns):
+        row = decoded[first : first + columns]
+        rows.append([render(one.asked.scene, one.picture.width) for one in row])
+        rows.append([one.picture for one in row])
+    return grid([np.stack([np.asarray(picture) for picture in row]) for row in rows], scale=4)
+
+
 def legend(
     outcome: Outcome, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> tuple[list[str], list[str]]:
@@ -80,24 +93,40 @@ def save(picture: Image.Image, path: Path) -> None:
     print(path)
 
 
-def plot(cells: Sequence[Figures], path: Path) -> None:
-    """Accuracy over guidance, one line for each number of steps, told apart without colour."""
+def plot(tables: Mapping[str, Sequence[Figures]], path: Path) -> None:
+    """Accuracy over guidance, a row of panels for each split, one line for each number of steps.
+
+    Lines are told apart without colour, and bars show the 95 % intervals.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     panels = ("right", "sky", "ground", "page")
-    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.6), sharey=True, dpi=100)
-    for axis, fact in zip(axes, panels, strict=True):
-        for steps, marker in zip(STEPS, "ovs^D", strict=False):
-            row = [cell for cell in cells if cell["steps"] == steps and fact in cell["pictures"]]
-            rate = [100 * cell["pictures"][fact]["rate"] for cell in row]
-            axis.plot([cell["guidance"] for cell in row], rate, marker=marker, label=f"{steps}")
-        axis.set(title=FACTS[fact], xlabel="guidance scale")
-        axis.grid(alpha=0.3)
-    axes[0].set(ylabel="captions' facts right, %", ylim=(0, 101))
-    axes[-1].legend(title="steps", loc="lower left")
+    size = (13, 0.4 + 3.6 * len(tables))
+    figure, axes = plt.subplots(
+        len(tables), len(panels), figsize=size, sharex=True, sharey=True, squeeze=False, dpi=100
+    )
+    for row, (split, cells) in zip(axes, tables.items(), strict=True):
+        for axis, fact in zip(row, panels, strict=True):
+            for k, (steps, marker) in enumerate(zip(STEPS, "ovs^D", strict=False)):
+                line = [c for c in cells if c["steps"] == steps and fact in c["pictures"]]
+                rates = [c["pictures"][fact] for c in line]
+                axis.errorbar(
+                    [c["guidance"] + 0.07 * (k - 2) for c in line],  # side by side, to be seen
+                    [100 * r["rate"] for r in rates],
+                    [[100 * (r["rate"] - r["low"]) for r in rates],
+                     [100 * (r["high"] - r["rate"]) for r in rates]],
+                    marker=marker, markersize=5, linewidth=1.2, elinewidth=0.8, label=f"{steps}",
+                )  # fmt: skip
+            axis.set(title=f"{split.replace('_', '-')}: {FACTS[fact]}")
+            axis.grid(alpha=0.3)
+        row[0].set(ylabel="right, %", ylim=(0, 103), xticks=GUIDANCES)
+        row[0].set_xticklabels([f"{g:g}" for g in GUIDANCES])
+    for axis in axes[-1]:
+        axis.set(xlabel="guidance scale")
+    axes[0, -1].legend(title="steps", loc="lower left")
     figure.tight_layout()
     with replacing(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})

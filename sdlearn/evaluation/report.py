@@ -16,15 +16,18 @@ from sdlearn.evaluation.accuracy import (
     render_accuracy,
     vae_report,
 )
-from sdlearn.evaluation.card import collect, write_card
+from sdlearn.evaluation.card import write_card
 from sdlearn.evaluation.drawings import (
+    DECODED,
     UNCHOSEN,
     contact_sheet,
     need_matplotlib,
     plot,
     save,
+    there_and_back,
     worst,
 )
+from sdlearn.evaluation.history import collect
 from sdlearn.evaluation.judge import Judge, load_judge
 from sdlearn.evaluation.reader import learn_to_read, text_accuracy
 from sdlearn.evaluation.tables import (
@@ -49,6 +52,8 @@ def evaluate(args: argparse.Namespace) -> int:
     sheet = args.sheet or args.card
     if args.table is not None:
         need_matplotlib()
+        if args.table > args.n:
+            raise ValueError(f"--table is {args.table}; accepted: at most --n, which is {args.n}")
     source = Path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
         raise ValueError(f"--card writes into the model's folder, and {source} is not one")
@@ -64,27 +69,26 @@ def evaluate(args: argparse.Namespace) -> int:
     reader = learn_to_read(sd.text) if args.card else None
     for split in splits:
         asked = questions(split, args.n)
-        measured, outcomes = measure(sd, judge, asked, figures, split)
+        measured, outcomes, decoded = measure(sd, judge, asked, figures, split)
         if reader is not None:
             measured["text"] = as_json(text_accuracy(reader, sd.text, asked))
         figures["splits"][split] = measured
         print(figures_table(split, figures))
+        if args.table is not None:
+            figures["table_captions"] = args.table or args.n
+            measured["table"] = sweep(sd, judge, asked[: figures["table_captions"]], split, figures)
+            measured["quick"] = compare(sd, judge, asked, split, figures)
+            print(sweep_table(measured["table"], "right"))
         if sheet and split == splits[0]:
             sheets["unchosen.png"] = contact_sheet(outcomes[:UNCHOSEN])
             sheets["worst.png"] = contact_sheet(worst(outcomes))
-    if args.table is not None:
-        asked = questions(splits[0], args.table or args.n)
-        figures["table_captions"] = len(asked)
-        figures["table"] = sweep(sd, judge, asked, figures["sampler"])
-        asked = questions(splits[0], args.n)
-        figures["quick"] = compare(sd, judge, asked, figures["guidance"], figures["sampler"])
-        print(sweep_table(figures["table"], "right"))
+            sheets["autoencoder.png"] = there_and_back(decoded[:DECODED])
 
     # Everything is written at the end, so that pictures and figures are always of one evaluation.
     for name, drawn in sheets.items():
         save(drawn, place / name)
     if args.table is not None:
-        plot(figures["table"], place / "table.png")
+        plot({split: of["table"] for split, of in figures["splits"].items()}, place / "table.png")
     elif args.card:
         (place / "table.png").unlink(missing_ok=True)  # of an earlier evaluation
 
@@ -115,20 +119,25 @@ def settings(sd: StableDiffusion, args: argparse.Namespace) -> Figures:
 
 
 def compare(
-    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], guidance: float, sampler: str
+    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], split: str, how: Figures
 ) -> list[Figures]:
     """A few steps of a sampler made for few, and many of the usual one, from the same seeds."""
     rows = []
-    for name, steps in ((QUICK, FEW), (sampler, STEPS[-1])):
-        outcomes = caption_accuracy(sd, judge, asked, 1, guidance, steps, name, BATCH)
+    pictures = len(asked) * how["seeds"]
+    for name, steps in ((QUICK, FEW), (how["sampler"], STEPS[-1])):
+        title = f"{split}, {steps} steps of {name}"
+        with tqdm(total=pictures, desc=title, unit="picture") as bar:
+            outcomes = caption_accuracy(
+                sd, judge, asked, how["seeds"], how["guidance"], steps, name, BATCH, bar.update
+            )
         rows.append({"sampler": name, "steps": steps, "pictures": as_json(rates(outcomes))})
     return rows
 
 
 def measure(
     sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], how: Figures, split: str
-) -> tuple[Figures, list[Outcome]]:
-    """The figures of one split, and the pictures behind them."""
+) -> tuple[Figures, list[Outcome], list[Outcome]]:
+    """The figures of one split, the pictures made, and the renders through the autoencoder."""
     drawn = render_accuracy(judge, asked)
     vae, decoded = vae_report(sd, judge, asked, BATCH)
     with tqdm(total=len(asked) * how["seeds"], desc=f"{split} captions", unit="picture") as bar:
@@ -137,16 +146,22 @@ def measure(
             BATCH, bar.update,
         )  # fmt: skip
     rows = {"renders": drawn, "round_trip": decoded, "pictures": outcomes}
-    return {"vae": vae, **{name: as_json(rates(row)) for name, row in rows.items()}}, outcomes
+    figures = {name: as_json(rates(row)) for name, row in rows.items()}
+    return {"vae": vae, **figures}, outcomes, decoded
 
 
-def sweep(sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], sampler: str) -> list[Figures]:
+def sweep(
+    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], split: str, how: Figures
+) -> list[Figures]:
     """Caption accuracy for every guidance and number of steps, one picture of each caption."""
     cells = []
-    with tqdm(total=len(GUIDANCES) * len(STEPS), desc="guidance x steps", unit="cell") as bar:
+    title = f"{split}, guidance x steps"
+    with tqdm(total=len(GUIDANCES) * len(STEPS), desc=title, unit="cell") as bar:
         for guidance in GUIDANCES:
             for steps in STEPS:
-                outcomes = caption_accuracy(sd, judge, asked, 1, guidance, steps, sampler, BATCH)
+                outcomes = caption_accuracy(
+                    sd, judge, asked, 1, guidance, steps, how["sampler"], BATCH
+                )
                 measured = as_json(rates(outcomes))
                 cells.append({"guidance": guidance, "steps": steps, "pictures": measured})
                 bar.update()

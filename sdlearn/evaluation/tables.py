@@ -56,3 +56,9 @@ def sweep_table(cells: Sequence[Figures], fact: str) -> str:
         row = [cell["pictures"].get(fact) for cell in cells if cell["guidance"] == guidance]
         lines.append(f"{guidance:<8g}" + "".join(f"{percent(rate):>9}" for rate in row))
     return "\n".join(lines)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

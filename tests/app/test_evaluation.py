@@ -3,9 +3,12 @@
 import json
 import math
 import random
+import shlex
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFont
 
-from sdlearn.cli import main
+from sdlearn import recipes
+from sdlearn.cli import main, parse
 from sdlearn.evaluation import accuracy, card, drawings, reader, report, tables
 from sdlearn.evaluation.accuracy import caption_accuracy, interval, questions, rates, said
 from sdlearn.evaluation.judge import (
@@ -32,6 +36,7 @@ from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes import judge as recipe
 from sdlearn.recipes.data import scene as training_scene
+from sdlearn.recipes.encoded import weights_key
 from sdlearn.recipes.recipe import override
 from sdlearn.storybook import COLOURS, KINDS, SPLITS, Scene, Thing, render, sample_scene
 from sdlearn.storybook.scenes import HELD_OUT_PAIRS
@@ -265,6 +270,23 @@ def test_legends_of_a_contact_sheet_are_whole_and_inside() -> None:
     inked = (np.asarray(alone.convert("L"))[size + gap :] < 128).any(1)
     blocks = (np.diff(inked.astype(int)) == 1).sum()
     assert blocks >= sum(map(len, below[longest])), "a line of the legend is missing"
+
+
+def test_renders_stand_above_what_became_of_them() -> None:
+    asked, blind = questions("test", 3), Reading((), "night", "grass")
+    greys = [Image.new("RGB", (64, 64), (k, 120, 150)) for k in range(3)]
+    outcomes = [
+        accuracy.Outcome(k, k, one, grey, matches(one.scene, blind))
+        for k, (one, grey) in enumerate(zip(asked, greys, strict=True))
+    ]
+    page = np.asarray(drawings.there_and_back(outcomes, columns=2))
+    cells = [[page[8 + 264 * r :][:256, 8 + 264 * c :][:, :256] for c in (0, 1)] for r in range(4)]
+    for column, k in (0, 0), (1, 1), (0, 2):
+        row = 2 * (k // 2)
+        true = render(asked[k].scene, 64).resize((256, 256), Image.Resampling.NEAREST)
+        assert (cells[row][column] == np.asarray(true)).all()
+        assert (cells[row + 1][column] == (k, 120, 150)).all()
+    assert page.shape == (4 * 264 + 8, 2 * 264 + 8, 3)
 
 
 # ----------------------------------------------------------------------------------- the judge
@@ -527,7 +549,7 @@ def test_evaluate_prints_and_writes_its_figures(
 def test_the_card_says_what_was_measured(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (report, tables, card):
+    for module in (report, tables, card, drawings):
         monkeypatch.setattr(module, "GUIDANCES", (1.0, 5.0))
     for module in (report, tables, card, drawings):
         monkeypatch.setattr(module, "STEPS", (1, 2))
@@ -538,6 +560,7 @@ def test_the_card_says_what_was_measured(
     settings = {"batch": 10, "lr": 1e-3, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
     record = {"part": "unet", "recipe": "storybook", "settings": settings, "note": "By hand."}
     record["machine"] = {"device": "cpu", "threads": 2, "torch": "2.13.0"}
+    record["settings"]["steps"] = 9000
     (run / "recipe.json").write_text(json.dumps(record))
     rows = [{"step": k, "images_per_second": 0.5} for k in range(1, 1234)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -547,19 +570,26 @@ def test_the_card_says_what_was_measured(
     text = (model / "README.md").read_text()
     figures = json.loads((model / "metrics.json").read_text())
     assert set(figures["splits"]) == {"test", "held_out"}
-    assert len(figures["table"]) == 4
-    for split in figures["splits"].values():
+    for name, split in figures["splits"].items():
         assert tables.percent(split["pictures"]["right"], True) in text
         assert f"{split['vae']['psnr']:.2f} dB" in text
         assert f"| {tables.percent(split['text']['kind'])} |" in text
-    quick, usual = figures["quick"]
-    assert (quick["sampler"], quick["steps"]) == ("dpm_pp_2m", 10)
-    assert (usual["sampler"], usual["steps"]) == ("ddim", 2)
-    for row in quick, usual:
-        cells = [tables.percent(row["pictures"].get(fact), True) for fact in ("right", "page")]
-        assert f"| {row['steps']} steps of {row['sampler']} | {' | '.join(cells)} |" in text
+        cells = {(cell["guidance"], cell["steps"]): cell["pictures"] for cell in split["table"]}
+        assert sorted(cells) == [(1.0, 1), (1.0, 2), (5.0, 1), (5.0, 2)]
+        assert all(cell["page"]["cases"] == 2 for cell in cells.values())
+        for facts in ("right",), ("sky", "ground"), ("page",):
+            row = (" · ".join(tables.percent(cells[5.0, n].get(f)) for f in facts) for n in (1, 2))
+            assert f"| 5 | {' | '.join(row)} |" in text
+        quick, usual = split["quick"]
+        assert (quick["sampler"], quick["steps"]) == ("dpm_pp_2m", 10)
+        assert (usual["sampler"], usual["steps"]) == ("ddim", 2)
+        for made in quick, usual:
+            assert made["pictures"]["page"]["cases"] == 3
+            rates = [tables.percent(made["pictures"].get(f), True) for f in ("right", "page")]
+            row = f"{made['steps']} steps of {made['sampler']} | {' | '.join(rates)}"
+            assert f"| {name.replace('_', '-')} | {row} |" in text
     machine = "cpu, 2 threads, torch 2.13.0"
-    row = f"| run | unet | runs/first | 1,233 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
+    row = f"| run | unet | runs/first | 1,233 of 9,000 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
     assert row in text  # 1233 * 10 / 0.5 s
     assert "run: By hand.\n" in text
     assert "together\n6.8 h on processors and none on accelerators." in text
@@ -575,11 +605,11 @@ def test_the_card_says_what_was_measured(
     ):
         assert f" {changed}" in again
     assert "--lr" not in again
-    for name in ("table.png", "unchosen.png", "worst.png"):
+    for name in ("table.png", "autoencoder.png", "unchosen.png", "worst.png"):
         assert f"({name})" in text
         assert (model / name).stat().st_size > 1000
     assert "--sampler ddim --table 2\n" in text
-    assert "Of 2 test captions" in text
+    assert "Of 2 captions of each split" in text
 
     later = run.rename(tmp_path / "later")  # the folder of the first run is gone by now
     assert main([*command, "--card", "--runs", str(later)]) == 0
@@ -591,12 +621,46 @@ def test_the_card_says_what_was_measured(
     assert not (model / "table.png").exists()
 
 
+def test_the_widest_interval_of_good_rates() -> None:
+    def cell(rate: float, low: float, high: float) -> dict[str, Any]:
+        return {"pictures": {"right": {"rate": rate, "low": low, "high": high}}}
+
+    table = [cell(0.95, 0.93, 0.96), cell(0.9, 0.87, 0.92), cell(0.5, 0.4, 0.6)]
+    assert card.widest({"splits": {"test": {"table": table}}}) == pytest.approx(3.0)
+
+
+def test_the_shipped_card_repeats_the_runs_that_made_the_weights() -> None:
+    """Its commands are read as anybody's are, and ask for exactly what the runs recorded."""
+    folder = data_folder("storybook")
+    runs = json.loads((folder / "training.json").read_text())["runs"]
+    lines = [
+        shlex.split(line)[1:]
+        for line in (folder / "README.md").read_text().splitlines()
+        if line.startswith("sdlearn train ")
+    ]
+    assert len(lines) == len(runs)
+    made = set()
+    for line, run in zip(lines, runs, strict=True):
+        args = parse(line)
+        assert (args.part, Path(args.out).name) == (run["part"], run["run"])
+        module = import_module(f"sdlearn.recipes.{args.part}")
+        asked = json.loads(json.dumps(vars(recipes.settle(args, module, Path("nowhere")))))
+        for name, value in run["settings"].items():
+            assert asked.get(name, 0) == value, (run["run"], name)  # or one that is gone, and was 0
+        builds_on = {run["settings"][key] for key in ("init", "vae", "text") if asked.get(key)}
+        assert builds_on <= made  # by the runs before it
+        made.add(args.out)
+    frozen = [run for run in runs if run["part"] == "unet"][-1]["frozen"]
+    assert frozen["text"] == weights_key(folder / "text_encoder")
+
+
 def test_bad_input_is_one_sentence(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wrong, sentence in (
         (["--n", "0"], "--n is 0; it must be at least 1"),
         (["--table", "-1"], "--table is -1; it must be at least 1"),
+        (["--n", "2", "--table", "3"], "--table is 3; accepted: at most --n, which is 2"),
         (["--out", "figures.txt"], "must end in .json"),
         (["--model", str(tmp_path / "nowhere")], "nowhere"),
         (["--model", str(model), "--sampler", "magic"], "magic"),
