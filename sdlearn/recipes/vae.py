@@ -56,8 +56,9 @@ class VAERecipe(Recipe):
     discriminator learns alone for its first `head_start` steps.
 
     mse weighs the squared error beside the absolute one. Decibels are those of the squared error,
-    and it is largest at the outlines: 400 steps with a weight of 20 on a well-trained autoencoder
-    raised the PSNR by 0.4 dB over 400 without, and the SSIM too.
+    and it is largest at the outlines. From random weights, 1,800 steps of batch 16 with a weight of
+    20 ended at 27.8 dB and an SSIM of 0.893 on 200 test renders, without it at 25.7 and 0.864; 400
+    steps on a well-trained autoencoder won 0.4 dB.
 
     decoder_only freezes the encoder, as the published fine-tuned autoencoders of Stable Diffusion
     did (stabilityai/sd-vae-ft-mse): latents keep their meaning, so a U-Net trained on them serves
@@ -83,7 +84,11 @@ class VAERecipe(Recipe):
 
 
 RECIPES = {
-    "storybook": VAERecipe(steps=20_000, batch=8, lr=4e-3, warmup=200, scenes=40_000),
+    # What served the shipped one best: drawn outlines become crisp by the squared error alone.
+    "storybook": VAERecipe(
+        steps=20_000, batch=16, lr=4e-3, warmup=200, scenes=40_000,
+        mse=20.0, perceptual=0.0, discriminator=0.0,
+    ),
     # A minute or two at half the size: skies and grounds, hardly more.
     "small": VAERecipe(
         steps=400, batch=16, lr=4e-3, warmup=20, scenes=1000, size=32,
@@ -150,7 +155,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         if listens_to_eye and k >= perceptual_from:
             with autocast(device):
                 metrics["perceptual"] = perceptual(y, x).float()
-            reconstruction = l1 + recipe.perceptual * metrics["perceptual"]
+            reconstruction = reconstruction + recipe.perceptual * metrics["perceptual"]
         loss = reconstruction + recipe.kl * kl
         if has_critic and k >= critic_from + recipe.head_start:
             with autocast(device):

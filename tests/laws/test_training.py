@@ -187,9 +187,12 @@ def test_psnr_of_a_known_error() -> None:
 QUICK = override(RECIPES["small"], {"scenes": 8, "batch": 4, "block_out_channels": (16, 16)})
 
 
-def test_the_squared_error_joins_the_absolute_one(tmp_path: Path) -> None:
-    plain = make_job(QUICK, tmp_path, CPU).step(0)
-    both = make_job(override(QUICK, {"mse": 20.0}), tmp_path, CPU).step(0)
+@pytest.mark.parametrize("perceptual", [0.0, 0.1])
+def test_the_squared_error_joins_the_absolute_one(perceptual: float, tmp_path: Path) -> None:
+    recipe = override(QUICK, {"perceptual": perceptual, "perceptual_start": 0.0})
+    plain = make_job(recipe, tmp_path, CPU).step(0)
+    assert ("perceptual" in plain) == (perceptual > 0)
+    both = make_job(override(recipe, {"mse": 20.0}), tmp_path, CPU).step(0)
     assert both["l1"] == plain["l1"]
     squared = 4 / 10 ** (plain["psnr"].item() / 10)
     assert squared > 0.05, "too little to see"
