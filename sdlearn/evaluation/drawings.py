@@ -87,9 +87,9 @@ def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """A PNG of 256 colours, which a third of the bytes hold, in its place all at once."""
+    """A PNG in its place all at once, in full colour: a palette would turn yellow into orange."""
     with replacing(path) as part:
-        picture.quantize(256).save(part, format="PNG", optimize=True)
+        picture.save(part, format="PNG", optimize=True)
     print(path)
 
 
