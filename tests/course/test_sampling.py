@@ -250,7 +250,8 @@ def test_it_says_how_far_the_walks_ended_from_the_flow(widget):
         error = (states[-1].z - flowed(0)).norm(dim=1).median().item()
         assert widget.calls == calls
         assert widget.error == pytest.approx(error, abs=1e-12)
-        assert f"{name}, {steps} steps, {calls} calls" in text(widget.message)
+        taken = "1 step, 1 call of" if steps == 1 else f"{steps} steps, {calls} calls of"
+        assert f"{name}, {taken}" in text(widget.message)
         assert f"within {error:.3f}" in text(widget.message)
     assert 'role="status"' in widget.message.value
 
@@ -294,7 +295,7 @@ def test_it_answers_over_its_whole_range(widget):
             for shown in ("z_0", "z"):
                 widget.shown.value = shown
                 assert widget.picture.size == (SIDE + 20, SIDE + 40)
-            assert f"{name}, {steps} steps" in text(widget.message)
+            assert f"{name}, {steps} step{'s' * (steps > 1)}, " in text(widget.message)
 
 
 def test_the_picture_says_what_it_shows(widget, monkeypatch):

@@ -765,8 +765,8 @@ BETWEEN = Exercise(
             "straight line",
             lambda a, b, weight: torch.lerp(a, b, weight),
             "You walk along the chord. It passes nearer to the origin than its ends, so halfway "
-            "the latent is too short: independent noises end up with a spread of 0.71, and the "
-            "model draws flat, washed-out pictures from them.",
+            "the latent is too short: independent noises end up with a spread of 0.71, which no "
+            "model has met at the noisiest time: its pictures may turn out flat, or all alike.",
         ),
         Mistake(
             "line stretched",

@@ -1269,13 +1269,13 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "You have a page by day and want it at night. Image-to-image with strength 0.2 leaves "
-        "the sky as it is. What helps?",
+        "You have a page by day and want it at night. Image-to-image with a small strength "
+        "does not bring the night. What helps?",
         (
             Answer(
                 "More steps: the model needs more chances to look.",
                 False,
-                "More steps divide the same last fifth of the way more finely. It begins with as "
+                "More steps divide the same last part of the way more finely. It begins with as "
                 "little noise as before, through which the day can be seen.",
             ),
             Answer(
@@ -1293,7 +1293,7 @@ QUESTIONS = (
     ),
     Question(
         "A model is asked for a red cat and a blue house and often draws the colours the other way "
-        "round. Shown noised *true* pages, its U-Net has the smaller error with the true caption "
+        "round. Shown noised true pages, its U-Net has the smaller error with the true caption "
         "and not with the one of exchanged colours, on nearly all pages and at nearly all times. "
         "What follows?",
         (

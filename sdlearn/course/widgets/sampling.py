@@ -54,6 +54,11 @@ def flowed(seed: int) -> Tensor:
     return last.z
 
 
+def counted(n: int, word: str) -> str:
+    """ "1 step", "2 steps"."""
+    return f"{n} {word}{'s' * (n != 1)}"
+
+
 class Tracks(widgets.VBox):
     """A sampler, its number of steps, eta and a seed; the walks that it makes.
 
@@ -97,14 +102,15 @@ class Tracks(widgets.VBox):
             if noisy
             else f"Half of the ends are within {self.error:.3f} of those of the exact flow."
         )
-        sentence = f"{name}, {steps} steps, {self.calls} calls of the denoiser. {ended}"
+        taken, calls = counted(steps, "step"), counted(self.calls, "call")
+        sentence = f"{name}, {taken}, {calls} of the denoiser. {ended}"
         # The first estimate stands for "nothing denoised yet" and is left out.
         drawn_states = [s.z for s in states] if self.shown.value == "z" else [
             s.z_0 for s in states[1:]
         ]  # fmt: skip
         what = self.shown.label
         with_eta = f", eta {eta:g}" * (name == "ddim" and eta > 0)
-        caption = f"{name}, {steps} steps{with_eta}: {CAPTIONS[self.shown.value]}"
+        caption = f"{name}, {taken}{with_eta}: {CAPTIONS[self.shown.value]}"
         self.picture = walk_page(torch.stack(drawn_states), self.data, caption)
         self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
         alt = f"{WALKERS} walks over five blobs of data, {what}. {sentence}"
