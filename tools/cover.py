@@ -38,7 +38,7 @@ def main() -> None:
         draw.multiline_text((left, top + SIDE + 6), text, fill="#222222", font=font)
     out = Path(__file__).resolve().parent.parent / "assets" / "cover.png"
     out.parent.mkdir(exist_ok=True)
-    page.quantize(256).save(out, optimize=True)
+    page.save(out, optimize=True)
     print(out.relative_to(out.parent.parent))
 
 

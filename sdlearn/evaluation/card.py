@@ -142,7 +142,7 @@ def table_section(figures: dict[str, Any]) -> str:
 
 Of {figures["table_captions"]} captions of each split, one picture each, for every guidance (down)
 and number of steps of {figures["sampler"]} (across). Bars in the plot are 95 % intervals, which
-`metrics.json` holds for every figure; where {HIGH:.0%} and more are right, they reach \
+`metrics.json` holds for every figure; where {100 * HIGH:.0f} % and more are right, they reach \
 {widest(figures):.1f} points
 to either side at most.
 
