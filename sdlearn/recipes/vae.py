@@ -84,7 +84,7 @@ class VAERecipe(Recipe):
 
 
 RECIPES = {
-    # What served the shipped one best: drawn outlines become crisp by the squared error alone.
+    # The losses of the shipped one's last run, which made its outlines crisp.
     "storybook": VAERecipe(
         steps=20_000, batch=16, lr=4e-3, warmup=200, scenes=40_000,
         mse=20.0, perceptual=0.0, discriminator=0.0,

@@ -289,6 +289,15 @@ def test_renders_stand_above_what_became_of_them() -> None:
     assert page.shape == (4 * 264 + 8, 2 * 264 + 8, 3)
 
 
+def test_a_sheet_keeps_every_colour(tmp_path: Path) -> None:
+    """With a palette for the whole sheet some yellow things were orange."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    drawings.save(Image.fromarray(pixels), tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert (np.asarray(sheet.convert("RGB")) == pixels).all()
+
+
 # ----------------------------------------------------------------------------------- the judge
 
 
