@@ -586,8 +586,8 @@ def test_the_card_says_what_was_measured(
         cells = {(cell["guidance"], cell["steps"]): cell["pictures"] for cell in split["table"]}
         assert sorted(cells) == [(1.0, 1), (1.0, 2), (5.0, 1), (5.0, 2)]
         assert all(cell["page"]["cases"] == 2 for cell in cells.values())
-        for facts in ("right",), ("sky", "ground"), ("page",):
-            row = (" · ".join(tables.percent(cells[5.0, n].get(f)) for f in facts) for n in (1, 2))
+        for fact in ("right", "sky", "ground", "page"):
+            row = (tables.percent(cells[5.0, n].get(fact)) for n in (1, 2))
             assert f"| 5 | {' | '.join(row)} |" in text
         quick, usual = split["quick"]
         assert (quick["sampler"], quick["steps"]) == ("dpm_pp_2m", 10)
