@@ -1,14 +1,10 @@
-"""Answers to notebook 09 that its checker was not written for: the wrong ones must not pass, and
-right ones in another style must."""
+"""Notebook 09: wrong answers that the checker was not written for, and right ones in another
+style."""
 
 from itertools import pairwise
 
-import pytest
 import torch
 
-from sdlearn.course import check
-from sdlearn.course.checking import judge
-from sdlearn.course.exercises import find
 from sdlearn.course.exercises.nb09_sampling import (
     affordable,
     geometric,
@@ -16,12 +12,11 @@ from sdlearn.course.exercises.nb09_sampling import (
     midpoint,
     remembered,
     slope,
-    two_values,
     velocity_step,
 )
 from sdlearn.samplers import SAMPLERS, ddim, ddpm, slide
 from sdlearn.schedule import NoiseSchedule, Point
-from tests.answers import cases
+from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
 def by_trying(sampler, evaluations, scale):
@@ -333,89 +328,42 @@ RIGHT = {
         lambda denoise, z, path: tuple(midpoint(denoise, z, path)),
     ],
 }
-
-
-# What learners wrote, and the mistake whose sentence they must be told.
-NAMED = {
-    "09.2": {
-        "grown as if to a clean latent": lambda z, eps, here, there, fresh: (
+VERDICTS = [
+    ExpectedVerdict(
+        "09.2",
+        lambda z, eps, here, there, fresh: (
             (z - (1 - (here.alpha / there.alpha) ** 2) / here.sigma * eps) / here.alpha
             + there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt() * fresh
         ),
-        "divided by sigma_t twice": lambda z, eps, here, there, fresh: (
+        "grown as if to a clean latent",
+    ),
+    ExpectedVerdict(
+        "09.2",
+        lambda z, eps, here, there, fresh: (
             (z - (1 - (here.alpha / there.alpha) ** 2) / here.sigma**2 * eps)
             * (there.alpha / here.alpha)
             + there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt() * fresh
         ),
-    },
-    "09.3": {
-        "divided by alpha": eps_by_division,
-        "always DDPM": lambda z, v, here, there, eta, fresh: velocity_step(
-            z, v, here, there, 1.0, fresh
-        ),
-        "always without noise": lambda z, v, here, there, eta, fresh: by_ddim(
-            z, v, here, there, 0.0, None
-        ),
-        "z_0 and eps exchanged": exchanged,
-    },
-    "09.4": {"a little added to the sum": mean_of_exponentials(1e-12)},
-    "09.5": {
-        "t of the start": walked(
-            middle_of(lambda here, there: geometric(here, there)._replace(t=here.t))
-        ),
-        "no t": walked(middle_of(lambda here, there: geometric(here, there)._replace(t=0.0))),
-    },
-}
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
-def test_a_wrong_answer_does_not_pass(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "not yet", verdict.text
-    assert "Traceback" not in verdict.text
-    assert len(verdict.text) < 900
-
-
-@pytest.mark.parametrize(
-    ("number", "name"), [(number, name) for number, answers in NAMED.items() for name in answers]
-)
-def test_a_likely_mistake_is_called_by_its_name(number, name):
-    exercise = find(number)
-    (sentence,) = (m.sentence for m in exercise.mistakes if m.name == name)
-    assert judge(exercise, NAMED[number][name]).sentence == sentence
-
-
-def test_a_call_too_many_is_said():
-    verdict = check("09.5", walked(asking(1, right_step)))
-    assert "two calls a step" in verdict.text
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
-def test_a_right_answer_in_another_style_passes(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "right", verdict.text
-
-
-# ------------------------------------------------------------------ what the exercises promise
-
-
-def arc(steps):
-    angles = torch.linspace(1.5, 0.4, steps + 1, dtype=torch.float64)
-    return [Point(float(angle), angle.cos(), angle.sin()) for angle in angles]
-
-
-def test_the_midpoint_method_is_of_second_order():
-    z = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ends = [list(midpoint(two_values(0.8, 0.3), z, arc(n)))[-1] for n in (40, 80, 1000)]
-    errors = [(end - ends[-1]).norm().item() for end in ends[:2]]
-    assert 3.5 < errors[0] / errors[1] < 4.6
-
-
-def test_a_perfect_memory_only_makes_what_it_knows():
-    rng = torch.Generator().manual_seed(0)
-    pictures = torch.randn(6, 2, 3, 3, generator=rng, dtype=torch.float64)
-    z = torch.randn(20, 2, 3, 3, generator=rng, dtype=torch.float64)
-    path = NoiseSchedule().path(30, "trailing", "clean")
-    *_, last = ddim(lambda z, point: remembered(z, pictures, point.alpha, point.sigma), z, path)
-    nearest = torch.cdist(last.z.flatten(1), pictures.flatten(1)).min(dim=1).values
-    assert nearest.max() < 1e-6
+        "divided by sigma_t twice",
+    ),
+    ExpectedVerdict("09.3", eps_by_division, "divided by alpha"),
+    ExpectedVerdict("09.3", WRONG["09.3"][1], "always DDPM"),
+    ExpectedVerdict(
+        "09.3",
+        lambda z, v, here, there, eta, fresh: by_ddim(z, v, here, there, 0.0, None),
+        "always without noise",
+    ),
+    ExpectedVerdict("09.3", exchanged, "z_0 and eps exchanged"),
+    ExpectedVerdict("09.4", mean_of_exponentials(1e-12), "a little added to the sum"),
+    ExpectedVerdict(
+        "09.5",
+        walked(middle_of(lambda here, there: geometric(here, there)._replace(t=here.t))),
+        "t of the start",
+    ),
+    ExpectedVerdict(
+        "09.5",
+        walked(middle_of(lambda here, there: geometric(here, there)._replace(t=0.0))),
+        "no t",
+    ),
+    ExpectedVerdict("09.5", walked(asking(1, right_step)), says=("two calls a step",)),
+]

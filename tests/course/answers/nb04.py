@@ -1,12 +1,10 @@
-"""Answers to notebook 04 that its checker was not written for: the wrong ones must not pass, and
-right ones in another style must."""
+"""Notebook 04: wrong answers that the checker was not written for, and right ones in another
+style."""
 
 import math
 
-import pytest
 import torch
 
-from sdlearn.course import check
 from sdlearn.course.exercises.nb04_time import (
     adapted,
     embed_times,
@@ -19,7 +17,7 @@ from sdlearn.course.exercises.nb04_time import (
     waves,
 )
 from sdlearn.embeddings import sinusoidal_embedding
-from tests.answers import cases
+from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
 def times_of(t, b, dtype=torch.float32):
@@ -342,47 +340,4 @@ RIGHT = {
     ],
     "04.5": [weighted, most_alike, from_clock(0)],
 }
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
-def test_a_wrong_answer_does_not_pass(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "not yet", verdict.text
-    assert "Traceback" not in verdict.text
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
-def test_a_right_answer_in_another_style_passes(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "right", verdict.text
-
-
-@pytest.mark.parametrize("answer", IN_ITS_DTYPE)
-def test_who_computes_in_the_dtype_of_t_is_told_so_in_any_style(answer):
-    assert check("04.2", answer).mistake == "in the dtype of t"
-
-
-def test_the_adapted_weight_gives_the_same_output_on_the_other_order_of_channels():
-    t, half = torch.tensor([3.0, 437.5]), 8
-    ours = sinusoidal_embedding(t, 2 * half)
-    in_turns = torch.stack([ours[:, half:], ours[:, :half]], dim=-1).flatten(1)
-    weight = torch.randn(5, 2 * half, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(ours @ adapted(weight).T, in_turns @ weight.T, rtol=0, atol=1e-5)
-    assert not torch.allclose(ours @ weight.T, in_turns @ weight.T, atol=0.1)
-
-
-def test_the_clocks_are_read_to_a_hundredth_of_a_step():
-    t = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 999
-    for dim in (6, 8, 10, 32, 320):
-        rounded = waves(t[:, None] * speeds(dim)).mul(100).round() / 100
-        assert (read_clocks(rounded) - t).abs().max() < 0.01
-        slowest = torch.atan2(rounded[:, -1], rounded[:, dim // 2 - 1]) / speeds(dim)[-1]
-        assert (slowest - t).abs().max() > 1
-
-
-def test_a_channel_repeats_itself_after_its_wavelength():
-    for channel, dim in ((0, 8), (3, 8), (6, 8), (7, 8), (13, 24)):
-        turn = wavelength(channel, dim)
-        t = turn * torch.tensor([0.1, 1.1, 0.6])
-        start, round_once, half_way = sinusoidal_embedding(t, dim)[:, channel]
-        assert abs(start - round_once) < 1e-3 < 1 < abs(start - half_way)
+VERDICTS = [ExpectedVerdict("04.2", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]

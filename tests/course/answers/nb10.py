@@ -1,23 +1,18 @@
-"""Answers to notebook 10 that its checker was not written for: the wrong ones must not pass, and
-right ones in another style must."""
+"""Notebook 10: wrong answers that the checker was not written for, and right ones in another
+style."""
 
 import math
 
-import pytest
 import torch
 
-from sdlearn.course import check
 from sdlearn.course.exercises.nb10_guidance import (
-    SmallNetwork,
     guided_rows,
-    paper_w,
     rescaled_noise,
     sharpened_bell,
     steered,
 )
-from sdlearn.guidance import guided, rescaled
-from sdlearn.text import Conditioning
-from tests.answers import cases
+from sdlearn.guidance import rescaled
+from tests.course.answers.expected_verdict import ExpectedVerdict
 
 # --------------------------------------------------------------------------------------- 10.2
 
@@ -132,6 +127,13 @@ def by_size(z, output, cond, alpha, sigma, phi):
     z_0, goal = ((z - sigma * eps) / alpha for eps in (output, cond))
     size = [x.square().mean((1, 2, 3), keepdim=True).sqrt() for x in (goal, z_0)]
     return (z - alpha * z_0 * (phi * size[0] / size[1] + 1 - phi)) / sigma
+
+
+def in_two_calls(model, z, t, empty, prompts, scales):
+    """One call without a prompt and one with all of them."""
+    k, without = len(prompts), model(z, t, empty)
+    given = model(torch.cat([z] * k), torch.cat([t] * k), prompts.flatten(0, 1)).chunk(k)
+    return without + sum(s * (one - without) for s, one in zip(scales, given, strict=True))
 
 
 WRONG = {
@@ -263,89 +265,9 @@ RIGHT = {
     ],
     "10.5": [by_the_finished_one, by_variances],
 }
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
-def test_a_wrong_answer_does_not_pass(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "not yet", verdict.text
-    assert "Traceback" not in verdict.text
-
-
-@pytest.mark.parametrize(
-    "level", [lambda a: 1 / a, lambda a: (1 - a).sqrt() / a**2, lambda a: -a.log(), lambda a: 2 * a]
-)
-def test_a_wrong_level_is_not_said_to_ignore_the_times(level):
-    verdict = check("10.4", gated(level=level))
-    assert (verdict.status, verdict.mistake) == ("not yet", None)
-    assert "does not depend" not in verdict.text
-
-
-def test_two_calls_are_told_that_they_are_more_than_one():
-    def twice(model, z, t, empty, prompts, scales):
-        k, without = len(prompts), model(z, t, empty)
-        given = model(torch.cat([z] * k), torch.cat([t] * k), prompts.flatten(0, 1)).chunk(k)
-        return without + sum(s * (one - without) for s, one in zip(scales, given, strict=True))
-
-    verdict = check("10.2", twice)
-    assert verdict.mistake == "call by call"
-    assert "more than once" in verdict.text
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
-def test_a_right_answer_in_another_style_passes(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "right", verdict.text
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_guiding_twice_is_one_guidance():
-    without, given = drawn(2, 5)
-    for s, r in ((3.0, 2.0), (7.5, 0.5)):
-        hers = torch.lerp(without, given, s)
-        w = paper_w(s, r)
-        whole = (1 + w) * given - w * without
-        assert torch.allclose(torch.lerp(without, hers, r), whole, rtol=0, atol=1e-12)
-
-
-def test_with_one_prompt_it_is_the_finished_guidance():
-    network, z, t = SmallNetwork(), drawn(2, 4, 3, 5), torch.tensor([3.0, 700.0])
-    empty, prompt = drawn(2, 2, 7, 6, seed=1)
-    conditions = Conditioning(prompt), Conditioning(empty)
-    finished = guided(lambda z, t, told: network(z, t, told.context), *conditions, 7.5)(z, t)
-    ours = steered(network, z, t, empty, prompt[None], [7.5])
-    assert torch.allclose(ours, finished, rtol=0, atol=1e-12)
-
-
-def test_the_sharpened_bell_is_that_of_the_grid():
-    z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
-    m, v, m_c, v_c = torch.tensor([[0.3], [1.4], [-0.9], [0.5]], dtype=torch.float64)
-    for s in (0.0, 1.0, 3.0, 7.5):
-        logs = -s * (z - m_c) ** 2 / (2 * v_c) - (1 - s) * (z - m) ** 2 / (2 * v)
-        weight = (logs - logs.max()).exp()
-        weight /= weight.sum()
-        mean = (weight * z).sum()
-        expected = torch.stack([mean, (weight * (z - mean) ** 2).sum()])
-        found = torch.cat(sharpened_bell(m, v, m_c, v_c, s))
-        assert torch.allclose(found, expected, rtol=0, atol=1e-9)
-
-
-def test_a_batch_of_one_time_is_the_finished_interval():
-    alphabar = torch.linspace(0.99, 0.01, 100, dtype=torch.float64)
-    without, given = drawn(2, 3, 2, 4, 5)
-    for time, level in ((10, 0.34), (60, 1.24), (95, 4.0)):
-        inside = 0.5 <= level <= 2
-        found = guided_rows(without, given, torch.tensor([time] * 3), alphabar, (0.5, 2.0), 3.0)
-        assert torch.allclose(found, torch.lerp(without, given, 3.0 if inside else 1.0))
-
-
-def test_the_rescaled_estimate_has_the_spread_of_the_conditional_one():
-    z, output, cond = drawn(3, 2, 4, 6, 6)
-    output, alpha, sigma = 3 * output, 0.8, 0.6
-    noise = rescaled_noise(z, output, cond, alpha, sigma, 1.0)
-    z_0, goal = ((z - sigma * eps) / alpha for eps in (noise, cond))
-    assert torch.allclose(z_0.std((1, 2, 3)), goal.std((1, 2, 3)), rtol=1e-12)
-    assert not torch.allclose(noise.std((1, 2, 3)), cond.std((1, 2, 3)), rtol=0.05)
+# A wrong level is none of the known mistakes, and it does depend on the times.
+LEVELS = [lambda a: 1 / a, lambda a: (1 - a).sqrt() / a**2, lambda a: -a.log(), lambda a: 2 * a]
+VERDICTS = [
+    ExpectedVerdict("10.2", in_two_calls, "call by call", says=("more than once",)),
+    *(ExpectedVerdict("10.4", gated(level), omits=("does not depend",)) for level in LEVELS),
+]

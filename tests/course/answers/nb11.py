@@ -1,14 +1,12 @@
-"""Answers to notebook 11 that its checker was not written for: the wrong ones must not pass, and
-right ones in another style must."""
+"""Notebook 11: wrong answers that the checker was not written for, and right ones in another
+style."""
 
 import math
 from itertools import pairwise
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course import check
 from sdlearn.course.exercises.nb11_pipeline import (
     draw_edited,
     enter_each,
@@ -16,7 +14,7 @@ from sdlearn.course.exercises.nb11_pipeline import (
     overlap,
     texts_for,
 )
-from tests.answers import cases
+from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
 def over(x):
@@ -158,6 +156,12 @@ def in_a_loop(prompts, negative, n):
     return texts
 
 
+def from_the_start_again(network, empty, first, second, z, path, k, scale):
+    """Draws with the first prompt, and throws the result away."""
+    draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
+    return draw_edited(network, empty, second, second, z, path, 0, scale)
+
+
 WRONG = {
     "11.1": [
         lambda p, negative, n: texts_for(p, negative, 2),
@@ -263,27 +267,13 @@ RIGHT = {
     "11.4": [by_sorting, by_threshold, lambda a, b: torch.tensor(overlap(a, b))],
     "11.5": [asks_twice, in_two_walks],
 }
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(WRONG))
-def test_a_wrong_answer_does_not_pass(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "not yet", verdict.text
-    assert "Traceback" not in verdict.text
-
-
-def test_where_nothing_of_the_first_prompt_is_left_the_sentence_does_not_say_it_was_not_asked():
-    def again(network, empty, first, second, z, path, k, scale):
-        draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
-        return draw_edited(network, empty, second, second, z, path, 0, scale)
-
-    verdict = check("11.5", again)
-    assert verdict.mistake == "only the second"
-    assert "Nothing of the first prompt reaches your result" in verdict.text
-    assert "never ask" not in verdict.text
-
-
-@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
-def test_a_right_answer_in_another_style_passes(number, answer):
-    verdict = check(number, answer)
-    assert verdict.status == "right", verdict.text
+VERDICTS = [
+    # Nothing of the first prompt is left, but the network was asked about it.
+    ExpectedVerdict(
+        "11.5",
+        from_the_start_again,
+        "only the second",
+        says=("Nothing of the first prompt reaches your result",),
+        omits=("never ask",),
+    ),
+]
