@@ -1,4 +1,5 @@
-"""What every sampler must satisfy: convergence to the exact flow and to the exact distribution.
+"""What every sampler must satisfy: convergence to the exact flow and to the exact distribution,
+and how it goes along a path.
 
 The data are a Gaussian and a mixture of two on the line, whose denoisers are known, on a schedule
 given by formulas: alpha = cos(angle), sigma = sin(angle), an even grid of angles that ends with
@@ -23,6 +24,7 @@ from sdlearn.samplers import (
     heun,
     lms,
     mean_weights,
+    offered,
     plms,
 )
 from sdlearn.schedule import NoiseSchedule, Point
@@ -130,6 +132,76 @@ def test_convergence_in_distribution(walk, eta, data):
         even = (torch.arange(len(share), dtype=torch.float64) + 0.5) / len(share)
         distances.append((share - even).abs().max().item())
     assert distances[0] > 0.04 > distances[1] > 0.015 > distances[2]
+
+
+def gaussian(mean, std):
+    """The exact denoiser where z_0 ~ N(mean, std²): E[z_0 | z_t]."""
+
+    def denoise(z, point):
+        variance = (point.alpha * std) ** 2 + point.sigma**2
+        return mean + point.alpha * std**2 / variance * (z - point.alpha * mean)
+
+    return denoise
+
+
+def test_ddim_converges_to_the_exact_flow_at_order_one():
+    """For a Gaussian the flow is known: (z - alpha mean) / sqrt(alpha² std² + sigma²) is constant.
+    Twice the steps must halve the error."""
+    mean, std = 1.5, 0.3
+    schedule = NoiseSchedule()
+    z = normals(1, 1, 4, 4)()
+    std_at = lambda p: (p.alpha**2 * std**2 + p.sigma**2).sqrt()  # noqa: E731
+    errors = []
+    for steps in (125, 250, 500):
+        path = schedule.path(steps, "trailing")
+        exact = (z - path[0].alpha * mean) / std_at(path[0]) * std_at(path[-1])
+        exact = exact + path[-1].alpha * mean
+        errors.append((states(ddim, gaussian(mean, std), z, path)[-1] - exact).norm().item())
+    for coarse, fine in pairwise(errors):
+        assert 1.8 < coarse / fine < 2.2
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("walk", [ddpm, ddim])
+def test_samples_have_the_distribution_of_the_data(walk):
+    mean, std = -0.5, 0.7
+    noise = normals(20000, 1, 1, 1)
+    path = NoiseSchedule().path(500, "trailing", "clean")
+    z = states(walk, gaussian(mean, std), noise(), path, noise=noise)[-1]
+    assert z.mean().item() == pytest.approx(mean, abs=0.02)
+    assert z.std().item() == pytest.approx(std, rel=0.02)
+
+
+# ------------------------------------------------------------------------------- along a path
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_start_is_yielded_and_every_point_visited(name):
+    path = NoiseSchedule().path(6, final="clean")
+    z = normals(2, 4, 3, 3)()
+    steps = list(offered(name).walk(lambda z, point: 0.5 * z, z, path))
+    assert [step.point for step in steps] == path
+    assert steps[0].z is z
+    torch.testing.assert_close(steps[0].z_0, path[0].alpha * z)
+    torch.testing.assert_close(steps[1].z_0, 0.5 * z)
+    # Where the path ends clean, the last state is the last estimate, but for the two samplers that
+    # extrapolate eps even there.
+    last = (steps[-1].z - steps[-1].z_0).abs().max()
+    assert last > 0.01 if name in ("plms", "lms") else last < 1e-12
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_known_latent_is_found_at_once(name):
+    """With the true z_0 as denoiser every state is a sample of q(z_s | z_0), the end is z_0."""
+    walk = offered(name).walk
+    z_0 = normals(3, 4, 8, 8)()
+    noise = normals(3, 4, 8, 8, seed=1)
+    path = NoiseSchedule().path(30, final="clean")
+    start = path[0].alpha * z_0 + path[0].sigma * noise()
+    for step in walk(lambda z, point: z_0, start, path, noise=noise):
+        residual = step.z - step.point.alpha * z_0
+        assert residual.std().item() == pytest.approx(step.point.sigma.item(), rel=0.1, abs=1e-12)
+    torch.testing.assert_close(step.z, z_0, atol=1e-12, rtol=0)
 
 
 # ------------------------------------------------------------------------- what equals what
@@ -255,6 +327,19 @@ def test_who_asks_for_noise(walk):
     assert len(calls) == (9 if walk in STOCHASTIC else 0)
 
 
+@pytest.mark.parametrize(("eta", "draws"), [(0.0, 0), (0.5, 9), (1.0, 9)])
+def test_noise_is_drawn_once_a_step_and_only_where_it_is_used(eta, draws):
+    calls = []
+    noise = lambda: calls.append(1) or torch.zeros(1, 4, 2, 2)  # noqa: E731
+    z = torch.ones(1, 4, 2, 2)
+    path = NoiseSchedule().path(9)
+    list(ddim(lambda z, point: z, z, path, eta=eta, noise=noise))
+    assert len(calls) == draws
+    calls.clear()
+    list(ddpm(lambda z, point: z, z, path, noise=noise))
+    assert len(calls) == 9
+
+
 def test_an_order_that_linear_multistep_does_not_have():
     for order in (0, 5, "two"):
         with pytest.raises(ValueError, match=f"order is {order!r}; it must be 1, 2, 3 or 4"):
@@ -273,3 +358,8 @@ def test_initial_noise(spacing):
     in_sigma = ("euler", "euler_ancestral", "heun", "lms")
     assert stds == {name: less if name in in_sigma else 1.0 for name in SAMPLERS}
     assert Offer(ddim).initial_std(path, spacing) == 1
+
+
+def test_an_unknown_sampler_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'dimm' is not known: the samplers are ddim, ddpm"):
+        offered("dimm")
