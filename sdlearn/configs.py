@@ -2,7 +2,7 @@
 
 The files hold more settings than the systems differ in. What is the same for all of them is listed
 once; a file that says otherwise is refused by name, because these modules would silently compute
-something else. The scheduler's file is read in schedulers; the way back is writing.
+something else. The way back is writing; the scheduler's file is read and written in schedulers.
 """
 
 import re

@@ -24,12 +24,12 @@ from sdlearn.clip import CLIPTextEncoder
 from sdlearn.configs import Json, read_text, read_unet, read_vae, sensible
 from sdlearn.files import read_json, replacing, write_json
 from sdlearn.hub import repository
-from sdlearn.schedulers import read_scheduler
+from sdlearn.schedulers import read_scheduler, scheduler_json
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
-from sdlearn.writing import scheduler_json, text_json, unet_json, vae_json
+from sdlearn.writing import text_json, unet_json, vae_json
 
 # The pipelines that folders are for, and the system that has what their files leave unsaid.
 KINDS = {
@@ -170,7 +170,11 @@ def write_folder(
 
     Each file is replaced in one piece, and model_index.json, without which a folder is not read,
     comes last. Other files in the folder (a model card) stay.
+
+    Raises:
+        ValueError: before anything is written, for a sampler that no published file can describe.
     """
+    scheduler = scheduler_json(spec)
     parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_json(unet.config)),
         ("vae", vae, "diffusion_pytorch_model", vae_json(vae.config, spec.size)),
@@ -186,7 +190,6 @@ def write_folder(
     for name, module, stem, config in parts:
         write_json(folder / name / "config.json", config)
         weights.save(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
-    scheduler = scheduler_json(spec)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(
         folder / "model_index.json",

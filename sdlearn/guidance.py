@@ -10,16 +10,14 @@ the empty one.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sdlearn.samplers import Denoiser
-from sdlearn.schedule import Point
+from sdlearn.schedule import Point, Predicts, prediction_type
 from sdlearn.text import Conditioning
 
-Predicts = Literal["noise", "velocity"]
 Model = Callable[[Tensor, Tensor, Conditioning], Tensor]
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,10 +71,12 @@ def denoiser(network: Network, predicts: Predicts) -> Denoiser:
     """Read an estimate of z_0 out of a network that predicts "noise" or "velocity".
 
     z = alpha z_0 + sigma eps, and the velocity is v = alpha eps - sigma z_0 (Salimans and Ho
-    2022); both solve for z_0. Raises ValueError for any other prediction.
+    2022); both solve for z_0. The published names, "epsilon" and "v_prediction", mean the same.
+
+    Raises:
+        ValueError: for another value of predicts.
     """
-    if predicts not in ("noise", "velocity"):
-        raise ValueError(f"predicts is {predicts!r}; a network predicts 'noise' or 'velocity'")
+    predicts = prediction_type(predicts)
 
     def denoise(z: Tensor, point: Point) -> Tensor:
         t = torch.full((len(z),), point.t, device=z.device)

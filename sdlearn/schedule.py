@@ -22,6 +22,27 @@ Spacing = Literal["leading", "trailing", "linspace"]
 Final = Literal["first", "clean"]
 Grid = Literal["t", "sigma", "lambda"]
 Kind = Literal["scaled_linear", "linear", "cosine"]
+Prediction = Literal["noise", "velocity"]
+# What may be written for it: the same two, or their names in published files.
+Predicts = Literal["noise", "velocity", "epsilon", "v_prediction"]
+PUBLISHED_PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "velocity"}
+
+
+def prediction_type(predicts: str) -> Prediction:
+    """What a network's output means, "noise" or "velocity", from that name or the published one.
+
+    Published files say "epsilon" for the noise and "v_prediction" for the velocity.
+
+    Raises:
+        ValueError: for another value of predicts.
+    """
+    for published, prediction in PUBLISHED_PREDICTIONS.items():
+        if predicts in (prediction, published):
+            return prediction
+    raise ValueError(
+        f"predicts is {predicts!r}; it must be 'noise' or 'velocity', which published files call "
+        "'epsilon' and 'v_prediction'"
+    )
 
 
 class Point(NamedTuple):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sdlearn.checkpoints import load_checkpoint, save_checkpoint, truncate_metrics
 from sdlearn.files import replacing
-from sdlearn.schedule import NoiseSchedule
+from sdlearn.schedule import NoiseSchedule, prediction_type
 
 Metrics = dict[str, float]
 N = TypeVar("N", bound=nn.Module)
@@ -52,8 +52,13 @@ def diffusion_loss(
 
     z_0, eps: (b, c, h, w); t: (b,) integers in 0..num_steps-1; context: (b, n, d).
     predicts: "noise" (DDPM, arXiv:2006.11239, eq. 14) or "velocity", v = alpha eps - sigma z_0
-    (arXiv:2202.00512). min_snr: the gamma of Min-SNR weighting, None for equal weights.
+    (arXiv:2202.00512); the published names, "epsilon" and "v_prediction", mean the same.
+    min_snr: the gamma of Min-SNR weighting, None for equal weights.
+
+    Raises:
+        ValueError: for another value of predicts, before the network is called.
     """
+    predicts = prediction_type(predicts)
     alpha, sigma = (x.to(z_0).view(-1, 1, 1, 1) for x in schedule.at(t))
     prediction = model(alpha * z_0 + sigma * eps, t.to(z_0.device), context).float()
     target = eps if predicts == "noise" else alpha * eps - sigma * z_0
@@ -65,8 +70,11 @@ def diffusion_loss(
 
 def min_snr_weight(snr: Tensor, gamma: float, predicts: str = "noise") -> Tensor:
     """Min-SNR weights (arXiv:2303.09556): min(SNR, gamma) on the error of z_0, carried over to the
-    error of the noise (divide by SNR) or of the velocity (divide by SNR + 1)."""
-    return snr.clamp(max=gamma) / (snr if predicts == "noise" else snr + 1)
+    error of the noise (divide by SNR) or of the velocity (divide by SNR + 1).
+
+    snr: any shape. predicts: as in diffusion_loss; ValueError for another prediction.
+    """
+    return snr.clamp(max=gamma) / (snr if prediction_type(predicts) == "noise" else snr + 1)
 
 
 # ------------------------------------------------------------------------------- parts of one step

@@ -6,8 +6,7 @@ Defaults are those of the published Stable Diffusion 1.5; a specification names 
 from dataclasses import dataclass, field, replace
 
 from sdlearn.clip import CLIPTextConfig
-from sdlearn.guidance import Predicts
-from sdlearn.schedule import Final, NoiseSchedule, Spacing
+from sdlearn.schedule import Final, NoiseSchedule, Predicts, Spacing, prediction_type
 from sdlearn.text import TextState
 from sdlearn.unet import UNetConfig
 from sdlearn.vae import VAEConfig
@@ -19,9 +18,13 @@ class ModelSpec:
 
     text: the encoders; text_state: which of their states the U-Net sees, see TextEncoder.
     zero_negative: without a negative prompt, guidance leads away from zeros, not from the empty
-    text. predicts: what the U-Net's output means, "noise" or "velocity". sampler, steps, guidance:
-    what a picture is made with unless the caller says otherwise. size: pixels, height and width.
-    spacing, offset, final, karras, lu: the sampler's path, see NoiseSchedule.path.
+    text. predicts: what the U-Net's output means, "noise" or "velocity"; the published names,
+    "epsilon" and "v_prediction", become these. sampler, steps, guidance: what a picture is made
+    with unless the caller says otherwise. size: pixels, height and width. spacing, offset, final,
+    karras, lu: the sampler's path, see NoiseSchedule.path.
+
+    Raises:
+        ValueError: for another value of predicts.
     """
 
     name: str
@@ -41,6 +44,9 @@ class ModelSpec:
     final: Final = "first"
     karras: bool = False
     lu: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "predicts", prediction_type(self.predicts))
 
 
 # Stable Diffusion 1 (2022). 1.5 is 1.4 trained for longer; the five further channels of the

@@ -1,16 +1,15 @@
 """The configurations of this package -> the JSON files of a published folder.
 
-Each file also says what these modules do in one way only, so that other readers do the same.
+Each file also says what these modules do in one way only, so that other readers do the same. The
+scheduler's file is written in schedulers.
 """
 
 from dataclasses import fields
 
 from sdlearn.clip import CLIPTextConfig
 from sdlearn.configs import CONTROLNET_FIXED, DOWN, TEXT_FIXED, UNET_FIXED, UP, VAE_FIXED, Json
-from sdlearn.schedulers import KINDS, PREDICTS
 from sdlearn.unet import UNetConfig
 from sdlearn.vae import VAEConfig
-from sdlearn.versions import ModelSpec
 
 # What a U-Net's file says and a ControlNet's does not.
 NOT_CONTROLNET = (
@@ -89,23 +88,4 @@ def text_json(config: CLIPTextConfig, bos_token_id: int) -> Json:
         # the file's own type for this part alone.
         "torch_dtype": "float32",
         "vocab_size": config.vocab_size,
-    }
-
-
-def scheduler_json(spec: ModelSpec) -> Json:
-    """scheduler/scheduler_config.json: DDIM as Stable Diffusion publishes it."""
-    schedule = spec.schedule
-    return {
-        "_class_name": "DDIMScheduler",
-        "beta_end": schedule.beta_end,
-        "beta_schedule": next(name for name, kind in KINDS.items() if kind == schedule.kind),
-        "beta_start": schedule.beta_start,
-        "clip_sample": False,
-        "num_train_timesteps": schedule.num_steps,
-        "prediction_type": next(name for name, p in PREDICTS.items() if p == spec.predicts),
-        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
-        "set_alpha_to_one": spec.final == "clean",
-        "steps_offset": spec.offset,
-        "timestep_spacing": spec.spacing,
-        "trained_betas": None,
     }

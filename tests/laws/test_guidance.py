@@ -1,12 +1,17 @@
 """What classifier-free guidance, and the denoiser that is made of a network, must satisfy whatever
 library one compares them with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sdlearn.guidance import denoiser, guided, rescaled
 from sdlearn.schedule import NoiseSchedule, Point
 from sdlearn.text import Conditioning
+from sdlearn.versions import SPECS, ModelSpec
+
+PUBLISHED = {"epsilon": "noise", "v_prediction": "velocity"}  # names of predictions in the files
 
 
 def normal(*shape, seed=0):
@@ -87,5 +92,32 @@ def test_noise_and_velocity_are_two_ways_to_say_z_0(t):
         estimate = denoiser(network, predicts)(z, point)
         torch.testing.assert_close(estimate, z_0, atol=1e-12, rtol=0)
     assert all(time.tolist() == [t, t] for time in shown)
-    with pytest.raises(ValueError, match="'noise' or 'velocity'"):
-        denoiser(network, "epsilon")
+    for published, name in PUBLISHED.items():
+        network = lambda z, t, name=name: answers[name]  # noqa: E731
+        same = denoiser(network, published)(z, point)
+        assert torch.equal(same, denoiser(network, name)(z, point))
+
+
+@pytest.mark.parametrize("predicts", ["sample", "Noise", "", None, ["noise"]])
+def test_another_prediction_is_refused_before_the_network_is_called(predicts):
+    asked = []
+    network = lambda z, t: asked.append(t) or z  # noqa: E731
+    for refused in (
+        lambda: denoiser(network, predicts),
+        lambda: ModelSpec("mine", predicts=predicts),
+        lambda: replace(SPECS["sd2.1"], predicts=predicts),
+    ):
+        with pytest.raises(ValueError, match="predicts is") as caught:
+            refused()
+        assert str(caught.value) == (
+            f"predicts is {predicts!r}; it must be 'noise' or 'velocity', which published files "
+            "call 'epsilon' and 'v_prediction'"
+        )
+    assert not asked
+
+
+def test_a_specification_takes_the_published_names():
+    """And is then the same value, so that nothing further on has to know them."""
+    for published, name in PUBLISHED.items():
+        assert ModelSpec("mine", predicts=published) == ModelSpec("mine", predicts=name)
+        assert replace(SPECS["sd2.1"], predicts=published).predicts == name

@@ -79,6 +79,47 @@ def test_min_snr_weights() -> None:
     torch.testing.assert_close(velocity, torch.tensor([1 / 2, 5 / 6, 5 / 21]))
 
 
+UNKNOWN = (
+    "predicts is {!r}; it must be 'noise' or 'velocity', which published files call 'epsilon' and "
+    "'v_prediction'"
+)
+
+
+def test_the_loss_knows_the_published_names_of_the_predictions() -> None:
+    z_0, eps = torch.randn(2, 4, 3, 4, 4, generator=step_generator(0, 0)).unbind()
+    t, snr = torch.tensor([0, 5, 500, 999]), torch.tensor([1.0, 5.0, 20.0])
+
+    def loss(predicts: str, min_snr: float | None) -> float:
+        inputs = z_0, t, eps, torch.zeros(4, 1, 1), NoiseSchedule()
+        return diffusion_loss(lambda z, t, c: 0.5 * z, *inputs, predicts, min_snr).item()
+
+    for min_snr in (None, 5.0):
+        assert loss("epsilon", min_snr) == loss("noise", min_snr)
+        assert loss("v_prediction", min_snr) == loss("velocity", min_snr)
+        assert abs(loss("noise", min_snr) - loss("velocity", min_snr)) > 0.05
+    for published, name in (("epsilon", "noise"), ("v_prediction", "velocity")):
+        assert torch.equal(min_snr_weight(snr, 5.0, published), min_snr_weight(snr, 5.0, name))
+
+
+@pytest.mark.parametrize("predicts", ["sample", "Noise", "", None, ["noise"]])
+def test_the_loss_refuses_another_prediction_before_the_network_is_called(predicts: str) -> None:
+    called: list[int] = []
+
+    def model(z: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        called.append(len(z))
+        return z
+
+    z_0, t = torch.zeros(2, 4, 3, 3), torch.tensor([3, 4])
+    for refused in (
+        lambda: diffusion_loss(model, z_0, t, z_0, z_0, NoiseSchedule(), predicts),
+        lambda: min_snr_weight(torch.ones(3), 5.0, predicts),
+    ):
+        with pytest.raises(ValueError, match="predicts is") as caught:
+            refused()
+        assert str(caught.value) == UNKNOWN.format(predicts)
+    assert not called
+
+
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_diffusion_loss_is_the_hand_computed_one(predicts: str, gamma: float | None) -> None:

@@ -338,7 +338,10 @@ def test_a_specification_s_karras_leaves_other_samplers_alone(tmp_path):
 def test_a_specification_s_lu_is_dpm_solver_s_alone_and_gives_way_to_karras(tmp_path):
     spec = read(made("dpm_pp_2m", use_lu_lambdas=True), tmp_path)
     assert spec.lu
-    assert not read(made("dpm_pp_2m", use_lu_lambdas=True, use_karras_sigmas=True), tmp_path).lu
+    both = read(made("dpm_pp_2m", use_lu_lambdas=True, use_karras_sigmas=True), tmp_path)
+    assert StableDiffusion(None, None, None, both).path(20) == spec.schedule.path(
+        20, "linspace", "clean", 1, "lambda", karras=True
+    )
     sd = StableDiffusion(None, None, None, spec)
     even = spec.schedule.path(20, "linspace", "clean", 1, "lambda", lu=True)
     assert sd.path(20) == even
