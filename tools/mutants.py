@@ -65,7 +65,7 @@ MUTANTS = (
     mutant("sine-first", "embeddings.py", "[angles.cos(), angles.sin()]", "[angles.sin(), angles.cos()]", EMBEDDINGS),
     mutant("frequency-shift", "embeddings.py", "* i / half)", "* i / (half - 1))", EMBEDDINGS),
     mutant("no-silu-before-time-projection", "unet.py", "self.time_emb_proj(F.silu(emb))", "self.time_emb_proj(emb)", UNET),
-    mutant("skip-before-features", "unet.py", "torch.cat([h, skips.pop()], dim=1)", "torch.cat([skips.pop(), h], dim=1)", UNET),
+    mutant("skip-before-features", "unet.py", "torch.cat([h, skip], dim=1)", "torch.cat([skip, h], dim=1)", UNET),
     mutant("bilinear-upsampling", "unet.py", 'mode="nearest"', 'mode="bilinear"', UNET),
     mutant("residual-after-norm", "attention.py", "x = x + self.attn1(self.norm1(x))", "x = self.norm1(x) + self.attn1(self.norm1(x))", ATTENTION),
     mutant("height-and-width-swapped", "attention.py", "reshape(b, c, h, w)", "reshape(b, c, w, h).transpose(2, 3)", ATTENTION),
