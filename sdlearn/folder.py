@@ -150,7 +150,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             )
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library raises bare Exceptions for damaged files
+    except Exception as error:  # tokenizers, written in Rust, raises Exception itself
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {error}") from error
 
 
