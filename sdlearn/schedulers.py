@@ -12,7 +12,7 @@ from typing import Any
 
 from sdlearn.configs import Json, read_config
 from sdlearn.guidance import Predicts
-from sdlearn.schedule import Kind, NoiseSchedule
+from sdlearn.schedule import Kind, NoiseSchedule, Spacing
 from sdlearn.versions import ModelSpec
 
 # What no sampler here does otherwise.
@@ -53,6 +53,11 @@ SCHEDULERS: dict[str, tuple[str, Json]] = {
     ),
 }
 PREDICTS: dict[str, Predicts] = {"epsilon": "noise", "v_prediction": "velocity"}
+SPACINGS: dict[str, Spacing] = {
+    "leading": "leading",
+    "trailing": "trailing",
+    "linspace": "linspace",
+}
 KINDS: dict[str, Kind] = {
     "scaled_linear": "scaled_linear",
     "linear": "linear",
@@ -69,7 +74,7 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
     model_index.json names one, that counts, and not what the file itself says.
     """
     config = read_config(path, SCHEDULE_FIXED)
-    named = named or config.get("_class_name", "")
+    named = named or config.text("_class_name", "")
     if named not in SCHEDULERS:
         warnings.warn(
             f"{path}: the scheduler is of the class {named!r}, which is not offered here; pictures "
@@ -77,7 +82,7 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
             stacklevel=5,  # of StableDiffusion.from_pretrained
         )
     sampler, fixed = SCHEDULERS.get(named, ("ddim", {}))
-    if config.get("clip_sample", named in ("DDPMScheduler", "DDIMScheduler")):
+    if config.flag("clip_sample", named in ("DDPMScheduler", "DDIMScheduler")):
         raise ValueError(f"{path}: clip_sample is true; latents are not confined, it must be false")
     for key, value in fixed.items():
         given = config.get(key)
@@ -89,34 +94,42 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
                 f"{path}: {key} is {given!r}; in a {named} it must be {value!r}"
                 f"{instead if key == 'prediction_type' else ''}"
             )
-    kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type")
+    kind = config.text("beta_schedule", "linear")
+    prediction = "epsilon"
+    if config.get("prediction_type") is not None:
+        prediction = config.text("prediction_type")
     if kind not in KINDS:
         raise ValueError(f"{path}: beta_schedule is {kind!r}; known are {', '.join(KINDS)}")
-    if (prediction or "epsilon") not in PREDICTS:
+    if prediction not in PREDICTS:
         raise ValueError(
             f"{path}: prediction_type is {prediction!r}; known are {', '.join(PREDICTS)}"
         )
     heun = named == "HeunDiscreteScheduler"  # the one class with betas of its own
     schedule = NoiseSchedule(
-        num_steps=config.get("num_train_timesteps", 1000),
-        beta_start=config.get("beta_start", 0.00085 if heun else 0.0001),
-        beta_end=config.get("beta_end", 0.012 if heun else 0.02),
+        num_steps=config.integer("num_train_timesteps", 1000),
+        beta_start=config.number("beta_start", 0.00085 if heun else 0.0001),
+        beta_end=config.number("beta_end", 0.012 if heun else 0.02),
         kind=KINDS[kind],
-        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
+        zero_terminal_snr=config.flag("rescale_betas_zero_snr"),
     )
-    karras = bool(config.get("use_karras_sigmas")) and SPREAD.keys() <= fixed.keys()
+    karras = config.flag("use_karras_sigmas") and SPREAD.keys() <= fixed.keys()
     lu = spec.lu
     if sampler == "dpm_pp_2m":
-        lu = bool(config.get("use_lu_lambdas")) and not karras
+        lu = config.flag("use_lu_lambdas") and not karras
     whole_times = sampler in ("ddim", "ddpm", "plms")
+    spacing = config.text("timestep_spacing", "leading" if whole_times else "linspace")
+    if spacing not in SPACINGS:
+        raise ValueError(
+            f"{path}: timestep_spacing is {spacing!r}; known are {', '.join(SPACINGS)}"
+        )
     return replace(
         spec,
         schedule=schedule,
-        predicts=PREDICTS[prediction or "epsilon"],
+        predicts=PREDICTS[prediction],
         sampler=sampler,
-        spacing=config.get("timestep_spacing", "leading" if whole_times else "linspace"),
-        offset=config.get("steps_offset", 0),
-        final="clean" if config.get("set_alpha_to_one", named == "DDIMScheduler") else "first",
+        spacing=SPACINGS[spacing],
+        offset=config.integer("steps_offset", 0, least=0),
+        final="clean" if config.flag("set_alpha_to_one", named == "DDIMScheduler") else "first",
         karras=karras,
         lu=lu,
     )

@@ -58,7 +58,7 @@ MUTANTS = (
     mutant("eps-of-autoencoder-norm", "vae.py", "eps=1e-6)", "eps=1e-5)", VAE),
     mutant("geglu-halves-swapped", "attention.py", "value, gate =", "gate, value =", ATTENTION),
     mutant("gelu-by-tanh", "attention.py", "F.gelu(gate)", 'F.gelu(gate, approximate="tanh")', ATTENTION),
-    mutant("heads-are-widths", "configs.py", "num_heads=per_level(heads, widths)", "num_heads=tuple(c // h for c, h in zip(widths, per_level(heads, widths)))", PIPELINE),
+    mutant("heads-are-widths", "configs.py", "num_heads=per_level(config, heads, 8)", "num_heads=tuple(c // h for c, h in zip(widths, per_level(config, heads, 8)))", PIPELINE),
     mutant("symmetric-padding", "vae.py", "F.pad(x, (0, 1, 0, 1))", "F.pad(x, (1, 1, 1, 1))", VAE),
     mutant("deviation-for-variance", "vae.py", "torch.exp(0.5 * logvar)", "torch.exp(logvar)", VAE),
     mutant("scaling-factor-upside-down", "vae.py", "return z * self.config.scaling_factor", "return z / self.config.scaling_factor", VAE, IMAGES),
