@@ -30,7 +30,7 @@ class CLIPTextConfig:
     def __post_init__(self) -> None:
         if self.activation not in ("quick_gelu", "gelu"):
             raise ValueError(
-                f'CLIPTextConfig: activation = "{self.activation}" is unknown; '
+                f"CLIPTextConfig: activation = {self.activation!r} is unknown; "
                 'give "quick_gelu" or "gelu"'
             )
         if self.hidden_size % self.num_heads:

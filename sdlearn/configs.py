@@ -5,10 +5,12 @@ once; a file that says otherwise is refused by name, because these modules would
 something else. The way back is writing; the scheduler's file is read and written in schedulers.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from sdlearn.unet import UNetConfig
 from sdlearn.vae import VAEConfig
 
 Json = Mapping[str, Any]
+Integers = tuple[int, ...]
+
+# No size in a configuration comes near it, and no tensor of such sizes is too large for torch.
+LARGEST = 2**20
 
 # What the modules do in one way only: a file that says otherwise cannot be honoured, and files
 # written here say it.
@@ -58,12 +64,12 @@ UP = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
 def read_unet(path: Path) -> UNetConfig:
     """unet/config.json -> UNetConfig. Its attention_head_dim is the NUMBER of heads."""
     config = read_config(path, UNET_FIXED)
-    widths = tuple(config["block_out_channels"])
+    widths = config.integers("block_out_channels")
     names = {name: attends for attends, name in DOWN.items()}
-    down = config["down_block_types"]
+    down = config.texts("down_block_types")
     known = all(name in names for name in down)
     mirrored = [UP[names[name]] for name in reversed(down)] if known else []
-    up = config.get("up_block_types", mirrored)  # a ControlNet has no way up
+    up = config.texts("up_block_types", mirrored)  # a ControlNet has no way up
     if not known or up != mirrored:
         raise ValueError(
             f"{path}: the blocks {down} and {up} are not those of Stable Diffusion, "
@@ -74,22 +80,23 @@ def read_unet(path: Path) -> UNetConfig:
         raise ValueError(
             f"{path}: addition_embed_type is {added!r}; only None and 'text_time' are supported"
         )
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    named = config.get("num_attention_heads") is not None
+    heads = "num_attention_heads" if named else "attention_head_dim"
     return UNetConfig(
-        in_channels=config.get("in_channels", 4),
-        out_channels=config.get("out_channels", 4),
+        in_channels=config.integer("in_channels", 4),
+        out_channels=config.integer("out_channels", 4),
         block_out_channels=widths,
-        layers_per_block=config.get("layers_per_block", 2),
+        layers_per_block=config.integer("layers_per_block", 2),
         cross_attention=tuple(names[name] for name in down),
-        transformer_depth=per_level(config.get("transformer_layers_per_block", 1), widths),
-        num_heads=per_level(heads, widths),
-        cross_attention_dim=config["cross_attention_dim"],
-        use_linear_projection=bool(config.get("use_linear_projection")),
-        added_dim=config["projection_class_embeddings_input_dim"] if added else None,
-        added_time_dim=config["addition_time_embed_dim"] if added else None,
-        norm_num_groups=config.get("norm_num_groups", 32),
-        upcast_attention=bool(config.get("upcast_attention")),
-        sample_size=sample_size(path, config),
+        transformer_depth=per_level(config, "transformer_layers_per_block", 1, least=0),
+        num_heads=per_level(config, heads, 8),
+        cross_attention_dim=config.integer("cross_attention_dim"),
+        use_linear_projection=config.flag("use_linear_projection"),
+        added_dim=config.integer("projection_class_embeddings_input_dim") if added else None,
+        added_time_dim=config.integer("addition_time_embed_dim") if added else None,
+        norm_num_groups=config.integer("norm_num_groups", 32),
+        upcast_attention=config.flag("upcast_attention"),
+        sample_size=sample_size(config),
     )
 
 
@@ -97,21 +104,30 @@ def read_controlnet(path: Path) -> tuple[UNetConfig, tuple[int, ...]]:
     """A ControlNet's config.json -> the U-Net it controls, and the widths of its hint encoder."""
     config = read_config(path, CONTROLNET_FIXED)
     unet = read_unet(path)
-    hint_channels = config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))
-    return replace(unet, out_channels=unet.in_channels), tuple(hint_channels)
+    hint_channels = config.integers("conditioning_embedding_out_channels", (16, 32, 96, 256))
+    return replace(unet, out_channels=unet.in_channels), hint_channels
 
 
 def read_vae(path: Path) -> VAEConfig:
     """vae/config.json -> VAEConfig."""
     config = read_config(path, VAE_FIXED)
-    blocks = {*config["down_block_types"], *config["up_block_types"]}
+    blocks = {*config.texts("down_block_types"), *config.texts("up_block_types")}
     if blocks != {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
         raise ValueError(
             f"{path}: the blocks {sorted(blocks)} are not those of Stable Diffusion's autoencoder, "
             "DownEncoderBlock2D and UpDecoderBlock2D"
         )
-    known = {field.name: config[field.name] for field in fields(VAEConfig) if field.name in config}
-    return VAEConfig(**known | {"block_out_channels": tuple(config["block_out_channels"])})
+    usual = VAEConfig()
+    return VAEConfig(
+        in_channels=config.integer("in_channels", usual.in_channels),
+        out_channels=config.integer("out_channels", usual.out_channels),
+        latent_channels=config.integer("latent_channels", usual.latent_channels),
+        block_out_channels=config.integers("block_out_channels"),
+        layers_per_block=config.integer("layers_per_block", usual.layers_per_block),
+        norm_num_groups=config.integer("norm_num_groups", usual.norm_num_groups),
+        scaling_factor=config.number("scaling_factor", usual.scaling_factor),
+        force_upcast=config.flag("force_upcast"),
+    )
 
 
 def read_text(path: Path) -> CLIPTextConfig:
@@ -121,40 +137,41 @@ def read_text(path: Path) -> CLIPTextConfig:
     which is not true of any of them: the end token is the last one of the vocabulary.
     """
     config = read_config(path, TEXT_FIXED)
-    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
-    eos = config.get("eos_token_id", 2)
+    projects = "CLIPTextModelWithProjection" in config.texts("architectures", ())
+    eos = config.integer("eos_token_id", 2, least=0)
+    vocab_size = config.integer("vocab_size")
+    activation: Any = config.text("hidden_act", "quick_gelu")  # CLIPTextConfig knows which it takes
     return CLIPTextConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
-        intermediate_size=config["intermediate_size"],
-        max_positions=config.get("max_position_embeddings", 77),
-        activation=config.get("hidden_act", "quick_gelu"),
-        projection_dim=config.get("projection_dim") if projects else None,
-        eos_token_id=config["vocab_size"] - 1 if eos == 2 else eos,
+        vocab_size=vocab_size,
+        hidden_size=config.integer("hidden_size"),
+        num_layers=config.integer("num_hidden_layers"),
+        num_heads=config.integer("num_attention_heads"),
+        intermediate_size=config.integer("intermediate_size"),
+        max_positions=config.integer("max_position_embeddings", 77),
+        activation=activation,
+        projection_dim=config.integer("projection_dim") if projects else None,
+        eos_token_id=vocab_size - 1 if eos == 2 else eos,
     )
 
 
 @contextmanager
 def sensible(path: Path) -> Iterator[Path]:
-    """Turn what is said of a bad value, by our classes or by Python, into a ValueError that names
-    the file."""
+    """Have the ValueError of a class that refuses values also name the file that they are from.
+
+    Values of a wrong kind never get that far: Config refuses them. So any other error is a mistake
+    in the code, and is left as it is.
+    """
     try:
         yield path
     except ValueError as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
-    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
-        raise ValueError(f"{path} has an entry of the wrong kind: {reason}") from error
 
 
 def read_config(path: Path, fixed: Json) -> "Config":
     """A configuration whose `fixed` entries, where it has them, are the supported ones."""
-    config = Config(read_json(path))
-    config.path = path
+    config = Config(path)
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise ValueError(f"{path}: {key} is {config[key]!r}; only {value!r} is supported")
@@ -162,27 +179,97 @@ def read_config(path: Path, fixed: Json) -> "Config":
 
 
 class Config(dict[str, Any]):
-    """A configuration that says which file an absent entry is absent from."""
+    """The entries of a configuration file.
 
-    path: Path
+    Asked for an entry as what it must be, it raises a ValueError that names the file and the entry
+    where that is absent or something else. An absent entry is the default where one is given.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(read_json(path))
+        self.path = path
 
     def __missing__(self, key: str) -> Any:
         raise ValueError(f"{self.path} has no entry {key!r}")
 
+    def entry(self, key: str, default: Any) -> Any:
+        return self[key] if default is None else self.get(key, default)
 
-def sample_size(path: Path, config: Json) -> int:
+    def wrong(self, key: str, expected: str) -> ValueError:
+        return ValueError(
+            f"{self.path} has an entry of the wrong kind: {key} is {reprlib.repr(self[key])}; it "
+            f"must be {expected}"
+        )
+
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        value = self.entry(key, default)
+        if not is_integer(value, least):
+            raise self.wrong(key, f"a whole number from {least} to {LARGEST}")
+        return int(value)
+
+    def integers(self, key: str, default: Sequence[int] | None = None, least: int = 1) -> Integers:
+        """At least one of them."""
+        values = self.entry(key, default)
+        if not is_list(values) or not values or not all(is_integer(v, least) for v in values):
+            raise self.wrong(key, f"a list of whole numbers from {least} to {LARGEST}")
+        return tuple(values)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Finite and above 0."""
+        value = self.entry(key, default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise self.wrong(key, "a number above 0")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """null is false."""
+        value = self.get(key, default)
+        if not (value is None or isinstance(value, bool)):
+            raise self.wrong(key, "true or false")
+        return bool(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.entry(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, "a text")
+        return value
+
+    def texts(self, key: str, default: Sequence[str] | None = None) -> list[str]:
+        """null is an empty list where there is a default."""
+        values = self.entry(key, default)
+        if values is None and default is not None:
+            return []
+        if not is_list(values) or not all(isinstance(value, str) for value in values):
+            raise self.wrong(key, "a list of texts")
+        return list(values)
+
+
+def is_integer(value: object, least: int) -> bool:
+    """Not a bool, which Python counts among them."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+
+
+def is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def sample_size(config: Config) -> int:
     """The side of the latents, a square that the file gives once, or as height and width.
 
     Files written before diffusers 0.9 say 32 of networks that were trained on 64.
     """
-    size = config.get("sample_size", 64)
-    sides = {size} if isinstance(size, int) else {*size}
+    many = is_list(config.get("sample_size"))
+    sides = set(config.integers("sample_size") if many else [config.integer("sample_size", 64)])
     if len(sides) != 1:
-        raise ValueError(f"{path}: sample_size is {size}; only squares are supported")
-    old = re.match(r"0\.[0-8]\.", config.get("_diffusers_version", ""))
+        size = config["sample_size"]
+        raise ValueError(f"{config.path}: sample_size is {size}; only squares are supported")
+    old = re.match(r"0\.[0-8]\.", config.text("_diffusers_version", ""))
     return max(64, *sides) if old else sides.pop()
 
 
-def per_level(value: int | list[int], widths: tuple[int, ...]) -> tuple[int, ...]:
+def per_level(config: Config, key: str, default: int, least: int = 1) -> Integers:
     """One number for all levels, or one for each."""
-    return (value,) * len(widths) if isinstance(value, int) else tuple(value)
+    if is_list(config.get(key)):
+        return config.integers(key, least=least)
+    return (config.integer(key, default, least),) * len(config.integers("block_out_channels"))

@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.configs import Json, read_text, read_unet, read_vae, sensible
+from sdlearn.configs import Config, Json, read_text, read_unet, read_vae, sensible
 from sdlearn.files import read_json, replacing, write_json
 from sdlearn.hub import repository
 from sdlearn.schedulers import read_scheduler, scheduler_json
@@ -81,13 +81,14 @@ def read_spec(folder: Path) -> ModelSpec:
     The files do not say with how many steps and how much guidance a picture is made: that comes
     from the system of the name in model_index.json, or of the same U-Net, or of the same kind.
     """
-    index = read_json(folder / "model_index.json")
-    kind = KINDS.get(index.get("_class_name", ""))
-    if kind is None:
+    index = Config(folder / "model_index.json")
+    pipeline = index.text("_class_name", "")
+    if pipeline not in KINDS:
         raise ValueError(
-            f"{folder / 'model_index.json'}: _class_name is {index.get('_class_name')!r}; only "
-            f"{', '.join(map(repr, KINDS))} folders can be read"
+            f"{index.path}: _class_name is {pipeline!r}; only {', '.join(map(repr, KINDS))} "
+            "folders can be read"
         )
+    kind = KINDS[pipeline]
     with sensible(folder / "unet" / "config.json") as path:
         unet = read_unet(path)
     with sensible(folder / "vae" / "config.json") as path:
@@ -116,7 +117,7 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder}: the U-Net's latents have {unet.out_channels} channels, the autoencoder's "
             f"{vae.latent_channels}; they do not belong together"
         )
-    name = index.get("_name_or_path")
+    name = index.text("_name_or_path", "")
     if name not in SPECS:
         name = repository(folder) or name or folder.resolve().name
     alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
@@ -127,11 +128,20 @@ def read_spec(folder: Path) -> ModelSpec:
         vae=vae,
         text=tuple(text),
         text_state=kind.text_state,
-        zero_negative=index.get("force_zeros_for_empty_prompt", kind.zero_negative),
+        zero_negative=index.flag("force_zeros_for_empty_prompt", kind.zero_negative),
         size=unet.sample_size * 2 ** (len(vae.block_out_channels) - 1),
     )
     with sensible(folder / "scheduler" / "scheduler_config.json") as path:
-        return read_scheduler(path, spec, (index.get("scheduler") or [None])[-1])
+        return read_scheduler(path, spec, scheduler_class(index))
+
+
+def scheduler_class(index: Config) -> str | None:
+    """The scheduler that model_index.json names, as ["diffusers", "DDIMScheduler"]; None where it
+    names none."""
+    named = index.get("scheduler") or [None]
+    if not isinstance(named, list) or not isinstance(named[-1], str | None):
+        raise index.wrong("scheduler", "a list that ends with the name of a class")
+    return named[-1]
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -150,7 +160,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             )
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library raises bare Exceptions for damaged files
+    except Exception as error:  # tokenizers, written in Rust, raises Exception itself
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {error}") from error
 
 

@@ -10,9 +10,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, errors, snapshot_download
 
 from sdlearn.stored import belonging, preferred
+
+# What cannot be fetched raises the system's errors, those of the hub, or those of the network
+# library below it: which one that is depends on the version, and its base class is in errors, too.
+FETCH_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    *(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)),
+)
 
 
 class Layout(NamedTuple):
@@ -58,7 +65,7 @@ def download(repo: str, layout: Layout) -> Path:
     """
     try:
         names = HfApi().list_repo_files(repo)
-    except Exception as error:  # of the hub, of the network library below it, of the system
+    except FETCH_ERRORS as error:
         folder = cached(repo, layout)
         if folder is None:
             raise FileNotFoundError(unfetched(repo, error)) from error
@@ -66,7 +73,7 @@ def download(repo: str, layout: Layout) -> Path:
     wanted = chosen(names, layout, f"{repo} on the Hugging Face hub")
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted))
-    except Exception as error:
+    except FETCH_ERRORS as error:
         raise FileNotFoundError(unfetched(repo, error)) from error
 
 
@@ -76,7 +83,7 @@ def cached(repo: str, layout: Layout) -> Path | None:
         head = snapshot_download(repo, allow_patterns=[layout.head], local_files_only=True)
         files = [path for path in Path(head).rglob("*") if path.is_file()]
         chosen([path.relative_to(head).as_posix() for path in files], layout, head)
-    except Exception:  # also where it was never fetched
+    except FETCH_ERRORS:  # also where it was never fetched
         return None
     return Path(head)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sdlearn.configs import Json, read_config
 from sdlearn.samplers import SAMPLERS
-from sdlearn.schedule import PUBLISHED_PREDICTIONS, Kind, NoiseSchedule
+from sdlearn.schedule import PUBLISHED_PREDICTIONS, Kind, NoiseSchedule, Spacing
 from sdlearn.versions import SPECS, ModelSpec
 
 # What no sampler here does otherwise.
@@ -74,6 +74,11 @@ SCHEDULERS = {
     ),
 }
 CLASSES = {published.sampler: name for name, published in SCHEDULERS.items()}
+SPACINGS: dict[str, Spacing] = {
+    "leading": "leading",
+    "trailing": "trailing",
+    "linspace": "linspace",
+}
 KINDS: dict[str, Kind] = {
     "scaled_linear": "scaled_linear",
     "linear": "linear",
@@ -93,7 +98,7 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
     model_index.json names one, that counts, and not what the file itself says.
     """
     config = read_config(path, SCHEDULE_FIXED)
-    named = named or config.get("_class_name", "")
+    named = named or config.text("_class_name", "")
     if named not in SCHEDULERS:
         warnings.warn(
             f"{path}: the scheduler is of the class {named!r}, which is not offered here; pictures "
@@ -101,7 +106,7 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
             stacklevel=5,  # of StableDiffusion.from_pretrained
         )
     sampler, fixed, has = SCHEDULERS.get(named, SCHEDULERS["DDIMScheduler"])
-    if config.get("clip_sample", named in ("DDPMScheduler", "DDIMScheduler")):
+    if config.flag("clip_sample", named in ("DDPMScheduler", "DDIMScheduler")):
         raise ValueError(f"{path}: clip_sample is true; latents are not confined, it must be false")
     for key, value in fixed.items():
         given = config.get(key)
@@ -113,36 +118,44 @@ def read_scheduler(path: Path, spec: ModelSpec, named: str | None = None) -> Mod
                 f"{path}: {key} is {given!r}; in a {named} it must be {value!r}"
                 f"{instead if key == 'prediction_type' else ''}"
             )
-    kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type")
+    kind = config.text("beta_schedule", "linear")
+    prediction = "epsilon"
+    if config.get("prediction_type") is not None:
+        prediction = config.text("prediction_type")
     if kind not in KINDS:
         raise ValueError(f"{path}: beta_schedule is {kind!r}; known are {', '.join(KINDS)}")
-    if (prediction or "epsilon") not in PUBLISHED_PREDICTIONS:
+    if prediction not in PUBLISHED_PREDICTIONS:
         raise ValueError(
             f"{path}: prediction_type is {prediction!r}; known are "
             f"{', '.join(PUBLISHED_PREDICTIONS)}"
         )
     heun = named == "HeunDiscreteScheduler"  # the one class with betas of its own
     schedule = NoiseSchedule(
-        num_steps=config.get("num_train_timesteps", 1000),
-        beta_start=config.get("beta_start", 0.00085 if heun else 0.0001),
-        beta_end=config.get("beta_end", 0.012 if heun else 0.02),
+        num_steps=config.integer("num_train_timesteps", 1000),
+        beta_start=config.number("beta_start", 0.00085 if heun else 0.0001),
+        beta_end=config.number("beta_end", 0.012 if heun else 0.02),
         kind=KINDS[kind],
-        zero_terminal_snr=bool(config.get(ZERO_SNR)) and ZERO_SNR in has,
+        zero_terminal_snr=config.flag(ZERO_SNR) and ZERO_SNR in has,
     )
     # A sampler on whole times has no such points; they are kept for a change of the sampler.
-    karras = bool(config.get(KARRAS)) and (KARRAS in has or SAMPLERS[sampler].grid == "t")
-    lu = config.get(LU, False if LU in has else spec.lu)
+    karras = config.flag(KARRAS) and (KARRAS in has or SAMPLERS[sampler].grid == "t")
+    lu = config.flag(LU, LU not in has and spec.lu)
     whole_times = sampler in ("ddim", "ddpm", "plms")
+    spacing = config.text("timestep_spacing", "leading" if whole_times else "linspace")
+    if spacing not in SPACINGS:
+        raise ValueError(
+            f"{path}: timestep_spacing is {spacing!r}; known are {', '.join(SPACINGS)}"
+        )
     return replace(
         spec,
         schedule=schedule,
-        predicts=PUBLISHED_PREDICTIONS[prediction or "epsilon"],
+        predicts=PUBLISHED_PREDICTIONS[prediction],
         sampler=sampler,
-        spacing=config.get("timestep_spacing", "leading" if whole_times else "linspace"),
-        offset=config.get("steps_offset", 0),
-        final="clean" if config.get("set_alpha_to_one", named == "DDIMScheduler") else "first",
+        spacing=SPACINGS[spacing],
+        offset=config.integer("steps_offset", 0, least=0),
+        final="clean" if config.flag("set_alpha_to_one", named == "DDIMScheduler") else "first",
         karras=karras,
-        lu=bool(lu),
+        lu=lu,
     )
 
 

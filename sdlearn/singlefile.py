@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from sdlearn.clip import CLIPTextConfig
 from sdlearn.families import hint_encoder, looks_like, unet_input
 from sdlearn.folder import read_tokenizer
+from sdlearn.hub import FETCH_ERRORS
 from sdlearn.originals import PARTS
 from sdlearn.stored import Stored, open_weights
 from sdlearn.text import TextEncoder
@@ -141,7 +142,7 @@ def downloaded(path: Path) -> Path:
     """The folder of CLIP's tokenizer, fetched once."""
     try:
         return Path(snapshot_download(TOKENIZER, allow_patterns=TOKENIZER_FILES))
-    except Exception as error:  # of the hub, of the network library below it, of the system
+    except FETCH_ERRORS as error:
         raise FileNotFoundError(
             f"{path} holds no tokenizer, and that of {TOKENIZER} could not be fetched from the "
             "Hugging Face hub; give tokenizer= a folder with its vocab.json and merges.txt"

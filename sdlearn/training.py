@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +121,15 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, clip: floa
         group["lr"] = lr
     optimizer.step()
     return norm
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside it, what draws from torch's own generator on the CPU, as fresh layers do, starts from
+    this seed; after it, that generator goes on as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set every GPU's
+        yield
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:

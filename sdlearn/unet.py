@@ -67,15 +67,15 @@ class ResBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_dim, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-5)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        if c_in != c_out:
-            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+        # Published files hold a shortcut only where the widths differ; an Identity has no weights.
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (b, c_in, h, w), emb (b, time_dim) -> (b, c_out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + self.conv_shortcut(x)
 
 
 class Downsample(nn.Module):
@@ -101,11 +101,16 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """What down, mid and up blocks share: ResBlocks, and a SpatialTransformer after each one
-    where `attend` (in the middle, after the first alone). widths_in holds the input width of each
-    ResBlock; i is the level."""
+    """What down, mid and up blocks share: ResBlocks, the first of them with a SpatialTransformer
+    after it.
 
-    def __init__(self, config: UNetConfig, i: int, widths_in: Sequence[int], attend: bool) -> None:
+    i: the level. widths_in: the input width of each ResBlock. attentions: how many ResBlocks have
+    a transformer: all of them, none, or in the middle one of two.
+    """
+
+    def __init__(
+        self, config: UNetConfig, i: int, widths_in: Sequence[int], attentions: int
+    ) -> None:
         super().__init__()
         c = config.block_out_channels[i]
         self.resnets = nn.ModuleList(
@@ -120,7 +125,7 @@ class Level(nn.Module):
                 config.norm_num_groups,
                 config.upcast_attention,
             )
-            for _ in (widths_in if attend else ())
+            for _ in range(attentions)
         )
 
     def layer(self, n: int, h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
@@ -133,7 +138,8 @@ class DownBlock(Level):
 
     def __init__(self, config: UNetConfig, i: int, c_in: int) -> None:
         c, layers = config.block_out_channels[i], config.layers_per_block
-        super().__init__(config, i, [c_in] + [c] * (layers - 1), config.cross_attention[i])
+        attentions = layers if config.cross_attention[i] else 0
+        super().__init__(config, i, [c_in] + [c] * (layers - 1), attentions)
         last = i == len(config.block_out_channels) - 1
         self.downsamplers = nn.ModuleList([] if last else [Downsample(c)])
 
@@ -149,8 +155,7 @@ class MidBlock(Level):
     """ResBlock, SpatialTransformer, ResBlock at the smallest size, whatever the last level does."""
 
     def __init__(self, config: UNetConfig) -> None:
-        super().__init__(config, -1, [config.block_out_channels[-1]] * 2, attend=True)
-        del self.attentions[1]
+        super().__init__(config, -1, [config.block_out_channels[-1]] * 2, attentions=1)
 
     def forward(self, h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         return self.layer(1, self.layer(0, h, emb, context), emb, context)
@@ -159,22 +164,28 @@ class MidBlock(Level):
 class UpBlock(Level):
     """One level on the way up: one ResBlock more than on the way down, each fed with a skip.
 
-    skip_widths: of the skips that are left; it takes its own off the end of the list.
+    skip_widths: of the skips that are left, first kept first; its own are the last of them.
     """
 
-    def __init__(self, config: UNetConfig, i: int, c_in: int, skip_widths: list[int]) -> None:
+    def __init__(self, config: UNetConfig, i: int, c_in: int, skip_widths: Sequence[int]) -> None:
         c = config.block_out_channels[i]
         widths = [c_in] + [c] * config.layers_per_block
-        widths_in = [width + skip_widths.pop() for width in widths]
-        super().__init__(config, i, widths_in, config.cross_attention[i])
+        pairs = zip(widths, reversed(skip_widths), strict=False)
+        widths_in = [width + skip_width for width, skip_width in pairs]
+        super().__init__(config, i, widths_in, len(widths) if config.cross_attention[i] else 0)
         self.upsamplers = nn.ModuleList([] if i == 0 else [Upsample(c)])
 
-    def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
-        """Takes its skips off the end of the list."""
-        for n in range(len(self.resnets)):
-            h = self.layer(n, torch.cat([h, skips.pop()], dim=1), emb, context)
+    def forward(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """h (b, c_in, h, w) -> (b, c, 2h, 2w), on the largest level (b, c, h, w).
+
+        skips: those that are left, first kept first. The last len(resnets) of them are its own;
+        the one before has the size to grow to, which is not 2h x 2w where the halves were uneven.
+        """
+        own = len(self.resnets)
+        for n, skip in zip(range(own), reversed(skips), strict=False):
+            h = self.layer(n, torch.cat([h, skip], dim=1), emb, context)
         for upsample in self.upsamplers:
-            h = upsample(h, skips[-1].shape[-2:])  # the skip's size: right for odd sizes, too
+            h = upsample(h, skips[-own - 1].shape[-2:])
         return h
 
 
@@ -242,9 +253,9 @@ class UNet(UNetEncoder):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
         widths = config.block_out_channels
-        left = skip_widths(config)
+        kept, per_level = skip_widths(config), config.layers_per_block + 1
         self.up_blocks = nn.ModuleList(
-            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], left)
+            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], kept[: (i + 1) * per_level])
             for i in reversed(range(len(widths)))
         )
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=1e-5)
@@ -274,6 +285,7 @@ class UNet(UNetEncoder):
             h = h + mid
         for block in self.up_blocks:
             h = block(h, skips, emb, context)
+            skips = skips[: -(self.config.layers_per_block + 1)]
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 

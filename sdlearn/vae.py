@@ -50,13 +50,13 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm2 = group_norm(c_out, groups)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        if c_in != c_out:
-            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+        # Published files hold a shortcut only where the widths differ; an Identity has no weights.
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + self.conv_shortcut(x)
 
 
 class Downsample(nn.Module):

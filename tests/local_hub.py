@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from sdlearn import hub
 
@@ -32,7 +33,7 @@ class LocalHub:
         if not self.online:
             raise ConnectionError("cannot reach the hub\nand more lines of it")
         if repo not in self.repositories:
-            raise LookupError(f"404: {repo} is not known")
+            raise EntryNotFoundError(f"404: {repo} is not known")
         return self.names(repo)
 
     def snapshot_download(
@@ -41,7 +42,7 @@ class LocalHub:
         place = self.cache / f"models--{repo.replace('/', '--')}" / "snapshots" / COMMIT
         if local_files_only:
             if not place.is_dir():
-                raise LookupError("not in the cache")
+                raise LocalEntryNotFoundError("not in the cache")
             return str(place)
         if not self.online:
             raise ConnectionError("cannot reach the hub")

@@ -69,7 +69,7 @@ def ready(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype) -> An
 def undisturbed() -> Iterator[None]:
     """The same random numbers for everyone, none taken from the learner; nothing is printed."""
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also set every GPU's
         yield
 
 

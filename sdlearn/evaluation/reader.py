@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdlearn.evaluation.accuracy import Asked, Rate, interval, question
 from sdlearn.storybook import COLOURS, KINDS, Scene, relation
 from sdlearn.text import TextEncoder
-from sdlearn.training import learning_rate, update
+from sdlearn.training import learning_rate, seeded, update
 
 RELATIONS = ("left", "above", "front")
 LEARNED = 8000  # captions that it learns from
@@ -68,8 +68,7 @@ def learn_to_read(text: TextEncoder) -> Reader:
     lessons = [question("train", f"reader-{k}") for k in range(LEARNED)]
     known = states_of(text, [one.caption for one in lessons])
     labels = torch.tensor([truth(one.scene) for one in lessons])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         reader = Reader(known.shape[-1])
     optimizer = torch.optim.AdamW(reader.parameters())
     generator = torch.Generator().manual_seed(0)

@@ -38,7 +38,7 @@ from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
 from sdlearn.recipes.twins import twin, twin_captions
-from sdlearn.training import Job, autocast, learning_rate, update
+from sdlearn.training import Job, autocast, learning_rate, seeded, update
 from sdlearn.versions import STORYBOOK
 from sdlearn.writing import text_json
 
@@ -113,9 +113,9 @@ def token_batch(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tens
 def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
     """Networks, optimizer and the step of a training."""
     tokenizer = run_tokenizer(recipe, cache)
-    torch.manual_seed(recipe.seed)
-    text = new_text_encoder(recipe, tokenizer).to(device)
-    image = ImageEncoder(recipe.size, recipe.image_width, recipe.hidden_size).to(device)
+    with seeded(recipe.seed):
+        text = new_text_encoder(recipe, tokenizer).to(device)
+        image = ImageEncoder(recipe.size, recipe.image_width, recipe.hidden_size).to(device)
     parameters: list[nn.Parameter] = [*text.parameters(), *image.parameters()]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},

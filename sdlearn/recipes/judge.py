@@ -20,7 +20,7 @@ from sdlearn.recipes.data import Batches, Pixels, load_pictures, scene, to_pixel
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.recipes.sheets import grid
 from sdlearn.storybook import SPLITS
-from sdlearn.training import Job, autocast, learning_rate, step_generator, update
+from sdlearn.training import Job, autocast, learning_rate, seeded, step_generator, update
 
 SEEDS = {split: 15_000 + k for k, split in enumerate(SPLITS)}  # of the judge's own scenes
 THINGS = 3  # at most on one page
@@ -54,9 +54,9 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
     """The network, its optimizer and the step of a training; drawn pages are kept in `cache`."""
     if recipe.data:
         raise ValueError(f"--data {recipe.data}: the judge learns from the storybook's scenes")
-    torch.manual_seed(recipe.seed)
     half, quarter, eighth = recipe.channels
-    judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))
+    with seeded(recipe.seed):
+        judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))
     judge = judge.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
 

@@ -20,7 +20,7 @@ from sdlearn.paths import data_folder
 from sdlearn.recipes.data import Batches, load_pictures, scene, to_tensor
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES, Scene
-from sdlearn.training import Job, autocast, channels_last, learning_rate, update
+from sdlearn.training import Job, autocast, channels_last, learning_rate, seeded, update
 
 PAIRS = [(kind, colour) for kind in KINDS for colour in COLOURS]
 
@@ -95,8 +95,8 @@ def content(page: Scene) -> list[int]:
 def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job:
     if recipe.data:
         raise ValueError(f"--data {recipe.data}: this network learns from the storybook's scenes")
-    torch.manual_seed(recipe.seed)
-    network = channels_last(PerceptualNetwork(recipe.widths), device)
+    with seeded(recipe.seed):
+        network = channels_last(PerceptualNetwork(recipe.widths), device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     pages = load_pictures(recipe.scenes, recipe.size, cache)
     shown = np.array([content(scene(k)) for k in range(recipe.scenes)])

@@ -38,6 +38,7 @@ from sdlearn.training import (
     draw_noise,
     learning_rate,
     need_compiler,
+    seeded,
     step_generator,
     update,
 )
@@ -100,8 +101,8 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
     vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
     text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
     vae, text = load_vae(vae_folder, device), load_text(text_folder, device)
-    torch.manual_seed(recipe.seed)
-    unet = UNet(new_config(recipe, vae, text))
+    with seeded(recipe.seed):
+        unet = UNet(new_config(recipe, vae, text))
     start_at_zero(unet)
     unet.to(device)
     average = EMA(unet, recipe.ema)

@@ -24,6 +24,7 @@ from sdlearn.training import (
     draw_noise,
     learning_rate,
     need_compiler,
+    seeded,
     step_generator,
     update,
 )
@@ -104,8 +105,12 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     if listens_to_eye:
         features, stages = load_features(recipe.perceptual_network, device)
         perceptual = PerceptualLoss(features, [1 / stages] * stages)
-    torch.manual_seed(recipe.seed)
-    vae = channels_last(new_vae(recipe), device)
+    has_critic = recipe.discriminator > 0 and recipe.discriminator_start < 1
+    with seeded(recipe.seed):
+        vae = new_vae(recipe)
+        if has_critic:
+            critic = PatchDiscriminator(width=32, depth=2)
+    channels_last(vae, device)
     average = EMA(vae, recipe.ema)
     if recipe.decoder_only:
         vae.encoder.requires_grad_(False)
@@ -113,8 +118,6 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     encode, decode = vae.encode, vae.decode
     if recipe.compile:
         need_compiler(device)
-        # The adversarial weight goes back through the decoder twice before the step does.
-        functorch.donated_buffer = False
         encode, decode = torch.compile(encode), torch.compile(decode)
     optimizer = Muon(p for p in vae.parameters() if p.requires_grad)
     networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
@@ -123,9 +126,8 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
     batches = Batches(pages, recipe.seed, recipe.batch, device)
 
-    has_critic = recipe.discriminator > 0 and recipe.discriminator_start < 1
     if has_critic:
-        critic = channels_last(PatchDiscriminator(width=32, depth=2), device)
+        channels_last(critic, device)
         critic_optimizer = torch.optim.AdamW(
             critic.parameters(), betas=(0.5, 0.9), weight_decay=0.0, fused=device.type == "cuda"
         )
@@ -179,7 +181,10 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         mean, _ = average.module.encode(shown)
         return grid([to_pixels(shown), to_pixels(average.module.decode(mean))], scale=2)
 
-    return Job(networks, optimizers, step, recipe.batch, sheet)
+    # The adversarial weight goes back through the decoder twice before the step does, so what a
+    # compiled decoder keeps for the backward pass must not be used up by the first time.
+    keeping = functorch.patch(donated_buffer=False)
+    return Job(networks, optimizers, keeping(step), recipe.batch, sheet)
 
 
 def new_vae(recipe: VAERecipe) -> VAE:

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from sdlearn import originals, singlefile, weights
 from sdlearn.cli import main
 from sdlearn.configs import sensible
+from sdlearn.controlnet import ControlNet
 from sdlearn.folder import read_spec, read_tokenizer
 from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.singlefile import recognised
 from sdlearn.stored import open_weights
+from sdlearn.unet import UNetConfig
 from sdlearn.versions import SPECS
 from tests.tiny_model import tiny_diffusers
 
@@ -584,7 +586,7 @@ def test_specifications_that_are_none(single, published, spec):
         weights.load_original(spec, path)
 
 
-WRONG = [None, [], "x", -1, 0, [1], {"x": 1}]
+WRONG = [None, [], "x", -1, 0, [1], {"x": 1}, True, 1.5, 10**30, NAN, INFINITY, ["x"], "a\nb", ""]
 
 
 def complaint(folder, known):
@@ -614,7 +616,80 @@ def test_every_entry_of_every_file_of_a_wrong_kind(folder):
             refused += said is not None
             assert said is None or (str(folder) in said and "\n" not in said), (key, wrong, said)
         path.write_text(json.dumps(content))
-    assert refused > 150
+    assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value", "words"),
+    [
+        ("unet/", "block_out_channels", 320, "a list of whole numbers from 1 to 1048576"),
+        ("unet/", "block_out_channels", [], "a list of whole numbers from 1 to 1048576"),
+        ("unet/", "block_out_channels", [16, 32.5], "a list of whole numbers from 1 to 1048576"),
+        ("unet/", "in_channels", True, "a whole number from 1 to 1048576"),
+        ("unet/", "in_channels", 10**30, "a whole number from 1 to 1048576"),
+        ("unet/", "attention_head_dim", 0, "a whole number from 1 to 1048576"),
+        ("unet/", "upcast_attention", "no", "true or false"),
+        ("unet/", "down_block_types", [1], "a list of texts"),
+        ("vae/", "scaling_factor", NAN, "a number above 0"),
+        ("vae/", "scaling_factor", "0.18215", "a number above 0"),
+        ("vae/", "norm_num_groups", -1, "a whole number from 1 to 1048576"),
+        ("text_encoder/", "hidden_act", {"x": 1}, "a text"),
+        ("text_encoder/", "hidden_size", None, "a whole number from 1 to 1048576"),
+        ("scheduler/scheduler_", "num_train_timesteps", 0, "a whole number from 1 to 1048576"),
+        ("scheduler/scheduler_", "beta_start", INFINITY, "a number above 0"),
+        ("scheduler/scheduler_", "steps_offset", -1, "a whole number from 0 to 1048576"),
+    ],
+)
+def test_an_entry_of_a_wrong_kind_is_named_with_what_it_must_be(folder, place, key, value, words):
+    path = folder / f"{place}config.json"
+    damage_json(path, **{key: value})
+    with pytest.raises(ValueError, match="entry of the wrong kind") as caught:
+        load(folder)
+    said = f"{path} has an entry of the wrong kind: {key} is "
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).endswith(f"; it must be {words}")
+
+
+def control_complaint(folder):
+    try:
+        ControlNet.from_pretrained(folder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_every_entry_of_a_controlnet_of_a_wrong_kind(tmp_path):
+    unet = UNetConfig(
+        block_out_channels=(16, 32),
+        cross_attention=(True, False),
+        transformer_depth=(1, 1),
+        num_heads=(2, 4),
+        cross_attention_dim=24,
+        norm_num_groups=4,
+    )
+    ControlNet(unet, (4, 6, 8, 10)).save_pretrained(tmp_path)
+    path, refused = tmp_path / "config.json", 0
+    content = json.loads(path.read_text())
+    for key, wrong in product(content, WRONG):
+        path.write_text(json.dumps(content | {key: wrong}))
+        said = control_complaint(tmp_path)
+        refused += said is not None
+        assert said is None or (str(tmp_path) in said and "\n" not in said), (key, wrong, said)
+    assert refused > 200
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, IndexError, RuntimeError])
+@pytest.mark.parametrize(
+    "place", ["folder.read_unet", "folder.VAE", "folder.read_scheduler", "configs.sample_size"]
+)
+def test_a_mistake_in_our_own_code_is_not_blamed_on_the_file(published, monkeypatch, kind, place):
+    def mistaken(*_, **__):
+        raise kind("a mistake")
+
+    monkeypatch.setattr(f"sdlearn.{place}", mistaken)
+    with pytest.raises(kind, match="a mistake") as caught:
+        load(published)
+    assert str(published) not in str(caught.value)
 
 
 def test_a_file_that_is_cut_while_it_is_read(published, tmp_path):

@@ -3,6 +3,7 @@ cannot be."""
 
 import re
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from sdlearn.controlnet import ControlNet
-from sdlearn.hub import repository
+from sdlearn.hub import FETCH_ERRORS, repository
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.singlefile import downloaded
 from sdlearn.stored import belonging, preferred
 from sdlearn.unet import UNetConfig
 from tests import local_hub
@@ -201,6 +203,31 @@ def test_what_is_no_model(hub, folder):
     (folder / "model_index.json").unlink()
     refused(ID, r"on the Hugging Face hub has no model_index\.json, so it is no such model's folde")
     assert hub.fetched == []
+
+
+def test_the_errors_of_fetching_are_those_of_the_hub_and_of_the_network():
+    assert issubclass(huggingface_hub.errors.HfHubHTTPError, FETCH_ERRORS)
+    assert issubclass(huggingface_hub.errors.HFValidationError, FETCH_ERRORS)
+    library = huggingface_hub.errors.HTTPError.__module__.split(".")[0]
+    network = pytest.importorskip(library)
+    for name in ("ConnectError", "ReadTimeout") if "httpx" in library else ("ConnectionError",):
+        assert issubclass(getattr(network, name), FETCH_ERRORS)
+    assert not issubclass(TypeError, FETCH_ERRORS)
+    assert Exception not in FETCH_ERRORS
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_mistake_in_our_own_code_is_not_called_a_failed_download(hub, monkeypatch, online):
+    def mistaken(*_, **__):
+        raise TypeError("a mistake")
+
+    hub.online = online
+    monkeypatch.setattr("sdlearn.hub.snapshot_download", mistaken)
+    with pytest.raises(TypeError, match="a mistake"):
+        load(ID)
+    monkeypatch.setattr("sdlearn.singlefile.snapshot_download", mistaken)
+    with pytest.raises(TypeError, match="a mistake"):
+        downloaded(Path("model.safetensors"))
 
 
 @pytest.fixture

@@ -5,14 +5,27 @@ nbval runs the notebooks whole; here what they compare is taken out and run alon
 
 import ast
 import json
+from functools import cache
 from pathlib import Path
 
 import nbtext
 import pytest
 from torch import nn
 
+from sdlearn.course.comparing import Different
 from sdlearn.course.exercises import exercises, files, questions
-from tests.notebook_parts import Pair, distance, extract, parts, run, runs, statements
+from tests import notebook_parts
+from tests.notebook_parts import (
+    Pair,
+    Unspoilt,
+    distance,
+    extract,
+    parts,
+    run,
+    runs,
+    slipped,
+    statements,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -50,20 +63,34 @@ def test_what_it_builds_is_the_finished_part(lesson):
 
 @pytest.mark.parametrize(("lesson", "part"), PARTS, ids=lambda x: getattr(x, "stem", x)[:40])
 def test_a_slip_in_any_part_is_noticed(lesson, part):
-    with pytest.raises((AssertionError, AttributeError, IndexError, RuntimeError, TypeError)):
+    with pytest.raises(Different):
         run(extract(lesson), slip=part)
+
+
+@cache
+def finished() -> dict[str, ast.stmt]:
+    """What the package defines, by name, wherever its files are; without the course's own figures
+    and exercises, and without networks of the trainings and evaluations."""
+    folders = {"course", "evaluation", "recipes"}
+    files = (ROOT / "sdlearn").rglob("*.py")
+    return {
+        node.name: node
+        for file in sorted(files)
+        if not folders & set(file.relative_to(ROOT).parts)
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+
+
+def test_the_finished_parts_are_found():
+    assert {"UNet", "VAE", "GEGLU", "CLIPTextEncoder", "ControlNet", "ddim"} <= finished().keys()
 
 
 @each
 def test_a_class_that_is_named_like_a_finished_one_is_compared(lesson):
-    finished = {
-        node.name
-        for file in (ROOT / "sdlearn").glob("*.py")
-        for node in ast.parse(file.read_text("utf-8")).body
-        if runs(node)
-    }
+    networks = {name for name, node in finished().items() if runs(node)}
     own = {s.node.name for s in statements(lesson) if runs(s.node)}
-    assert own & finished <= set(parts(lesson))
+    assert own & networks <= set(parts(lesson))
 
 
 @pytest.mark.parametrize("lesson", files())
@@ -138,7 +165,49 @@ def test_a_small_lesson_is_taken_out_and_compared(tmp_path):
 )
 def test_one_broken_line_in_a_notebook_is_noticed(tmp_path, old, new):
     path = written(tmp_path, IMPORTS, BUILT.replace(old, new), INPUTS, SAME)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+    with pytest.raises(Different):
+        run(extract(path))
+
+
+CLOSURE = """
+def twice(f):
+    def doubled(x):
+        return 2 * f(x)
+    return doubled
+
+
+check.same(twice(torch.sin), lambda x: 2 * torch.sin(x), x)
+"""
+
+
+def test_a_slip_in_what_a_function_returns_is_noticed(tmp_path):
+    path = written(tmp_path, IMPORTS, INPUTS.replace("mine = GEGLU(4, 5)", ""), CLOSURE)
+    assert parts(path) == ["twice"]
+    assert len(run(extract(path))) == 1
+    with pytest.raises(Different, match="agrees to only a few digits"):
+        run(extract(path), slip="twice")
+
+
+@pytest.mark.parametrize("part", ["GEGLU", "halves"])
+def test_a_fault_of_this_test_is_not_taken_for_a_slip(tmp_path, monkeypatch, part):
+    """A harness that spoils more than a digit would show in any comparison, also a careless one."""
+    path = written(tmp_path, IMPORTS, BUILT, INPUTS, SAME)
+    with pytest.raises(Different, match=r"differs at 30 of 30 places"):
+        run(extract(path), slip=part)
+    monkeypatch.setattr(notebook_parts, "slipped", lambda result: None)
+    with pytest.raises(Unspoilt, match="the mistake is not small"):
+        run(extract(path), slip=part)
+    with pytest.raises(Unspoilt, match="type str has no number to change"):
+        slipped("a text")
+
+
+def test_an_error_outside_of_the_notebook_is_not_taken_for_a_difference(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("of the comparison itself")
+
+    path = written(tmp_path, IMPORTS, BUILT, INPUTS, SAME)
+    monkeypatch.setattr("sdlearn.course.comparing.same", broken)
+    with pytest.raises(RuntimeError, match="of the comparison itself"):
         run(extract(path))
 
 

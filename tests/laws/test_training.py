@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.paths import data_folder
+from sdlearn.recipes import vae
 from sdlearn.recipes.clip import accuracies, token_batch
 from sdlearn.recipes.data import Batches, scene, to_pixels, to_tensor
 from sdlearn.recipes.perceptual import (
@@ -41,6 +44,7 @@ from sdlearn.training import (
     step_generator,
     update,
 )
+from sdlearn.vae import PatchDiscriminator, adversarial_weight
 
 CPU = torch.device("cpu")
 
@@ -239,6 +243,56 @@ def test_the_squared_error_joins_the_absolute_one(perceptual: float, tmp_path: P
     assert squared > 0.05, "too little to see"
     difference = (both["loss"] - plain["loss"]).item()
     assert difference == pytest.approx(20 * squared, rel=0.03)  # the PSNR clips what is outside
+
+
+@pytest.mark.parametrize("discriminator", [0.0, 0.1])
+def test_a_seed_begins_the_weights_and_nothing_else(discriminator: float, tmp_path: Path) -> None:
+    """The weights are those of torch.manual_seed, whose generator goes on as before."""
+    changes = {"discriminator": discriminator, "discriminator_start": 0.0, "seed": 3}
+    recipe = override(QUICK, changes)
+    torch.manual_seed(3)
+    wanted: list[nn.Module] = [new_vae(recipe)]
+    if discriminator:
+        wanted.append(PatchDiscriminator(width=32, depth=2))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    job = make_job(recipe, tmp_path, CPU)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    found = [job.networks[name] for name in ("vae", "discriminator") if name in job.networks]
+    for a, b in zip(found, wanted, strict=True):
+        assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+
+
+@pytest.mark.parametrize("part", ["perceptual", "judge"])
+def test_other_trainings_leave_the_random_numbers_of_the_process_alone(
+    part: str, tmp_path: Path
+) -> None:
+    module = import_module(f"sdlearn.recipes.{part}")
+    before = torch.random.get_rng_state()
+    module.make_job(override(module.RECIPES["small"], {"scenes": 8, "batch": 4}), tmp_path, CPU)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_compiled_training_leaves_torch_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adversarial weight needs buffers kept during a step; other programs have them freed."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(vae, "need_compiler", lambda device: None)
+    during = []
+
+    def noting(*given: torch.Tensor) -> torch.Tensor:
+        during.append(functorch.donated_buffer)
+        return adversarial_weight(*given)
+
+    monkeypatch.setattr(vae, "adversarial_weight", noting)
+    changes = {"compile": True, "discriminator": 0.1, "discriminator_start": 0.0, "head_start": 0}
+    with functorch.patch(donated_buffer=True):
+        job = make_job(override(QUICK, changes), tmp_path, CPU)
+        assert functorch.donated_buffer is True
+        job.step(0)
+        assert during == [False]
+        assert functorch.donated_buffer is True
 
 
 def test_a_frozen_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_penultimate_state_with_the_final_norm_is_an_encoder_of_one_layer_le
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"78 tokens: .* at most 77"):
         CLIPTextEncoder(SMALL)(torch.zeros(1, 78, dtype=torch.long))
-    with pytest.raises(ValueError, match='activation = "relu"'):
+    with pytest.raises(ValueError, match="activation = 'relu'"):
         replace(SMALL, activation="relu")
     with pytest.raises(ValueError, match=r"hidden_size = 24 .* 5 heads"):
         replace(SMALL, num_heads=5)

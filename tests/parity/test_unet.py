@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from sdlearn import attention, unet
-from sdlearn.unet import UNet, UNetConfig, start_at_zero
+from sdlearn import attention, unet, vae
+from sdlearn.unet import UNet, UNetConfig, UpBlock, skip_widths, start_at_zero
 
 from .oracle import (
     DTYPES,
@@ -218,6 +218,34 @@ def test_starting_at_zero_silences_every_branch() -> None:
     assert ours.conv_out.weight.grad.norm() > 0
 
 
+def test_blocks_leave_the_lists_of_their_callers_alone() -> None:
+    config = SMALL["SD 1"]
+    widths = skip_widths(config)
+    before = list(widths)
+    block = UpBlock(config, 2, 48, widths)
+    assert widths == before == [16, 16, 16, 16, 32, 32, 32, 48, 48]
+    assert [each.conv1.in_channels for each in block.resnets] == [96, 96, 80]
+    sides = (12, 12, 12, 6, 6, 6, 3, 3, 3)
+    skips = [torch.randn(1, c, n, n) for c, n in zip(widths, sides, strict=True)]
+    given = list(skips)
+    h = block(torch.randn(1, 48, 3, 3), skips, torch.randn(1, 64), torch.randn(1, 5, 10))
+    assert h.shape == (1, 48, 6, 6)
+    assert len(skips) == len(given)
+    assert all(now is then for now, then in zip(skips, given, strict=True))
+
+
+def test_a_shortcut_without_weights_passes_its_input_on() -> None:
+    """So that the files of ResBlocks that keep their width have no key for it."""
+    for block in (unet.ResBlock(8, 8, 12, 4), vae.ResBlock(8, 8, 4)):
+        assert isinstance(block.conv_shortcut, torch.nn.Identity)
+        assert not [key for key in block.state_dict() if "shortcut" in key]
+        torch.nn.init.zeros_(block.conv2.weight)
+        torch.nn.init.zeros_(block.conv2.bias)
+        x = torch.randn(2, 8, 5, 7)
+        emb = [torch.randn(2, 12)] if isinstance(block, unet.ResBlock) else []
+        assert torch.equal(block(x, *emb), x)
+
+
 def test_bad_configurations_and_inputs_are_named() -> None:
     with pytest.raises(ValueError, match="num_heads has 3 entries but there are 4 levels"):
         UNetConfig(num_heads=(8, 8, 8))
@@ -291,7 +319,7 @@ def test_the_time_without_its_activation_would_show(monkeypatch: pytest.MonkeyPa
     def linear_in_time(self: unet.ResBlock, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(emb)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + self.conv_shortcut(x)
 
     monkeypatch.setattr(unet.ResBlock, "forward", linear_in_time)
     assert UNets(SMALL["SD 1"]).error() > 1e-2
