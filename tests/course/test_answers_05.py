@@ -254,6 +254,48 @@ RIGHT = {
 }
 
 
+def by_hand_with_one_maximum(q, k, v):
+    weights = (scores(q, k) - scores(q, k).max()).exp()
+    return see(weights / weights.sum(1, keepdim=True), v)
+
+
+# What learners wrote, and the name that the mistake in it must get.
+NAMED = [
+    ("05.1", by_hand_with_one_maximum, "one maximum for the whole batch"),
+    (
+        "05.1",
+        lambda q, k, v: see((torch.einsum("bd,bmd->bm", q, k) / math.sqrt(len(q))).softmax(1), v),
+        "scale by the batch size",
+    ),
+    ("05.3", lambda q, k, v, lengths: read_words(q, k, v, lengths - 1), "one word too few"),
+    (
+        "05.3",
+        lambda q, k, v, lengths: (
+            word_scores(q, k)
+            .masked_fill(torch.arange(1, k.shape[1] + 1) >= lengths[:, None, None], -math.inf)
+            .softmax(-1)
+            @ v
+        ),
+        "one word too few",
+    ),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "name"), NAMED)
+def test_a_likely_mistake_is_called_by_its_name(number, answer, name):
+    verdict = check(number, answer)
+    assert (verdict.status, verdict.mistake) == ("not yet", name), verdict.text
+
+
+def test_a_maximum_of_the_batch_gives_nan_for_any_seed():
+    """Where an example of small scores is beside one of large scores, whatever their numbers."""
+    for seed in range(20):
+        q, k, v = find("05.1").inputs(seed)[-1].inputs
+        found, right = by_hand_with_one_maximum(q, k, v), by_hand(q, k, v)
+        assert found.isnan().all(dim=1).tolist() == [True, False, True]
+        assert right.isfinite().all()
+
+
 @pytest.mark.parametrize(("number", "answer"), cases(WRONG))
 def test_a_wrong_answer_does_not_pass(number, answer):
     verdict = check(number, answer)
