@@ -1,7 +1,7 @@
 """tools/compare_exercises.py notices what a change of exercises must not change."""
 
+import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import compare_exercises
@@ -14,7 +14,6 @@ from PIL import Image
 from sdlearn.course.exercises import exercises
 from sdlearn.course.running import Failure, results
 
-ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = torch.tensor([1.0, 2.0, float("nan"), float("inf")], dtype=torch.float64)
 FOUND = {
     "05": {
@@ -98,12 +97,49 @@ def test_it_runs_every_mistake_on_every_case():
             assert len(outcomes) == len(exercise.inputs())
 
 
-def test_another_commit_runs_its_own_package():
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs the repository's history")
-    found = compare_exercises.probed("HEAD", ["05"])
-    assert list(found) == ["05"]
-    assert all(outcomes for _, _, outcomes in found["05"]["05.2"])
+EXERCISES = """
+from types import SimpleNamespace as Made
+
+def files():
+    return {"01": "nb01"}
+
+def exercises(notebook):
+    return [Made(number="01.1", mistakes=[Made(name="m", sentence="You do.", answer=ANSWER)])]
+"""
+RUNNER = "results = lambda exercise, answer: [answer, answer + 1]"
+
+
+def commit(repository, files):
+    """A commit in which the repository holds these files only; its hash."""
+
+    def git(*words):
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+        command = ["git", *who, *words]
+        return subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True)
+
+    git("init", "-q")
+    git("rm", "-rq", "--ignore-unmatch", ".")
+    for name, text in files.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(text)
+    git("add", ".")
+    git("commit", "-qm", "A commit")
+    return git("rev-parse", "HEAD").stdout.strip()
+
+
+def test_each_commit_runs_its_own_package_wherever_its_runner_is(tmp_path, monkeypatch):
+    kept = {"sdlearn/__init__.py": "", "sdlearn/course/__init__.py": "", "data/x": ""}
+    place = "sdlearn/course/exercises/__init__.py"
+    moved = {"sdlearn/course/grading/sandbox.py": RUNNER}
+    old, new, none = (
+        commit(tmp_path, {**kept, **runner, place: EXERCISES.replace("ANSWER", str(k))})
+        for k, runner in enumerate(({"sdlearn/course/running.py": RUNNER}, moved, {}))
+    )
+    monkeypatch.setattr(compare_exercises, "ROOT", tmp_path)
+    for made, outcomes in ((old, [0, 1]), (new, [1, 2])):
+        assert compare_exercises.probed(made, []) == {"01": {"01.1": [("m", "You do.", outcomes)]}}
+    with pytest.raises(subprocess.CalledProcessError):
+        compare_exercises.probed(none, [])
 
 
 @pytest.mark.parametrize(
