@@ -60,7 +60,7 @@ class Exercise:
     statement: str
     hints: tuple[str, str, str]
     solution: Any
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[Mistake, ...] = ()
     cases: Callable[[torch.Generator], Iterator[Case]] = no_input
     given: tuple[str, ...] = ("__init__",)
     trained: bool = True

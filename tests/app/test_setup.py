@@ -127,8 +127,9 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())
         packed.extractall(tmp_path / "installed")
-    modules = {p.relative_to(clone).as_posix() for p in (clone / "sdlearn").rglob("*.py")}
+    modules = {p.relative_to(clone).as_posix() for p in (clone / "sdlearn").rglob("*.*")}
     assert modules <= names
+    assert "sdlearn/course/exercises/nb05_attention.md" in modules
     assert {n.split("/")[0] for n in names} == {
         "sdlearn",
         f"sdlearn-{sdlearn.__version__}.dist-info",
@@ -138,6 +139,8 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
         "from sdlearn.paths import data_folder\n"
         "for name in ('storybook', 'judge'):\n"
         "    assert (data_folder(name) / 'unet' / 'config.json').read_text() == name\n"
+        "from sdlearn.course.exercises import find\n"
+        "assert find('05.2').mistakes[0].name == 'reshape without transpose'\n"
         "import sdlearn; print(sdlearn.__file__)"
     )
     outside = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}

@@ -42,6 +42,7 @@ from sdlearn.text import Conditioning
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import Downsample
 from tests.course.answers.nb03 import merged_in_order
+from tests.course.answers.nb05 import by_hand, by_hand_with_one_maximum
 from tests.course.answers.nb08 import by_the_finished_average
 
 # ----------------------------------------------------------------------------------------------- 01
@@ -393,3 +394,12 @@ def test_the_rescaled_estimate_has_the_spread_of_the_conditional_one():
     z_0, goal = ((z - sigma * eps) / alpha for eps in (noise, cond))
     assert torch.allclose(z_0.std((1, 2, 3)), goal.std((1, 2, 3)), rtol=1e-12)
     assert not torch.allclose(noise.std((1, 2, 3)), cond.std((1, 2, 3)), rtol=0.05)
+
+
+def test_a_maximum_of_the_batch_gives_nan_for_any_seed():
+    """Where an example of small scores is beside one of large scores, whatever their numbers."""
+    for seed in range(20):
+        q, k, v = find("05.1").inputs(seed)[-1].inputs
+        found, right = by_hand_with_one_maximum(q, k, v), by_hand(q, k, v)
+        assert found.isnan().all(dim=1).tolist() == [True, False, True]
+        assert right.isfinite().all()

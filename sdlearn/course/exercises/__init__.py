@@ -1,7 +1,8 @@
 """The exercises and quizzes of the course: one file a notebook, `nb05_attention.py` for 05.
 
 Each file holds EXERCISES and QUESTIONS, tuples of plain data (see sdlearn.course.exercise). It is
-imported when somebody asks for one of its exercises.
+imported when one of its exercises is asked for. Where there is a file `nb05_attention.md` beside
+it, that holds the mistakes (see `edits`).
 """
 
 from importlib import import_module

@@ -258,10 +258,36 @@ RIGHT = {
         block(lambda s, x, text, image, how: own_queries(s, x, text, image, how)),
     ],
 }
+
+
+def by_hand_with_one_maximum(q, k, v):
+    weights = (scores(q, k) - scores(q, k).max()).exp()
+    return see(weights / weights.sum(1, keepdim=True), v)
+
+
 VERDICTS = [
     ExpectedVerdict(
         "05.5",
         OtherLayers,
         says=("The names of the weights differ: `attn1.to_q.weight`", "more missing"),
+    ),
+    ExpectedVerdict("05.1", by_hand_with_one_maximum, "one maximum for the whole batch"),
+    ExpectedVerdict(
+        "05.1",
+        lambda q, k, v: see((torch.einsum("bd,bmd->bm", q, k) / math.sqrt(len(q))).softmax(1), v),
+        "scale by the batch size",
+    ),
+    ExpectedVerdict(
+        "05.3", lambda q, k, v, lengths: read_words(q, k, v, lengths - 1), "one word too few"
+    ),
+    ExpectedVerdict(
+        "05.3",
+        lambda q, k, v, lengths: (
+            word_scores(q, k)
+            .masked_fill(torch.arange(1, k.shape[1] + 1) >= lengths[:, None, None], -math.inf)
+            .softmax(-1)
+            @ v
+        ),
+        "one word too few",
     ),
 ]
