@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ def parts(path: Path) -> list[str]:
     return list(found)
 
 
-def runs(node: ast.stmt) -> bool:
+def runs(node: ast.stmt) -> TypeGuard[ast.ClassDef]:
     """Whether it defines a module: a class with a method `forward`."""
     body = node.body if isinstance(node, ast.ClassDef) else []
     return any(isinstance(part, ast.FunctionDef) and part.name == "forward" for part in body)
@@ -151,7 +151,12 @@ def run(program: list[Statement], slip: str = "") -> list[Pair]:
     """
     pairs: list[Pair] = []
 
-    def same(mine, theirs, *inputs, tolerance=1e-12):
+    def same(
+        mine: Callable[..., Any],
+        theirs: Callable[..., Any],
+        *inputs: Any,
+        tolerance: float = 1e-12,
+    ) -> None:
         comparing.same(mine, theirs, *inputs, tolerance=tolerance)
         pairs.append(Pair(mine, theirs, inputs, tolerance))
 
@@ -173,8 +178,9 @@ def run(program: list[Statement], slip: str = "") -> list[Pair]:
 def spoil(values: dict[str, Any], name: str) -> None:
     part = values[name]
     if isinstance(part, type):
-        forward = part.forward
-        part.forward = lambda *given, **named: slipped(forward(*given, **named))
+        network: Any = part
+        forward = network.forward
+        network.forward = lambda *given, **named: slipped(forward(*given, **named))
     else:
         values[name] = lambda *given, **named: slipped(part(*given, **named))
 
