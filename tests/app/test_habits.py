@@ -50,9 +50,8 @@ def python_of(job: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------- workflows
 
 
-def test_the_supported_pythons_are_said_once():
+def test_the_supported_pythons_are_the_same_everywhere():
     assert f">=3.{lab.OLDEST[1]}" == PROJECT["requires-python"]
-    assert SUPPORTED == ["3.11", "3.12", "3.13", "3.14"]
     assert PYPROJECT["tool"]["mypy"]["python_version"] == SUPPORTED[0]
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py3{lab.OLDEST[1]}"
     minors = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if " Python :: 3." in c}
@@ -194,9 +193,10 @@ def test_everything_but_tests_is_type_checked_strictly():
 # -------------------------------------------------------------------------------------- spelling
 
 
-def misspelt(folder: Path) -> list[str]:
-    """What codespell says of a folder with the settings of this repository, file by file."""
-    command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml"), "."]
+def misspelt(folder: Path, *files: str) -> list[str]:
+    """The files of a folder in which codespell finds slips, with this repository's settings."""
+    command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml")]
+    command += files or ["."]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.stderr == ""
     return sorted(re.findall(r"^\.[\\/]([^:]+):\d+: ", done.stdout, re.MULTILINE))
@@ -227,6 +227,16 @@ def test_british_words_and_mathematical_names_are_no_slips(tmp_path):
     )
     (tmp_path / "page.md").write_text(words)
     assert misspelt(tmp_path) == []
+
+
+def test_the_pieces_of_words_in_a_tokenizer_are_no_slips(tmp_path):
+    """Neither where codespell looks for files itself, nor where a hook names them."""
+    place = tmp_path / "data" / "tokenizer"
+    place.mkdir(parents=True)
+    for file in (place / "merges.txt", tmp_path / "tokenizer.py"):
+        file.write_text("yel" + "lo\n")
+    assert misspelt(tmp_path) == ["tokenizer.py"]
+    assert misspelt(tmp_path, "data/tokenizer/merges.txt", "./tokenizer.py") == ["tokenizer.py"]
 
 
 # -------------------------------------------------------------------------------------- citation
