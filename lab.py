@@ -5,7 +5,7 @@
     python lab.py setup           only set up: make .venv and install the course into it
     python lab.py test            the whole suite: lint, types, tests and notebooks
     python lab.py test -k vae     only some tests; everything after "test" goes to pytest
-    python lab.py lint            ruff, mypy and the state of the stored notebooks
+    python lab.py lint            ruff, mypy, codespell and the state of the stored notebooks
     python lab.py format          let ruff and the notebook cleaner put things in order
 
 Options after `python lab.py` go to JupyterLab, such as --no-browser.
@@ -39,6 +39,7 @@ LINT = [
     ("ruff check", ["-m", "ruff", "check", "."]),
     ("ruff format", ["-m", "ruff", "format", "--check", "."]),
     ("mypy", ["-m", "mypy"]),
+    ("codespell", ["-m", "codespell_lib"]),
     ("stored notebooks", ["tools/nbtool.py", "check"]),
 ]
 FORMAT = [
@@ -252,7 +253,7 @@ def install() -> None:
         errors="replace",
     )
     said = []
-    for line in done.stdout:
+    for line in done.stdout or ():
         print(line, end="", flush=True)
         said.append(line)
     if done.wait() != 0:

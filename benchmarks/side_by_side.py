@@ -20,13 +20,14 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a red cat to the left of a blue house on the sand at night"
+M = TypeVar("M", bound=nn.Module)
 
 
 class Row(NamedTuple):
@@ -165,7 +166,9 @@ def training(turns: int = 21) -> Row:
     z_0, eps, context = torch.randn(64, 4, 8, 8), torch.randn(64, 4, 8, 8), torch.randn(64, 77, 128)
     t = torch.randint(0, 1000, (64,))
 
-    def step(network: nn.Module, predict: Callable[[Tensor, Tensor, Tensor], Tensor]):
+    def step(
+        network: nn.Module, predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
         def work() -> None:
@@ -224,7 +227,7 @@ def pictures(
         theirs = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
     theirs.set_progress_bar_config(disable=True)
     if compiled:
-        mine.unet = torch.compile(mine.unet)
+        mine.unet = cast(UNet, torch.compile(mine.unet))
         theirs.unet = torch.compile(theirs.unet)
     name = f"{spec.name}, one picture of {spec.size} x {spec.size}, {steps} steps, {dtype}"
     return paired(
@@ -314,7 +317,7 @@ def best(work: Callable[[], object], flop: float) -> float:
     return flop / min(seconds(work) for _ in range(10)) / 1e9
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: M) -> M:
     return module.eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ from functools import cache, wraps
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ def parts(path: Path) -> list[str]:
     return list(found)
 
 
-def runs(node: ast.stmt) -> bool:
+def runs(node: ast.stmt) -> TypeGuard[ast.ClassDef]:
     """Whether it defines a module: a class with a method `forward`."""
     body = node.body if isinstance(node, ast.ClassDef) else []
     return any(isinstance(part, ast.FunctionDef) and part.name == "forward" for part in body)
@@ -155,7 +155,9 @@ def run(program: list[Statement], slip: str = "") -> list[Pair]:
     pairs: list[Pair] = []
     places = {statement.place for statement in program}
 
-    def same(mine, theirs, *inputs, tolerance=1e-12):
+    def same(
+        mine: Callable[..., Any], theirs: Callable[..., Any], *inputs: Any, tolerance: float = 1e-12
+    ) -> None:
         try:
             comparing.same(mine, theirs, *inputs, tolerance=tolerance)
         except RuntimeError as error:
@@ -187,7 +189,8 @@ class Unspoilt(Exception):
 def spoil(values: dict[str, Any], name: str) -> None:
     part = values[name]
     if isinstance(part, type):
-        part.forward = wrong(part.forward)
+        network: Any = part
+        network.forward = wrong(network.forward)
     else:
         values[name] = wrong(part)
 

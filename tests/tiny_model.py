@@ -44,7 +44,7 @@ def tiny_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = []
     for word in sorted(set(" ".join(CAPTIONS).split())):  # letter by letter from the left
-        *letters, end = word
+        *letters, end = list(word)
         pieces = [*letters, end + "</w>"]
         merges += [("".join(pieces[:k]), pieces[k]) for k in range(1, len(pieces))]
     merges = list(dict.fromkeys(merges))

@@ -9,7 +9,7 @@ it is found at the end by looking for new files. A table shows what was measured
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from unittest.mock import patch
 
 import pytest
@@ -109,7 +109,7 @@ class Watch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for key, value in report.user_properties:
             if key == PROPERTY:
-                name, usage = value
+                name, usage = cast("tuple[str, list[float] | None]", value)
                 self.usages[name] = Usage(*usage) if usage else None
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

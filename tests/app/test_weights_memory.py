@@ -181,6 +181,8 @@ def test_a_pickle(tmp_path, archive):
     path = tmp_path / "pytorch_model.bin"
     torch.save(content, path, _use_new_zipfile_serialization=archive)
     result = load("text", path)
+    # Older torch reads an archive's numbers even where map_location says "meta", and drops them.
+    reads_all = archive and not hasattr(torch.serialization, "_is_meta_location")
     assert result["size"] == 4 * 123_060_480
-    assert result["peak"] < MODEST * result["size"]
+    assert result["peak"] < (MODEST + 2 * reads_all) * result["size"]
     check_ends(result["ends"])

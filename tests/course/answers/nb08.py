@@ -106,7 +106,7 @@ def by_numbers(prediction, z_0, eps, abar, gamma):
     for k in range(len(abar)):
         a, s = abar[k].sqrt(), (1 - abar[k]).sqrt()
         snr = abar[k] / (1 - abar[k])
-        weight = (snr if snr < gamma else gamma) / (1 + snr)
+        weight = min(snr, gamma) / (1 + snr)
         total = total + weight * ((prediction[k] - a * eps[k] + s * z_0[k]) ** 2).mean()
     return total / len(abar)
 
