@@ -3,6 +3,7 @@
 import dis
 import inspect
 import io
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +44,7 @@ def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.
             function = ready(exercise, answer, case, dtype)
             if isinstance(function, Failure):
                 return function
+            torch.manual_seed(0)  # whatever was drawn for weights
             result = settled(function(*inputs))
     except (Exception, SystemExit) as error:
         return failure(error, answer)
@@ -60,7 +62,8 @@ def ready(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype) -> An
     """The function to call: the answer itself, or a module with the same weights as all others."""
     if exercise.kind == "function":
         return answer
-    module, model = answer(*case.build), disturbed(exercise.solution(*case.build))
+    model = disturbed(exercise.solution(*case.build))  # first, so that nothing drawn by the
+    module = answer(*case.build)  # learner's class, a layer more perhaps, changes its weights
     trouble = copy_weights(model, module)
     return Failure(trouble) if trouble else module.to(dtype)
 
@@ -85,7 +88,45 @@ def failure(error: BaseException, answer: Any) -> Failure:
         return Failure(f"{place} is still to be written.", blank=True)
     text = f"{type(error).__name__}: {text}".rstrip(".: ")
     text = text if len(text) < 240 else f"{text[:240]} …"
-    return Failure(f"{place} raised {text}.", raised=text)
+    return Failure(f"{place} raised {text}.{advice(text)}", raised=text)
+
+
+ADVICE = (
+    ("pop from empty list", "More is taken from a list than was put into it."),
+    (r"Target .* out of bounds", "There are more right answers than choices: which are the rows?"),
+    (
+        "must match the size of tensor|are not broadcastable|not broadcastable|shape mismatch",
+        "Two shapes do not fit together: an axis of length 1 may be missing, as `x[:, None]` makes "
+        "one, or two axes are exchanged.",
+    ),
+    (
+        "mat1 and mat2|size for first two dimensions|inconsistent tensor size|size mismatch",
+        "In a matrix product the last axis of the first must be as long as the last but one of the "
+        "second: a transpose may be missing.",
+    ),
+    (
+        "same dtype|expected scalar type|dtypes? .*(match|equal)|expected m1 and m2",
+        "Two tensors have different dtypes: bring one to that of the other, `.to(x.dtype)`.",
+    ),
+    ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
+    (
+        "must be Tensor, not",
+        "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
+    ),
+    ("object has no attribute '(sqrt|exp|log|shape|view|cos|sin|dim|float)'",
+     "You call a tensor's method on something that is none, a plain number perhaps."),
+    ("index out of range|out of bounds", "An index is beyond the end: count from 0."),
+    ("is invalid for input of size", "The lengths do not multiply to that many numbers."),
+    ("is not defined", "A name is missing: is it spelt as where you set it?"),
+    ("math domain error", "A root or logarithm of a number below 0."),
+    ("only (one element|integer) tensors", "A tensor of several numbers cannot become one number."),
+    ("Boolean value of Tensor", "A tensor has no single truth value: use `torch.where` or a mask."),
+)  # fmt: skip
+
+
+def advice(text: str) -> str:
+    """What an exception of torch or Python usually means, behind a blank; "" for others."""
+    return next((f" {said}" for pattern, said in ADVICE if re.search(pattern, text)), "")
 
 
 # ----------------------------------------------------------------------- looking at the code itself

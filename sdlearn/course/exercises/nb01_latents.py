@@ -798,6 +798,22 @@ BETWEEN = Exercise(
             "second axis on. Then some pair may have the angle 0, which needs the straight line.",
         ),
         Mistake(
+            "the mean angle for the batch",
+            lambda a, b, weight: guarded(
+                a, b, weight, angle_along(a, b, (1, 2, 3)).mean().expand(len(a), 1, 1, 1)
+            ),
+            "You average the angles of the batch and use their mean for all. Every pair has its "
+            "own angle: keep the batch's axis, `.view(-1, 1, 1, 1)`.",
+        ),
+        Mistake(
+            "the first angle for the batch",
+            lambda a, b, weight: guarded(
+                a, b, weight, angle_along(a, b, (1, 2, 3))[:1].expand(len(a), 1, 1, 1)
+            ),
+            "You use the angle of the first pair for the whole batch. Every pair has its own: keep "
+            "the batch's axis, `.view(-1, 1, 1, 1)`.",
+        ),
+        Mistake(
             "an angle at each position",
             lambda a, b, weight: torch.where(
                 angle_along(a, b, (1, 2, 3)).sin() < 1e-6,
