@@ -41,10 +41,13 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
             return Finding("not attempted", result.sentence)
     apart = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
     if any(apart):
+        mistaken = []
         for mistake in exercise.mistakes:
-            if matches(mine, results(exercise, mistake.answer), exercise.tolerance):
+            mistaken.append(results(exercise, mistake.answer))
+            if matches(mine, mistaken[-1], exercise.tolerance):
                 return Finding("not yet", mistake.sentence, mistake.name)
-        trial = Trial(exercise, answer, mine, expected, [bool(said) for said in apart])
+        wrong = [bool(said) for said in apart]
+        trial = Trial(exercise, answer, mine, expected, wrong, mistaken)
         return Finding("not yet", unforeseen(trial, apart))
     if exercise.kind == "value":
         return Finding("right", "This is the number.")

@@ -141,7 +141,8 @@ def difference(mine: Any, theirs: Any, tolerance: float, place: str = "the resul
         if math.isclose(value, theirs, rel_tol=tolerance):
             return ""
         shown, expected = told_apart(float(value), theirs, 6)
-        few = "; it agrees to only a few digits" * math.isclose(value, theirs, rel_tol=1e-5)
+        close = math.isclose(value, theirs, rel_tol=1e-5)
+        few = "; it agrees to only a few digits, as if computed in float32" * close
         return f"{place} is {shown}, and {expected} is expected{few}"
     if isinstance(theirs, Mapping):
         if not isinstance(mine, Mapping) or set(mine) != set(theirs):

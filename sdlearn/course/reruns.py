@@ -80,27 +80,21 @@ def loaded(answer: Any) -> list[bool]:
 
 
 def nearly(trial: Trial) -> str:
-    """A known mistake that explains most of the inputs on which the answer is wrong."""
-    best, said = 0, ""
+    """A known mistake that explains at least half of the inputs on which the answer is wrong."""
     wrong = [k for k, is_wrong in enumerate(trial.wrong) if is_wrong]
-    for mistake in trial.exercise.mistakes:
-        cases = trial.cases
-        found = 0
-        for seen, k in enumerate(wrong):
-            if isinstance(trial.mine[k], Failure) or 2 * (seen - found) > len(wrong):
-                continue
-            result = run(trial.exercise, mistake.answer, cases[k])
-            right = (
-                difference(result, trial.mine[k], trial.exercise.tolerance)
-                if not isinstance(result, Failure)
-                else "it fails"
-            )
-            found += not right
-        if found > best:
+    enough, best, said = max(2, len(wrong) / 2), 0, ""
+    for mistake, results in zip(trial.exercise.mistakes, trial.mistaken, strict=True):
+        found = sum(alike(trial.mine[k], results[k], trial.exercise.tolerance) for k in wrong)
+        if found >= enough and found > best:
             best, said = found, mistake.sentence
-    if best < 2 or 2 * best < len(wrong):
+    if not said:
         return ""
     return f"On {best} of the {len(wrong)} inputs on which it is wrong, this is what you do: {said}"
+
+
+def alike(mine: Any, other: Any, tolerance: float) -> bool:
+    failed = isinstance(mine, Failure) or isinstance(other, Failure)
+    return not failed and not difference(mine, other, tolerance)
 
 
 def parts(trial: Trial) -> str:
@@ -121,7 +115,7 @@ def parts(trial: Trial) -> str:
         ]
     parts_of = solution.named_modules()
     simple = {name: part for name, part in parts_of if name in names}
-    for one, other in permutations(simple, 2):
+    for one, other in permutations([name for name in outer if name in simple], 2):
         shapes = [[x.shape for x in simple[name].parameters()] for name in (one, other)]
         if type(simple[one]) is type(simple[other]) and shapes[0] == shapes[1] != []:
             changes.append((f"`{other}` is used for `{one}`", one, Instead(other)))
@@ -177,8 +171,11 @@ class First(nn.Module):
 def altered(trial: Trial, k: int, name: str, change: Change) -> bool:
     """Whether the solution with one part changed gives my result for case k."""
     module = trial.solutions[k]
-    part = module.get_submodule(name)
-    other = module.get_submodule(change.name) if isinstance(change, Instead) else change(part)
+    there = dict(module.named_modules())
+    if name not in there or (isinstance(change, Instead) and change.name not in there):
+        return False  # this case builds a smaller one
+    part = there[name]
+    other = there[change.name] if isinstance(change, Instead) else change(part)
     try:
         module.set_submodule(name, other)
         result = trial.solve(k, trial.unchanged[k].inputs)
@@ -201,14 +198,14 @@ def alone(trial: Trial) -> str:
         return ""
     fine = [same_row(x, trial.expected[k], i) for i, x in enumerate(mine)]
     together = [same_row(row(trial.mine[k], i), trial.expected[k], i) for i in range(b)]
+    if together[0] and not any(together[1:]):
+        return "Only the first example of the batch is right: something of it is used for all."
     if all(fine):
         return (
             "For each example alone your code gives the right result, and for the batch it does "
             "not: somewhere the examples are mixed, as by a mean, a norm or a softmax along axis "
             "0, or one example's number is used for all."
         )
-    if together[0] and not any(together[1:]):
-        return "Only the first example of the batch is right: something of it is used for all."
     whole = [same_row(x, trial.mine[k], i) for i, x in enumerate(mine)]
     if not any(whole) and not any(isinstance(x, Failure) for x in mine):
         return (

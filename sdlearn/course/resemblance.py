@@ -65,7 +65,10 @@ def order(trial: Trial) -> str:
                 a, b = x, y
                 break
     if isinstance(a, (list, tuple)) and isinstance(b, list):
-        return relations.sequences(a, b)
+        return "" if leaves([*a, *b]) else relations.sequences(a, b)
+    if isinstance(a, (list, tuple)) and isinstance(b, tuple) and 1 < len(a) < len(b):
+        begins = not difference(list(a), list(b[: len(a)]), 1e-9)
+        return f"What there is is right; {len(b)} results are asked for." * begins
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return relations.reshaped(a, b) if a.shape != b.shape else ""
     return wrapped(a, b)
@@ -117,11 +120,16 @@ def weights(trial: Trial) -> str:
             for name, x in zip(trial.names, case.inputs, strict=False)
             if isinstance(x, Tensor) and x.shape == b.shape and x.is_floating_point()
         }
-        if len(shown) < 1 or (names and list(shown) != names) or b[0].numel() <= 2 * len(shown):
+        if not shown or (names and list(shown) != names):
             return ""
         names = list(shown)
+        if b[0].numel() <= 2 * len(shown):  # too few numbers to tell
+            continue
         for i in range(len(b)):
             basis = torch.stack([x[i].double().flatten() for x in shown.values()], dim=1)
+            usable = bool(a[i].isfinite().all() and basis.isfinite().all())
+            if not usable or torch.linalg.matrix_rank(basis) < len(names):
+                continue
             both = [fitted(basis, x[i]) for x in (a, b)]
             few = few or b.dtype != torch.float64
             if both[0] is None or both[1] is None:
@@ -129,6 +137,8 @@ def weights(trial: Trial) -> str:
             mine.append(both[0])
             right.append(both[1])
             where.append((k, i))
+    if not mine:
+        return ""
     a, b = torch.stack(mine), torch.stack(right)
     enough = 1e-5 if few else 1e-7
     wrong = [j for j in range(len(names)) if not relations.near(a[:, j], b[:, j], enough)]
@@ -228,7 +238,7 @@ def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
     """Properties of inputs, as words and as one truth value a case."""
     cases = trial.unchanged
     tensors = [leaves(list(c.inputs)) for c in cases]
-    batches = [batch(x) for x in trial.expected]
+    batches = [batch(row) for row in tensors]
     if any(batches):
         yield "the batch has one example", [b == 1 for b in batches]
         yield "the batch has several examples", [b > 1 for b in batches]
@@ -264,9 +274,6 @@ def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
         yield f"{name} is above 0", [x > 0 for x in column]
         yield f"{name} is above 1", [x > 1 for x in column]
         yield f"{name} is at most 1", [x <= 1 for x in column]
-        if all(isinstance(x, int) for x in column):
-            yield f"{name} is even", [x % 2 == 0 for x in column]
-            yield f"{name} is odd", [x % 2 == 1 for x in column]
     for (one, first), (two, second) in combinations(numbers.items(), 2):
         pairs = list(zip(first, second, strict=True))
         yield f"{one} is below {two}", [x < y for x, y in pairs]
@@ -277,17 +284,22 @@ def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
         yield f"{one} and {two} are different", [x != y for x, y in pairs]
         if all(isinstance(x, int) for x in (*first, *second)) and all(second):
             yield f"{two} divides {one}", [x % y == 0 for x, y in pairs]
+            yield f"{two} does not divide {one}", [x % y != 0 for x, y in pairs]
     if "`h`" in numbers and "`w`" in numbers and "`f`" in numbers:
-        sides = zip(numbers["`h`"], numbers["`w`"], numbers["`f`"], strict=True)
+        sides = list(zip(numbers["`h`"], numbers["`w`"], numbers["`f`"], strict=True))
         yield "`f` divides `h` and `w`", [h % f == 0 and w % f == 0 for h, w, f in sides]
+        yield "`f` divides neither `h` nor `w`", [h % f != 0 and w % f != 0 for h, w, f in sides]
 
 
 def choices(trial: Trial) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Arguments that can be told apart by their value, and the value in each case."""
+    """Arguments that can be told apart by their value, and the value in each case. A number counts
+    only if every value occurs several times: others say more about the inputs than the answer."""
     columns = zip(*(c.inputs for c in trial.unchanged), strict=False)
     for name, column in zip(trial.names, columns, strict=False):
-        plain = all(isinstance(x, (str, int, float)) or x is None for x in column)
-        if plain and (1 < len(set(column)) < len(column) or len(column) < 5):
+        if not all(isinstance(x, (str, int, float)) or x is None for x in column):
+            continue
+        often = all(column.count(x) > 1 or isinstance(x, str) or x is None for x in column)
+        if often and len(set(column)) > 1:
             yield f"`{name}`", column
 
 

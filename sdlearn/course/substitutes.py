@@ -162,6 +162,8 @@ def edits(one: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
         )
     if one == "numbers":
         yield "1 - x for every x in {}", lambda row: type(row)(1 - x for x in row)
+        yield "the square of every x in {}", lambda row: type(row)(x**2 for x in row)
+        yield "the root of every x in {}", lambda row: type(row)(real(x**0.5) for x in row)
         yield "-x for every x in {}", lambda row: type(row)(-x for x in row)
         yield "x - 1 for every x in {}", lambda row: type(row)(x - 1 for x in row)
         yield "x + 1 for every x in {}", lambda row: type(row)(x + 1 for x in row)

@@ -18,13 +18,15 @@ STUMBLES = RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ari
 
 @dataclass(frozen=True)
 class Trial:
-    """A wrong answer beside the solution; `mine`, `expected` and `wrong` have one entry a case."""
+    """A wrong answer beside the solution; `mine`, `expected` and `wrong` have one entry a case,
+    and so has each known mistake in `mistaken`."""
 
     exercise: Exercise
     answer: Any
     mine: list[Any]
     expected: list[Any]
     wrong: list[bool]
+    mistaken: list[list[Any]]  # what each known mistake gave
 
     @property
     def cases(self) -> list[Case]:

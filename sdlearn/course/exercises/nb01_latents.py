@@ -398,6 +398,19 @@ PSNR = Exercise(
             "You compare the range itself with a squared error. Square the range, too: 2² = 4.",
         ),
         Mistake(
+            "absolute errors",
+            lambda a, b, mask: (
+                20
+                * torch.log10(
+                    2
+                    * (mask[:, None].sum((1, 2, 3)) * a.shape[1])
+                    / ((a - b).abs() * mask[:, None]).sum((1, 2, 3))
+                )
+            ),
+            "You average the absolute errors. The mean *squared* error is what PSNR is made of: a "
+            "few large errors count for more than many small ones.",
+        ),
+        Mistake(
             "twenty",
             lambda a, b, mask: 20 * torch.log10(4 / mean_error(a, b, mask)),
             "Twice too much: 20 belongs to a quotient of amplitudes, range / root of the error; "

@@ -62,6 +62,24 @@ DRAW = Exercise(
             "`torch.exp(0.5 * logvar)`.",
         ),
         Mistake(
+            "the mean scaled",
+            lambda mean, logvar, noise: mean * torch.exp(0.5 * logvar) + noise,
+            "You multiply the mean by the standard deviation, and add the noise as it is. It is "
+            "the noise that is scaled: a narrow posterior stays close to its mean.",
+        ),
+        Mistake(
+            "mean and noise scaled",
+            lambda mean, logvar, noise: (mean + noise) * torch.exp(0.5 * logvar),
+            "You multiply mean and noise by the standard deviation. Only the noise is scaled; the "
+            "mean is added as it is.",
+        ),
+        Mistake(
+            "noise added unscaled",
+            lambda mean, logvar, noise: mean + torch.exp(0.5 * logvar) + noise,
+            "You add the standard deviation to the noise. Multiply them: noise of variance 1 times "
+            "σ has the variance σ².",
+        ),
+        Mistake(
             "root of the logarithm",
             lambda mean, logvar, noise: draw_with(mean, logvar.abs().sqrt(), noise),
             "You take the root of `logvar`. The root belongs to the variance, so the exponential "
@@ -364,6 +382,14 @@ KL = Exercise(
             "Try q = p: your result is half the number of numbers, and must be zero.",
         ),
         Mistake(
+            "absolute distance",
+            lambda m, v, mp, vp: (
+                0.5 * ((m - mp).abs() / vp.exp() + (v - vp).exp() - 1 - (v - vp))
+            ).sum((1, 2, 3)),
+            "You take the absolute distance of the means. It is the *squared* distance that is "
+            "compared with the variance of p.",
+        ),
+        Mistake(
             "distance not scaled",
             lambda m, v, mp, vp: sum_of(
                 lambda apart, ratio, log: 0.5 * (apart * vp.exp() + ratio - 1 - log), m, v, mp, vp
@@ -633,6 +659,18 @@ FACTOR = Exercise(
             lambda mean, logvar: 1 / logvar.exp().mean().sqrt(),
             "You take the width of the posteriors only. Most of the spread comes from the pages "
             "being different, so that their centres lie apart.",
+        ),
+        Mistake(
+            "widths added up",
+            lambda mean, logvar: factor_with(mean, logvar.exp().sum(), mean.mean()),
+            "You add up the variances of all posteriors. It is their *mean* that comes to the "
+            "variance of the means: the more numbers, the larger your sum.",
+        ),
+        Mistake(
+            "widths subtracted",
+            lambda mean, logvar: factor_with(mean, -logvar.exp().mean(), mean.mean()),
+            "You subtract the mean variance of the posteriors. Samples vary more than their means, "
+            "so it is added.",
         ),
         Mistake(
             "deviations added",

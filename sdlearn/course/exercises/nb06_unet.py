@@ -315,6 +315,20 @@ class NoOne(AdaptiveBlock):
         return self.conv_shortcut(x) + self.conv2(F.silu(h))
 
 
+class Rectified(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = self.norm2(self.conv1(F.relu(self.norm1(x)))) * (1 + scale) + shift
+        return self.conv_shortcut(x) + self.conv2(F.relu(h))
+
+
+class ShiftInTheScale(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = self.norm2(first_half(self, x)) * (1 + scale + shift)
+        return self.conv_shortcut(x) + self.conv2(F.silu(h))
+
+
 class HalvesExchanged(AdaptiveBlock):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         shift, scale = told(self, emb)
@@ -484,6 +498,18 @@ ADAPTIVE = Exercise(
             NoSecondSiLU,
             "The second SiLU is missing, between the scaled and shifted map and `conv2`. All else "
             "is right.",
+        ),
+        Mistake(
+            "ReLU for SiLU",
+            Rectified,
+            "Your activation is ReLU; the ResBlock's is SiLU, x · sigmoid(x), which is smooth and "
+            "lets a little of the negative values through.",
+        ),
+        Mistake(
+            "the shift in the scale",
+            ShiftInTheScale,
+            "You add the shift to the scale, so that the map is multiplied by both. The shift is "
+            "added after the multiplication: `norm2(h) * (1 + scale) + shift`.",
         ),
         Mistake(
             "shifted, then scaled",

@@ -281,6 +281,12 @@ HO = Exercise(
             "The root of the variance is taken of sigma_s² / sigma_t² only; (1 - a) needs it, too.",
         ),
         Mistake(
+            "variance of the forward step",
+            ho(std=lambda keep, here, there: 1 - keep),
+            "You multiply the fresh noise by 1 - a. That is the variance of the forward step; the "
+            "posterior's standard deviation is sigma_s / sigma_t · √(1 - a).",
+        ),
+        Mistake(
             "the other variance",
             ho(std=lambda keep, here, there: (1 - keep).sqrt()),
             "Your variance is 1 - a, what the forward step adds. Ho et al. tried this, too, and "
@@ -855,6 +861,11 @@ def halfway_factors(here: Point, there: Point) -> Point:
     return Point(mean_t(here, there), *factors)
 
 
+def halfway_alpha(here: Point, there: Point) -> Point:
+    alpha = (here.alpha + there.alpha) / 2
+    return Point(mean_t(here, there), alpha, (1 - alpha**2).sqrt())
+
+
 def geometric_factors(here: Point, there: Point) -> Point:
     factors = (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt()
     return Point(mean_t(here, there), *factors)
@@ -1151,6 +1162,13 @@ MIDPOINT = Exercise(
             stepping(middle_step(halfway_factors)),
             "You take the means of alpha and of sigma. Their squares no longer add up to 1, and no "
             "time of the schedule has such a pair: make both from their ratio.",
+        ),
+        Mistake(
+            "the mean of alpha",
+            stepping(middle_step(halfway_alpha)),
+            "You take the mean of the two alphas, and the sigma that belongs to it. The middle of "
+            "a step is where the *ratio* sigma / alpha is the geometric mean of both ends: "
+            "halfway on the logarithmic scale, on which the step is taken.",
         ),
         Mistake(
             "geometric means of alpha and of sigma",
