@@ -45,7 +45,7 @@ def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.
             function = ready(exercise, answer, case, dtype)
             if isinstance(function, Failure):
                 return function
-            torch.manual_seed(0)  # whatever was drawn for weights
+            torch.default_generator.manual_seed(0)  # whatever was drawn for weights
             result = settled(function(*inputs))
     except (Exception, SystemExit) as error:
         return failure(error, answer)
@@ -79,7 +79,7 @@ def model_for(solution: type[nn.Module], build: tuple[Any, ...]) -> nn.Module:
 def undisturbed() -> Iterator[None]:
     """The same random numbers for everyone, none taken from the learner; nothing is printed."""
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # of the processor alone: a hundred times faster
         yield
 
 

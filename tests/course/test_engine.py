@@ -338,6 +338,12 @@ def angle_of_all(a, b, weight):
     return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
 
 
+def mean_angle(a, b, weight):
+    u, v = (F.normalize(x.flatten(1), dim=1) for x in (a, b))
+    theta = (u * v).sum(1).clamp(-1, 1).acos().mean()
+    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+
+
 def log_sigma(mean, logvar, mean_p, logvar_p):
     s, p = logvar.exp(), logvar_p.exp()
     terms = (p / s).log() + (s**2 + (mean - mean_p) ** 2) / (2 * p**2) - 0.5
@@ -417,6 +423,7 @@ def windows(i, levels, width, step):
 
 NAMED = [
     ("01.5", angle_of_all, "one angle, and no guard"),
+    ("01.5", mean_angle, "the mean angle for the batch"),
     ("02.3", log_sigma, "logvar taken for log sigma"),
     ("02.5", lambda mean, logvar: 1 / mean.std(), "the variance of the means only"),
     ("02.6", lambda i, levels, w: (i, min(i + 2 * levels, w - 1)), "no stride"),
@@ -469,6 +476,15 @@ def shared_mean(q, k, v):
     return torch.einsum("bm,bme->be", (scores - scores.mean(0)).softmax(-1), v)
 
 
+def of_the_wrong_shapes(q, k, v):
+    return q.softmax(-1) * v
+
+
+def taking_too_many(widths, layers):
+    skips = list(widths)
+    return [skips.pop() for _ in range(9)]
+
+
 def first_for_all(a, b, weight):
     return right("01.5")(a, b, weight)[:1] + 0 * a
 
@@ -517,8 +533,8 @@ HINTS = [
     ("01.5", first_for_all, "Only the first example of the batch is right"),
     ("03.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
     ("04.1", lambda channel, dim: 6.28, "your code never uses"),
-    ("03.3", lambda q, k, v: q.softmax(-1) * v, "Two shapes do not fit"),
-    ("06.2", lambda widths, layers: [].pop(), "More is taken from a list than was put into it."),
+    ("03.3", of_the_wrong_shapes, "Two shapes do not fit"),
+    ("06.2", taking_too_many, "More is taken from a list than was put into it."),
     (
         "10.2",
         lambda m, z, t, e, p, s: right("10.2")(m, z[:1].expand_as(z), t, e, p, s),
