@@ -423,7 +423,6 @@ def windows(i, levels, width, step):
 
 NAMED = [
     ("01.5", angle_of_all, "one angle, and no guard"),
-    ("01.5", mean_angle, "the mean angle for the batch"),
     ("02.3", log_sigma, "logvar taken for log sigma"),
     ("02.5", lambda mean, logvar: 1 / mean.std(), "the variance of the means only"),
     ("02.6", lambda i, levels, w: (i, min(i + 2 * levels, w - 1)), "no stride"),
@@ -530,6 +529,7 @@ HINTS = [
     ("05.2", lambda x, heads: right("05.2")(x, heads)[:, :, :-1], "the last 1 are missing"),
     ("05.1", lambda q, k, v: right("05.1")(q, k, v)[:, None], "only the shape is not"),
     ("02.4", lambda pages, chances: right("02.4")(pages, chances)[0], "It is entry 0 alone"),
+    ("01.5", mean_angle, "You average the angles of the batch"),
     ("01.5", first_for_all, "Only the first example of the batch is right"),
     ("03.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
     ("04.1", lambda channel, dim: 6.28, "your code never uses"),
