@@ -68,12 +68,6 @@ DRAW = Exercise(
             "the noise that is scaled: a narrow posterior stays close to its mean.",
         ),
         Mistake(
-            "mean and noise scaled",
-            lambda mean, logvar, noise: (mean + noise) * torch.exp(0.5 * logvar),
-            "You multiply mean and noise by the standard deviation. Only the noise is scaled; the "
-            "mean is added as it is.",
-        ),
-        Mistake(
             "noise added unscaled",
             lambda mean, logvar, noise: mean + torch.exp(0.5 * logvar) + noise,
             "You add the standard deviation to the noise. Multiply them: noise of variance 1 times "
