@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sdlearn.course.clues import clues
 from sdlearn.course.comparing import difference, leaves
 from sdlearn.course.exercise import Case, Exercise
 from sdlearn.course.laws import LAWS
 from sdlearn.course.running import Failure, argument_names, is_blank, results, run, wrong_kind
+from sdlearn.course.trials import Trial
 
 
 class Finding(NamedTuple):
@@ -39,10 +41,14 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
             return Finding("not attempted", result.sentence)
     apart = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
     if any(apart):
+        mistaken = []
         for mistake in exercise.mistakes:
-            if matches(mine, results(exercise, mistake.answer), exercise.tolerance):
+            mistaken.append(results(exercise, mistake.answer))
+            if matches(mine, mistaken[-1], exercise.tolerance):
                 return Finding("not yet", mistake.sentence, mistake.name)
-        return Finding("not yet", unforeseen(exercise, answer, mine, apart))
+        wrong = [bool(said) for said in apart]
+        trial = Trial(exercise, answer, mine, expected, wrong, mistaken)
+        return Finding("not yet", unforeseen(trial, apart))
     if exercise.kind == "value":
         return Finding("right", "This is the number.")
     for law in LAWS:
@@ -68,15 +74,20 @@ def matches(mine: list[Any], mistaken: list[Any], tolerance: float) -> bool:
     return not all(raised) and not any(differ(a, b, tolerance) for a, b in pairs)
 
 
-def unforeseen(exercise: Exercise, answer: Any, mine: list[Any], apart: list[str]) -> str:
+def unforeseen(trial: Trial, apart: list[str]) -> str:
     """What can be said of a wrong answer that is none of the known mistakes."""
-    k = next(k for k, trouble in enumerate(apart) if trouble)
-    result, sizes = mine[k], sizes_of(exercise, exercise.inputs()[k])
+    k, exercise = trial.first, trial.exercise
+    result, sizes = trial.mine[k], sizes_of(exercise, exercise.inputs()[k])
+    told = " ".join(
+        clue
+        for clue in clues(trial)
+        if clue.replace("Everywhere your result", "everywhere it").rstrip(".") not in apart[k]
+    )
     if isinstance(result, Failure):
-        return f"{result.sentence} {sizes}".rstrip() if result.raised else result.sentence
-    unused = ignored(exercise, answer) if isinstance(result, Tensor) else ""
-    idle = f" And it does not depend on `{unused}`, though it should." if unused else ""
-    return f"{apart[k][0].upper()}{apart[k][1:]}.{idle} {sizes}".rstrip()
+        said = f"{result.sentence} {told}".rstrip()
+        return f"{said} {sizes}".rstrip() if result.raised else said
+    idle = "" if told else ignored(trial)
+    return " ".join(filter(None, (f"{apart[k][0].upper()}{apart[k][1:]}.", told, idle, sizes)))
 
 
 def sizes_of(exercise: Exercise, case: Case) -> str:
@@ -94,8 +105,9 @@ def described(name: str, value: Any) -> str:
     return f"{name} = {value!r}" if plain else name
 
 
-def ignored(exercise: Exercise, answer: Any) -> str:
-    """The first tensor argument that moves the solution but not the answer; "" without one."""
+def ignored(trial: Trial) -> str:
+    """Of the first tensor argument that moves the solution but not the answer, on these inputs."""
+    exercise = trial.exercise
     names = argument_names(exercise) if exercise.kind != "value" else []
     pairs = list(zip(exercise.inputs(0), exercise.inputs(1), strict=False))
     for k, name in enumerate(names):
@@ -106,10 +118,13 @@ def ignored(exercise: Exercise, answer: Any) -> str:
         ]
         moved = [
             any(differ(run(exercise, code, a), run(exercise, code, b), 1e-12) for a, b in swaps)
-            for code in (exercise.solution, answer)
+            for code in (exercise.solution, trial.answer)
         ]
         if moved == [True, False]:
-            return name
+            return (
+                f"On these inputs it stays the same whatever the numbers in `{name}` are: what you "
+                "do with them has no effect here."
+            )
     return ""
 
 

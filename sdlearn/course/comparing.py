@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdlearn.course import relations
+
 
 class Different(AssertionError):
     """Said in one sentence, without a traceback where IPython shows it."""
@@ -138,7 +140,10 @@ def difference(mine: Any, theirs: Any, tolerance: float, place: str = "the resul
             return "" if value == theirs else f"{place} is {value}, and {theirs} is expected"
         if math.isclose(value, theirs, rel_tol=tolerance):
             return ""
-        return f"{place} is {value:.6g}, and {theirs:.6g} is expected"
+        shown, expected = told_apart(float(value), theirs, 6)
+        close = math.isclose(value, theirs, rel_tol=1e-5)
+        few = "; it agrees to only a few digits, as if computed in float32" * close
+        return f"{place} is {shown}, and {expected} is expected{few}"
     if isinstance(theirs, Mapping):
         if not isinstance(mine, Mapping) or set(mine) != set(theirs):
             return f"{place} is {a_type(mine)}; expected is a dictionary of {listed(list(theirs))}"
@@ -183,9 +188,7 @@ def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -
     distance = (a - b).abs()
     apart = distance >= torch.minimum(tolerance * b.abs().max(), distance.max())
     first = tuple(apart.nonzero()[0].tolist())
-    numbers = [f"{float(x[first]):.4g}" for x in (a, b)]
-    if numbers[0] == numbers[1]:
-        numbers = [f"{float(x[first]):.12g}" for x in (a, b)]
+    numbers = told_apart(float(a[first]), float(b[first]), 4)
     where = f"first at {list(first)} " * bool(first)
     return (
         f"{place}, of shape {shapes[0]}, differs at {int(apart.sum())} of {apart.numel()} places, "
@@ -193,22 +196,40 @@ def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -
     )
 
 
+def told_apart(a: float, b: float, digits: int) -> tuple[str, str]:
+    """Two numbers with at least these digits, and as many more as it takes to see a difference."""
+    for enough in (digits, 9, 12, 17):
+        if f"{a:.{enough}g}" != f"{b:.{enough}g}":
+            break
+    return f"{a:.{enough}g}", f"{b:.{enough}g}"
+
+
 def remark(mine: Tensor, theirs: Tensor) -> str:
     """What a look at all numbers tells: a factor, a shift, an order, too few digits."""
     a, b = mine.flatten(), theirs.flatten()
-    if relative_error(a, b) < 1e-5:
+    error = relative_error(a, b)
+    if error < 1e-5:
+        apart = (a - b) * b.sign()
+        sided = len(a) > 2 and bool((apart > 0).all() or (apart < 0).all())
+        if sided:
+            return (
+                f"; everywhere it is too {'large' if apart[0] > 0 else 'small'}, by a relative "
+                f"{error:.0e}: something small was added, or a constant is rounded"
+            )
         return (
-            "; it agrees to only a few digits, as if computed in float32 or with rounded constants"
+            f"; it agrees to only a few digits (relative error {error:.0e}), as if computed in "
+            "float32, with rounded constants, or with something small added"
         )
     if len(a) < 4 or not b.any():
         return ""
     factor = float(a @ b / (b @ b))
     if relative_error(a, factor * b) < 1e-6 and abs(factor) > 1e-9:
-        return f"; everywhere it is {factor:.4g} times what is expected"
+        return f"; everywhere it is {relations.number(factor)} times what is expected"
     if (a - b).std() < 1e-6 * b.std():
         return f"; everywhere it is off by the same number, {float((a - b).mean()):.4g}"
     if relative_error(a.sort().values, b.sort().values) < 1e-6:
-        return "; all the right numbers are there, but in other places: look for a wrong reshape"
+        order = relations.rearranged(mine, theirs) or "look for a wrong reshape"
+        return f"; all the right numbers are there, but in other places: {order}"
     return ""
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdlearn.course import comparing, exercises
-from sdlearn.course.checking import judge
-from sdlearn.course.exercise import Question, Refused, source
+from sdlearn.course.checking import Finding, judge
+from sdlearn.course.exercise import Exercise, Question, Refused, check_cell, source
 
+NOTHING = object()  # no second argument; None and `...` are blank answers
 MARKS = {"right": "✓", "not yet": "✗", "not attempted": "○"}
 
 
@@ -44,14 +45,14 @@ class Check:
     """check(number, answer); check.grade(number, answer), where a class is graded; and
     check.same(mine, theirs, *inputs), see comparing.same."""
 
-    def __call__(self, number: str, answer: Any) -> Verdict:
+    def __call__(self, number: str, answer: Any = NOTHING) -> Verdict:
         """Try an answer on fresh inputs and say, in a sentence, whether it is right.
 
         number: of the exercise, such as "05.2". answer: the function, the class or the value
         itself. Whatever it does, this raises only for an unknown number.
         """
         exercise = exercises.find(number)
-        found = judge(exercise, answer)
+        found = no_answer(exercise) if answer is NOTHING else judge(exercise, answer)
         more = {
             "right": f'Compare with `solution("{number}")`.',
             "not yet": f'Stuck? `hint("{number}")`.',
@@ -62,7 +63,7 @@ class Check:
         markup = f'<div role="status"><b>{marked_up(head)}</b> {marked_up(said)}</div>'
         return Verdict(f"{head} {said}", markup, found.status, found.mistake)
 
-    def grade(self, number: str, answer: Any) -> None:
+    def grade(self, number: str, answer: Any = NOTHING) -> None:
         """Return for a right answer, raise Refused with the check's words for any other.
 
         nbgrader gives the points of a cell that neither raises nor writes to stderr. Whatever the
@@ -75,6 +76,12 @@ class Check:
             raise Refused(textwrap.fill(verdict.text, 90))  # a traceback wraps nothing
 
     same: Callable[..., None] = staticmethod(comparing.same)
+
+
+def no_answer(exercise: Exercise) -> Finding:
+    """What is said where only the number was given."""
+    call = check_cell(exercise)
+    return Finding("not attempted", f"Give your {exercise.kind} as the second argument: `{call}`.")
 
 
 check = Check()

@@ -3,9 +3,11 @@
 import dis
 import inspect
 import io
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +45,7 @@ def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.
             function = ready(exercise, answer, case, dtype)
             if isinstance(function, Failure):
                 return function
+            torch.default_generator.manual_seed(0)  # whatever was drawn for weights
             result = settled(function(*inputs))
     except (Exception, SystemExit) as error:
         return failure(error, answer)
@@ -60,16 +63,24 @@ def ready(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype) -> An
     """The function to call: the answer itself, or a module with the same weights as all others."""
     if exercise.kind == "function":
         return answer
-    module, model = answer(*case.build), disturbed(exercise.solution(*case.build))
-    trouble = copy_weights(model, module)
+    module = answer(*case.build)
+    trouble = copy_weights(model_for(exercise.solution, case.build), module)
     return Failure(trouble) if trouble else module.to(dtype)
+
+
+@lru_cache(maxsize=16)
+def model_for(solution: type[nn.Module], build: tuple[Any, ...]) -> nn.Module:
+    """The weights for everyone's module; they do not depend on what a learner's class draws."""
+    with undisturbed():
+        return disturbed(solution(*build))
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """The same random numbers for everyone, none taken from the learner; nothing is printed."""
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would also set every GPU's
+        # The CPU's generator alone: torch.manual_seed would set every GPU's, a hundred times slower.
+        torch.default_generator.manual_seed(0)
         yield
 
 
@@ -85,7 +96,45 @@ def failure(error: BaseException, answer: Any) -> Failure:
         return Failure(f"{place} is still to be written.", blank=True)
     text = f"{type(error).__name__}: {text}".rstrip(".: ")
     text = text if len(text) < 240 else f"{text[:240]} …"
-    return Failure(f"{place} raised {text}.", raised=text)
+    return Failure(f"{place} raised {text}.{advice(text)}", raised=text)
+
+
+ADVICE = (
+    ("pop from empty list", "More is taken from a list than was put into it."),
+    (r"Target .* out of bounds", "There are more right answers than choices: which are the rows?"),
+    (
+        "must match the size of tensor|are not broadcastable|not broadcastable|shape mismatch",
+        "Two shapes do not fit together: an axis of length 1 may be missing, as `x[:, None]` makes "
+        "one, or two axes are exchanged.",
+    ),
+    (
+        "mat1 and mat2|size for first two dimensions|inconsistent tensor size|size mismatch",
+        "In a matrix product the last axis of the first must be as long as the last but one of the "
+        "second: a transpose may be missing.",
+    ),
+    (
+        "same dtype|expected scalar type|dtypes? .*(match|equal)|expected m1 and m2",
+        "Two tensors have different dtypes: bring one to that of the other, `.to(x.dtype)`.",
+    ),
+    ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
+    (
+        "must be Tensor, not",
+        "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
+    ),
+    ("object has no attribute '(sqrt|exp|log|shape|view|cos|sin|dim|float)'",
+     "You call a tensor's method on something that is none, a plain number perhaps."),
+    ("index out of range|out of bounds", "An index is beyond the end: count from 0."),
+    ("is invalid for input of size", "The lengths do not multiply to that many numbers."),
+    ("is not defined", "A name is missing: is it spelt as where you set it?"),
+    ("math domain error", "A root or logarithm of a number below 0."),
+    ("only (one element|integer) tensors", "A tensor of several numbers cannot become one number."),
+    ("Boolean value of Tensor", "A tensor has no single truth value: use `torch.where` or a mask."),
+)  # fmt: skip
+
+
+def advice(text: str) -> str:
+    """What an exception of torch or Python usually means, behind a blank; "" for others."""
+    return next((f" {said}" for pattern, said in ADVICE if re.search(pattern, text)), "")
 
 
 # ----------------------------------------------------------------------- looking at the code itself

@@ -5,6 +5,7 @@ imported when one of its exercises is asked for. Where there is a file `nb05_att
 it, that holds the mistakes (see `edits`).
 """
 
+import re
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -29,12 +30,29 @@ def questions(notebook: str) -> tuple[Question, ...]:
 
 def find(number: str) -> Exercise:
     """The exercise of a number such as "05.2". Refused, in one sentence, where there is none."""
+    if callable(number):
+        raise Refused('The number comes first, then your answer: `check("05.2", split_heads)`.')
     notebook = str(number).split(".")[0]
     known = {e.number: e for e in exercises(notebook)} if notebook in files() else {}
     if number in known:
         return known[number]
-    there = known or [e.number for notebook in files() for e in exercises(notebook)]
-    raise Refused(f"There is no exercise {number!r}; there are: {', '.join(there)}.")
+    meant = _meant(number)
+    there = [e.number for e in exercises(meant[:2])] if meant else list(known)
+    there = there or [e.number for notebook in files() for e in exercises(notebook)]
+    none_yet = re.fullmatch(r"(\d\d)\.\d", str(number)) and notebook not in files()
+    why = f": notebook {notebook} has none yet" * bool(none_yet)
+    question = f' Did you mean "{meant}"?' * bool(meant)
+    raise Refused(f"There is no exercise {number!r}{why}; there are: {', '.join(there)}.{question}")
+
+
+def _meant(number: object) -> str:
+    """The exercise that 5.2, "5.2", "0502" or "05.2 " stands for; "" where there is none."""
+    parts = re.fullmatch(r"0?(\d|[1-9]\d)\D*0?([1-9])", str(number).strip())
+    if not parts:
+        return ""
+    notebook, k = parts[1].zfill(2), parts[2]
+    numbers = [e.number for e in exercises(notebook)] if notebook in files() else []
+    return f"{notebook}.{k}" if f"{notebook}.{k}" in numbers else ""
 
 
 def _module(notebook: str):  # type: ignore[no-untyped-def]

@@ -398,6 +398,19 @@ PSNR = Exercise(
             "You compare the range itself with a squared error. Square the range, too: 2² = 4.",
         ),
         Mistake(
+            "absolute errors",
+            lambda a, b, mask: (
+                20
+                * torch.log10(
+                    2
+                    * (mask[:, None].sum((1, 2, 3)) * a.shape[1])
+                    / ((a - b).abs() * mask[:, None]).sum((1, 2, 3))
+                )
+            ),
+            "You average the absolute errors. The mean *squared* error is what PSNR is made of: a "
+            "few large errors count for more than many small ones.",
+        ),
+        Mistake(
             "twenty",
             lambda a, b, mask: 20 * torch.log10(4 / mean_error(a, b, mask)),
             "Twice too much: 20 belongs to a quotient of amplitudes, range / root of the error; "
@@ -796,6 +809,22 @@ BETWEEN = Exercise(
             lambda a, b, weight: arc_with(a, b, weight, angle_along(a, b, (0, 1, 2, 3))),
             "You compute one angle for the whole batch. Every pair has its own: flatten from the "
             "second axis on. Then some pair may have the angle 0, which needs the straight line.",
+        ),
+        Mistake(
+            "the mean angle for the batch",
+            lambda a, b, weight: guarded(
+                a, b, weight, angle_along(a, b, (1, 2, 3)).mean().expand(len(a), 1, 1, 1)
+            ),
+            "You average the angles of the batch and use their mean for all. Every pair has its "
+            "own angle: keep the batch's axis, `.view(-1, 1, 1, 1)`.",
+        ),
+        Mistake(
+            "the first angle for the batch",
+            lambda a, b, weight: guarded(
+                a, b, weight, angle_along(a, b, (1, 2, 3))[:1].expand(len(a), 1, 1, 1)
+            ),
+            "You use the angle of the first pair for the whole batch. Every pair has its own: keep "
+            "the batch's axis, `.view(-1, 1, 1, 1)`.",
         ),
         Mistake(
             "an angle at each position",

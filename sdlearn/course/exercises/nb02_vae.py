@@ -62,6 +62,18 @@ DRAW = Exercise(
             "`torch.exp(0.5 * logvar)`.",
         ),
         Mistake(
+            "the mean scaled",
+            lambda mean, logvar, noise: mean * torch.exp(0.5 * logvar) + noise,
+            "You multiply the mean by the standard deviation, and add the noise as it is. It is "
+            "the noise that is scaled: a narrow posterior stays close to its mean.",
+        ),
+        Mistake(
+            "noise added unscaled",
+            lambda mean, logvar, noise: mean + torch.exp(0.5 * logvar) + noise,
+            "You add the standard deviation to the noise. Multiply them: noise of variance 1 times "
+            "σ has the variance σ².",
+        ),
+        Mistake(
             "root of the logarithm",
             lambda mean, logvar, noise: draw_with(mean, logvar.abs().sqrt(), noise),
             "You take the root of `logvar`. The root belongs to the variance, so the exponential "
@@ -308,6 +320,33 @@ KL = Exercise(
             "exp(logvar) belongs. Then the smallest value is no longer at s = sₚ.",
         ),
         Mistake(
+            "logvar taken for log sigma",
+            lambda m, v, mp, vp: kl_between(m, 2 * v, mp, 2 * vp),
+            "You take `logvar` for the logarithm of the standard deviation and square its "
+            "exponential. It is the logarithm of the *variance*: `logvar.exp()` is σ² already, and "
+            "the ratio of the standard deviations has the logarithm (logvar - logvar_p) / 2.",
+        ),
+        Mistake(
+            "exponentials squared",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart * (-vp).exp() + ratio**2 - 1 - log),
+                m,
+                v,
+                mp,
+                vp,
+            ),
+            "You square `logvar.exp()`, as if it were a standard deviation. It is the variance "
+            "already: `logvar` is the logarithm of σ².",
+        ),
+        Mistake(
+            "no half at the logarithm",
+            lambda m, v, mp, vp: sum_of(
+                lambda apart, ratio, log: 0.5 * (apart + ratio - 1) - log, m, v, mp, vp
+            ),
+            "Your logarithm is twice as large as it should be: ln(σₚ / σ) is half of `logvar_p - "
+            "logvar`, which are logarithms of variances.",
+        ),
+        Mistake(
             "distance over the deviation",
             lambda m, v, mp, vp: sum_of(
                 lambda apart, ratio, log: 0.5 * (apart * (vp / 2).exp() + ratio - 1 - log),
@@ -335,6 +374,14 @@ KL = Exercise(
             ),
             "The -1 is missing. It is the mean of -(z - m)²/s² over q, which ln q brings along. "
             "Try q = p: your result is half the number of numbers, and must be zero.",
+        ),
+        Mistake(
+            "absolute distance",
+            lambda m, v, mp, vp: (
+                0.5 * ((m - mp).abs() / vp.exp() + (v - vp).exp() - 1 - (v - vp))
+            ).sum((1, 2, 3)),
+            "You take the absolute distance of the means. It is the *squared* distance that is "
+            "compared with the variance of p.",
         ),
         Mistake(
             "distance not scaled",
@@ -564,10 +611,60 @@ FACTOR = Exercise(
             "usual shortcut, nearly right for a narrow posterior. The samples spread more.",
         ),
         Mistake(
+            "the variance of the means only",
+            lambda mean, logvar: 1 / mean.std(),
+            "You take the standard deviation of the means and forget the width of the posteriors. "
+            "A sample lies somewhere around its mean, so samples vary more than means: add the "
+            "mean of `logvar.exp()` to the variance.",
+        ),
+        Mistake(
+            "the variance of the means only, no root",
+            lambda mean, logvar: 1 / mean.var(correction=0),
+            "This is one over the *variance* of the means. The factor is one over a standard "
+            "deviation, and to the variance of the means comes the mean variance of the "
+            "posteriors, `logvar.exp().mean()`.",
+        ),
+        Mistake(
+            "the logarithm averaged",
+            lambda mean, logvar: factor_with(mean, logvar.mean().exp(), mean.mean()),
+            "You average the logarithms of the variances and take the exponential afterwards. That "
+            "is their geometric mean, which is smaller: average `logvar.exp()`.",
+        ),
+        Mistake(
+            "the logarithm for the variance",
+            lambda mean, logvar: factor_with(mean, logvar.mean(), mean.mean()),
+            "You add `logvar` to the variance of the means. It is a logarithm, often negative: the "
+            "variance of a posterior is `logvar.exp()`.",
+        ),
+        Mistake(
+            "deviations for variances",
+            lambda mean, logvar: factor_with(mean, torch.exp(0.5 * logvar).mean(), mean.mean()),
+            "You add standard deviations of the posteriors, exp(logvar / 2), to a variance. "
+            "Variances add up: `logvar.exp()`.",
+        ),
+        Mistake(
+            "one deviation above every mean",
+            lambda mean, logvar: 1 / (mean + torch.exp(0.5 * logvar)).std(correction=0),
+            "You add one standard deviation to every mean, always upwards, as if the noise were 1 "
+            "everywhere. Samples lie on both sides of their mean: add up variances instead.",
+        ),
+        Mistake(
             "widths only",
             lambda mean, logvar: 1 / logvar.exp().mean().sqrt(),
             "You take the width of the posteriors only. Most of the spread comes from the pages "
             "being different, so that their centres lie apart.",
+        ),
+        Mistake(
+            "widths added up",
+            lambda mean, logvar: factor_with(mean, logvar.exp().sum(), mean.mean()),
+            "You add up the variances of all posteriors. It is their *mean* that comes to the "
+            "variance of the means: the more numbers, the larger your sum.",
+        ),
+        Mistake(
+            "widths subtracted",
+            lambda mean, logvar: factor_with(mean, -logvar.exp().mean(), mean.mean()),
+            "You subtract the mean variance of the posteriors. Samples vary more than their means, "
+            "so it is added.",
         ),
         Mistake(
             "deviations added",
@@ -750,6 +847,100 @@ SEEN = Exercise(
             lambda i, levels, width: (2**levels * i, min(2**levels * i + 2, width - 1)),
             "You let the window be 3 wide in pixels. It is 3 wide in its own level only; each of "
             "the three saw three columns of the level before.",
+        ),
+        Mistake(
+            "no stride",
+            lambda i, levels, width: (i, min(i + 2 * levels, width - 1)),
+            "You forget the stride: your windows move by one column. Output i of a convolution of "
+            "stride 2 begins at column 2 i, so each level doubles the index.",
+        ),
+        Mistake(
+            "two more for every level",
+            lambda i, levels, width: (
+                2**levels * i,
+                min(2**levels * i + 2 * levels, width - 1),
+            ),
+            "Your first column is right. For the last one you add 2 for every level, in pixels. "
+            "The 2 that a level adds is counted in its own columns, and every level before it "
+            "doubles it: `last = 2 * last + 2`.",
+        ),
+        Mistake(
+            "three times three",
+            lambda i, levels, width: (2**levels * i, min(2**levels * i + 3**levels - 1, width - 1)),
+            "Your first column is right, and your window is 3 to the power of levels wide, as if "
+            "neighbouring windows did not overlap. With stride 2 they share a column: the widths "
+            "are 3, 7 and 15.",
+        ),
+        Mistake(
+            "windows side by side",
+            lambda i, levels, width: (3**levels * i, min(3**levels * (i + 1) - 1, width - 1)),
+            "You put the windows side by side, as with a stride of 3. They are 3 wide and move by "
+            "2, so neighbours share a column.",
+        ),
+        Mistake(
+            "cut at the width",
+            lambda i, levels, width: (
+                2**levels * i,
+                min(seen_with(i, levels, 0, 2, None)[1], width),
+            ),
+            "You cut at `width`. Columns are counted from 0, so the last one is `width - 1`; "
+            "column number `width` is the zeros.",
+        ),
+        Mistake(
+            "cut to the width less two",
+            lambda i, levels, width: (
+                2**levels * i,
+                min(seen_with(i, levels, 0, 2, None)[1], width - 2),
+            ),
+            "You cut one column too early: the last column of the picture is `width - 1`.",
+        ),
+        Mistake(
+            "four wide",
+            lambda i, levels, width: seen_with(i, levels, 0, 3, width),
+            "Your window goes from 2 i to 2 i + 3, which are four columns. Three columns from 2 i "
+            "on are 2 i, 2 i + 1 and 2 i + 2.",
+        ),
+        Mistake(
+            "one level",
+            lambda i, levels, width: seen_with(i, 1, 0, 2, width),
+            "You go through one level, whatever `levels` is. Repeat the step: each level asks "
+            "which columns *its* input saw.",
+        ),
+        Mistake(
+            "how many for the last",
+            lambda i, levels, width: (
+                seen(i, levels, width)[0],
+                seen(i, levels, width)[1] - seen(i, levels, width)[0] + 1,
+            ),
+            "Your second number says how many columns there are. Asked for is the last one itself.",
+        ),
+        Mistake(
+            "zeros on both sides, not cut",
+            lambda i, levels, width: seen_with(i, levels, -1, 1, None),
+            "You centre the window, 2 i - 1 to 2 i + 1, as with zeros on each side. Here there are "
+            "none on the left: the window begins at 2 i. And columns beyond the picture are no "
+            "pixels.",
+        ),
+        Mistake(
+            "added before doubling",
+            lambda i, levels, width: (2**levels * i, min(2**levels * (i + 2), width - 1)),
+            "You add 2 in the columns of the latent, and double afterwards. Each level doubles "
+            "first and adds its 2 then: `last = 2 * last + 2`.",
+        ),
+        Mistake(
+            "the first cut, too",
+            lambda i, levels, width: seen_with(i, levels, 0, 2, width // 2),
+            "You cut at half the width, which is the width *behind* the first level. The columns "
+            "asked for are those of the picture.",
+        ),
+        Mistake(
+            "one past, and not cut",
+            lambda i, levels, width: (
+                seen_with(i, levels, 0, 2, None)[0],
+                seen_with(i, levels, 0, 2, None)[1] + 1,
+            ),
+            "Your second number is one past the last column, as in a `range`, and it may lie in "
+            "the zeros on the right, which are no pixels.",
         ),
     ),
 )

@@ -81,6 +81,11 @@ def joined_from_the_right(pieces: list[str], pair: Pair) -> list[str]:
     return ["".join(pair) if piece == pair[1] + pair[0] else piece for piece in turned[::-1]]
 
 
+def joined_first_only(pieces: list[str], pair: Pair) -> list[str]:
+    i = list(pairwise(pieces)).index(pair)
+    return [*pieces[:i], "".join(pair), *pieces[i + 2 :]]
+
+
 def joined_overlapping(pieces: list[str], pair: Pair) -> list[str]:
     longer: list[str] = []
     for i, piece in enumerate(pieces):
@@ -118,6 +123,10 @@ SPELLINGS: tuple[tuple[str, tuple[Pair, ...]], ...] = (
     ("light", (("gh", "t</w>"), ("g", "h"))),
     ("abcd", (("ab", "c"), ("a", "b"), ("c", "d</w>"))),
     ("abcde", (("abcd", "e</w>"), ("abc", "d"), ("ab", "c"), ("a", "b"))),
+    # A pair at two places, whose first join makes a pair that would use up the second.
+    ("abxabc", (("x", "ab"), ("ab", "x"), ("a", "b"), ("b", "c</w>"))),
+    ("ababa", (("ab", "a"), ("a", "b"), ("ab", "a</w>"))),
+    ("banana", (("an", "a"), ("a", "n"), ("b", "an"))),
 )  # fmt: skip
 
 
@@ -186,6 +195,15 @@ SPELL = Exercise(
             ),
             "You stop after one merge. What it joined can be joined again with its neighbours; go "
             "on until no pair is left that stands in the list.",
+        ),
+        Mistake(
+            "one place at a time",
+            lambda word, merges: merged_while(
+                letters(word), merges, lambda k: min(k, key=merges.index), join=joined_first_only
+            ),
+            "You join the first place where the pair occurs, and then look at all pairs again. The "
+            "pair must be joined at *every* place first: what the first join has made can form a "
+            "pair that is earlier in the list, and takes the letters of the second place away.",
         ),
         Mistake(
             "once through the list",
@@ -534,6 +552,14 @@ def all_captions_ask(logits: Tensor, targets: int) -> Tensor:
     return (across + F.cross_entropy(logits.T, torch.arange(targets))) / 2
 
 
+def all_captions_choose(logits: Tensor, rest: int | None) -> Tensor:
+    """Every caption asks; those beyond the first b for picture `rest`, with None for k modulo b."""
+    b, m = logits.shape
+    k = torch.arange(m)
+    right = k % b if rest is None else k.masked_fill(k >= b, rest)
+    return (F.cross_entropy(logits, k[:b]) + F.cross_entropy(logits.T, right)) / 2
+
+
 def loss_cases(rng: Generator) -> Iterator[Case]:
     for b, m, d, temperature in ((4, 7, 6, 0.3), (3, 3, 5, 0.07), (1, 4, 8, 0.5), (5, 6, 5, 1.0)):
         yield Case((3 * normal(rng, b, d), 0.5 * normal(rng, m, d), temperature))
@@ -595,6 +621,24 @@ LOSS = Exercise(
             "You hand all m captions to the second cross-entropy, with b right answers. The "
             "additional captions have no picture, so they must not ask: cut them off before you "
             "transpose.",
+        ),
+        Mistake(
+            "additional captions choose the last picture",
+            lambda x, y, t: all_captions_choose(matched(x, y, 1 / t), len(x) - 1),
+            "The additional captions choose a picture, too, and you give them the last one for a "
+            "right answer. They belong to none: only the first b captions may ask.",
+        ),
+        Mistake(
+            "additional captions begin again",
+            lambda x, y, t: all_captions_choose(matched(x, y, 1 / t), None),
+            "The additional captions choose a picture, too: you count their right answers round "
+            "and round. They belong to none: only the first b captions may ask.",
+        ),
+        Mistake(
+            "additional captions choose the first picture",
+            lambda x, y, t: all_captions_choose(matched(x, y, 1 / t), 0),
+            "The additional captions choose a picture, too, and you give them the first one for a "
+            "right answer. They belong to none: only the first b captions may ask.",
         ),
         Mistake(
             "the same direction twice",

@@ -214,6 +214,30 @@ WIDTHS = Exercise(
             "list comes out if you keep a downsampling of the last level, which has none.",
         ),
         Mistake(
+            "the skip of conv_in counted as nothing",
+            lambda widths, layers: [*up_widths(widths, layers)[:-1], widths[0]],
+            "Your last ResBlock gets no skip. The very first map is kept, too, what `conv_in` "
+            "makes of the input: it is the first one kept, and the last one taken.",
+        ),
+        Mistake(
+            "the skip of conv_in forgotten",
+            lambda widths, layers: up_widths(widths, layers)[:-1],
+            "Your list has one entry too few at its end. The very first map is kept, too, what "
+            "`conv_in` makes of the input, so there are as many skips as ResBlocks on the way up.",
+        ),
+        Mistake(
+            "the picture as the first skip",
+            lambda widths, layers: [*up_widths(widths, layers)[:-1], widths[0] + 3],
+            "You keep the picture itself as the first skip, with 3 channels. What is kept is the "
+            "map that `conv_in` makes of it, `widths[0]` channels wide.",
+        ),
+        Mistake(
+            "the latent as the first skip",
+            lambda widths, layers: [*up_widths(widths, layers)[:-1], widths[0] + 4],
+            "You keep the latent itself as the first skip, with 4 channels. What is kept is the "
+            "map that `conv_in` makes of it, `widths[0]` channels wide.",
+        ),
+        Mistake(
             "first in, first out",
             lambda widths, layers: counted_up(widths, layers, take=0),
             "You take the skips in the order in which they were kept. They must come off the end: "
@@ -288,6 +312,20 @@ class NoOne(AdaptiveBlock):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift = told(self, emb)
         h = self.norm2(first_half(self, x)) * scale + shift
+        return self.conv_shortcut(x) + self.conv2(F.silu(h))
+
+
+class Rectified(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = self.norm2(self.conv1(F.relu(self.norm1(x)))) * (1 + scale) + shift
+        return self.conv_shortcut(x) + self.conv2(F.relu(h))
+
+
+class ShiftInTheScale(AdaptiveBlock):
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = told(self, emb)
+        h = self.norm2(first_half(self, x)) * (1 + scale + shift)
         return self.conv_shortcut(x) + self.conv2(F.silu(h))
 
 
@@ -460,6 +498,18 @@ ADAPTIVE = Exercise(
             NoSecondSiLU,
             "The second SiLU is missing, between the scaled and shifted map and `conv2`. All else "
             "is right.",
+        ),
+        Mistake(
+            "ReLU for SiLU",
+            Rectified,
+            "Your activation is ReLU; the ResBlock's is SiLU, x · sigmoid(x), which is smooth and "
+            "lets a little of the negative values through.",
+        ),
+        Mistake(
+            "the shift in the scale",
+            ShiftInTheScale,
+            "You add the shift to the scale, so that the map is multiplied by both. The shift is "
+            "added after the multiplication: `norm2(h) * (1 + scale) + shift`.",
         ),
         Mistake(
             "shifted, then scaled",
@@ -638,6 +688,26 @@ LEVEL = Exercise(
             tallied(norms=0),
             "The group norms are missing. They have parameters, too: a weight and a bias for each "
             "of their channels.",
+        ),
+        Mistake(
+            "the first norm alone",
+            off(lambda c_in, c: -2 * c),
+            "You count one norm in each ResBlock, the first. There are two: the second one comes "
+            "after the first convolution, on c channels, and has 2 · c parameters.",
+        ),
+        Mistake(
+            "the second norm alone",
+            off(lambda c_in, c: -2 * c_in),
+            "You count one norm in each ResBlock, the second. There are two: the first one comes "
+            "before the first convolution, on the map and the skip together, and has 2 parameters "
+            "for each of these channels.",
+        ),
+        Mistake(
+            "no norms and no biases",
+            tallied(norms=0, biases=0),
+            "You count the weights of the convolutions and of the time projection, and nothing "
+            "else. Every one of them has a bias, and every norm a weight and a bias for each "
+            "channel.",
         ),
         Mistake(
             "norms with one number",

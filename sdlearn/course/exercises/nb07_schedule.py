@@ -389,6 +389,27 @@ LATEST = Exercise(
             "Your ratio is upside down, noise over signal, and grows with t. So the last time is "
             "always the last of the table.",
         ),
+        Mistake(
+            "noise over signal, counted",
+            last_where(lambda a: 10 * ((1 - a) / a).log10()),
+            "Your ratio is upside down: noise over signal, which *rises* with t. You then count "
+            "the late times, where there is much noise. The signal-to-noise ratio is alphabar / "
+            "(1 - alphabar).",
+        ),
+        Mistake(
+            "noise over signal, the first",
+            lambda decibels, a: int((-level(a) >= decibels).int().argmax()),
+            "Your ratio is upside down: noise over signal, which *rises* with t, and you take the "
+            "first time at which it reaches the number. The signal-to-noise ratio is alphabar / "
+            "(1 - alphabar).",
+        ),
+        Mistake(
+            "noise over signal, below",
+            lambda decibels, a: int((-level(a) <= decibels).sum()) - 1,
+            "Your ratio is upside down: noise over signal. With `<=` you have turned the "
+            "comparison as well, but the sign of the decibels not: -10 decibels of signal over "
+            "noise are +10 of noise over signal.",
+        ),
     ),
 )
 

@@ -132,6 +132,31 @@ RATE = Exercise(
             "to avoid.",
         ),
         Mistake(
+            "no cool-down",
+            rate_with(down=lambda left, cooldown: 1.0),
+            "Your rate never falls: there is no cool-down at the end. Take the smaller of two "
+            "lines, one that rises from the first step and one that falls to the last. The "
+            "symptom: the loss keeps jittering where it should settle.",
+        ),
+        Mistake(
+            "no warm-up",
+            rate_with(up=lambda step, warmup: 1.0),
+            "Your rate begins at its peak: there is no warm-up. The first steps of an untrained "
+            "network have large gradients in all directions, and a full step along them can ruin "
+            "the run.",
+        ),
+        Mistake(
+            "the whole peak always",
+            lambda step, steps, peak, warmup, cooldown: peak,
+            "Your rate is the peak at every step: neither warm-up nor cool-down is there.",
+        ),
+        Mistake(
+            "larger for smaller",
+            rate_with(join=max),
+            "Of the two lines you take the larger, which is the peak nearly always. The smaller "
+            "one counts: the rate may rise only as far as both allow.",
+        ),
+        Mistake(
             "a cosine",
             rate_with(
                 down=lambda left, cooldown: (
@@ -356,6 +381,42 @@ TRANSLATE = Exercise(
             in_two_steps(last=lambda z_0, eps, a, s: s * z_0 - a * eps, given=True),
             "Your z_0 and eps are right. But the v that you make of them has the wrong sign: it "
             "is alpha eps - sigma z_0. A velocity that you are given has the right one.",
+        ),
+        Mistake(
+            "plus for minus in v",
+            in_two_steps(last=lambda z_0, eps, a, s: a * eps + s * z_0),
+            "Your z_0 and eps are right. In v you add where you should subtract: it is alpha eps - "
+            "sigma z_0. The symptom: a velocity that you were given comes back as another one.",
+        ),
+        Mistake(
+            "plus for minus in v, where it is not given",
+            in_two_steps(last=lambda z_0, eps, a, s: a * eps + s * z_0, given=True),
+            "Your z_0 and eps are right. In the v that you make of them you add where you should "
+            "subtract: it is alpha eps - sigma z_0.",
+        ),
+        Mistake(
+            "the sign of v in z_0",
+            in_two_steps(back=lambda z, v, a, s: (a * z + s * v, s * z + a * v)),
+            "From a velocity, your z_0 has the wrong sign before v: it is alpha z_t - sigma v. "
+            "Your eps = sigma z_t + alpha v is right.",
+        ),
+        Mistake(
+            "the sign of v in z_0, the velocity as given",
+            in_two_steps(back=lambda z, v, a, s: (a * z + s * v, s * z + a * v), given=True),
+            "From a velocity, your z_0 has the wrong sign before v. Only eps has a plus there: z_0 "
+            "is alpha z_t - sigma v.",
+        ),
+        Mistake(
+            "the sign of v in eps",
+            in_two_steps(back=lambda z, v, a, s: (a * z - s * v, s * z - a * v)),
+            "From a velocity, your eps has the wrong sign before v: it is sigma z_t + alpha v. "
+            "Your z_0 = alpha z_t - sigma v is right.",
+        ),
+        Mistake(
+            "the sign of v in eps, the velocity as given",
+            in_two_steps(back=lambda z, v, a, s: (a * z - s * v, s * z - a * v), given=True),
+            "From a velocity, your eps has the wrong sign before v. Only z_0 has a minus there: "
+            "eps is sigma z_t + alpha v.",
         ),
         Mistake(
             "alpha and sigma exchanged in v",

@@ -44,10 +44,21 @@ def guidance_last(sampler: str, evaluations: int, scale: float) -> int:
     return steps if scale == 1 else steps // 2
 
 
+def halved_up(sampler: str, evaluations: int, scale: float) -> int:
+    return affordable(sampler, evaluations if scale == 1 else (evaluations + 1) // 2, 1)
+
+
+def in_halves(sampler: str, evaluations: int, scale: float) -> int:
+    calls = evaluations if scale == 1 else evaluations / 2
+    if sampler == "heun":
+        return int((calls + 1) / 2)
+    return int(calls - 1) if sampler == "plms" and calls > 1 else int(calls)
+
+
 def budget_cases(_: Generator) -> Iterator[Case]:
     for sampler in ("ddim", "heun", "plms", "dpm_pp_2m"):
         for evaluations in (0, 1, 2, 3, 5, 6, 100, 101):
-            for scale in (1.0, 7.5, 0.0):
+            for scale in (1.0, 7.5, 0.0, 0.5):
                 yield Case((sampler, evaluations, scale))
 
 
@@ -90,8 +101,40 @@ BUDGET = Exercise(
         Mistake(
             "guidance above one only",
             spent(free=lambda scale: scale <= 1),
-            "You count one evaluation for all scales up to 1. Only 1 itself is off; at 0 the "
-            "formula still names both answers, and ours computes both.",
+            "At the scales 0 and 0.5 you count one evaluation a call, as if guidance began above "
+            "1. Only 1 itself is off: below it the formula still names both outputs, and ours "
+            "computes both.",
+        ),
+        Mistake(
+            "off at zero, too",
+            spent(free=lambda scale: scale in (0, 1)),
+            "At scale 0 you count one evaluation a call. The conditional output has no influence "
+            "there, but only scale 1 is treated as off: at 0, too, both outputs are computed.",
+        ),
+        Mistake(
+            "off at zero alone",
+            spent(free=lambda scale: scale == 0),
+            "You take 0 for the scale at which guidance is off. In uncond + scale · (cond - "
+            "uncond) that is 1: there the conditional output stands alone, and one evaluation is "
+            "enough.",
+        ),
+        Mistake(
+            "halved and rounded up",
+            halved_up,
+            "You round up when you halve the evaluations. Half a call cannot be paid: with 3 "
+            "evaluations there is one call with guidance, and one evaluation is left over.",
+        ),
+        Mistake(
+            "half a call",
+            in_halves,
+            "You halve the evaluations with `/`, and the half call that is left over counts in "
+            "what follows. Round down at once, `evaluations // 2`: half a call cannot be made.",
+        ),
+        Mistake(
+            "always half",
+            lambda sampler, evaluations, scale: evaluations // 2 if scale != 1 else evaluations,
+            "You halve the evaluations for guidance and return that for every sampler. Those are "
+            "the *calls*. Heun makes 2 n - 1 calls for n steps, and PLMS n + 1.",
         ),
         Mistake(
             "guidance counted last",
@@ -238,11 +281,52 @@ HO = Exercise(
             "The root of the variance is taken of sigma_s² / sigma_t² only; (1 - a) needs it, too.",
         ),
         Mistake(
+            "variance of the forward step",
+            ho(std=lambda keep, here, there: 1 - keep),
+            "You multiply the fresh noise by 1 - a. That is the variance of the forward step; the "
+            "posterior's standard deviation is sigma_s / sigma_t · √(1 - a).",
+        ),
+        Mistake(
             "the other variance",
             ho(std=lambda keep, here, there: (1 - keep).sqrt()),
             "Your variance is 1 - a, what the forward step adds. Ho et al. tried this, too, and "
             "it is the exact one for data that is itself pure noise. Asked for is the posterior of "
             "section 4, for a z_0 that is known; yours lacks the factor sigma_s / sigma_t.",
+        ),
+        Mistake(
+            "predict and renoise",
+            lambda z, eps, here, there, fresh: (
+                there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * fresh
+            ),
+            "You guess z_0, and then noise it afresh to s. That keeps nothing of z but the guess. "
+            "The posterior stays close to z: most of the noise in it is kept, and only as much "
+            "fresh noise is added as this one step needs. The symptom: trajectories jump about, "
+            "and short steps do not help.",
+        ),
+        Mistake(
+            "without noise",
+            lambda z, eps, here, there, fresh: (
+                there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * eps
+            ),
+            "This is the step of DDIM: it scales the same eps to the noise at s, and draws "
+            "nothing. Asked for is the step of DDPM, which keeps a part of eps and adds fresh "
+            "noise.",
+        ),
+        Mistake(
+            "sigma of s under eps",
+            lambda z, eps, here, there, fresh: (
+                ho_step(z, eps, here, there, fresh)
+                + ((1 - (here.alpha / there.alpha) ** 2) * (1 / here.sigma - 1 / there.sigma) * eps)
+                * (there.alpha / here.alpha)
+            ),
+            "In the mean you divide by sigma_s. `here` and `there` are exchanged in that place: "
+            "eps is the noise in z, at t, so its share is (1 - a) / sigma_t.",
+        ),
+        Mistake(
+            "the noise left undivided",
+            ho(std=lambda keep, here, there: there.sigma * (1 - keep).sqrt()),
+            "Your standard deviation lacks the divisor sigma_t: it is sigma_s / sigma_t · √(1 - "
+            "a).",
         ),
         Mistake(
             "all the noise that there is",
@@ -777,6 +861,11 @@ def halfway_factors(here: Point, there: Point) -> Point:
     return Point(mean_t(here, there), *factors)
 
 
+def halfway_alpha(here: Point, there: Point) -> Point:
+    alpha = (here.alpha + there.alpha) / 2
+    return Point(mean_t(here, there), alpha, (1 - alpha**2).sqrt())
+
+
 def geometric_factors(here: Point, there: Point) -> Point:
     factors = (here.alpha * there.alpha).sqrt(), (here.sigma * there.sigma).sqrt()
     return Point(mean_t(here, there), *factors)
@@ -1073,6 +1162,13 @@ MIDPOINT = Exercise(
             stepping(middle_step(halfway_factors)),
             "You take the means of alpha and of sigma. Their squares no longer add up to 1, and no "
             "time of the schedule has such a pair: make both from their ratio.",
+        ),
+        Mistake(
+            "the mean of alpha",
+            stepping(middle_step(halfway_alpha)),
+            "You take the mean of the two alphas, and the sigma that belongs to it. The middle of "
+            "a step is where the *ratio* sigma / alpha is the geometric mean of both ends: "
+            "halfway on the logarithmic scale, on which the step is taken.",
         ),
         Mistake(
             "geometric means of alpha and of sigma",

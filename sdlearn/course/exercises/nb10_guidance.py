@@ -441,6 +441,26 @@ BELL = Exercise(
             "as its bell is narrow, with s / v_c and (1 - s) / v.",
         ),
         Mistake(
+            "means not weighted",
+            lambda m, v, m_c, v_c, s: (
+                (s * m_c + (1 - s) * m) / (s / v_c + (1 - s) / v),
+                1 / (s / v_c + (1 - s) / v),
+            ),
+            "Your variance is right. In the mean you divide by the precision, but you do not "
+            "weight the two means with theirs: it is `s * m_c / v_c + (1 - s) * m / v` that is "
+            "divided. The symptom: at s = 1 the mean is not `m_c`.",
+        ),
+        Mistake(
+            "means weighted by variances",
+            lambda m, v, m_c, v_c, s: (
+                (s * m_c * v_c + (1 - s) * m * v) / (s * v_c + (1 - s) * v),
+                1 / (s / v_c + (1 - s) / v),
+            ),
+            "Your variance is right. You weight the means with the variances, so that the wider "
+            "bell counts more. It is the narrow one that says more about where z is: divide by "
+            "the variances.",
+        ),
+        Mistake(
             "mean not divided",
             bell(divided=False),
             "Your variance is right. What stands before z in the exponent is the mean times the "
@@ -493,25 +513,30 @@ def guided_rows(
     """Outputs (b, c, h, w), t (b,) int64, alphabar (T,) -> (b, c, h, w), each row guided or not."""
     ratio = ((1 - alphabar[t]) / alphabar[t]).sqrt()  # (b,)
     inside = (interval[0] <= ratio) & (ratio <= interval[1])
-    scales = torch.where(inside, scale, 1.0).to(given.dtype).view(-1, 1, 1, 1)
-    return without + scales * (given - without)
+    scales = given.new_ones(len(t)).masked_fill(inside, scale)  # in the dtype of the outputs
+    return without + scales.view(-1, 1, 1, 1) * (given - without)
 
 
 def rows_cases(rng: Generator) -> Iterator[Case]:
     last = 0.03 + 0.04 * torch.rand(1, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.02, 1, 200, dtype=torch.float64) * last
     alphabar = torch.cumprod(1 - betas, dim=0)
-    # The level at the end of two intervals: 2.5 is what every way of computing it gives to the last
-    # digit, in both precisions. (2 is not: on some processors the root of a square misses.)
-    end = int((alphabar - 4 / 29).abs().argmin())
-    alphabar[end] = 4 / 29
+    # The level 1 ends two intervals: with alphabar = 1/2 every way of computing it, in any
+    # precision, gives exactly 1. No other row comes near an end, and every scale is
+    # the same number in float32.
+    end = int((alphabar - 0.5).abs().argmin())
+    alphabar[end] = 0.5
     times = [
-        ([*range(4, 200, 15), end], (2, 3, 4), (0.4, 2.5), 3.0),
+        ([*range(4, 200, 15), end], (2, 3, 4), (0.5, 1.0), 3.0),
         ([199, 60, 5, 80], (4, 4, 4), (0.3, 3.0), 5.0),  # as many rows as channels, rows, columns
         ([90], (3, 5, 2), (0.2, 5.0), 7.5),
-        ([50, 9, 150, end, 75, 30], (2, 3, 3), (2.5, 60.0), 0.0),
+        ([50, 9, 150, end, 75, 30], (2, 3, 3), (1.0, 60.0), 0.0),
+        ([20, 199, end, 180, 7], (3, 2, 4), (0.7, 1.6), -1.5),
     ]
     for t, shape, interval, scale in times:
+        level = (1 / alphabar - 1).sqrt()
+        edges = [(level / edge - 1).abs() for edge in interval]
+        t = [k for k in t if k == end or all(edge[k] > 0.01 for edge in edges)]
         size = (len(t), *shape)
         rows = torch.tensor(t)[torch.randperm(len(t), generator=rng)]
         yield Case((normal(rng, *size), normal(rng, *size), rows, alphabar, interval, scale))
@@ -537,7 +562,7 @@ def rows_with(
         scale: float,
     ) -> Tensor:
         inside = between(level(alphabar[t], t), *interval)
-        scales = torch.where(inside, within(scale), outside).to(given.dtype)
+        scales = given.new_full(inside.shape, outside).masked_fill(inside, within(scale))
         scales = scales.view(shape) if shape else scales[0]
         return without + scales * (given - without)
 
@@ -657,7 +682,17 @@ ROWS = Exercise(
             lambda without, given, t, alphabar, interval, scale: (
                 without + scale * (given - without)
             ),
-            "You guide every row: the interval has no effect.",
+            "On all of these inputs every row comes out guided, also those outside the interval. "
+            "Either the interval is not used, or what you compare with it is not the noise level "
+            "σ / α, so that all rows seem to be inside. The symptom: the scale acts from the first "
+            "step to the last.",
+        ),
+        Mistake(
+            "nowhere",
+            lambda without, given, t, alphabar, interval, scale: 1 * given,
+            "On all of these inputs no row comes out guided, also those inside the interval: they "
+            "are the conditional outputs. What you compare with the interval is not the noise "
+            "level σ / α, so that no row seems to be inside. Look the level up: `alphabar[t]`.",
         ),
     ),
 )

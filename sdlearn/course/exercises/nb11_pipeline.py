@@ -86,6 +86,21 @@ TEXTS = Exercise(
             "nothing as long as there is one negative text for all.",
         ),
         Mistake(
+            "only the negatives side by side",
+            lambda p, negative, n: each(one_for_each(p, negative), n) + p * n,
+            "Your negative texts are side by side, x, x, y, y, but your prompts go round, a, b, "
+            "a, b. So pictures are led away from what was meant for another prompt. Repeat every "
+            "entry in its place, as `torch.repeat_interleave` does; `* n` and `tile` repeat the "
+            "whole list.",
+        ),
+        Mistake(
+            "over and over, prompts first",
+            lambda p, negative, n: p * n + one_for_each(p, negative) * n,
+            "Your halves are exchanged, and each repeats its whole list, a, b, a, b. The texts to "
+            "lead away from come first, and the pictures of one prompt are side by side: a, a, b, "
+            "b.",
+        ),
+        Mistake(
             "one negative for each prompt",
             lambda p, negative, n: one_for_each(p, negative) + each(p, n),
             "You repeat the prompts n times, but not the negative texts. The batch needs one of "
@@ -508,6 +523,21 @@ ENTER = Exercise(
             "You take `len(path)` for the number of steps. That is the number of *points*, one "
             "more: strength 1 then asks for a step that the path does not have, and strength 0 "
             "for a point behind its end.",
+        ),
+        Mistake(
+            "len(path) for the number of steps",
+            entering(count=lambda total, s: int((total + 1) * s)),
+            "You take `len(path)` for the number of steps, `n = len(path)`. It counts the "
+            "*points*, one more. Strength 1 then asks for a point before the first, and Python "
+            "counts a negative index from the end: the page that should be all noise comes out "
+            "clean.",
+        ),
+        Mistake(
+            "len(path) for the steps, said rightly",
+            entering(place=lambda total, k: total + 1 - k),
+            "Your numbers of steps are right, and the index is one too large: `len(path) - k`. The "
+            "last point has the index `len(path) - 1`, so with k steps left it is `len(path) - 1 - "
+            "k`. At k = 0 your index is beyond the end.",
         ),
         Mistake(
             "the steps left taken for the index",
