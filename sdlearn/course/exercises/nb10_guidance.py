@@ -521,22 +521,21 @@ def rows_cases(rng: Generator) -> Iterator[Case]:
     last = 0.03 + 0.04 * torch.rand(1, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.02, 1, 200, dtype=torch.float64) * last
     alphabar = torch.cumprod(1 - betas, dim=0)
-    # The level 1 ends two intervals: with alphabar = 1/2 every way of computing it, in any
-    # precision, gives exactly 1. No other row comes near an end, and every scale is
-    # the same number in float32.
+    # Two levels lie on an end of an interval, and every way of computing them, in any precision,
+    # agrees there: 1 on the larger end, with alphabar = 1/2, and 0 on the smaller one, with no
+    # noise at all. No other row comes near an end, and every scale is the same in float32.
     end = int((alphabar - 0.5).abs().argmin())
-    alphabar[end] = 0.5
+    alphabar[end], alphabar[0] = 0.5, 1.0
+    level = (1 / alphabar - 1).sqrt()
     times = [
         ([*range(4, 200, 15), end], (2, 3, 4), (0.5, 1.0), 3.0),
         ([199, 60, 5, 80], (4, 4, 4), (0.3, 3.0), 5.0),  # as many rows as channels, rows, columns
         ([90], (3, 5, 2), (0.2, 5.0), 7.5),
-        ([50, 9, 150, end, 75, 30], (2, 3, 3), (1.0, 60.0), 0.0),
+        ([50, 9, 150, 0, 75, 30], (2, 3, 3), (0.0, 0.6), 0.0),
         ([20, 199, end, 180, 7], (3, 2, 4), (0.7, 1.6), -1.5),
     ]
     for t, shape, interval, scale in times:
-        level = (1 / alphabar - 1).sqrt()
-        edges = [(level / edge - 1).abs() for edge in interval]
-        t = [k for k in t if k == end or all(edge[k] > 0.01 for edge in edges)]
+        t = [k for k in t if k in (0, end) or all((level[k] - e).abs() > 0.005 for e in interval)]
         size = (len(t), *shape)
         rows = torch.tensor(t)[torch.randperm(len(t), generator=rng)]
         yield Case((normal(rng, *size), normal(rng, *size), rows, alphabar, interval, scale))
