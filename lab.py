@@ -3,13 +3,13 @@
 
     python lab.py                 set up if needed, then open the course in JupyterLab
     python lab.py setup           only set up: make .venv and install the course into it
-    python lab.py test            the whole suite: lint, types, tests and notebooks
-    python lab.py test -k vae     only some tests; everything after "test" goes to pytest
-    python lab.py lint            ruff, mypy, codespell and the state of the stored notebooks
-    python lab.py format          let ruff and the notebook cleaner put things in order
+    python lab.py test            run everything: lint, types, tests and notebooks
+    python lab.py test -k vae     run some tests; everything after "test" goes to pytest
+    python lab.py lint            run ruff, mypy and codespell and check the stored notebooks
+    python lab.py format          format the code and clean the stored notebooks
 
-Options after `python lab.py` go to JupyterLab, such as --no-browser.
-This file needs nothing but Python's standard library.
+Options after `python lab.py`, such as --no-browser, go to JupyterLab.
+This file needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ FORMAT = [
     ("ruff format", ["-m", "ruff", "format", "."]),
     ("stored notebooks", ["tools/nbtool.py", "clean"]),
 ]
-# Two workers with one thread each: more threads than cores make torch many times slower. A
-# notebook's cells share one kernel, so they must stay together on one worker: loadscope.
+# Two workers with one thread each, because torch becomes many times slower with more threads than
+# cores. loadscope keeps a notebook's cells, which share a kernel, on one worker.
 PYTEST = ["-n", "2", "--dist", "loadscope"]
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "400"]
 
 
 class Problem(Exception):
-    """Something the person at the keyboard can put right; its text says how."""
+    """An error that the user can fix; its text says how."""
 
 
 def main(argv: list[str]) -> int:
+    """Run `lab.py` with these arguments and return the exit code."""
     command = argv[0] if argv and not argv[0].startswith("-") else "lab"
     rest = argv[1:] if argv and argv[0] == command else argv
     commands = {"lab": lab, "setup": lambda _: 0, "test": test, "lint": lint, "format": tidy}
@@ -66,9 +67,9 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         if command not in commands:
-            raise Problem(f"unknown command {command!r}; known are: {', '.join(commands)}")
+            raise Problem(f"unknown command {command!r}; accepted: {', '.join(commands)}")
         if rest and command not in ("lab", "test"):
-            raise Problem(f"`lab.py {command}` takes no arguments, but was given {' '.join(rest)}")
+            raise Problem(f"`lab.py {command}` was given {' '.join(rest)}; it takes no arguments")
         set_up()
         return commands[command](rest)
     except Problem as problem:
@@ -80,15 +81,16 @@ def main(argv: list[str]) -> int:
 
 
 def lab(options: list[str]) -> int:
+    """Open the course in JupyterLab."""
     jupyter = [
         "-m",
         "jupyterlab",
-        # As an address, not as a file: then the whole repository can be browsed, sdlearn/ too.
+        # An address instead of a file, so that the whole repository can be browsed.
         f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}",
-        # Nothing is asked of the network: no news, no look for updates.
+        # No network requests: no news, no check for updates.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        # A photo that is handed to a widget goes through in one message.
+        # An image uploaded to a widget is one message.
         "--ServerApp.tornado_settings={'websocket_max_message_size': 104857600}",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -97,7 +99,7 @@ def lab(options: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """With arguments only pytest runs; pytest comes last, so that its closing line does too."""
+    """Run lint and then pytest, whose summary comes last; with arguments, run pytest alone."""
     failed = [] if arguments else run_all(LINT)
     code = run(["-m", "pytest", *pytest_arguments(arguments)], testing())
     if failed:
@@ -106,15 +108,17 @@ def test(arguments: list[str]) -> int:
 
 
 def lint(_: list[str]) -> int:
+    """Run the checks that change nothing."""
     return int(bool(run_all(LINT)))
 
 
 def tidy(_: list[str]) -> int:
+    """Format the code and clean the notebooks."""
     return int(bool(run_all(FORMAT)))
 
 
 def pytest_arguments(arguments: list[str]) -> list[str]:
-    """The folders are added unless the arguments name what to test themselves."""
+    """Return pytest's arguments, with the test folders unless the arguments name a path."""
     present = [folder for folder in TESTED if (ROOT / folder).is_dir()]
     paths = [ROOT / argument.split("::")[0] for argument in arguments]
     named = any(p.exists() and p.is_relative_to(ROOT / f) for p in paths for f in present)
@@ -122,7 +126,7 @@ def pytest_arguments(arguments: list[str]) -> list[str]:
 
 
 def run_all(pieces: list[tuple[str, list[str]]]) -> list[str]:
-    """Run every piece even when one fails, say how each went, return the names that failed."""
+    """Run all commands, print the outcome of each, and return the names of those that failed."""
     failed = []
     for name, command in pieces:
         print(f"--- {name}", flush=True)
@@ -134,7 +138,7 @@ def run_all(pieces: list[tuple[str, list[str]]]) -> list[str]:
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run the environment's Python from the repository's root; Ctrl-C is the child's to answer."""
+    """Run the environment's Python from the repository's root; the child handles Ctrl-C."""
     child = subprocess.Popen([str(PYTHON), *arguments], cwd=ROOT, env=environment)
     while True:
         try:
@@ -144,7 +148,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> int:
 
 
 def inside() -> dict[str, str]:
-    """The caller's variables, as if the environment had been activated."""
+    """Return the environment variables with .venv activated."""
     variables = {
         **os.environ,
         "VIRTUAL_ENV": str(VENV),
@@ -152,14 +156,14 @@ def inside() -> dict[str, str]:
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONUTF8": "1",
     }
-    # Else every kernel and test process would compile all of torch anew: uv leaves that to the
-    # first import.
+    # Otherwise every kernel and test process would compile all of torch again, because uv leaves
+    # the compilation to the first import.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     return variables
 
 
 def testing() -> dict[str, str]:
-    """Tests never ask the network for a model."""
+    """Return the environment variables for tests, which never download a model."""
     return {"OMP_NUM_THREADS": "1", **inside(), "HF_HUB_OFFLINE": "1"}
 
 
@@ -167,7 +171,7 @@ def testing() -> dict[str, str]:
 
 
 def set_up() -> None:
-    """Make .venv and install the course, unless that was done and nothing has changed since."""
+    """Make .venv and install the course, unless it is up to date; Problem if this fails."""
     if STAMP.exists() and STAMP.read_text() == fingerprint() and works(PYTHON):
         return
     free = shutil.disk_usage(ROOT).free
@@ -186,13 +190,13 @@ def set_up() -> None:
 
 
 def fingerprint() -> str:
-    """Changes when the environment has to be installed again; also when the folder has moved."""
+    """Hash everything that requires a new installation if it changes, such as the folder's path."""
     files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
     return hashlib.sha256(b"\0".join([*files, repr((WANTED, str(ROOT))).encode()])).hexdigest()
 
 
 def works(python: Path) -> bool:
-    """False when there is no such Python, or the one it was made from is gone or too old."""
+    """Tell whether a Python exists, runs, has a supported version and has pip."""
     check = f"import sys, pip; sys.exit(not {OLDEST} <= sys.version_info[:2] < {TOO_NEW})"
     try:
         return subprocess.run([str(python), "-c", check], capture_output=True).returncode == 0
@@ -201,7 +205,7 @@ def works(python: Path) -> bool:
 
 
 def unsuitable(version: tuple[int, int], system: str, machine: str, free: int) -> str | None:
-    """Why the course cannot be installed with this Python on this machine, or None."""
+    """Return why the course cannot be installed here, or None if it can; `free` is in bytes."""
     here = ".".join(map(str, version))
     if version < OLDEST:
         return (
@@ -224,6 +228,7 @@ def unsuitable(version: tuple[int, int], system: str, machine: str, free: int) -
 
 
 def make_environment() -> None:
+    """Make .venv; Problem if this fails."""
     try:
         venv.create(VENV, with_pip=True, clear=True, symlinks=os.name != "nt")
     except (subprocess.CalledProcessError, ImportError) as error:
@@ -236,14 +241,14 @@ def make_environment() -> None:
 
 
 def install() -> None:
-    """With uv, which is fast and shows its progress; where it cannot, with pip alone."""
+    """Install the course with uv, or with pip if uv fails; Problem if both fail."""
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     if subprocess.call([*pip, "--quiet", "uv"], cwd=ROOT) == 0:
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
         settings = {**uv_settings(pip_config()), **os.environ}
         if subprocess.call([*uv, *WANTED], cwd=ROOT, env=settings) == 0:
             return
-        print("uv could not do it; trying again with pip, which takes longer", flush=True)
+        print("uv failed; trying again with pip, which takes longer", flush=True)
     done = subprocess.Popen(
         [*pip, *WANTED, "--progress-bar", "off"],
         cwd=ROOT,
@@ -252,19 +257,16 @@ def install() -> None:
         text=True,
         errors="replace",
     )
-    said = []
+    lines = []
     for line in done.stdout or ():
         print(line, end="", flush=True)
-        said.append(line)
+        lines.append(line)
     if done.wait() != 0:
-        raise Problem(explain("".join(said)))
+        raise Problem(explain("".join(lines)))
 
 
 def hide_grading() -> None:
-    """Tests and teachers need nbgrader, which would also show learners its menu, buttons and panel.
-
-    notebooks/teaching.md says how a teacher gets them.
-    """
+    """Hide nbgrader's menu, buttons and panel from learners; notebooks/teaching.md undoes this."""
     hidden = ["@jupyter/nbgrader", "@jupyter-notebook/lab-extension:interface-switcher"]
     settings = VENV / "etc" / "jupyter" / "labconfig" / "page_config.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
@@ -272,12 +274,13 @@ def hide_grading() -> None:
 
 
 def pip_config() -> str:
+    """Return what `pip config list` prints."""
     command = [str(PYTHON), "-m", "pip", "config", "list"]
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def uv_settings(config: str) -> dict[str, str]:
-    """What `pip config list` prints, as the variables uv reads: uv ignores pip's settings.
+    """Convert the output of `pip config list` to variables for uv, which ignores pip's settings.
 
     Schools and companies often reach packages only through such settings.
     """
@@ -298,18 +301,18 @@ def uv_settings(config: str) -> dict[str, str]:
     return variables
 
 
-def explain(said: str) -> str:
-    """One sentence on why pip failed, from what it said."""
-    text = said.lower()
+def explain(output: str) -> str:
+    """Explain in one sentence why pip failed, from its output."""
+    text = output.lower()
     if "no space left" in text or "errno 28" in text:
         return "the disk is full; free about 3 GB and run the same command again."
     network = ("connection", "timed out", "name resolution", "getaddrinfo", "retrying", "proxy")
     if any(word in text for word in network):
         return (
-            "packages could not be fetched; set-up needs the network once (afterwards the course "
-            "does not). Check the connection, or pip's proxy settings, and run it again."
+            "packages could not be downloaded; set-up needs the network once (the course does not "
+            "need it afterwards). Check the connection, or pip's proxy settings, and run it again."
         )
-    return "the course could not be installed; pip's own words are above."
+    return "the course could not be installed; pip's own message is above."
 
 
 if __name__ == "__main__":

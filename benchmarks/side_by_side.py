@@ -88,15 +88,15 @@ def unet(turns: int = 7, packed: bool = False) -> Row:
     from diffusers import UNet2DConditionModel
 
     from sdlearn import SPECS, UNet
-    from sdlearn.packing import pack
-    from sdlearn.writing import unet_json
+    from sdlearn.utils.prepack import prepack
+    from sdlearn.weights.configs import unet_config_to_json
 
     config = SPECS["sd1.5"].unet
     mine = frozen(UNet(config))
-    settings = {k: v for k, v in unet_json(config).items() if not k.startswith("_")}
+    settings = {k: v for k, v in unet_config_to_json(config).items() if not k.startswith("_")}
     theirs = frozen(UNet2DConditionModel(**settings))
     if packed:
-        pack(mine)
+        prepack(mine)
     z, context = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768)
     t = torch.tensor([500, 500])
     flop = 2 * 803.3e9  # of matrix products and convolutions, batch 2
@@ -114,15 +114,15 @@ def decode(turns: int = 5, packed: bool = False) -> Row:
     from diffusers import AutoencoderKL
 
     from sdlearn import SPECS, VAE
-    from sdlearn.packing import pack
-    from sdlearn.writing import vae_json
+    from sdlearn.utils.prepack import prepack
+    from sdlearn.weights.configs import vae_config_to_json
 
     config = SPECS["sd1.5"].vae
     mine = frozen(VAE(config))
-    settings = {k: v for k, v in vae_json(config, 512).items() if not k.startswith("_")}
+    settings = {k: v for k, v in vae_config_to_json(config, 512).items() if not k.startswith("_")}
     theirs = frozen(AutoencoderKL(**settings))
     if packed:
-        pack(mine)
+        prepack(mine)
     z = torch.randn(1, 4, 64, 64)
     return paired(
         "VAE decode, 512 x 512, float32" + ", packed" * packed,
@@ -138,7 +138,7 @@ def generate(turns: int = 15) -> Row:
     from diffusers import StableDiffusionPipeline
 
     from sdlearn import StableDiffusion
-    from sdlearn.paths import data_folder
+    from sdlearn.utils.resources import data_folder
 
     mine = StableDiffusion.storybook(device="cpu")
     theirs = StableDiffusionPipeline.from_pretrained(data_folder("storybook"))
@@ -159,10 +159,10 @@ def training(turns: int = 21) -> Row:
 
     from sdlearn import SPECS, NoiseSchedule, UNet
     from sdlearn.training import diffusion_loss
-    from sdlearn.writing import unet_json
+    from sdlearn.weights.configs import unet_config_to_json
 
     config = SPECS["storybook"].unet
-    settings = {k: v for k, v in unet_json(config).items() if not k.startswith("_")}
+    settings = {k: v for k, v in unet_config_to_json(config).items() if not k.startswith("_")}
     z_0, eps, context = torch.randn(64, 4, 8, 8), torch.randn(64, 4, 8, 8), torch.randn(64, 77, 128)
     t = torch.randint(0, 1000, (64,))
 
@@ -215,7 +215,7 @@ def pictures(
     from transformers import CLIPTokenizer
 
     from sdlearn import SPECS, VAE, CLIPTextEncoder, StableDiffusion, TextEncoder, UNet
-    from sdlearn.paths import data_folder
+    from sdlearn.utils.resources import data_folder
 
     spec = SPECS[system]
     tokenizer = CLIPTokenizer.from_pretrained(data_folder("storybook") / "tokenizer")
@@ -229,7 +229,8 @@ def pictures(
     if compiled:
         mine.unet = cast(UNet, torch.compile(mine.unet))
         theirs.unet = torch.compile(theirs.unet)
-    name = f"{spec.name}, one picture of {spec.size} x {spec.size}, {steps} steps, {dtype}"
+    pixels = spec.resolution
+    name = f"{spec.name}, one picture of {pixels} x {pixels}, {steps} steps, {dtype}"
     return paired(
         name.replace("torch.", "") + ", compiled" * compiled,
         lambda: mine.text_to_image(PROMPT, steps=steps, progress=False),
@@ -259,7 +260,8 @@ MEMORY = {
         "storybook, 16 pictures",
         "from sdlearn import StableDiffusion; sd = StableDiffusion.storybook(device='cpu')\n"
         "draw = lambda: sd.text_to_image('a red cat', n=16, steps=3, progress=False)",
-        "from diffusers import StableDiffusionPipeline; from sdlearn.paths import data_folder\n"
+        "from diffusers import StableDiffusionPipeline\n"
+        "from sdlearn.utils.resources import data_folder\n"
         "sd = StableDiffusionPipeline.from_pretrained(data_folder('storybook'))\n"
         "draw = lambda: sd('a red cat', num_images_per_prompt=16, num_inference_steps=3)",
         "draw()",
@@ -268,7 +270,8 @@ MEMORY = {
         "storybook training step, batch 64",
         "from sdlearn import SPECS, UNet; net = UNet(SPECS['storybook'].unet)",
         "from diffusers import UNet2DConditionModel; from sdlearn import SPECS\n"
-        "from sdlearn.writing import unet_json; config = unet_json(SPECS['storybook'].unet)\n"
+        "from sdlearn.weights.configs import unet_config_to_json\n"
+        "config = unet_config_to_json(SPECS['storybook'].unet)\n"
         "net = UNet2DConditionModel(**{k: v for k, v in config.items() if k[0] != '_'})",
         "adam = torch.optim.AdamW(net.parameters())\n"
         "with torch.inference_mode(False):\n"

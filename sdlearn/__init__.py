@@ -1,12 +1,40 @@
-"""sdlearn: Stable Diffusion built by hand, one module per notebook of the course.
+"""sdlearn: Stable Diffusion built by hand. Each part is a short module that reads like a chapter.
 
     import sdlearn
 
     sd = sdlearn.StableDiffusion.storybook()
     sd.text_to_image("a red cat to the left of a blue house on the sand at night")[0]
 
-Every name below is imported when it is first used (PEP 562), so that `import sdlearn` and
-`sdlearn --help` answer at once instead of waiting seconds for torch and transformers.
+The chapters, in reading order:
+
+    vae.py           the autoencoder: images to latents and back
+    vae_losses.py    the losses that train it
+    embeddings.py    a timestep, or an image size, as a vector of sines and cosines
+    attention.py     attention, and the transformer block that the U-Net uses
+    clip.py          the text encoder, a causal transformer, and its contrastive loss
+    text.py          prompts to the embeddings that the U-Net is conditioned on
+    unet.py          the U-Net, which predicts the noise in a latent
+    schedule.py      the noise schedule, and the points that a sampler visits
+    training.py      the diffusion loss, an average of the weights, the training loop
+    samplers.py      from noise to a clean latent: DDPM, DDIM, PLMS, Heun, DPM-Solver++ and others
+    guidance.py      classifier-free guidance, and what the U-Net's output means
+    pipeline.py      text to image: all parts put together
+    inpainting.py    images to begin from, and masks that say what to repaint
+    controlnet.py    a second image, such as edges or a pose, steers the U-Net
+    versions.py      Stable Diffusion 1.4 to XL and the storybook model, a specification each
+
+Below them:
+
+    weights/         published weight files, read and written
+    utils/           checks of input, checkpoints, devices, settings stored in a PNG file
+    storybook/       the drawn world that the small model is trained on
+    recipes/         how each trained part of the storybook model is trained
+    evaluation/      how good a model is: the judge, caption accuracy, the model card
+    course/          checks, hints, quizzes, figures and widgets for the notebooks
+    cli/             the commands: sdlearn generate, train, evaluate, playground, classroom
+
+Each name in `__all__` is imported when it is first used (PEP 562), so `import sdlearn` and
+`sdlearn --help` don't wait seconds for torch. ARCHITECTURE.md has the same tree file by file.
 """
 
 from importlib import import_module
@@ -24,6 +52,7 @@ if TYPE_CHECKING:
     from .unet import UNet as UNet
     from .unet import UNetConfig as UNetConfig
     from .unet import UNetEncoder as UNetEncoder
+    from .utils.sampling import Sampling as Sampling
     from .vae import VAE as VAE
     from .vae import VAEConfig as VAEConfig
     from .versions import SPECS as SPECS
@@ -31,7 +60,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public class comes from.
+# Where each public name comes from.
 _HOME = {
     "VAE": "vae",
     "VAEConfig": "vae",
@@ -42,14 +71,15 @@ _HOME = {
     "UNet": "unet",
     "UNetConfig": "unet",
     "UNetEncoder": "unet",
-    "ControlNet": "controlnet",
     "NoiseSchedule": "schedule",
     "StableDiffusion": "pipeline",
+    "Sampling": "utils.sampling",
+    "ControlNet": "controlnet",
     "ModelSpec": "versions",
     "SPECS": "versions",
 }
 
-# Modules that read well behind a dot: sdlearn.weights.load(...), sdlearn.versions.SPECS[...].
+# The modules themselves are there as well: sdlearn.weights.load(...), sdlearn.samplers.ddim(...).
 _MODULES = {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}
 
 __all__ = ["__version__", *_HOME]
@@ -64,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_MODULES})
+    return __all__

@@ -1,8 +1,8 @@
-"""`python -m sdlearn ...` is the same as `sdlearn ...`."""
+"""Run `python -m sdlearn ...` as `sdlearn ...`."""
 
 import sys
 
-from sdlearn.cli import main
+from sdlearn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,10 @@
-"""Attention: how positions of the picture look at each other and at the words of the caption.
+"""Attention: how image positions exchange information with each other and with the prompt.
 
 From the inside out: `Attention` (softmax(q k^T / sqrt(d)) v over several heads),
-`GatedFeedForward`, `TransformerBlock` (picture looks at picture, picture looks at text, MLP) and
-`SpatialTransformer`, which lays a feature map out as a sequence, one token per position
-(Rombach et al., arXiv:2112.10752, appendix E.2.1). Modules carry the names of the published files.
+`GatedFeedForward`, `TransformerBlock` (self-attention, cross-attention to the text, MLP) and
+`SpatialTransformer`, which turns a feature map into a sequence with one token per position
+(Rombach et al., arXiv:2112.10752, appendix E.2.1). Modules have the names used in the published
+files.
 """
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention. Queries come from x, keys and values from the context.
+    """Multi-head attention: queries come from x, keys and values from the context.
 
-    heads is their number; each is dim / heads wide. context_dim: None for self-attention.
-    upcast: compute the products in float32 at least (SD 2.1 overflows in half precision).
+    Args:
+        dim: Channels of x and of the output.
+        heads: Number of heads; each has dim / heads channels.
+        context_dim: Channels of the context; None for self-attention.
+        upcast: Compute attention in float32 at least; SD 2.1 overflows in half precision.
     """
 
     def __init__(
@@ -31,24 +35,35 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     def split(self, x: Tensor) -> Tensor:
-        """(b, n, heads * d) -> (b, heads, n, d)"""
+        """Split the channels into heads: (b, n, heads * d) -> (b, heads, n, d)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (b, n, dim), context (b, m, context_dim) or None for x itself -> (b, n, dim)."""
+        """Attend from x to the context.
+
+        Args:
+            x: (b, n, dim).
+            context: (b, m, context_dim); None attends to x itself.
+
+        Returns:
+            (b, n, dim).
+        """
         context = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         if self.upcast:
-            wide = torch.promote_types(q.dtype, torch.float32)
-            q, k, v = q.to(wide), k.to(wide), v.to(wide)
-        seen = F.scaled_dot_product_attention(self.split(q), self.split(k), self.split(v))
-        seen = seen.transpose(1, 2).flatten(2).to(x.dtype)  # (b, heads, n, d) -> (b, n, heads * d)
-        return self.to_out[0](seen)
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        out = F.scaled_dot_product_attention(self.split(q), self.split(k), self.split(v))
+        out = out.transpose(1, 2).flatten(2).to(x.dtype)  # (b, heads, n, d) -> (b, n, heads * d)
+        return self.to_out[0](out)
 
 
 class GEGLU(nn.Module):
-    """(b, n, dim_in) -> (b, n, dim_out): one half of the projection is the value, the other
-    opens or closes it through a GELU (Shazeer, arXiv:2002.05202), the exact one with erf."""
+    """Linear layer with a GELU gate: (b, n, dim_in) -> (b, n, dim_out).
+
+    One half of the projection is the value; the other half gates it through the exact GELU, which
+    uses erf (Shazeer, arXiv:2002.05202).
+    """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -60,11 +75,11 @@ class GEGLU(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """The transformer's MLP, four times as wide inside: (b, n, dim) -> (b, n, dim)."""
+    """The transformer's MLP, with 4 * dim hidden channels: (b, n, dim) -> (b, n, dim)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # The published files count a dropout as number 1.
+        # The published files count a dropout as layer 1; the Identity has its index.
         self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +87,7 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, MLP; each normalised first and added."""
+    """Self-attention, cross-attention to the text and MLP: pre-norm, with residual connections."""
 
     def __init__(self, dim: int, heads: int, context_dim: int, upcast: bool = False) -> None:
         super().__init__()
@@ -84,16 +99,25 @@ class TransformerBlock(nn.Module):
         self.ff = GatedFeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Tokens x (b, n, dim) and text (b, m, context_dim) -> (b, n, dim)."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """`depth` transformer blocks over the positions of a feature map, added to it.
+    """Transformer blocks over the positions of a feature map, with a residual connection.
 
-    proj_in and proj_out are Linear here; the files of SD 1 hold them as 1x1 convolutions, which
-    are the same matrices with two axes of length one.
+    proj_in and proj_out are linear layers here. SD 1's files store them as 1x1 convolutions: the
+    same matrices with two more axes of length one.
+
+    Args:
+        channels: Channels of the feature map.
+        heads: Attention heads of each block.
+        context_dim: Channels of the text embeddings.
+        depth: Number of transformer blocks.
+        groups: Groups of the GroupNorm.
+        upcast: See `Attention`.
     """
 
     def __init__(
@@ -106,7 +130,7 @@ class SpatialTransformer(nn.Module):
         upcast: bool = False,
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # 1e-5 in the ResBlocks beside it
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # 1e-5 in the U-Net's ResBlocks
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, heads, context_dim, upcast) for _ in range(depth)
@@ -114,7 +138,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (b, c, h, w), context (b, n, context_dim) -> (b, c, h, w)."""
+        """Feature map x (b, c, h, w) and text (b, n, context_dim) -> (b, c, h, w)."""
         b, c, h, w = x.shape
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b, c, h, w) -> (b, hw, c)
         for block in self.transformer_blocks:

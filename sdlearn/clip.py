@@ -1,8 +1,9 @@
-"""The text encoder of CLIP (Radford et al., arXiv:2103.00020): token ids -> a state per token.
+"""The text encoder of CLIP (Radford et al., arXiv:2103.00020): token ids -> hidden states.
 
-A transformer that looks only backwards. Stable Diffusion hands the states of all tokens to the
-U-Net, not the single vector that CLIP compares with pictures. Modules carry the names of the
-published text_encoder files, without their `text_model.` prefix.
+It is a causal transformer: each token attends to itself and to earlier tokens only. Stable
+Diffusion conditions the U-Net on the hidden states of all tokens, not on the single vector that
+CLIP compares with images. Modules have the names used in the published text_encoder files, without
+the prefix `text_model.`
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,22 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class CLIPTextConfig:
-    """OpenAI's ViT-L/14 text encoder, as in SD 1. OpenCLIP's (SD 2, SDXL) use "gelu"."""
+    """The configuration of a CLIP text encoder; the defaults are OpenAI's ViT-L/14, as in SD 1.
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Channels of the hidden states.
+        num_layers, num_heads: Transformer layers, and attention heads in each.
+        intermediate_size: Channels inside the MLPs.
+        max_positions: Longest sequence, in tokens.
+        activation: "quick_gelu" for OpenAI's weights, "gelu" for OpenCLIP's (SD 2, SDXL).
+        projection_dim: Channels of the embedding space that text and images share; None without a
+            projection.
+        eos_token_id: The end-of-text token.
+
+    Raises:
+        ValueError: For an unknown activation, or heads that do not divide hidden_size.
+    """
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -24,34 +40,41 @@ class CLIPTextConfig:
     intermediate_size: int = 3072
     max_positions: int = 77
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    projection_dim: int | None = None  # width of the space shared with pictures, if there is one
+    projection_dim: int | None = None
     eos_token_id: int = 49407
 
     def __post_init__(self) -> None:
         if self.activation not in ("quick_gelu", "gelu"):
             raise ValueError(
                 f"CLIPTextConfig: activation = {self.activation!r} is unknown; "
-                'give "quick_gelu" or "gelu"'
+                'it must be "quick_gelu" or "gelu"'
             )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"CLIPTextConfig: hidden_size = {self.hidden_size} cannot be divided into "
-                f"{self.num_heads} heads; give a multiple"
+                f"{self.num_heads} heads; it must be a multiple of num_heads"
             )
 
 
-class TextStates(NamedTuple):
-    """Everything a diffusion model may want of a text."""
+class CLIPTextOutput(NamedTuple):
+    """The outputs of the text encoder.
 
-    last: Tensor  # (b, n, d) after the final LayerNorm: SD 1's context
-    hidden: tuple[
-        Tensor, ...
-    ]  # the embedding, then each layer's output, no LayerNorm; each (b, n, d)
-    pooled: Tensor  # (b, d) `last` at the first end-of-text token; projected where there is one
+    Attributes:
+        last: Hidden states after the final LayerNorm, (b, n, d), SD 1's context. transformers
+            calls them `last_hidden_state`.
+        hidden: Hidden states before the first layer and after each layer, without the final
+            LayerNorm, each (b, n, d). transformers calls them `hidden_states`.
+        pooled: `last` at the first end-of-text token, (b, d), or its projection,
+            (b, projection_dim), if the encoder has one.
+    """
+
+    last: Tensor
+    hidden: tuple[Tensor, ...]
+    pooled: Tensor
 
 
 class Embeddings(nn.Module):
-    """What a token is, plus where it stands: (b, n) -> (b, n, d)."""
+    """Token embedding plus position embedding: (b, n) -> (b, n, d)."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -63,7 +86,7 @@ class Embeddings(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention in which no token sees a later one; all projections have biases."""
+    """Multi-head self-attention with a causal mask and biases: (b, n, d) -> (b, n, d)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -78,12 +101,16 @@ class CausalAttention(nn.Module):
             proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, n, d) -> (b, heads, n, _)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out_proj(seen.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """quick_gelu, x sigmoid(1.702 x), is OpenAI's approximation; its weights only fit itself."""
+    """The MLP of a layer: (b, n, d) -> (b, n, d).
+
+    quick_gelu, x sigmoid(1.702 x), is OpenAI's approximation of GELU. Weights trained with one of
+    the two do not work with the other.
+    """
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -97,7 +124,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each normalised first and added: (b, n, d) -> (b, n, d)."""
+    """Attention and MLP, pre-norm, with residual connections: (b, n, d) -> (b, n, d)."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -112,7 +139,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers, keeping the state before the first and after each."""
+    """The stack of layers; returns the hidden states before the first layer and after each."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -126,7 +153,7 @@ class Encoder(nn.Module):
 
 
 class CLIPTextEncoder(nn.Module):
-    """ids (b, n) -> TextStates; n up to max_positions."""
+    """CLIP's text encoder: token ids (b, n) -> `CLIPTextOutput`, n up to max_positions."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -139,27 +166,36 @@ class CLIPTextEncoder(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Starting values for training, from CLIP's published code: small embeddings, and
-        projections scaled so that the sum over all residual branches keeps its variance."""
+        """Initialise the weights for training, as CLIP's published code does.
+
+        Embeddings start small. Projections are scaled so that the sum over all residual branches
+        keeps its variance.
+        """
         width, depth = self.config.hidden_size, self.config.num_layers
-        into, back = width**-0.5, (2 * width * depth) ** -0.5
-        std = {"token_embedding": 0.02, "position_embedding": 0.01, "text_projection": into}
-        std |= {"q_proj": into, "k_proj": into, "v_proj": into, "out_proj": back}
-        std |= {"fc1": (2 * width) ** -0.5, "fc2": back}
+        std_in, std_out = width**-0.5, (2 * width * depth) ** -0.5
+        std = {"token_embedding": 0.02, "position_embedding": 0.01, "text_projection": std_in}
+        std |= {"q_proj": std_in, "k_proj": std_in, "v_proj": std_in, "out_proj": std_out}
+        std |= {"fc1": (2 * width) ** -0.5, "fc2": std_out}
         for name, parameter in self.named_parameters():
-            owner, kind = name.split(".")[-2:]
-            if kind == "weight" and owner in std:
-                nn.init.normal_(parameter, std=std[owner])
+            layer, kind = name.split(".")[-2:]
+            if kind == "weight" and layer in std:
+                nn.init.normal_(parameter, std=std[layer])
 
     def final_norm(self, hidden: Tensor) -> Tensor:
-        """The last LayerNorm on any layer's state: SD 2 applies it to the penultimate one."""
+        """Apply the final LayerNorm to any hidden states; SD 2 applies it to the penultimate."""
         return self.final_layer_norm(hidden)
 
-    def forward(self, ids: Tensor) -> TextStates:
-        """ids: (b, n) integers, each row with at least one end-of-text token.
+    def forward(self, ids: Tensor) -> CLIPTextOutput:
+        """Encode token ids.
 
-        Padding needs no mask, and a text cut after its end-of-text token has the same states up
-        to there: no token sees a later one. Raises ValueError for more than max_positions tokens.
+        No token attends to a later one. Padding therefore needs no mask, and a sequence cut after
+        its end-of-text token has the same hidden states up to there.
+
+        Args:
+            ids: (b, n) integers, each row with at least one end-of-text token.
+
+        Raises:
+            ValueError: For more than max_positions tokens.
         """
         if ids.shape[1] > self.config.max_positions:
             raise ValueError(
@@ -168,26 +204,32 @@ class CLIPTextEncoder(nn.Module):
             )
         hidden = self.encoder(self.embeddings(ids))
         last = self.final_norm(hidden[-1])
-        # The first one: SD 1 and the storybook also pad with it.
+        # The first end-of-text token, because SD 1 and the storybook model also pad with it.
         end = (ids == self.config.eos_token_id).int().argmax(dim=1)  # (b,)
         pooled = last[torch.arange(len(ids), device=ids.device), end]
         if self.config.projection_dim is not None:
             pooled = self.text_projection(pooled)
-        return TextStates(last, hidden, pooled)
+        return CLIPTextOutput(last, hidden, pooled)
 
 
 def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss: each picture should find its text in the batch, and each text its
-    picture (arXiv:2103.00020, figure 3). Scalar, in nats.
+    """CLIP's symmetric InfoNCE loss (arXiv:2103.00020, figure 3).
 
-    image_embeds: (b, d). text_embeds: (m, d), m >= b; the first b belong to the pictures in order,
-    the rest are wrong texts that only make the pictures' choice harder. Neither needs unit length.
-    logit_scale: scalar, the logarithm of 1 / temperature (CLIP starts it at ln(1 / 0.07)); its
-    exponential is held at 100 at most.
+    Each image must pick its own text out of the batch, and each text its own image.
+
+    Args:
+        image_embeds: (b, d), of any length.
+        text_embeds: (m, d), m >= b, of any length. The first b belong to the images, in order; the
+            rest are hard negatives for the images.
+        logit_scale: Scalar, the logarithm of 1 / temperature; CLIP starts it at ln(1 / 0.07). Its
+            exponential is clamped to at most 100.
+
+    Returns:
+        A scalar, in nats.
     """
     images = F.normalize(image_embeds, dim=-1)
     texts = F.normalize(text_embeds, dim=-1)
     logits = images @ texts.T * logit_scale.exp().clamp(max=100.0)  # (b, m)
-    pairs = torch.arange(len(images), device=images.device)
-    own = logits[:, : len(images)]
-    return 0.5 * (F.cross_entropy(logits, pairs) + F.cross_entropy(own.T, pairs))
+    labels = torch.arange(len(images), device=images.device)
+    square = logits[:, : len(images)]  # (b, b), without the hard negatives
+    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(square.T, labels))

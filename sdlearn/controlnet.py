@@ -1,38 +1,33 @@
-"""ControlNet: a second picture (edges, depth, a pose) steers a U-Net that stays as it is.
+"""ControlNet: an image of edges, depth or a pose (the hint) controls a frozen U-Net.
 
-The way down and the middle of the U-Net are copied. The copy also sees the hint, and everything it
-finds out is added to what the U-Net carries over its skips and out of its middle, through 1x1
-convolutions that start at zero: at first nothing changes, and training learns from there what to
-add (Zhang et al., arXiv:2302.05543). Modules carry the names of the published files.
+A ControlNet is a trainable copy of the U-Net's downsampling path and middle block that also
+receives the hint. Its outputs go through zero convolutions, 1x1 convolutions that start at zero,
+and are added to the U-Net's skip connections and to the output of its middle block. At first
+nothing changes, and training learns what to add (Zhang et al., arXiv:2302.05543). Modules have the
+names used in the published files.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdlearn import weights
-from sdlearn.configs import read_controlnet, sensible
-from sdlearn.files import write_json
-from sdlearn.hub import CONTROLNET, local_folder
-from sdlearn.singlefile import control_config
-from sdlearn.stored import find, open_weights
 from sdlearn.unet import UNet, UNetConfig, UNetEncoder, skip_widths
-from sdlearn.versions import ModelSpec
-from sdlearn.weights import check_dtype
-from sdlearn.writing import controlnet_json
 
-# What a ControlNet adds: one tensor for each skip of the U-Net, largest first, and one for the
-# output of its middle.
+if TYPE_CHECKING:
+    from sdlearn.versions import ModelSpec
+
+# A ControlNet's outputs: one tensor for each skip connection, the highest resolution first, and one
+# for the middle block.
 Residuals = tuple[list[Tensor], Tensor]
 
-# Entries of UNetConfig in which a ControlNet and the U-Net that it controls cannot differ.
+# Entries of UNetConfig in which a ControlNet and its U-Net must agree.
 MUST_AGREE = (
     "out_channels",
     "block_out_channels",
@@ -43,11 +38,11 @@ MUST_AGREE = (
 )
 
 
-def zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution with weights and bias at zero.
+def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
+    """Set the weights and the bias of a convolution to zero, in place, and return it.
 
-    It still learns: the gradient of its weights is that of its output times its input, and only
-    what lies before it has to wait until the weights have moved.
+    It can still learn: the gradient of its weights is the gradient of its output times its input.
+    Only the layers before it get no gradient until the weights have moved.
     """
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
@@ -55,10 +50,12 @@ def zero(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class HintEncoder(nn.Module):
-    """Brings the hint to the size and width of the latent's first feature map.
+    """Convolutions that encode the hint in the shape of the output of the U-Net's conv_in.
 
-    Convolutions without norms; each entry of `channels` after the first halves height and width.
-    The published widths 16, 32, 96, 256 halve three times, as the autoencoder does.
+    Args:
+        channels: Each entry after the first halves height and width. The published 16, 32, 96, 256
+            do so three times, like the autoencoder.
+        width: Output channels.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -68,7 +65,7 @@ class HintEncoder(nn.Module):
         for c_in, c_out in pairwise(channels):
             self.blocks.append(nn.Conv2d(c_in, c_in, 3, padding=1))
             self.blocks.append(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1))
-        self.conv_out = zero(nn.Conv2d(channels[-1], width, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(channels[-1], width, 3, padding=1))
 
     def forward(self, hint: Tensor) -> Tensor:
         """(b, 3, 8h, 8w) in [0, 1] -> (b, width, h, w)."""
@@ -79,10 +76,12 @@ class HintEncoder(nn.Module):
 
 
 class ControlNet(UNetEncoder):
-    """The copy of a U-Net's way down and middle, with the hint encoder and the zero convolutions.
+    """A copy of a U-Net's downsampling path and middle block, a hint encoder, zero convolutions.
 
-    config: of the U-Net that is controlled. A ControlNet sees z alone, without the mask and the
-    masked picture that an inpainting U-Net sees beside it. hint_channels: see HintEncoder.
+    Args:
+        config: Configuration of the controlled U-Net. A ControlNet receives z only, without the
+            extra channels of an inpainting U-Net.
+        hint_channels: See HintEncoder.
     """
 
     def __init__(
@@ -92,14 +91,14 @@ class ControlNet(UNetEncoder):
         self.hint_channels = hint_channels
         self.controlnet_cond_embedding = HintEncoder(hint_channels, config.block_out_channels[0])
         self.controlnet_down_blocks = nn.ModuleList(
-            zero(nn.Conv2d(c, c, 1)) for c in skip_widths(config)
+            zero_init(nn.Conv2d(c, c, 1)) for c in skip_widths(config)
         )
         c = config.block_out_channels[-1]
-        self.controlnet_mid_block = zero(nn.Conv2d(c, c, 1))
+        self.controlnet_mid_block = zero_init(nn.Conv2d(c, c, 1))
 
     @property
     def factor(self) -> int:
-        """Pixels of the hint for one position of the latent, in height and in width."""
+        """Pixels of the hint per latent position, in height and width."""
         return 2 ** (len(self.hint_channels) - 1)
 
     def forward(
@@ -111,26 +110,35 @@ class ControlNet(UNetEncoder):
         scale: float | Sequence[float] = 1.0,
         added: tuple[Tensor, Tensor] | None = None,
     ) -> Residuals:
-        """The residuals for `UNet.forward`: a list, one for each skip, and one for the middle.
+        """The residuals for `UNet.forward`.
 
-        z (b, c, h, w), t, context and added: what the U-Net gets. hint: RGB (b, 3, H, W) in [0, 1],
-        unlike the pictures in [-1, 1] of the autoencoder, H = 8h and W = 8w; (1, 3, H, W) serves
-        the whole batch. scale: strength, 0 is off; one for all or one for each, the middle last.
-        Raises ValueError for a hint or a scale that does not fit, or where `added` is missing.
+        Args:
+            z: Latent, (b, c, h, w).
+            t, context, added: See `UNet.forward`.
+            hint: RGB, (b, 3, 8h, 8w), or (1, 3, 8h, 8w) for the whole batch, in [0, 1], unlike the
+                autoencoder's images in [-1, 1].
+            scale: Factor of the residuals, 0 is off: one for all, or one for each, the middle last.
+
+        Returns:
+            One residual for each skip connection, the highest resolution first, and one for the
+            middle block.
+
+        Raises:
+            ValueError: If the hint or the scale does not fit, or `added` is missing.
         """
         check_hint(hint, z, self.factor)
-        scales = self.strengths(scale)
+        scales = self.per_residual_scales(scale)
         emb = self.embed(z, t, added)
         h = self.conv_in(z) + self.controlnet_cond_embedding(hint.to(z.dtype))
         skips, mid = self.encode(h, emb, context)
-        zeros = [*self.controlnet_down_blocks, self.controlnet_mid_block]
+        zero_convs = [*self.controlnet_down_blocks, self.controlnet_mid_block]
         *down, middle = (
-            conv(x) * s for conv, x, s in zip(zeros, [*skips, mid], scales, strict=True)
+            conv(x) * s for conv, x, s in zip(zero_convs, [*skips, mid], scales, strict=True)
         )
         return down, middle
 
-    def strengths(self, scale: float | Sequence[float]) -> Sequence[float]:
-        """One number for each residual, the middle last."""
+    def per_residual_scales(self, scale: float | Sequence[float]) -> Sequence[float]:
+        """One scale for each residual, the middle last."""
         n = len(self.controlnet_down_blocks) + 1
         scales = scale if isinstance(scale, Sequence) else [scale] * n
         if len(scales) != n:
@@ -141,7 +149,7 @@ class ControlNet(UNetEncoder):
         return scales
 
     def check_fits(self, unet: UNet) -> None:
-        """Raises ValueError, in one sentence, where the residuals cannot be added to this U-Net."""
+        """Raise ValueError if the residuals cannot be added to this U-Net's feature maps."""
         for name in MUST_AGREE:
             ours, theirs = getattr(self.config, name), getattr(unet.config, name)
             if ours != theirs:
@@ -149,24 +157,27 @@ class ControlNet(UNetEncoder):
                     f"the ControlNet is for another U-Net: its {name} is {ours}, here it is "
                     f"{theirs}"
                 )
-        mine, other = self.conv_in.weight, unet.conv_in.weight
-        if (mine.device, mine.dtype) != (other.device, other.dtype):
+        own, other = self.conv_in.weight, unet.conv_in.weight
+        if (own.device, own.dtype) != (other.device, other.dtype):
             raise ValueError(
-                f"the ControlNet is {mine.dtype} on {mine.device}, but the U-Net is {other.dtype} "
-                f"on {other.device}; bring them together with controlnet.to(device, dtype)"
+                f"the ControlNet is {own.dtype} on {own.device}, but the U-Net is {other.dtype} "
+                f"on {other.device}; convert one with controlnet.to(device, dtype)"
             )
 
-    # ------------------------------------------------------------------------------ where from
+    # -------------------------------------------------------------------------- create, read, write
 
     @classmethod
     def from_unet(cls, unet: UNet, hint_channels: tuple[int, ...] = (16, 32, 96, 256)) -> Self:
-        """A ControlNet to train: the U-Net's own way down and middle, copied, and fresh hint
-        encoder and zero convolutions, so that it changes nothing yet."""
-        first = unet.conv_in.weight
-        controlnet = cls(unet.config, hint_channels).to(first.device, first.dtype)
+        """A ControlNet to train on this U-Net, with the device and the type of its weights.
+
+        The downsampling path and the middle block are copies of the U-Net's; the hint encoder and
+        the zero convolutions are new. Its residuals are zero until it is trained.
+        """
+        conv_in = unet.conv_in.weight
+        controlnet = cls(unet.config, hint_channels).to(conv_in.device, conv_in.dtype)
         state = controlnet.state_dict()
         copied = {key: value for key, value in unet.state_dict().items() if key in state}
-        copied["conv_in.weight"] = first[:, : unet.config.out_channels]  # z comes first
+        copied["conv_in.weight"] = conv_in[:, : unet.config.out_channels]  # z comes first
         controlnet.load_state_dict(state | copied)
         return controlnet
 
@@ -175,76 +186,99 @@ class ControlNet(UNetEncoder):
         cls,
         source: str | Path,
         dtype: torch.dtype = torch.float32,
-        spec: ModelSpec | str | None = None,
+        spec: "ModelSpec | str | None" = None,
     ) -> Self:
-        """Read a ControlNet from a published folder, or from one file, on the CPU.
+        """Read a ControlNet on the CPU from a published folder or from one file.
 
-        source: a folder with config.json and the weights beside it, or the id of one on the Hugging
-        Face hub, "organisation/name", which is downloaded once; or a file, .safetensors or a
-        pickle, such as control_v11p_sd15_canny.pth, in either layout. dtype: of the module,
-        whatever the file holds. spec: the system that a file is for, or its name in SPECS, where
-        its shapes do not tell; a folder says so itself.
-        Raises FileNotFoundError or ValueError, in one sentence, for what cannot be read.
+        Args:
+            source: A folder with config.json and the weights; or the id of one on the Hugging Face
+                hub, "organisation/name", which is downloaded once; or a .safetensors or pickle
+                file such as control_v11p_sd15_canny.pth, in the diffusers or the original layout.
+            dtype: Type of the weights in memory, whatever their type in the file.
+            spec: The system that a file is for, or its name in SPECS, if the shapes in the file
+                fit several; only for a file.
+
+        Raises:
+            FileNotFoundError, ValueError: If it cannot be read.
         """
-        check_dtype(dtype)
-        path = said = Path(source)
-        if path.is_file():
-            stored = open_weights(path)
-            config, hint_channels = control_config(path, stored, spec)
-        elif spec is not None:
-            raise ValueError(f"{source} is no file; only for a file is spec given")
-        else:
-            folder = local_folder(source, CONTROLNET)
-            with sensible(folder / "config.json") as said:
-                config, hint_channels = read_controlnet(said)
-            path = find(folder)
-            stored = open_weights(path)
-        with sensible(said), torch.device("meta"):  # names and shapes; loading gives them memory
-            controlnet = cls(config, hint_channels).to(dtype)
-        weights.fill_part(controlnet, stored, path)
-        return controlnet.eval()
+        from sdlearn.weights.controlnet_files import load_controlnet
+
+        return load_controlnet(cls, source, dtype, spec)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder in the published layout; dtype of the file, None for the module's own."""
-        folder = Path(folder)
-        weights.save(self, folder / "diffusion_pytorch_model.safetensors", dtype)
-        write_json(folder / "config.json", controlnet_json(self.config, self.hint_channels))
+        """Write a folder in the published layout; dtype None keeps the module's."""
+        from sdlearn.weights.controlnet_files import save_controlnet
+
+        save_controlnet(self, folder, dtype)
 
 
-def combined(residuals: Iterable[Residuals]) -> Residuals:
-    """What several ControlNets on one U-Net say together: their sums."""
+# A ControlNet, its hint (b, 3, H, W) in [0, 1], and its scale.
+Control = tuple[ControlNet, Tensor, float]
+
+
+def sum_residuals(residuals: Iterable[Residuals]) -> Residuals:
+    """The sum of the residuals of several ControlNets for one U-Net."""
     downs, middles = zip(*residuals, strict=True)
     down = [reduce(torch.add, each) for each in zip(*downs, strict=True)]
     return down, reduce(torch.add, middles)
 
 
-def fading(n: int) -> list[float]:
-    """The n scales of guess mode: 1 for the middle, and 0.825 times less for each skip above it.
+def unet_with(
+    unet: UNet, extra_channels: Tensor | None, controls: Sequence[Control]
+) -> Callable[..., Tensor]:
+    """A function with the U-Net's signature that adds extra input channels and ControlNets.
 
-    For pictures without a prompt, where the hint alone says what is there. The published code has
-    0.825 ** (12 - i) for the 13 residuals of Stable Diffusion 1, and gives none to the
+    A batch of 2b, as in classifier-free guidance, receives channels and hints twice.
+
+    Args:
+        unet: The U-Net; returned unchanged if there is nothing to add.
+        extra_channels: Input channels of an inpainting U-Net after z, (b, 5, h, w).
+        controls: ControlNets with their hints (b, 3, H, W) and scales.
+    """
+    if extra_channels is None and not controls:
+        return unet
+
+    def model(
+        z: Tensor, t: Tensor, context: Tensor, added: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        residuals = [
+            net(z, t, context, hint.repeat(len(z) // len(hint), 1, 1, 1), scale, added)
+            for net, hint, scale in controls
+        ]
+        if extra_channels is not None:
+            z = torch.cat([z, extra_channels.repeat(len(z) // len(extra_channels), 1, 1, 1)], dim=1)
+        return unet(z, t, context, added, sum_residuals(residuals) if residuals else None)
+
+    return model
+
+
+def guess_mode_scales(n: int) -> list[float]:
+    """The n scales of guess mode: 1 for the middle, and a factor of 0.825 less for each skip above.
+
+    Guess mode generates images from the hint without a prompt. The published code uses
+    0.825 ** (12 - i) for the 13 residuals of Stable Diffusion 1, and no residuals for the
     unconditional half of guidance.
     """
     return [0.825 ** (n - 1 - i) for i in range(n)]
 
 
 def check_hint(hint: Tensor, z: Tensor, factor: int) -> None:
-    """Raises ValueError, in one sentence, unless the hint (b or 1, 3, H, W) fits z (b, c, h, w)."""
+    """Raise ValueError unless the hint (b or 1, 3, H, W) in [0, 1] fits z (b, c, h, w)."""
     if not (isinstance(hint, Tensor) and hint.is_floating_point()):
         kind = hint.dtype if isinstance(hint, Tensor) else type(hint).__name__
         raise ValueError(f"hint is {kind}; give a tensor of floating-point numbers in [0, 1]")
     (b, _, h, w) = z.shape
-    wanted = (3, factor * h, factor * w)
-    if hint.ndim != 4 or hint.shape[1:] != wanted or len(hint) not in (1, b):
+    shape = (3, factor * h, factor * w)
+    if hint.ndim != 4 or hint.shape[1:] != shape or len(hint) not in (1, b):
         raise ValueError(
             f"hint has the shape {tuple(hint.shape)}; latents {tuple(z.shape)} need "
-            f"{(b, *wanted)}, RGB and {factor} times their size, or {(1, *wanted)} for all"
+            f"{(b, *shape)}, RGB and {factor} times their size, or {(1, *shape)} for all"
         )
     if hint.is_meta:
         return
     low, high = (float(x) for x in hint.aminmax())
-    if not (low >= 0 and high <= 1):  # also where one is not a number
+    if not (low >= 0 and high <= 1):  # refuses NaN, too
         raise ValueError(
             f"hint runs from {low:.4g} to {high:.4g}; its values must be in [0, 1]: divide bytes "
-            "by 255, and take (x + 1) / 2 of a picture in [-1, 1]"
+            "by 255, or take (x + 1) / 2 of an image in [-1, 1]"
         )

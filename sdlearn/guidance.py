@@ -1,12 +1,11 @@
-"""From a network to a denoiser: classifier-free guidance, and what the network's output means.
+"""From a U-Net to a denoiser: classifier-free guidance, and what the network predicts.
 
-Guidance (Ho and Salimans 2022) asks the network twice, with the prompt and without, and goes
-further in the direction of the difference:
+Classifier-free guidance (Ho and Salimans 2022) runs the network with and without the prompt and
+extrapolates along the difference:
 
     output = uncond + scale * (cond - uncond)
 
-so scale 1 is no guidance (the paper's w is scale - 1). A negative prompt simply takes the place of
-the empty one.
+so scale 1 is no guidance (the paper's w is scale - 1). A negative prompt replaces the empty one.
 """
 
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from sdlearn.samplers import Denoiser
 from sdlearn.schedule import Point, Predicts, prediction_type
 from sdlearn.text import Conditioning
 
-Model = Callable[[Tensor, Tensor, Conditioning], Tensor]
-Network = Callable[[Tensor, Tensor], Tensor]
+Model = Callable[..., Tensor]  # (z, t, context) -> output, like a U-Net
+Network = Callable[[Tensor, Tensor], Tensor]  # (z, t) -> output, with fixed prompts
 
 
-def guided(
+def classifier_free_guidance(
     model: Model,
     cond: Conditioning,
     uncond: Conditioning | None,
@@ -30,51 +29,70 @@ def guided(
     rescale: float = 0.0,
     interval: tuple[float, float] | None = None,
 ) -> Network:
-    """The model with its prompts filled in: (z, t) -> output, with guidance of the given scale.
+    """The model with fixed prompts and classifier-free guidance, (z, t) -> output.
 
-    model: (z, t, conditioning) -> output; z (b, c, h, w), t (b,); cond and uncond of batch b.
-    Both halves go through the model in one batch of 2b, the unconditional half first. At scale 1
-    the unconditional half has no influence: it is not computed, and may be None.
-    rescale: phi of `rescaled`, 0 leaves the output as it is.
-    interval: (lo, hi) in the network's t, 0 … 999: only for lo <= t <= hi is there guidance, as
-    Kynkäänniemi et al. (2024) propose in terms of the noise level, which only grows with t. Outside
-    it the conditional half is asked alone. It is for samplers, whose t is one for all rows.
+    Args:
+        model: A U-Net, or a function with its signature: `model(z, t, context)`, with z
+            (b, c, h, w) and t (b,); for SDXL `model(z, t, context, added)`.
+        cond: The prompts, a batch of b.
+        uncond: The empty or negative prompts, a batch of b. At scale 1 they have no influence, are
+            not computed, and may be None. Otherwise both halves go through the model in one batch
+            of 2b, the unconditional half first.
+        scale: Guidance scale; 1 is off.
+        rescale: The phi of `rescale_guidance`; 0 is off.
+        interval: (lo, hi) in timesteps 0 … 999: guide only at lo <= t <= hi, as Kynkäänniemi et al.
+            (2024) propose for the noise level, which grows with t. Outside the interval only the
+            conditional half is computed. All rows must have the same t, as in a sampler.
+
+    Raises:
+        ValueError: If `uncond` is None at a scale other than 1.
     """
+    conditional = cond.unet_inputs
     if scale == 1:
-        return lambda z, t: model(z, t, cond)
+        return lambda z, t: model(z, t, *conditional)
     if uncond is None:
-        raise ValueError(f"guidance of scale {scale} needs the unconditional prompt")
-    both = Conditioning.cat([uncond, cond])
+        raise ValueError(
+            f"guidance of scale {scale} needs the unconditional prompt; give uncond, or scale 1"
+        )
+    both = Conditioning.cat([uncond, cond]).unet_inputs
 
-    def network(z: Tensor, t: Tensor) -> Tensor:
+    def guided(z: Tensor, t: Tensor) -> Tensor:
         if interval is not None and not interval[0] <= t[0] <= interval[1]:
-            return model(z, t, cond)
-        without, given = model(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
-        output = torch.lerp(without, given, scale)
-        return rescaled(output, given, rescale) if rescale else output
+            return model(z, t, *conditional)
+        out_uncond, out_cond = model(torch.cat([z, z]), torch.cat([t, t]), *both).chunk(2)
+        output = torch.lerp(out_uncond, out_cond, scale)
+        return rescale_guidance(output, out_cond, rescale) if rescale else output
 
-    return network
+    return guided
 
 
-def rescaled(output: Tensor, cond: Tensor, phi: float = 0.7) -> Tensor:
-    """Give a guided output the spread of the conditional one (Lin et al. 2023, eq. 15 and 16).
+def rescale_guidance(output: Tensor, cond: Tensor, phi: float = 0.7) -> Tensor:
+    """Rescale an output to the conditional one's standard deviation (Lin et al. 2023, eq. 15-16).
 
-    Large scales blow the output up and over-expose the picture. output, cond: (b, c, h, w), the
-    spread is taken over (c, h, w); phi blends from 0, the output itself, to 1, fully rescaled.
+    A large guidance scale increases the standard deviation and over-exposes the image.
+
+    Args:
+        output: The guided output, (b, c, h, w).
+        cond: The conditional output, (b, c, h, w). Standard deviations are over (c, h, w).
+        phi: 0 … 1, blends the output (0) and the rescaled output (1).
     """
-    over = tuple(range(1, output.ndim))
-    ratio = cond.std(dim=over, keepdim=True) / output.std(dim=over, keepdim=True)
+    dims = tuple(range(1, output.ndim))
+    ratio = cond.std(dim=dims, keepdim=True) / output.std(dim=dims, keepdim=True)
     return output * (phi * ratio + 1 - phi)
 
 
 def denoiser(network: Network, predicts: Predicts) -> Denoiser:
-    """Read an estimate of z_0 out of a network that predicts "noise" or "velocity".
+    """A denoiser, (z, point) -> estimate of z_0, from a network that predicts noise or velocity.
 
     z = alpha z_0 + sigma eps, and the velocity is v = alpha eps - sigma z_0 (Salimans and Ho
-    2022); both solve for z_0. The published names, "epsilon" and "v_prediction", mean the same.
+    2022); z_0 follows from either.
+
+    Args:
+        network: (z, t) -> output, with z (b, c, h, w) and t (b,).
+        predicts: "noise" or "velocity", or the published names "epsilon" and "v_prediction".
 
     Raises:
-        ValueError: for another value of predicts.
+        ValueError: For any other value of predicts.
     """
     predicts = prediction_type(predicts)
 

@@ -1,65 +1,32 @@
 """Text to image: the parts put together.
 
-A prompt becomes a conditioning, the U-Net and guidance become a denoiser, a sampler walks it from
-noise to a clean latent, and the autoencoder turns that into a picture. `trajectory` is that walk,
-state by state; `text_to_image` walks to the end and decodes.
+A prompt becomes a conditioning, the U-Net and guidance become a denoiser, a sampler runs it from
+noise to a clean latent, and the autoencoder turns that into an image. `trajectory` gives every
+state on the way; `text_to_image` runs to the end and decodes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, Self, Unpack, cast, overload
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdlearn import folder, hub, singlefile
-from sdlearn.beginning import Canvas, begin, normals
-from sdlearn.controlnet import combined
-from sdlearn.guidance import denoiser, guided
-from sdlearn.inpainting import ending, keeping
-from sdlearn.inputs import (
-    Control,
-    ControlInput,
-    Pictures,
-    as_interval,
-    as_mask,
-    as_pictures,
-    as_prompts,
-    check_noise,
-    finite,
-    for_each,
-    fraction,
-    hints,
-    repeat,
-    shaped,
-    whole,
-)
-from sdlearn.paths import data_folder
-from sdlearn.samplers import Step, offered
-from sdlearn.schedule import NoiseSchedule, Point, Spacing
-from sdlearn.text import Conditioning, Sizes, TextEncoder
-from sdlearn.training import pick_device
+from sdlearn.controlnet import unet_with
+from sdlearn.guidance import classifier_free_guidance, denoiser
+from sdlearn.inpainting import initial_latent, replace_known, restore_known
+from sdlearn.samplers import State, checked, get_sampler, num_steps
+from sdlearn.schedule import NoiseSchedule, Point, Sigmas, Spacing
+from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
+from sdlearn.utils import images
+from sdlearn.utils.device import pick_device
+from sdlearn.utils.images import ImageList, Images
+from sdlearn.utils.pipeline_inputs import Options, Output, known, prepare, resolve
+from sdlearn.utils.sampling import Sampling
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
-
-Noise = Tensor | Callable[[], Tensor]
-
-
-class State(NamedTuple):
-    """Where a trajectory is.
-
-    step: 0 for the initial noise, then 1 … steps; t: the time reached; z: the latent there and
-    z_0: the estimate of the clean latent that led there, each (b, c, h, w), see samplers.Step.
-    """
-
-    step: int
-    t: float
-    z: Tensor
-    z_0: Tensor
 
 
 class StableDiffusion:
@@ -71,7 +38,7 @@ class StableDiffusion:
         self.text = text
         self.spec = spec
 
-    # ------------------------------------------------------------------------------ where from
+    # ----------------------------------------------------------------------- loading and saving
 
     @classmethod
     def from_pretrained(
@@ -84,452 +51,270 @@ class StableDiffusion:
     ) -> Self:
         """Load a model from a folder in the published layout, or from one original file.
 
-        source: a folder, or the id of one on the Hugging Face hub, "organisation/name", which is
-        downloaded once; or a file. dtype: None for float32, whatever the files hold. device: None
-        for a GPU or Apple device where there is one, else the CPU. spec, tokenizer: what a file may
-        not say and does not hold, see singlefile.read_single; a folder has both.
-        Raises FileNotFoundError or ValueError, in one sentence, for what cannot be read.
+        Args:
+            source: A folder; the id of one on the Hugging Face hub, "organisation/name", which is
+                downloaded once; or a file.
+            dtype: None for float32, whatever the files hold.
+            device: None for a GPU or Apple device where there is one, else the CPU.
+            spec, tokenizer: What a file may not say and does not hold, see
+                weights.single_file.read_single_file. A folder has both.
+
+        Raises:
+            FileNotFoundError, ValueError: In one sentence, for what cannot be read.
         """
-        dtype = dtype or torch.float32
-        if Path(source).is_file():
-            parts = singlefile.read_single(Path(source), dtype, spec, tokenizer)
-        elif spec is not None or tokenizer is not None:
-            raise ValueError(f"{source} is no file; only for a file are spec and tokenizer given")
-        else:
-            parts = folder.read_folder(hub.local_folder(source), dtype)
-        spec, unet, vae, text = parts
+        from sdlearn.weights.single_file import read_system
+
+        own_spec, unet, vae, text = read_system(source, dtype or torch.float32, spec, tokenizer)
         device = pick_device(None if device is None else str(device))
         for module in (unet, vae, text):
             module.to(device).eval().requires_grad_(False)
-        return cls(unet, vae, text, spec)
+        return cls(unet, vae, text, own_spec)
 
     @classmethod
     def storybook(
         cls, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> Self:
         """The small model that comes with this package, in a clone and in an installed wheel."""
+        from sdlearn.utils.resources import data_folder
+
         return cls.from_pretrained(data_folder("storybook"), dtype, device)
 
     def save_pretrained(
-        self, place: str | Path, dtype: torch.dtype | None = None, max_bytes: int | None = None
+        self, folder: str | Path, dtype: torch.dtype | None = None, max_bytes: int | None = None
     ) -> None:
         """Write the model as a folder in the published layout, which diffusers reads, too.
 
-        dtype: of the files, None for the modules' own. max_bytes: larger files become shards.
+        Args:
+            folder: Made if it is not there.
+            dtype: Of the files, None for the modules' own.
+            max_bytes: Larger files are split into shards.
         """
-        folder.write_folder(
-            Path(place), self.spec, self.unet, self.vae, self.text, dtype, max_bytes
-        )
+        from sdlearn.weights.diffusers_folder import write_folder
 
-    # ------------------------------------------------------------------------------- what it is
+        write_folder(Path(folder), self.spec, self.unet, self.vae, self.text, dtype, max_bytes)
+
+    # ------------------------------------------------------------------------------- properties
 
     @property
     def schedule(self) -> NoiseSchedule:
+        """The noise schedule it was trained with."""
         return self.spec.schedule
 
     @property
     def device(self) -> torch.device:
+        """Where the U-Net is."""
         return self.unet.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """In which the U-Net computes."""
         return self.unet.conv_in.weight.dtype
 
     @property
-    def sees_mask(self) -> bool:
+    def is_inpainting(self) -> bool:
         """Whether the U-Net was made for inpainting, with more channels in than out."""
         return self.unet.config.in_channels > self.unet.config.out_channels
 
-    def model(
-        self,
-        z: Tensor,
-        t: Tensor,
-        conditioning: Conditioning,
-        beside: Tensor | None = None,
-        controls: Sequence[Control] = (),
-    ) -> Tensor:
-        """The U-Net as guidance sees it: (z, t, conditioning) -> noise or velocity.
-
-        z: (b, c, h, w). beside: what an inpainting U-Net sees beside z, (b, 5, h, w). controls:
-        ControlNets, their hints (b or 1, 3, H, W) in [0, 1] and scales.
-        """
-        context, added = conditioning.context, conditioning.added
-        residuals = [net(z, t, context, hint, scale, added) for net, hint, scale in controls]
-        x = z if beside is None else torch.cat([z, beside], dim=1)
-        return self.unet(x, t, context, added, combined(residuals) if residuals else None)
+    def resolve(self, sampling: Sampling) -> Sampling:
+        """The same settings with this model's own in place of each None that stands for one."""
+        return resolve(sampling, self.spec)
 
     def path(
         self,
         steps: int | None = None,
         sampler: str | None = None,
         spacing: Spacing | None = None,
-        karras: bool | None = None,
-        lu: bool | None = None,
+        sigmas: str | None = None,
     ) -> list[Point]:
-        """The points that a sampler visits with this model; None: the specification's own.
+        """The points that a sampler visits with this model, see NoiseSchedule.path.
 
-        spacing, karras, lu: see NoiseSchedule.path; a specification's karras and lu leave alone the
-        samplers that have no such points, and its lu gives way to a karras.
+        None stands for the specification's own.
         """
-        offer = offered(self.spec.sampler if sampler is None else sampler)
-        karras = self.spec.karras and offer.grid != "t" if karras is None else karras
+        asked = self.resolve(Sampling(steps=steps, sampler=sampler, sigmas=sigmas))
+        method = get_sampler(asked.sampler)
         return self.schedule.path(
-            self.spec.steps if steps is None else steps,
+            asked.steps or 0,
             self.spec.spacing if spacing is None else spacing,
-            offer.final or self.spec.final,
-            self.spec.offset,
-            offer.grid,
-            karras,
-            self.spec.lu and offer.grid == "lambda" and not karras if lu is None else lu,
+            method.final_sigma or self.spec.final_sigma,
+            self.spec.steps_offset,
+            cast(Sigmas, asked.sigmas),
+            method.steps_in,
         )
 
-    # ----------------------------------------------------------------------------- what it does
+    # ---------------------------------------------------------------------------- making images
 
     def trajectory(
         self,
         prompt: str | list[str],
-        negative_prompt: str | list[str] | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        n: int = 1,
-        noise: Noise | None = None,
-        image: Pictures | None = None,
-        mask: Pictures | None = None,
+        *,
+        image: Images | None = None,
+        mask: Images | None = None,
         strength: float = 1.0,
-        control: ControlInput | list[ControlInput] | None = None,
-        control_scale: float | list[float] = 1.0,
-        sizes: Sizes | None = None,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[State]:
-        """Walk from noise to a clean latent; yields the start, then one state for each step.
+        """Denoise step by step; yields the start, then one state for each step.
 
-        prompt: one, or a list of them; n: pictures of each. None leaves a choice to `spec`.
-        negative_prompt: what to lead away from, one for all or one for each prompt.
-        guidance_scale: uncond + scale * (cond - uncond), so 1 is off. guidance_rescale: 0 … 1, how
-        much of the spread that guidance adds to take back. guidance_interval: (lo, hi), the times
-        of 0 … 999 at which to guide, None for all of them; both as in guidance.guided.
-        seed: picture k draws all its noise from its own generator, seeded seed + k on the CPU, so
-        it is the same alone or in a batch. height, width: pixels.
-        noise: the initial noise (b, c, h, w), or a callable that gives every draw in turn.
-        image: where to start from: PIL, or a Tensor (b, 3, h, w) in [0, 1]; one for all prompts or
-        one for each. It gets the noise that belongs to the last strength * steps of the way, and
-        only those are walked. mask: white, or 1, where the image is repainted, see inpainting.
-        control: a ControlNet and its hint, a picture like `image`; or a list of such pairs, with
-        one control_scale for all or one for each. sizes: what SDXL is told, see text.Sizes.
+        Everything is checked before the first state. The n images of the first prompt come first.
 
-        Everything is checked before the first state. Raises ValueError for what cannot be done, and
-        FloatingPointError where the latent is no longer a finite number.
+        Args:
+            prompt: One, or a list of them.
+            image: Where to start from: PIL, or a Tensor (b, 3, H, W) in [0, 1]; one for all prompts
+                or one for each. It gets the noise that belongs to the last strength * steps of the
+                path, and only those are run.
+            mask: White, or 1, where the image is repainted, see inpainting.
+            strength: 0 … 1.
+            **options: negative_prompt, noise, control, control_scale and sizes, see
+                utils.pipeline_inputs.Options; steps, guidance_scale, sampler, seed, height, width,
+                n, sigmas, eta, guidance_rescale and guidance_interval, see utils.sampling.Sampling.
+
+        Raises:
+            ValueError: For what cannot be done; TypeError for an unknown option.
+            FloatingPointError: Where the latent is no longer finite.
         """
-        asked = as_prompts("prompt", prompt)
-        prompts = repeat(asked, n)
-        negatives = self.negatives(negative_prompt, prompts, n)
-        scale = self.spec.guidance if guidance_scale is None else guidance_scale
-        scale = finite("guidance_scale", scale)
-        rescale = fraction("guidance_rescale", guidance_rescale)
-        interval = as_interval("guidance_interval", guidance_interval)
-        offer = offered(self.spec.sampler if sampler is None else sampler)
-        path = self.path(steps, sampler)
-        std = offer.initial_std(path, self.spec.spacing)
-        canvas = self.canvas(image, mask, strength, height, width, len(asked), n)
-        if canvas is not None:
-            height, width = canvas.x.shape[-2:]
-            total = len(path) - 1  # cut as diffusers cuts: 10 steps of strength 0.77 are 7
-            path = path[total - int(total * canvas.strength) :]
-        h, w = self.latent_size(height, width)
-        told = self.told(sizes, h * self.vae.factor, w * self.vae.factor)
-        hinted = hints(control, control_scale, (h, w), self.vae.factor, len(asked), n)
-        hinted = [(net, hint.to(self.device, self.dtype), each) for net, hint, each in hinted]
-        for net, _, _ in hinted:
-            net.check_fits(self.unet)
-        shape = (len(prompts), self.unet.config.out_channels, h, w)
-        draw, eps = self.drawn(noise, whole("seed", seed), shape)
-
+        want = prepare(
+            self.unet, self.vae.factor, self.spec, prompt, image, mask, strength, options
+        )
+        sampling, init, draw = want.sampling, want.init, want.draw
+        method = get_sampler(sampling.sampler)
+        sample = method.with_eta(sampling.sampler, sampling.eta)
+        path = self.path(sampling.steps, sampling.sampler, sigmas=sampling.sigmas)
+        std = method.initial_std(path, self.spec.spacing)
+        if init is not None:
+            path = path[len(path) - 1 - num_steps(len(path) - 1, init.strength) :]
         with torch.inference_mode():
-            cond, uncond = self.conditionings(prompts, negatives, scale, told)
-            start = begin(canvas, draw, eps, path[0], std, self.vae, self.sees_mask)
-
-        def model(z: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-            halves = len(z) // len(prompts)  # two where guidance asks for both at once
-            beside = None if start.beside is None else start.beside.repeat(halves, 1, 1, 1)
-            controls = [(net, hint.repeat(halves, 1, 1, 1), each) for net, hint, each in hinted]
-            return self.model(z, t, conditioning, beside, controls)
-
-        network = guided(model, cond, uncond, scale, rescale, interval)
+            cond, uncond = self.text.pair(want.prompts, want.negatives, want.scale, want.sizes)
+            start = initial_latent(init, draw, want.eps, path[0], std, self.vae, self.is_inpainting)
+        model = unet_with(self.unet, start.extra_channels, want.controls)
+        guidance = want.scale, sampling.guidance_rescale, sampling.guidance_interval
+        network = classifier_free_guidance(model, cond, uncond, *guidance)
         denoise = denoiser(network, self.spec.predicts)
-        if start.known is not None:
-            denoise = keeping(denoise, *start.known)
-        walk = offer.walk(denoise, start.z, path, noise=draw)
-        if start.known is not None:
-            walk = ending(walk, path[-1], *start.known)
-        return states(walk)
+        if start.known_region is None:
+            return checked(sample(denoise, start.z, path, noise=draw))
+        states = sample(replace_known(denoise, *start.known_region), start.z, path, noise=draw)
+        return checked(restore_known(states, path[-1], *start.known_region))
 
+    @overload
+    def text_to_image(self, prompt: str | list[str], *, output: Literal["image"] = ...,
+        progress: bool = ..., **options: Unpack[Options]) -> ImageList: ...  # fmt: skip
+    @overload
+    def text_to_image(self, prompt: str | list[str], *, output: Literal["latent"],
+        progress: bool = ..., **options: Unpack[Options]) -> Tensor: ...  # fmt: skip
     def text_to_image(
         self,
         prompt: str | list[str],
-        negative_prompt: str | list[str] | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        n: int = 1,
-        noise: Noise | None = None,
-        control: ControlInput | list[ControlInput] | None = None,
-        control_scale: float | list[float] = 1.0,
-        sizes: Sizes | None = None,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
-        output: Literal["image", "latent"] = "image",
+        *,
+        output: Output = "image",
         progress: bool = True,
-    ) -> Any:
-        """Pictures of the prompts: a list of PIL images, the n of the first prompt first.
+        **options: Unpack[Options],
+    ) -> ImageList | Tensor:
+        """Images of the prompts, the n of the first prompt first.
 
-        output: "latent" returns the latents instead, a Tensor (b, c, h, w). progress: show a bar.
-        Everything else, errors included, is as in `trajectory`.
+        Args:
+            prompt: One, or a list of them.
+            output: "image" for PIL images, "latent" for the clean latents (b, c, h, w).
+            progress: Whether to show a progress bar.
+            **options: negative_prompt, steps, guidance_scale, sampler, seed, height, width, n,
+                noise, control, control_scale, sizes and all else that `trajectory` takes.
+
+        Raises:
+            ValueError, FloatingPointError: As `trajectory`.
         """
-        walk = self.trajectory(
-            prompt, negative_prompt, steps, guidance_scale, sampler, seed, height, width, n, noise,
-            control=control, control_scale=control_scale, sizes=sizes,
-            guidance_rescale=guidance_rescale, guidance_interval=guidance_interval,
-        )  # fmt: skip
-        return self.finish(walk, self.walked(steps, 1.0), output, progress)
+        return self.run(output, progress, prompt, options)
 
+    @overload
+    def image_to_image(self, prompt: str | list[str], image: Images, *, strength: float = ...,
+        output: Literal["image"] = ..., progress: bool = ...,
+        **options: Unpack[Options]) -> ImageList: ...  # fmt: skip
+    @overload
+    def image_to_image(self, prompt: str | list[str], image: Images, *, strength: float = ...,
+        output: Literal["latent"], progress: bool = ...,
+        **options: Unpack[Options]) -> Tensor: ...  # fmt: skip
     def image_to_image(
         self,
         prompt: str | list[str],
-        image: Pictures,
+        image: Images,
+        *,
         strength: float = 0.6,
-        negative_prompt: str | list[str] | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        n: int = 1,
-        noise: Noise | None = None,
-        control: ControlInput | list[ControlInput] | None = None,
-        control_scale: float | list[float] = 1.0,
-        sizes: Sizes | None = None,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
-        output: Literal["image", "latent"] = "image",
+        output: Output = "image",
         progress: bool = True,
-    ) -> Any:
-        """Pictures of the prompts that begin from a picture (SDEdit, arXiv:2108.01073).
+        **options: Unpack[Options],
+    ) -> ImageList | Tensor:
+        """Images of the prompts that begin from an image (SDEdit, arXiv:2108.01073).
 
-        strength: 0 … 1, the part of the way that is walked: 0 gives the image back as the
-        autoencoder sees it, 1 keeps next to nothing. height, width: None for the image's own,
-        rounded down to what the autoencoder can encode. The rest is as in `text_to_image`.
+        Args:
+            prompt, output, progress, **options: As in `text_to_image`; a height or width of None is
+                the image's own, rounded down to what the autoencoder can encode.
+            image: PIL, a list of them, or a Tensor (b, 3, H, W) in [0, 1].
+            strength: 0 … 1, the fraction of the path that is run. 0 gives the image back as the
+                autoencoder reconstructs it, 1 keeps next to nothing.
+
+        Raises:
+            ValueError, FloatingPointError: As `trajectory`.
         """
-        walk = self.trajectory(
-            prompt, negative_prompt, steps, guidance_scale, sampler, seed, height, width, n, noise,
-            image, None, strength, control, control_scale, sizes, guidance_rescale,
-            guidance_interval,
-        )  # fmt: skip
-        return self.finish(walk, self.walked(steps, strength), output, progress)
+        return self.run(output, progress, prompt, options, image, None, strength)
 
+    @overload
+    def inpaint(self, prompt: str | list[str], image: Images, mask: Images, *,
+        strength: float = ..., output: Literal["image"] = ..., progress: bool = ...,
+        **options: Unpack[Options]) -> ImageList: ...  # fmt: skip
+    @overload
+    def inpaint(self, prompt: str | list[str], image: Images, mask: Images, *,
+        strength: float = ..., output: Literal["latent"], progress: bool = ...,
+        **options: Unpack[Options]) -> Tensor: ...  # fmt: skip
     def inpaint(
         self,
         prompt: str | list[str],
-        image: Pictures,
-        mask: Pictures,
+        image: Images,
+        mask: Images,
+        *,
         strength: float = 1.0,
-        negative_prompt: str | list[str] | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        n: int = 1,
-        noise: Noise | None = None,
-        control: ControlInput | list[ControlInput] | None = None,
-        control_scale: float | list[float] = 1.0,
-        sizes: Sizes | None = None,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
-        output: Literal["image", "latent"] = "image",
+        output: Output = "image",
         progress: bool = True,
-    ) -> Any:
-        """The picture with the white part of the mask repainted, and the rest as it was.
+        **options: Unpack[Options],
+    ) -> ImageList | Tensor:
+        """The image with the white region of the mask repainted and the rest unchanged.
 
         A U-Net with nine input channels sees the mask and the rest; with any other model the rest
-        is kept by replacement, see inpainting. strength: 1 forgets what the white part showed.
-        The rest is as in `image_to_image`.
+        is kept by replacement, see inpainting.
+
+        Args:
+            prompt, image, output, progress, **options: As in `image_to_image`.
+            mask: Like `image`, of one channel; white, or at least 0.5, where to repaint.
+            strength: 0 … 1; at 1 nothing is left of what the white region showed.
+
+        Raises:
+            ValueError, FloatingPointError: As `trajectory`.
         """
-        x = self.fitted(image, height, width)
-        m = as_mask(mask, x)
-        walk = self.trajectory(
-            prompt, negative_prompt, steps, guidance_scale, sampler, seed, height, width, n, noise,
-            x, m, strength, control, control_scale, sizes, guidance_rescale, guidance_interval,
-        )  # fmt: skip
-        painted = self.finish(walk, self.walked(steps, strength), output, progress)
-        if output == "latent":
+        size = known(options).get("height"), options.get("width")
+        x = images.fit_image(image, *size, self.vae.factor)
+        m = images.as_mask(mask, x)
+        painted = self.run(output, progress, prompt, options, x, m, strength)
+        if isinstance(painted, Tensor):
             return painted
-        b, prompts = len(painted), len(painted) // n
-        before = to_pil(for_each("image", 2 * x - 1, prompts, n).expand(b, -1, -1, -1))
-        where = to_pil(for_each("mask", 2 * m - 1, prompts, n).expand(b, 3, -1, -1))
-        return [
-            Image.composite(new, old, white.getchannel(0))
-            for new, old, white in zip(painted, before, where, strict=True)
-        ]
+        return images.paste(painted, x, m, options.get("n", 1))
 
-    def walked(self, steps: int | None, strength: float) -> int:
-        """How many steps a picture of this strength takes."""
-        return int((self.spec.steps if steps is None else steps) * strength)
-
-    def finish(
-        self, walk: Iterator[State], steps: int, output: Literal["image", "latent"], progress: bool
-    ) -> Any:
-        """Walk to the end and decode; steps is for the bar alone."""
+    def run(
+        self, output: Output, progress: bool, prompt: str | list[str], options: Options,
+        image: Images | None = None, mask: Images | None = None, strength: float = 1.0,
+    ) -> ImageList | Tensor:  # fmt: skip
+        """Run `trajectory` to its end, and decode the last latent unless the output is "latent"."""
         if output not in ("image", "latent"):
-            raise ValueError(f"output is {output!r}; it is 'image' or 'latent'")
-        state = next(walk)
-        for state in tqdm(walk, desc="denoising", total=steps, disable=not progress):  # noqa: B007
+            raise ValueError(f"output is {output!r}; it must be 'image' or 'latent'")
+        options = known(options)
+        states = self.trajectory(prompt, image=image, mask=mask, strength=strength, **options)
+        state = next(states)
+        total = num_steps(options.get("steps") or self.spec.steps, strength)
+        for state in tqdm(states, desc="denoising", total=total, disable=not progress):  # noqa: B007
             pass
         return state.z if output == "latent" else self.to_images(state.z)
 
     @torch.inference_mode()
-    def to_images(self, z: Tensor) -> list[Image.Image]:
-        """Clean latents (b, c, h, w) -> b pictures. Raises FloatingPointError for NaN."""
-        # Decoding needs far more memory than denoising: no more than one picture of 512² at a time.
+    def to_images(self, z: Tensor) -> ImageList:
+        """Clean latents (b, c, h, w) -> b images. Raises FloatingPointError for NaN."""
+        # Decoding needs far more memory than denoising: at most one image of 512² at a time.
         at_once = max(1, 64**2 // (z.shape[-1] * z.shape[-2]))
         z = z.to(self.device, self.vae.dtype)
         x = torch.cat([self.vae.to_image(part) for part in z.split(at_once)])
         if not x.isfinite().all():
-            raise FloatingPointError("the autoencoder's picture is not finite; use float32")
-        return to_pil(x)
-
-    # --------------------------------------------------------------------------------- details
-
-    def conditionings(
-        self,
-        prompts: list[str],
-        negatives: list[str] | None,
-        scale: float,
-        sizes: Tensor | None = None,
-    ) -> tuple[Conditioning, Conditioning | None]:
-        """Of the prompts, and of what guidance leads away from where it is on; sizes (1, 6)."""
-        b = len(prompts)
-        texts = prompts if scale == 1 or negatives is None else negatives + prompts
-        both = self.text(texts)  # equal prompts are encoded once
-        if sizes is not None:
-            both = both._replace(sizes=sizes.to(self.device).expand(len(texts), -1))
-        cond = both.rows(range(len(texts) - b, len(texts)))
-        if scale == 1:
-            return cond, None
-        return cond, cond.silent() if negatives is None else both.rows(range(b))
-
-    def told(self, sizes: Sizes | None, height: int, width: int) -> Tensor | None:
-        """The sizes that the U-Net of SDXL is told, (1, 6); other systems are not told any."""
-        if self.unet.config.added_dim is not None:
-            return (sizes or Sizes()).row(height, width)
-        if sizes is not None:
-            raise ValueError(
-                f"sizes are for SDXL; {self.spec.name} is not told any, leave them out"
-            )
-        return None
-
-    def fitted(self, image: Pictures, height: int | None, width: int | None) -> Tensor:
-        """The image (b, 3, H, W) in [0, 1], in the size asked for or else its own."""
-        size = None
-        if height is not None or width is not None:
-            h, w = self.latent_size(height, width)
-            size = h * self.vae.factor, w * self.vae.factor
-        return as_pictures("image", image, "RGB", size, self.vae.factor)
-
-    def canvas(
-        self,
-        image: Pictures | None,
-        mask: Pictures | None,
-        strength: float,
-        height: int | None,
-        width: int | None,
-        prompts: int,
-        n: int,
-    ) -> Canvas | None:
-        """The picture to begin from, with its mask, if there is one."""
-        if self.sees_mask and (image is None or mask is None):
-            raise ValueError(
-                f"{self.spec.name} fills in parts of pictures: it needs an image and a mask, as "
-                "inpaint takes them"
-            )
-        if image is None:
-            if mask is not None:
-                raise ValueError("mask says what to repaint of an image, but there is no image")
-            return None
-        x = self.fitted(image, height, width)
-        repaint = None if mask is None else for_each("mask", as_mask(mask, x), prompts, n)
-        x = for_each("image", 2 * x - 1, prompts, n)
-        return Canvas(x, repaint, fraction("strength", strength))
-
-    def negatives(
-        self, negative: str | list[str] | None, prompts: list[str], n: int
-    ) -> list[str] | None:
-        """One negative prompt for each picture; none is the empty prompt, or None for zeros."""
-        if negative is None and self.spec.zero_negative:
-            return None
-        if negative is None or isinstance(negative, str):
-            return [negative or ""] * len(prompts)
-        each = repeat(as_prompts("negative_prompt", negative), n)
-        if len(each) != len(prompts):
-            raise ValueError(
-                f"negative_prompt has {len(each) // n} entries for {len(prompts) // n} prompts; "
-                "give one for all, or one for each"
-            )
-        return each
-
-    def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Pixels -> the latent's (h, w); ValueError where the autoencoder cannot make that size."""
-        sizes = []
-        for name, given in (("height", height), ("width", width)):
-            pixels = self.spec.size if given is None else whole(name, given)
-            if pixels < 1 or pixels % self.vae.factor:
-                raise ValueError(
-                    f"{name} is {pixels}; it must be a positive multiple of {self.vae.factor} "
-                    "pixels, the autoencoder's factor"
-                )
-            sizes.append(pixels // self.vae.factor)
-        return sizes[0], sizes[1]
-
-    def drawn(
-        self, noise: Noise | None, seed: int, shape: tuple[int, ...]
-    ) -> tuple[Callable[[], Tensor], Tensor | None]:
-        """Where normals come from, call after call, and the initial noise where it was given."""
-        check_noise(noise)
-        like = self.unet.conv_in.weight
-        if not callable(noise):
-            draw = normals(seed, shape, like)
-            return draw, None if noise is None else shaped(noise, shape).to(like)
-        return lambda: shaped(noise(), shape).to(like), None
-
-
-def to_pil(x: Tensor) -> list[Image.Image]:
-    """(b, 3, H, W) in [-1, 1] -> b pictures."""
-    pixels = ((x.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-    return [Image.fromarray(picture.numpy()) for picture in pixels]
-
-
-def states(walk: Iterator[Step]) -> Iterator[State]:
-    """Number a sampler's states, and stop where one is not finite.
-
-    The states are copies outside inference mode, so that they can be used in any computation.
-    """
-    for number in count():
-        with torch.inference_mode():
-            step = next(walk, None)
-        if step is None:
-            return
-        if not step.z.isfinite().all():
-            raise FloatingPointError(
-                f"the latent is not finite after step {number}: the weights are damaged, or their "
-                "type is too small for them (use float32)"
-            )
-        yield State(number, step.point.t, step.z.clone(), step.z_0.clone())
+            raise FloatingPointError("the autoencoder's image is not finite; use float32")
+        return images.to_pil(x)

@@ -1,29 +1,30 @@
-"""The noise schedule: how much of the latent and how much noise there is at each time.
+"""The noise schedule: how much signal and how much noise a latent has at each timestep.
 
 The forward process of DDPM (Ho et al. 2020, eq. 4) has a closed form: a clean latent z_0 becomes
 
     z_t = alpha_t z_0 + sigma_t eps,    alpha_t = sqrt(alphabar_t),  sigma_t = sqrt(1 - alphabar_t)
 
-so the whole schedule is one table of alphabar over t = 0 … 999. A *path* picks from it the few
-points that a sampler visits, from almost pure noise to (almost) none.
+so the whole schedule is one table of alphabar over t = 0 … 999. A *path* is the short list of
+points that a sampler visits, from almost pure noise to almost none, or none.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Spacing = Literal["leading", "trailing", "linspace"]
-Final = Literal["first", "clean"]
-Grid = Literal["t", "sigma", "lambda"]
+Sigmas = Literal["table", "karras", "uniform_lambda"]
+FinalSigma = Literal["min", "zero"]
+StepsIn = Literal["timestep", "sigma", "lambda"]
 Kind = Literal["scaled_linear", "linear", "cosine"]
 Prediction = Literal["noise", "velocity"]
-# What may be written for it: the same two, or their names in published files.
+# The accepted spellings: those two and the names in published files.
 Predicts = Literal["noise", "velocity", "epsilon", "v_prediction"]
 PUBLISHED_PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "velocity"}
 
@@ -31,10 +32,10 @@ PUBLISHED_PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_predictio
 def prediction_type(predicts: str) -> Prediction:
     """What a network's output means, "noise" or "velocity", from that name or the published one.
 
-    Published files say "epsilon" for the noise and "v_prediction" for the velocity.
+    Published files call the noise "epsilon" and the velocity "v_prediction".
 
     Raises:
-        ValueError: for another value of predicts.
+        ValueError: For any other value of predicts.
     """
     for published, prediction in PUBLISHED_PREDICTIONS.items():
         if predicts in (prediction, published):
@@ -46,10 +47,12 @@ def prediction_type(predicts: str) -> Prediction:
 
 
 class Point(NamedTuple):
-    """A place on the way from noise to picture: z_t = alpha z_0 + sigma eps.
+    """A point on the path from noise to a clean latent, where z_t = alpha z_0 + sigma eps.
 
-    t: the time that the network is shown; alpha, sigma: float64 scalars on the CPU (a scalar
-    never changes the type or the device of the latent that it multiplies).
+    Attributes:
+        t: The timestep that the network receives.
+        alpha, sigma: float64 scalars on the CPU. Multiplying a latent by a scalar does not change
+            the latent's type or device.
     """
 
     t: float
@@ -61,10 +64,16 @@ class Point(NamedTuple):
 class NoiseSchedule:
     """The table t -> (alpha, sigma); the defaults are those of every Stable Diffusion.
 
-    kind: "scaled_linear" (linear in sqrt(beta), from Rombach et al.'s code), "linear" (Ho et al.
-    2020) or "cosine" (Nichol and Dhariwal 2021, which has no use for the two betas).
-    zero_terminal_snr: shift sqrt(alphabar) so that the last entry is pure noise (Lin et al. 2023,
-    algorithm 1); it needs a network that predicts velocity, and trailing spacing.
+    Attributes:
+        num_steps: Length of the table.
+        beta_start, beta_end: The first and the last beta, unused by "cosine".
+        kind: "scaled_linear" (linear in sqrt(beta), from Rombach et al.'s code), "linear" (Ho et
+            al. 2020) or "cosine" (Nichol and Dhariwal 2021).
+        zero_terminal_snr: Shift sqrt(alphabar) so that the last entry is pure noise (Lin et al.
+            2023, algorithm 1). This needs a network that predicts velocity, and trailing spacing.
+
+    Raises:
+        ValueError: For an unknown kind.
     """
 
     num_steps: int = 1000
@@ -76,15 +85,15 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         if self.kind not in ("scaled_linear", "linear", "cosine"):
             raise ValueError(
-                f"kind {self.kind!r} is not a schedule: it is 'scaled_linear', 'linear' or 'cosine'"
+                f"kind is {self.kind!r}; it must be 'scaled_linear', 'linear' or 'cosine'"
             )
 
     @cached_property
     def betas(self) -> Tensor:
         """The variance added by each single step, (num_steps,) float64."""
         if self.kind == "cosine":
-            edges = torch.arange(self.num_steps + 1, dtype=torch.float64) / self.num_steps
-            alphabar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+            u = torch.arange(self.num_steps + 1, dtype=torch.float64) / self.num_steps  # t / T
+            alphabar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
             return (1 - alphabar[1:] / alphabar[:-1]).clamp(max=0.999)
         power = 0.5 if self.kind == "scaled_linear" else 1.0
         ends = self.beta_start**power, self.beta_end**power
@@ -92,7 +101,7 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """alphabar_t, the share of the clean latent's variance left at t, (num_steps,) float64."""
+        """alphabar_t, the signal's share of the variance at t, (num_steps,) float64."""
         alphabar = torch.cumprod(1 - self.betas, dim=0)
         if self.zero_terminal_snr:
             alpha = alphabar.sqrt()
@@ -101,11 +110,11 @@ class NoiseSchedule:
         return alphabar
 
     @cached_property
-    def ratios(self) -> Tensor:
-        """sigma_t / alpha_t, which Karras et al. (2022) call sigma, (num_steps,) float64.
+    def sigmas(self) -> Tensor:
+        """The noise levels sigma_t / alpha_t, Karras et al.'s (2022) sigma, (num_steps,) float64.
 
-        Where alphabar ends at 0 the last entry is not infinite: the published samplers that step
-        in this ratio put 2^-24 for that one alphabar.
+        With zero terminal SNR the last entry is still finite, because the published samplers that
+        step in this ratio replace the last alphabar, which is 0, by 2^-24.
         """
         alphabar = self.alphas_cumprod.clone()
         if self.zero_terminal_snr:
@@ -113,36 +122,51 @@ class NoiseSchedule:
         return (1 / alphabar - 1).sqrt()
 
     def at(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at t in 0 … num_steps - 1, float64 on the CPU, of the shape of t.
+        """(alpha, sigma) at t, float64 on the CPU, in the shape of t.
 
-        Between two entries of the table sigma / alpha is interpolated linearly, as the published
-        samplers with fractional times do. Raises ValueError outside the table.
+        Args:
+            t: In 0 … num_steps - 1. At a fractional timestep, sigma / alpha is interpolated
+                linearly, as in the published samplers.
+
+        Raises:
+            ValueError: For t outside the table.
         """
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         if not ((t >= 0) & (t <= self.num_steps - 1)).all():
-            raise ValueError(f"t is {t.tolist()}, outside the table's 0 … {self.num_steps - 1}")
+            raise ValueError(f"t is {t.tolist()}; it must lie in 0 … {self.num_steps - 1}")
         below, above = t.floor().long(), t.ceil().long()
         alphabar = self.alphas_cumprod[below]
-        between = below != above
-        if between.any():
-            ratio = torch.lerp(self.ratios[below], self.ratios[above], t - below)
-            alphabar = torch.where(between, 1 / (1 + ratio**2), alphabar)
+        fractional = below != above
+        if fractional.any():
+            ratio = torch.lerp(self.sigmas[below], self.sigmas[above], t - below)
+            alphabar = torch.where(fractional, 1 / (1 + ratio**2), alphabar)
         return alphabar.sqrt(), (1 - alphabar).sqrt()
 
     def snr(self, t: float | Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha² / sigma² at t, float64, of the shape of t."""
+        """Signal-to-noise ratio alpha² / sigma² at t, float64, in the shape of t."""
         alpha, sigma = self.at(t)
         return (alpha / sigma) ** 2
 
-    def times(
-        self, steps: int, spacing: Spacing = "leading", offset: int = 1, whole: bool = True
+    def timesteps(
+        self,
+        steps: int,
+        spacing: Spacing = "leading",
+        steps_offset: int = 1,
+        rounded: bool = True,
     ) -> list[float]:
-        """The `steps` times that a sampler shows the network, latest (noisiest) first.
+        """The timesteps at which a sampler calls the network, the noisiest first.
 
-        Three conventions are in use (Lin et al. 2023, table 2): "leading" counts up from `offset`
-        in strides of num_steps // steps and so never sees the noisiest times; "trailing" counts
-        down from the last time; "linspace" includes both ends, rounded unless `whole` is False.
-        Raises ValueError for steps outside 1 … num_steps and for an unknown spacing.
+        Args:
+            steps: Number of timesteps, 1 … num_steps.
+            spacing: One of the three conventions in use (Lin et al. 2023, table 2). "leading"
+                counts up from `steps_offset` in strides of num_steps // steps and never reaches the
+                noisiest timesteps; "trailing" counts down from the last one; "linspace" includes
+                both ends.
+            steps_offset: The smallest timestep of "leading".
+            rounded: Whether "linspace" is rounded to whole timesteps.
+
+        Raises:
+            ValueError: For steps outside 1 … num_steps and for an unknown spacing.
         """
         if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
             raise ValueError(f"steps is {steps!r}; it must be a whole number")
@@ -152,8 +176,8 @@ class NoiseSchedule:
         times: Iterable[float]
         if spacing == "leading":
             stride = self.num_steps // steps
-            # As many steps as the table is long leave no room for the offset.
-            first = min(offset, last - (steps - 1) * stride)
+            # With steps = num_steps there is no room for the offset.
+            first = min(steps_offset, last - (steps - 1) * stride)
             times = (first + i * stride for i in reversed(range(steps)))
         elif spacing == "trailing":
             times = (round(self.num_steps - i * self.num_steps / steps) - 1 for i in range(steps))
@@ -161,86 +185,106 @@ class NoiseSchedule:
             times = torch.linspace(0, last, steps, dtype=torch.float64).flip(0).tolist()
         else:
             raise ValueError(
-                f"spacing {spacing!r} is not known: it is 'leading', 'trailing' or 'linspace'"
+                f"spacing is {spacing!r}; it must be 'leading', 'trailing' or 'linspace'"
             )
-        return [round(t) if whole else t for t in times]
+        return [round(t) if rounded else t for t in times]
 
     def path(
         self,
         steps: int,
         spacing: Spacing = "leading",
-        final: Final = "first",
-        offset: int = 1,
-        grid: Grid = "t",
-        karras: bool = False,
-        lu: bool = False,
+        final_sigma: FinalSigma = "min",
+        steps_offset: int = 1,
+        sigmas: Sigmas = "table",
+        steps_in: StepsIn = "timestep",
     ) -> list[Point]:
-        """The steps + 1 points of a sampler's way; the last is where its last step ends.
+        """The steps + 1 points of a sampler's path; the last is where its last step ends.
 
-        final: "first" ends at alphabar_0, as Stable Diffusion's published DDIM does (its
-        set_alpha_to_one is false), with t = 0; "clean" ends at alpha = 1, sigma = 0, as DDPM does,
-        one before the table, t = -1.
-        grid: what the sampler steps in, for each family has its convention. "t": whole times, as
-        given by `times`. "sigma", the samplers of Karras et al.: the same, but linspace is not
-        rounded. "lambda", DPM-Solver++ in log(alpha / sigma): leading and linspace place one point
-        more and drop the last, for the end of the path is that point.
-        karras: as many points of `karras` in place of these, from the first to the last of them on
-        the "sigma" grid, over the whole table on the "lambda" grid, never on the "t" grid.
-        lu: on the "lambda" grid only, as many points evenly in lambda over the whole table (Lu et
-        al. 2022).
-        Raises ValueError for what it cannot offer.
+        Args:
+            steps: Number of steps, 1 … num_steps.
+            spacing, steps_offset: See `timesteps`.
+            final_sigma: Where the path ends. "min" is the table's smallest noise level, alphabar_0,
+                with t = 0, as in Stable Diffusion's published DDIM (its set_alpha_to_one is false).
+                "zero" is alpha = 1 and sigma = 0 with t = -1, one before the table, as in DDPM.
+            sigmas: The noise levels sigma / alpha of the other points. "table": those at the
+                timesteps. "karras": evenly spaced in the seventh root (Karras et al. 2022, eq. 5),
+                between the first and the last timestep for a sampler that steps in sigma, over the
+                whole table for one that steps in lambda. "uniform_lambda": evenly spaced in lambda
+                over the whole table (Lu et al. 2022), for samplers that step in lambda.
+            steps_in: The variable of the sampler's steps; each family has its own convention.
+                "timestep": whole timesteps. "sigma" (Karras et al.): the same, but "linspace" is
+                not rounded. "lambda" (DPM-Solver++, log(alpha / sigma)): "leading" and "linspace"
+                compute one more point and drop it, because the path's end replaces it.
+
+        Raises:
+            ValueError: For an unknown value, or for sigmas that this kind of sampler does not have.
         """
-        if final not in ("first", "clean"):
-            raise ValueError(f"final {final!r} is not known: it is 'first' or 'clean'")
-        if grid not in ("t", "sigma", "lambda"):
-            raise ValueError(f"grid {grid!r} is not known: it is 't', 'sigma' or 'lambda'")
-        if karras and grid == "t":
-            raise ValueError("karras is true; only the grids 'sigma' and 'lambda' have such points")
-        if lu and (grid != "lambda" or karras):
-            why = "only the grid 'lambda' has such points" if grid != "lambda" else "karras is, too"
-            raise ValueError(f"lu is true; {why}")
-        times = self.times(steps, spacing, offset, whole=grid != "sigma")
-        if grid == "lambda" and spacing != "trailing":
+        check_choice("final_sigma", final_sigma, FinalSigma)
+        check_choice("sigmas", sigmas, Sigmas)
+        check_choice("steps_in", steps_in, StepsIn)
+        if sigmas not in sigmas_for(steps_in):
+            raise ValueError(
+                f"sigmas is {sigmas!r}; a sampler that steps in {steps_in} has "
+                f"{' or '.join(map(repr, sigmas_for(steps_in)))}"
+            )
+        times = self.timesteps(steps, spacing, steps_offset, rounded=steps_in != "sigma")
+        if steps_in == "lambda" and spacing != "trailing":
             if steps == self.num_steps:
-                raise ValueError(f"steps is {steps}; it must lie in 1 … {steps - 1} on this grid")
-            times = self.times(steps + 1, spacing, offset)[:-1]
-
+                raise ValueError(
+                    f"steps is {steps}; it must lie in 1 … {steps - 1} for a sampler that steps in "
+                    "lambda"
+                )
+            times = self.timesteps(steps + 1, spacing, steps_offset)[:-1]
         points = [Point(float(t), *self.at(t)) for t in times]
-        if grid != "t" and points[0].alpha == 0:
-            points[0] = with_ratio(points[0].t, self.ratios[-1])
-        if karras:
-            ratios = [p.sigma / p.alpha for p in points] if grid == "sigma" else self.ratios.flip(0)
-            points = self.karras(steps, ratios[0], ratios[-1], whole=grid == "lambda")
-        if lu:
-            fall = torch.linspace(0, 1, steps, dtype=torch.float64)
-            high, low = self.ratios[[-1, 0]].log()  # -lambda
-            points = self.with_ratios(torch.lerp(high, low, fall).exp(), whole=True)
-        if final == "first":
+        if steps_in != "timestep" and points[0].alpha == 0:
+            points[0] = point_from_sigma(points[0].t, self.sigmas[-1])
+        u = torch.linspace(0, 1, steps, dtype=torch.float64)
+        if sigmas == "karras":
+            levels = (
+                [p.sigma / p.alpha for p in points] if steps_in == "sigma" else self.sigmas.flip(0)
+            )
+            high, low = levels[0] ** (1 / 7), levels[-1] ** (1 / 7)
+            points = self.points_at(torch.lerp(high, low, u) ** 7, steps_in == "lambda")
+        elif sigmas == "uniform_lambda":
+            high, low = self.sigmas[[-1, 0]].log()  # -lambda
+            points = self.points_at(torch.lerp(high, low, u).exp(), rounded=True)
+        if final_sigma == "min":
             return [*points, Point(0.0, *self.at(0))]
         one = torch.ones((), dtype=torch.float64)
         return [*points, Point(-1.0, one, 1 - one)]
 
-    def karras(self, steps: int, high: Tensor, low: Tensor, whole: bool) -> list[Point]:
-        """Points whose sigma / alpha falls evenly in its seventh root (Karras et al. 2022, eq. 5).
+    def points_at(self, sigmas: Tensor, rounded: bool) -> list[Point]:
+        """The points with these noise levels.
 
-        high, low: sigma / alpha of the first and the last.
+        Args:
+            sigmas: Noise levels sigma / alpha, (n,).
+            rounded: Whether to round the timesteps. They are those at which the table has these
+                noise levels, interpolated linearly in log(sigma / alpha).
         """
-        fall = torch.linspace(0, 1, steps, dtype=torch.float64)
-        return self.with_ratios(torch.lerp(high ** (1 / 7), low ** (1 / 7), fall) ** 7, whole)
-
-    def with_ratios(self, ratios: Tensor, whole: bool) -> list[Point]:
-        """The points of these sigma / alpha, (n,).
-
-        The network is shown the time at which the table has the point's ratio, log-linear between
-        two entries, rounded where `whole`.
-        """
-        table = self.ratios.log().numpy()
-        times = np.interp(ratios.log().numpy(), table, np.arange(self.num_steps))
-        shown = times.round() if whole else times
-        return [with_ratio(*each) for each in zip(shown, ratios, strict=True)]
+        table = self.sigmas.log().numpy()
+        times = np.interp(sigmas.log().numpy(), table, np.arange(self.num_steps))
+        times = times.round() if rounded else times
+        return [point_from_sigma(*each) for each in zip(times, sigmas, strict=True)]
 
 
-def with_ratio(t: float, ratio: Tensor) -> Point:
-    """The variance-preserving point with this sigma / alpha."""
-    alpha = 1 / (1 + ratio**2).sqrt()
-    return Point(float(t), alpha, ratio * alpha)
+def sigmas_for(steps_in: StepsIn) -> tuple[Sigmas, ...]:
+    """The choices of `sigmas` for a sampler that steps in this variable."""
+    if steps_in == "timestep":
+        return ("table",)
+    return ("table", "karras") if steps_in == "sigma" else get_args(Sigmas)
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ValueError unless the value is one of the Literal `choices`."""
+    accepted = get_args(choices)
+    if value not in accepted:
+        raise ValueError(
+            f"{name} is {value!r}; it must be {', '.join(map(repr, accepted[:-1]))} or "
+            f"{accepted[-1]!r}"
+        )
+
+
+def point_from_sigma(t: float, sigma: Tensor) -> Point:
+    """The variance-preserving point at timestep t with this sigma / alpha."""
+    alpha = 1 / (1 + sigma**2).sqrt()
+    return Point(float(t), alpha, sigma * alpha)

@@ -1,9 +1,9 @@
-"""Prompts -> what the U-Net is conditioned on.
+"""Prompts -> the conditioning of the U-Net.
 
-A tokenizer cuts a prompt into at most 75 known pieces between a start and an end token and pads it
-to 77; a text encoder turns the 77 numbers into 77 vectors. Stable Diffusion 1, 2 and the storybook
-model use the last layer's states of one encoder. SDXL puts the last but one layer's states of two
-encoders side by side, and also uses the one vector in which the second sums the prompt up.
+A tokenizer splits a prompt into at most 75 tokens, adds a start-of-text and an end-of-text token
+and pads the sequence to 77. A text encoder turns the 77 token ids into 77 embeddings. Stable
+Diffusion 1, 2 and the storybook model use the last hidden states of one encoder. SDXL concatenates
+the penultimate hidden states of two encoders and also uses the second encoder's pooled embedding.
 """
 
 import warnings
@@ -16,15 +16,17 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextEncoder
 
-TextState = Literal["last", "penultimate"]
+TextLayer = Literal["last", "penultimate"]
 
 
 class Sizes(NamedTuple):
-    """What SDXL is told of a picture's making, height and width in pixels (arXiv:2307.01952, 2.2).
+    """SDXL's size conditioning, (height, width) in pixels (arXiv:2307.01952, section 2.2).
 
-    original: of the training picture before it was scaled; small ones look blurred. crop: how much
-    was cut off at the top and at the left; (0, 0) keeps things whole. target: of what was left.
-    None is the size of the picture that is made.
+    Attributes:
+        original: Size of the training image before resizing; a small size gives blurred images.
+            None for the size of the generated image.
+        crop: Pixels cropped at the top and at the left; (0, 0) keeps objects whole.
+        target: Size after cropping; None for the size of the generated image.
     """
 
     original: tuple[int, int] | None = None
@@ -32,16 +34,18 @@ class Sizes(NamedTuple):
     target: tuple[int, int] | None = None
 
     def row(self, height: int, width: int) -> Tensor:
-        """The six numbers for a picture of this size, (1, 6) int64."""
-        made = height, width
-        return torch.tensor([[*(self.original or made), *self.crop, *(self.target or made)]])
+        """The six values for an image of this size, (1, 6) int64."""
+        size = height, width
+        return torch.tensor([[*(self.original or size), *self.crop, *(self.target or size)]])
 
 
 class Conditioning(NamedTuple):
-    """What the U-Net is told.
+    """What the U-Net is conditioned on, besides the timestep.
 
-    context: one vector per token, (b, n, d), for cross-attention. For SDXL also pooled: one vector
-    per prompt, (b, d); and sizes: six numbers, (b, 6), see Sizes.
+    Attributes:
+        context: One embedding per token for cross-attention, (b, n, d).
+        pooled: For SDXL, one embedding per prompt, (b, d).
+        sizes: For SDXL, six values per image, (b, 6), see `Sizes`.
     """
 
     context: Tensor
@@ -49,77 +53,141 @@ class Conditioning(NamedTuple):
     sizes: Tensor | None = None
 
     @property
-    def added(self) -> tuple[Tensor, Tensor] | None:
-        """What an SDXL U-Net takes besides the context."""
-        return None if self.pooled is None or self.sizes is None else (self.pooled, self.sizes)
+    def unet_inputs(self) -> tuple[Tensor] | tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The arguments of a U-Net after z and t: (context,), or (context, (pooled, sizes))."""
+        if self.pooled is None or self.sizes is None:
+            return (self.context,)
+        return self.context, (self.pooled, self.sizes)
 
     @staticmethod
     def cat(parts: "Sequence[Conditioning]") -> "Conditioning":
-        """One batch of several, in this order."""
+        """Concatenate several along the batch axis, in this order."""
         columns = zip(*parts, strict=True)
         return Conditioning._make(None if c[0] is None else torch.cat(c) for c in columns)
 
     def rows(self, index: Sequence[int]) -> "Conditioning":
-        """The prompts of these numbers, in this order; a number may come twice."""
+        """Select rows of the batch, in this order; an index may occur twice."""
         return Conditioning._make(None if part is None else part[list(index)] for part in self)
 
-    def silent(self) -> "Conditioning":
-        """Zeros for the text, which is not what the encoder makes of an empty one; same sizes."""
+    def zeroed(self) -> "Conditioning":
+        """The same shapes and sizes with zeros for the text, unlike the encoded empty prompt."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Conditioning(torch.zeros_like(self.context), pooled, self.sizes)
 
 
 class TextEncoder(nn.Module):
-    """Tokenizers and their encoders; the contexts of several are put side by side along d.
+    """Tokenizers and text encoders; several encoders have their contexts concatenated along d.
 
-    state: which states of the tokens are the context, "last" after the encoder's final norm, or
-    "penultimate", as the last layer but one leaves them.
+    Args:
+        tokenizers: One for each encoder.
+        encoders: CLIP text encoders.
+        layer: Which hidden states are the context: "last", after the final LayerNorm, or
+            "penultimate", the output of the second to last layer, without it.
     """
 
     def __init__(
         self,
         tokenizers: Sequence[PreTrainedTokenizerBase],
         encoders: Sequence[CLIPTextEncoder],
-        state: TextState = "last",
+        layer: TextLayer = "last",
     ) -> None:
         super().__init__()
         self.tokenizers = list(tokenizers)
         self.encoders = nn.ModuleList(encoders)
-        self.state = state
+        self.layer = layer
 
     def forward(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts -> context (b, 77, d), and where the last encoder has a projection, pooled.
+        """Encode b prompts; equal prompts are encoded once.
 
-        What a prompt has beyond 75 tokens is cut, with a warning. Equal prompts are encoded once.
+        Warns about a prompt of more than 75 tokens and ignores the rest of it.
+
+        Returns:
+            The context, (b, 77, d), and the pooled embedding, (b, projection_dim), if the last
+            encoder has a projection.
         """
-        different = list(dict.fromkeys(prompts))
+        unique = list(dict.fromkeys(prompts))
         contexts, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             assert isinstance(encoder, CLIPTextEncoder)
             device = encoder.embeddings.token_embedding.weight.device
             length = encoder.config.max_positions
-            states = encoder(token_ids(tokenizer, different, length).to(device))
-            contexts.append(states.last if self.state == "last" else states.hidden[-2])
+            states = encoder(token_ids(tokenizer, unique, length).to(device))
+            contexts.append(states.last if self.layer == "last" else states.hidden[-2])
             pooled = None if encoder.config.projection_dim is None else states.pooled
-        rows = [different.index(prompt) for prompt in prompts]
+        rows = [unique.index(prompt) for prompt in prompts]
         return Conditioning(torch.cat(contexts, dim=-1), pooled).rows(rows)
+
+    def pair(
+        self,
+        prompts: list[str],
+        negatives: list[str] | None,
+        scale: float,
+        sizes: Tensor | None = None,
+    ) -> tuple[Conditioning, Conditioning | None]:
+        """The two conditionings of classifier-free guidance.
+
+        Args:
+            prompts: b prompts.
+            negatives: b negative prompts; None for zeros in place of an encoded text.
+            scale: Guidance scale. At 1 only the prompts are encoded.
+            sizes: SDXL's size conditioning, (1, 6).
+
+        Returns:
+            The conditional and the unconditional, each with b rows; at scale 1 the second is None.
+        """
+        b = len(prompts)
+        texts = prompts if scale == 1 or negatives is None else negatives + prompts
+        both: Conditioning = self(texts)  # equal prompts are encoded once
+        if sizes is not None:
+            both = both._replace(sizes=sizes.to(both.context.device).expand(len(texts), -1))
+        cond = both.rows(range(len(texts) - b, len(texts)))
+        if scale == 1:
+            return cond, None
+        return cond, cond.zeroed() if negatives is None else both.rows(range(b))
+
+
+def size_conditioning(
+    sizes: Sizes | None, height: int, width: int, name: str, has_sizes: bool
+) -> Tensor | None:
+    """SDXL's size conditioning for an image of this size.
+
+    Args:
+        sizes: What the caller chose; None for the defaults.
+        height, width: Size of the generated image, in pixels.
+        name: Name of the model, for the message.
+        has_sizes: Whether the model has size conditioning.
+
+    Returns:
+        (1, 6) int64; None for a model without size conditioning.
+
+    Raises:
+        ValueError: If sizes are given to a model without size conditioning.
+    """
+    if has_sizes:
+        return (sizes or Sizes()).row(height, width)
+    if sizes is not None:
+        raise ValueError(f"sizes are for SDXL; {name} has no size conditioning, leave them out")
+    return None
 
 
 def token_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int = 77
 ) -> Tensor:
-    """Prompts -> (b, length) int64, cut and padded as CLIP does; warns where it cuts.
+    """Tokenize b prompts, truncated and padded to `length` tokens; warns about truncation.
 
-    What pads is the tokenizer's affair: the end token in SD 1, "!" (number 0) in SD 2 and in SDXL's
-    second one. These two therefore read a "!" of the prompt as padding, as they do everywhere.
+    The tokenizer decides on the padding token: end-of-text in SD 1, "!" (id 0) in SD 2 and in
+    SDXL's second tokenizer. Those two read a "!" in the prompt as padding, here as elsewhere.
+
+    Returns:
+        (b, length) int64.
     """
-    uncut = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
-    for prompt, ids in zip(prompts, uncut, strict=True):
+    untruncated = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+    for prompt, ids in zip(prompts, untruncated, strict=True):
         if len(ids) > length:
-            lost = tokenizer.decode(ids[length - 1 : -1])
+            ignored = tokenizer.decode(ids[length - 1 : -1])
             warnings.warn(
                 f"the prompt {prompt[:40]!r}… has {len(ids) - 2} tokens, of which the text encoder "
-                f"reads {length - 2}; this end is ignored: {lost!r}",
+                f"reads {length - 2}; this end is ignored: {ignored!r}",
                 stacklevel=2,
             )
     padded = tokenizer(

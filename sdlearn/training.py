@@ -1,18 +1,17 @@
-"""How everything here is trained: the diffusion loss, an average of the weights, and one loop.
+"""Training: the diffusion loss, an exponential moving average of the weights, and one loop.
 
-The loop, `train`, is a generator: it takes a `Job` (some networks, their optimizers and a function
-that does one step) and yields the metrics of every step. Whatever is random in step k is drawn from
-a generator made from (seed, k), so the batch is a function of the step and a run that was killed
-goes on from its last checkpoint to exactly the weights that an undisturbed run would have had.
+The loop, `train`, is a generator. It takes a `TrainingJob` (networks, their optimizers and a
+function that does one step) and yields the metrics of every step. All random numbers of step k come
+from a generator seeded with (seed, k), so the batch is a function of the step. A run that was
+killed and resumed from its last checkpoint therefore ends with exactly the weights of an
+uninterrupted run.
 """
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +22,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdlearn.checkpoints import load_checkpoint, save_checkpoint, truncate_metrics
-from sdlearn.files import replacing
 from sdlearn.schedule import NoiseSchedule, prediction_type
+from sdlearn.utils.atomic_files import atomic_write
+from sdlearn.utils.checkpoint import load_checkpoint, save_checkpoint, truncate_metrics
 
 Metrics = dict[str, float]
 N = TypeVar("N", bound=nn.Module)
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a gradient is no longer a finite number; nothing was saved after it appeared."""
+    """A loss or a gradient is not finite; nothing has been saved since."""
 
 
 # -------------------------------------------------------------------- the loss of diffusion models
@@ -50,13 +49,19 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the network's prediction at z_t = alpha z_0 + sigma eps, a scalar.
 
-    z_0, eps: (b, c, h, w); t: (b,) integers in 0..num_steps-1; context: (b, n, d).
-    predicts: "noise" (DDPM, arXiv:2006.11239, eq. 14) or "velocity", v = alpha eps - sigma z_0
-    (arXiv:2202.00512); the published names, "epsilon" and "v_prediction", mean the same.
-    min_snr: the gamma of Min-SNR weighting, None for equal weights.
+    Args:
+        model: (z, t, context) -> prediction (b, c, h, w).
+        z_0: Clean latents, (b, c, h, w).
+        t: (b,) integers in 0 … num_steps - 1.
+        eps: Standard normal noise, (b, c, h, w).
+        context: Text embeddings, (b, n, d).
+        schedule: Gives alpha and sigma.
+        predicts: "noise" (DDPM, arXiv:2006.11239, eq. 14) or "velocity", v = alpha eps - sigma z_0
+            (arXiv:2202.00512), or the published names "epsilon" and "v_prediction".
+        min_snr: The gamma of `min_snr_weight`; None for equal weights.
 
     Raises:
-        ValueError: for another value of predicts, before the network is called.
+        ValueError: For any other value of predicts, before the network is called.
     """
     predicts = prediction_type(predicts)
     alpha, sigma = (x.to(z_0).view(-1, 1, 1, 1) for x in schedule.at(t))
@@ -69,10 +74,18 @@ def diffusion_loss(
 
 
 def min_snr_weight(snr: Tensor, gamma: float, predicts: str = "noise") -> Tensor:
-    """Min-SNR weights (arXiv:2303.09556): min(SNR, gamma) on the error of z_0, carried over to the
-    error of the noise (divide by SNR) or of the velocity (divide by SNR + 1).
+    """Min-SNR weights of the loss (arXiv:2303.09556), in the shape of snr.
 
-    snr: any shape. predicts: as in diffusion_loss; ValueError for another prediction.
+    The weight min(SNR, gamma) of the error of z_0 becomes min(SNR, gamma) / SNR for the error of
+    the noise and min(SNR, gamma) / (SNR + 1) for that of the velocity.
+
+    Args:
+        snr: alpha² / sigma², any shape.
+        gamma: The upper limit, 5 in the paper.
+        predicts: See `diffusion_loss`.
+
+    Raises:
+        ValueError: For any other value of predicts.
     """
     return snr.clamp(max=gamma) / (snr if prediction_type(predicts) == "noise" else snr + 1)
 
@@ -81,10 +94,10 @@ def min_snr_weight(snr: Tensor, gamma: float, predicts: str = "noise") -> Tensor
 
 
 class EMA(Generic[N]):
-    """Exponential moving average of a network's weights: `module` is the averaged copy.
+    """Exponential moving average of a network's weights; `module` is the averaged copy.
 
-    The decay starts low, min(decay, (1 + n) / (10 + n)) after n steps, so that the random weights
-    of the beginning are forgotten at once.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)). It starts low so that the average
+    forgets the random initial weights quickly.
     """
 
     def __init__(self, network: N, decay: float = 0.999) -> None:
@@ -93,7 +106,7 @@ class EMA(Generic[N]):
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """average <- decay * average + (1 - decay) * weights, after step number `step` (from 0)."""
+        """Set average = decay * average + (1 - decay) * weights after step `step`, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = [*self.module.parameters()]
         weights: list[Tensor] = [*network.parameters()]
@@ -101,7 +114,7 @@ class EMA(Generic[N]):
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.01) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine from the peak to floor * peak."""
+    """Linear warm-up over `warmup` steps, then half a cosine from peak to floor * peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -109,9 +122,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float 
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, clip: float = 1.0) -> Tensor:
-    """One optimizer step on `loss` with the gradients clipped to the norm `clip`.
+    """One optimizer step on `loss`, with the gradients clipped to the norm `clip`.
 
-    Returns the norm of the gradients before clipping.
+    Returns:
+        The norm of the gradients before clipping, a scalar.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -125,8 +139,7 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, clip: floa
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside it, what draws from torch's own generator on the CPU, as fresh layers do, starts from
-    this seed; after it, that generator goes on as if nothing had happened."""
+    """Seed torch's global CPU generator, which initialises layers, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set every GPU's
         yield
@@ -140,96 +153,77 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
 def step_generator(
     seed: int, step: int, stream: int = 0, device: str | torch.device = "cpu"
 ) -> torch.Generator:
-    """The generator of everything torch draws in one step; `stream` keeps its uses apart."""
+    """The generator for one step; uses with different `stream`s are independent."""
     return torch.Generator(device).manual_seed(step_seed(seed, step, stream))
 
 
 def draw_noise(
     shape: Sequence[int], seed: int, step: int, device: torch.device, stream: int = 0
 ) -> Tensor:
-    """Standard normal noise of one step: drawn on a CUDA GPU for itself, on the CPU for others."""
-    home = "cuda" if device.type == "cuda" else "cpu"
-    generator = step_generator(seed, step, stream, home)
-    return torch.randn(*shape, generator=generator, device=home).to(device)
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or else a CUDA GPU, an Apple GPU, the CPU: the first there is.
-
-    Raises ValueError for a name that this machine has no device for.
-    """
-    if name is not None:
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"no device {name!r} here: {reason}; accepted: cpu, cuda, mps"
-            ) from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def channels_last(network: N, device: torch.device) -> N:
-    """The network on a device, its convolutions laid out as CPUs and GPUs compute them fastest."""
-    network.to(device)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 arithmetic where it is faster, that is on CUDA; float32 elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def need_compiler(device: torch.device) -> None:
-    """Raise ValueError where torch.compile, which writes C++ for a CPU, could not go on with it."""
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise ValueError("compile is True, and no C++ compiler is installed; accepted: False")
+    """Standard normal noise of one step, drawn on the GPU for CUDA, else on the CPU."""
+    source = "cuda" if device.type == "cuda" else "cpu"
+    generator = step_generator(seed, step, stream, source)
+    return torch.randn(*shape, generator=generator, device=source).to(device)
 
 
 # --------------------------------------------------------------------------------------- the loop
 
 
 @dataclass(frozen=True)
-class Job:
-    """Something to train.
+class TrainingJob:
+    """The networks to train, and how.
 
-    networks: everything that a checkpoint holds, averages included, by name.
-    optimizers: by name. step: does step number k (from 0), a function of the weights and k alone,
-    and returns its losses as scalars. sheet: draws a contact sheet without touching any random
-    state that a step uses. frozen: short names (hashes) of the weights that it builds on.
+    Attributes:
+        networks: All networks in a checkpoint, averages included, by name.
+        optimizers: The optimizers of these networks, by name.
+        step: Does step k, from 0, which must depend on the weights and k only. Returns its losses,
+            scalars by name.
+        batch: Images in one step.
+        samples: Draws a contact sheet of samples without changing random state that a step uses.
+        frozen: Short hashes of the weights that are used but not trained, by name.
     """
 
     networks: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     step: Callable[[int], dict[str, Tensor]]
     batch: int
-    sheet: Callable[[], Image.Image] | None = None
+    samples: Callable[[], Image.Image] | None = None
     frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(
-    job: Job,
+    job: TrainingJob,
     steps: int,
     folder: Path | None = None,
     *,
     resume: bool = False,
     minutes: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
     checkpoint_steps: int | None = None,
     checkpoint_seconds: float = 120.0,
-    sheet_seconds: float = 180.0,
+    samples_seconds: float = 180.0,
 ) -> Iterator[Metrics]:
-    """Train until `steps` steps are done, `minutes` have passed or `stop()` says so.
+    """Train until `steps` steps are done, `minutes` have passed or `should_stop()` is true.
 
-    Yields one dictionary a step: step (from 1), the losses, images_per_second. With a `folder`,
-    metrics.jsonl, sheets/ and checkpoints/ are kept in it, and every way out except divergence
-    and sudden death writes a last checkpoint. On CUDA the metrics are fetched (and yielded)
-    twenty steps at a time, so that the GPU never waits for Python.
+    On CUDA the metrics are fetched, and yielded, twenty steps at a time, so that the GPU does not
+    wait for Python.
 
-    Raises TrainingDiverged when a metric is not finite; the checkpoint before it stays.
+    Args:
+        job: What to train.
+        steps: Total number of steps, including those before a resumed checkpoint.
+        folder: For metrics.jsonl, samples/ and checkpoints/. The last checkpoint is written when
+            training ends or the caller stops iterating, but not after an exception.
+        resume: Start from the newest checkpoint in the folder.
+        minutes: Time limit of this run.
+        should_stop: Called before every step.
+        checkpoint_steps, checkpoint_seconds: Write a checkpoint every so many steps or seconds.
+        samples_seconds: Save samples every so many seconds.
+
+    Yields:
+        The metrics of each step: step (from 1), the losses, images_per_second.
+
+    Raises:
+        TrainingDiverged: If a metric is not finite; the checkpoint before it stays.
     """
     done = load_checkpoint(folder, job.networks, job.optimizers) if folder and resume else 0
     if folder:
@@ -241,7 +235,7 @@ def train(
     start = fetched = saved = drawn = time.monotonic()
 
     def fetch() -> list[Metrics]:
-        """The metrics since the last call, checked to be finite and written down."""
+        """The metrics since the last call; checks that they are finite and appends them."""
         nonlocal fetched
         now = time.monotonic()
         speed = round(job.batch * len(pending) / max(now - fetched, 1e-9), 2)
@@ -267,14 +261,15 @@ def train(
         return rows
 
     def finish() -> list[Metrics]:
-        rows = fetch()  # first, because it is what refuses to save a NaN
+        """The remaining metrics; writes the last checkpoint."""
+        rows = fetch()  # first, because it raises at a NaN, which must not be saved
         if folder and done:
             save_checkpoint(folder, done, job.networks, job.optimizers)
-            draw_sheet(job, folder, done)
+            save_samples(job, folder, done)
         return rows
 
     try:
-        while done < steps and not stop():
+        while done < steps and not should_stop():
             if minutes is not None and time.monotonic() - start > 60 * minutes:
                 break
             pending.append({k: v.detach() for k, v in job.step(done).items()})
@@ -282,7 +277,7 @@ def train(
             due = time.monotonic() - saved > checkpoint_seconds
             if checkpoint_steps is not None and done % checkpoint_steps == 0:
                 due = True
-            show = folder is not None and time.monotonic() - drawn > sheet_seconds
+            show = folder is not None and time.monotonic() - drawn > samples_seconds
             if due or show or len(pending) == fetch_every:
                 rows = fetch()
                 if folder and due:
@@ -290,19 +285,19 @@ def train(
                     saved = time.monotonic()
                 yield from rows
             if folder and show:
-                draw_sheet(job, folder, done)
+                save_samples(job, folder, done)
                 drawn = time.monotonic()
     except GeneratorExit:
-        finish()  # the caller stopped iterating: between two steps, so the state is whole
+        finish()  # the caller stopped iterating between two steps, so the state is consistent
         raise
     yield from finish()
 
 
-def draw_sheet(job: Job, folder: Path, step: int) -> None:
-    """Save the job's contact sheet as sheets/step-00001000.png, for a person to look at."""
-    if job.sheet is None:
+def save_samples(job: TrainingJob, folder: Path, step: int) -> None:
+    """Save the job's contact sheet of samples, for example as samples/step-00001000.png."""
+    if job.samples is None:
         return
-    (folder / "sheets").mkdir(exist_ok=True)
-    path = folder / "sheets" / f"step-{step:08d}.png"
-    with torch.no_grad(), replacing(path) as part:
-        job.sheet().save(part, format="PNG")
+    (folder / "samples").mkdir(exist_ok=True)
+    path = folder / "samples" / f"step-{step:08d}.png"
+    with torch.no_grad(), atomic_write(path) as part:
+        job.samples().save(part, format="PNG")

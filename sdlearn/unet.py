@@ -1,10 +1,11 @@
-"""The U-Net: (z_t, t, text) -> the noise (or velocity) in z_t, in the shape of z_t.
+"""The U-Net predicts the noise (or the velocity) in z_t from z_t, the timestep and the text.
 
-Down through the levels, each a row of ResBlocks that are told the time, with a SpatialTransformer
-after each where the level looks at the text; through the middle; and up again, where every
-ResBlock also receives one of the feature maps kept on the way down (Ho et al., arXiv:2006.11239,
-with the attention of Rombach et al., arXiv:2112.10752). One class holds SD 1, SD 2, SDXL and the
-storybook model; they differ in `UNetConfig` only. Modules carry the names of the published files.
+Its ResBlocks are conditioned on the timestep. Levels with cross-attention have a SpatialTransformer
+after each ResBlock. In the upsampling path each ResBlock also receives a feature map of the
+downsampling path, over a skip connection (Ho et al., arXiv:2006.11239, with the attention of
+Rombach et al., arXiv:2112.10752). SD 1, SD 2, SDXL and the storybook model differ in `UNetConfig`
+only. Modules have the names used in the published files. In the code h is a feature map
+(b, c, h, w), emb the time embedding (b, time_dim), context the text (b, n, cross_attention_dim).
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,19 @@ from sdlearn.embeddings import TimeEmbedding, sinusoidal_embedding, size_embeddi
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net of SD 1.4 and 1.5. Tuples have one entry per level, the largest size first.
+    """The configuration of a U-Net, by default SD 1.5's; tuples start at the highest resolution.
 
-    cross_attention: where it is False, a level has no transformers at all, so that its positions do
-    not look at each other either. The middle always has one, with the last level's heads and depth.
+    Attributes:
+        layers_per_block: ResBlocks per level; the upsampling path has one more.
+        cross_attention: Whether a level has transformers. Without them it has no self-attention
+            either. The middle block always has one, with the last level's heads and depth.
+        num_heads: Number of attention heads, not their width.
+        use_linear_projection: Whether the files store proj_in and proj_out as linear layers.
+        added_dim: SDXL: 2816 channels = 1280 for the pooled text + 6 sizes * added_time_dim.
+        sample_size: Height and width of the latents it was trained on.
+
+    Raises:
+        ValueError: If tuples differ in length, or channels do not divide into heads and groups.
     """
 
     in_channels: int = 4
@@ -32,14 +42,14 @@ class UNetConfig:
     layers_per_block: int = 2
     cross_attention: tuple[bool, ...] = (True, True, True, False)
     transformer_depth: tuple[int, ...] = (1, 1, 1, 1)
-    num_heads: tuple[int, ...] = (8, 8, 8, 8)  # how many, not how wide
+    num_heads: tuple[int, ...] = (8, 8, 8, 8)
     cross_attention_dim: int = 768
-    use_linear_projection: bool = False  # how the files hold proj_in and proj_out
-    added_dim: int | None = None  # SDXL: 2816 = pooled text 1280 + 6 sizes * 256
-    added_time_dim: int | None = None  # SDXL: 256 channels for each size
+    use_linear_projection: bool = False
+    added_dim: int | None = None
+    added_time_dim: int | None = None
     norm_num_groups: int = 32
     upcast_attention: bool = False
-    sample_size: int = 64  # side of the latents it was trained on
+    sample_size: int = 64
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -53,12 +63,12 @@ class UNetConfig:
             if c % heads or c % self.norm_num_groups:
                 raise ValueError(
                     f"UNetConfig: a level of {c} channels cannot be divided into {heads} heads "
-                    f"and {self.norm_num_groups} groups; give multiples of both"
+                    f"and {self.norm_num_groups} groups; it must be a multiple of both"
                 )
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions added to their input; between them the time is added per channel."""
+    """Two 3x3 convolutions with a residual connection; the time embedding is added in between."""
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int) -> None:
         super().__init__()
@@ -67,7 +77,7 @@ class ResBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_dim, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-5)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        # Published files hold a shortcut only where the widths differ; an Identity has no weights.
+        # The files have a shortcut only if the channels differ; an Identity has no weights.
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -79,7 +89,7 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width with a convolution, padded on all sides (unlike the VAE's)."""
+    """Halves height and width with a convolution, padded on all sides (unlike in the VAE)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +100,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Repeats positions up to the given size, then smooths with a 3x3 convolution."""
+    """Nearest-neighbour upsampling to the given size, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,21 +110,21 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
-class Level(nn.Module):
-    """What down, mid and up blocks share: ResBlocks, the first of them with a SpatialTransformer
-    after it.
+class StageBase(nn.Module):
+    """ResBlocks at level i, the first few followed by a SpatialTransformer.
 
-    i: the level. widths_in: the input width of each ResBlock. attentions: how many ResBlocks have
-    a transformer: all of them, none, or in the middle one of two.
+    Args:
+        in_channels: Input channels of each ResBlock.
+        attentions: How many ResBlocks have a transformer: all, none, or in the middle one of two.
     """
 
     def __init__(
-        self, config: UNetConfig, i: int, widths_in: Sequence[int], attentions: int
+        self, config: UNetConfig, i: int, in_channels: Sequence[int], attentions: int
     ) -> None:
         super().__init__()
         c = config.block_out_channels[i]
         self.resnets = nn.ModuleList(
-            ResBlock(c_in, c, time_dim(config), config.norm_num_groups) for c_in in widths_in
+            ResBlock(c_in, c, time_dim(config), config.norm_num_groups) for c_in in in_channels
         )
         self.attentions = nn.ModuleList(
             SpatialTransformer(
@@ -129,12 +139,13 @@ class Level(nn.Module):
         )
 
     def layer(self, n: int, h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        """ResBlock n and its transformer, if it has one: h (b, c_in, h, w) -> (b, c, h, w)."""
         h = self.resnets[n](h, emb)
         return self.attentions[n](h, context) if n < len(self.attentions) else h
 
 
-class DownBlock(Level):
-    """One level on the way down; returns every feature map that the way up will want."""
+class DownBlock(StageBase):
+    """One level of the downsampling path; returns the feature maps for the skip connections."""
 
     def __init__(self, config: UNetConfig, i: int, c_in: int) -> None:
         c, layers = config.block_out_channels[i], config.layers_per_block
@@ -151,8 +162,8 @@ class DownBlock(Level):
         return skips + [downsample(h) for downsample in self.downsamplers]
 
 
-class MidBlock(Level):
-    """ResBlock, SpatialTransformer, ResBlock at the smallest size, whatever the last level does."""
+class MidBlock(StageBase):
+    """ResBlock, SpatialTransformer, ResBlock at the lowest resolution."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config, -1, [config.block_out_channels[-1]] * 2, attentions=1)
@@ -161,50 +172,51 @@ class MidBlock(Level):
         return self.layer(1, self.layer(0, h, emb, context), emb, context)
 
 
-class UpBlock(Level):
-    """One level on the way up: one ResBlock more than on the way down, each fed with a skip.
+class UpBlock(StageBase):
+    """One level of the upsampling path: layers_per_block + 1 ResBlocks, one per skip connection.
 
-    skip_widths: of the skips that are left, first kept first; its own are the last of them.
+    skip_channels are those of the skip connections up to this level, in the order of the
+    downsampling path; this level takes the last of them.
     """
 
-    def __init__(self, config: UNetConfig, i: int, c_in: int, skip_widths: Sequence[int]) -> None:
+    def __init__(self, config: UNetConfig, i: int, c_in: int, skip_channels: Sequence[int]) -> None:
         c = config.block_out_channels[i]
         widths = [c_in] + [c] * config.layers_per_block
-        pairs = zip(widths, reversed(skip_widths), strict=False)
-        widths_in = [width + skip_width for width, skip_width in pairs]
-        super().__init__(config, i, widths_in, len(widths) if config.cross_attention[i] else 0)
+        pairs = zip(widths, reversed(skip_channels), strict=False)
+        in_channels = [width + skip for width, skip in pairs]
+        super().__init__(config, i, in_channels, len(widths) if config.cross_attention[i] else 0)
         self.upsamplers = nn.ModuleList([] if i == 0 else [Upsample(c)])
 
     def forward(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Tensor) -> Tensor:
-        """h (b, c_in, h, w) -> (b, c, 2h, 2w), on the largest level (b, c, h, w).
+        """Feature map h (b, c_in, h, w) -> (b, c, 2h, 2w), or (b, c, h, w) on level 0.
 
-        skips: those that are left, first kept first. The last len(resnets) of them are its own;
-        the one before has the size to grow to, which is not 2h x 2w where the halves were uneven.
+        Of the skips up to this level, the last len(resnets) belong to it. The one before them has
+        the size to upsample to, which is not 2h x 2w where downsampling rounded up.
         """
-        own = len(self.resnets)
-        for n, skip in zip(range(own), reversed(skips), strict=False):
+        num_skips = len(self.resnets)
+        for n, skip in zip(range(num_skips), reversed(skips), strict=False):
             h = self.layer(n, torch.cat([h, skip], dim=1), emb, context)
         for upsample in self.upsamplers:
-            h = upsample(h, skips[-own - 1].shape[-2:])
+            h = upsample(h, skips[-num_skips - 1].shape[-2:])
         return h
 
 
 def time_dim(config: UNetConfig) -> int:
-    """Width of the time embedding inside the network."""
+    """Channels of the time embedding."""
     return 4 * config.block_out_channels[0]
 
 
 def skip_widths(config: UNetConfig) -> list[int]:
-    """Widths of the feature maps that `UNetEncoder.encode` keeps, in the same order."""
+    """Channels of the skip connections that `UNetEncoder.encode` returns, in the same order."""
     widths = config.block_out_channels
-    kept = [widths[0]]
+    skips = [widths[0]]
     for i, c in enumerate(widths):
-        kept += [c] * (config.layers_per_block + (i < len(widths) - 1))
-    return kept
+        skips += [c] * (config.layers_per_block + (i < len(widths) - 1))
+    return skips
 
 
 class UNetEncoder(nn.Module):
-    """The way down and the middle: what a U-Net and a ControlNet have in common."""
+    """Downsampling path and middle block, which a U-Net and a ControlNet have in common."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -220,10 +232,7 @@ class UNetEncoder(nn.Module):
         self.mid_block = MidBlock(config)
 
     def embed(self, z: Tensor, t: Tensor | float, added: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The vector that every ResBlock hears: the time, and for SDXL what is `added`.
-
-        z gives batch size, device and type. Returns (b, 4 * block_out_channels[0]).
-        """
+        """The time embedding (b, time_dim), which for SDXL includes `added`; see `UNet.forward`."""
         t = torch.as_tensor(t, device=z.device).expand(z.shape[0])
         emb = self.time_embedding(
             sinusoidal_embedding(t, self.config.block_out_channels[0]).to(z.dtype)
@@ -232,7 +241,7 @@ class UNetEncoder(nn.Module):
             return emb
         if added is None or self.config.added_time_dim is None:
             raise ValueError(
-                f"this {type(self).__name__} needs added = (pooled text, sizes) besides the "
+                f"this {type(self).__name__} needs added = (pooled text, sizes) as well as the "
                 "context, and added_time_dim in its UNetConfig"
             )
         pooled, sizes = added
@@ -240,7 +249,7 @@ class UNetEncoder(nn.Module):
         return emb + self.add_embedding(vector.to(z.dtype))
 
     def encode(self, h: Tensor, emb: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor]:
-        """h (b, c, h, w) from conv_in -> the skips, largest first, and the middle's output."""
+        """The skip connections, in order, and the middle block's output, for h from conv_in."""
         skips = [h]
         for block in self.down_blocks:
             skips += block(skips[-1], emb, context)
@@ -248,14 +257,14 @@ class UNetEncoder(nn.Module):
 
 
 class UNet(UNetEncoder):
-    """The denoising network."""
+    """The denoising network: (z_t, t, text) -> noise or velocity."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
         widths = config.block_out_channels
-        kept, per_level = skip_widths(config), config.layers_per_block + 1
+        skips, per_level = skip_widths(config), config.layers_per_block + 1
         self.up_blocks = nn.ModuleList(
-            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], kept[: (i + 1) * per_level])
+            UpBlock(config, i, widths[min(i + 1, len(widths) - 1)], skips[: (i + 1) * per_level])
             for i in reversed(range(len(widths)))
         )
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=1e-5)
@@ -269,13 +278,21 @@ class UNet(UNetEncoder):
         added: tuple[Tensor, Tensor] | None = None,
         residuals: tuple[Sequence[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The network's estimate, (b, out_channels, h, w).
+        """Predict the noise or the velocity in z.
 
-        z: (b, in_channels, h, w), the latent of unit variance first. t: in 0 .. 999, may be
-        fractional, a number or a tensor () or (b,). context: text states (b, n,
-        cross_attention_dim). added: SDXL's pooled text (b, d) and sizes in pixels (b, 6).
-        residuals: from a ControlNet, one tensor for each skip and one for the middle. Raises
-        ValueError where `added` is missing.
+        Args:
+            z: Latent of about unit variance, (b, in_channels, h, w); an inpainting model's extra
+                channels come after it.
+            t: Timestep in 0 … 999, may be fractional; a number or a tensor () or (b,).
+            context: Text embeddings, (b, n, cross_attention_dim).
+            added: SDXL's pooled text (b, d) and sizes in pixels (b, 6).
+            residuals: A ControlNet's, one for each skip connection and one for the middle block.
+
+        Returns:
+            (b, out_channels, h, w).
+
+        Raises:
+            ValueError: For SDXL, if `added` is missing.
         """
         emb = self.embed(z, t, added)
         skips, h = self.encode(self.conv_in(z), emb, context)
@@ -289,12 +306,14 @@ class UNet(UNetEncoder):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
-def start_at_zero(unet: UNet) -> None:
-    """Silence every residual branch and the output before training, as for Stable Diffusion: at
-    first each block passes its input on, and the estimate is zero noise."""
-    last: list[nn.Module] = [unet.conv_out]
-    last += [m.conv2 for m in unet.modules() if isinstance(m, ResBlock)]
-    last += [m.proj_out for m in unet.modules() if isinstance(m, SpatialTransformer)]
-    for layer in last:
+def zero_init_residuals(unet: UNet) -> None:
+    """Set the last layer of every residual branch, and the output layer, to zero before training.
+
+    Each block is then the identity at first and the prediction is zero, as for Stable Diffusion.
+    """
+    last_layers: list[nn.Module] = [unet.conv_out]
+    last_layers += [m.conv2 for m in unet.modules() if isinstance(m, ResBlock)]
+    last_layers += [m.proj_out for m in unet.modules() if isinstance(m, SpatialTransformer)]
+    for layer in last_layers:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

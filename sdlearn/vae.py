@@ -1,17 +1,14 @@
-"""The autoencoder: pictures (b, 3, h, w) in [-1, 1] <-> latents (b, 4, h/8, w/8).
+"""The autoencoder: images (b, 3, h, w) in [-1, 1] <-> latents (b, 4, h/8, w/8).
 
 The architecture is the KL autoencoder of latent diffusion (Rombach et al., arXiv:2112.10752,
-appendix E.1) as published with Stable Diffusion; modules carry the names of the published weight
-files. The second half of the file holds the losses that train it: reconstruction is pulled towards
-what people see by a perceptual loss and a patch discriminator, the latents are kept in place by
-a very small KL term.
+appendix E.1) as published with Stable Diffusion. Modules have the names used in the published
+files. `sdlearn.vae_losses` has the losses that train it.
 
-Three details differ from what one would write by habit, and each breaks published weights:
-every GroupNorm uses eps 1e-6, the encoder pads on the right and at the bottom only before its
-stride-2 convolutions, and the decoder has one ResBlock more per level than the encoder.
+Three details are easy to get wrong, and each mistake breaks the published weights: every GroupNorm
+uses eps 1e-6, the encoder pads only on the right and at the bottom before its stride-2
+convolutions, and the decoder has one more ResBlock per level than the encoder.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +18,20 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The published autoencoder of SD 1 and 2; SDXL has another scaling_factor, 0.13025, and
-    activations too large for half precision."""
+    """The configuration of an autoencoder; the defaults are those of SD 1 and 2.
+
+    SDXL has the scaling_factor 0.13025, and activations too large for half precision.
+
+    Attributes:
+        in_channels, out_channels: Channels of the images.
+        latent_channels: Channels of the latents.
+        block_out_channels: Channels of each level, the highest resolution first.
+        layers_per_block: ResBlocks per level in the encoder; one more in the decoder.
+        norm_num_groups: Groups of every GroupNorm.
+        scaling_factor: 1 / standard deviation of the latents of the training images.
+        force_upcast: Keep the autoencoder in float32 where the rest of a system is in half
+            precision.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
@@ -30,19 +39,20 @@ class VAEConfig:
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     norm_num_groups: int = 32
-    scaling_factor: float = 0.18215  # 1 / std of the latents over the training pictures
-    force_upcast: bool = False  # keep it in float32 where the rest of a system is in half precision
+    scaling_factor: float = 0.18215
+    force_upcast: bool = False
 
 
 # ------------------------------------------------------------------------------ building blocks
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """A GroupNorm with the autoencoder's eps."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):
-    """Two times GroupNorm, SiLU, 3x3 convolution, added to the input: (b, c_in, h, w) -> c_out."""
+    """Two 3x3 convolutions with a residual connection: (b, c_in, h, w) -> (b, c_out, h, w)."""
 
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
@@ -50,7 +60,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm2 = group_norm(c_out, groups)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        # Published files hold a shortcut only where the widths differ; an Identity has no weights.
+        # The files have a shortcut only if the channels differ; an Identity has no weights.
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,11 +70,11 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width. One row and column of zeros at the bottom and right, none elsewhere.
+    """Halves height and width, with one row of zeros at the bottom and one column on the right.
 
-    With zeros on all sides each position would look one pixel of its level further up and left: by
-    1 + 2 + 4 = 7 pixels of the picture after three levels, which the published weights do not
-    expect.
+    With zeros on all sides, the receptive field of each position would move up and left by one
+    pixel of its level: by 1 + 2 + 4 = 7 pixels of the image after three levels. The published
+    weights do not expect that.
     """
 
     def __init__(self, channels: int) -> None:
@@ -76,7 +86,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repeating pixels, then smooths with a 3x3 convolution."""
+    """Nearest-neighbour upsampling by a factor of 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,8 +96,8 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class PixelAttention(nn.Module):
-    """One head of self-attention over all positions, as wide as the channels, with biases."""
+class SpatialSelfAttention(nn.Module):
+    """Self-attention over all positions: one head of all channels, with biases."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -101,24 +111,24 @@ class PixelAttention(nn.Module):
         b, c, h, w = x.shape
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (b, c, h, w) -> (b, h*w, c)
         q, k, v = (to(tokens).unsqueeze(1) for to in (self.to_q, self.to_k, self.to_v))
-        seen = F.scaled_dot_product_attention(q, k, v).squeeze(1)  # (b, 1, h*w, c) -> (b, h*w, c)
-        return x + self.to_out[0](seen).transpose(1, 2).reshape(b, c, h, w)
+        out = F.scaled_dot_product_attention(q, k, v).squeeze(1)  # (b, 1, h*w, c) -> (b, h*w, c)
+        return x + self.to_out[0](out).transpose(1, 2).reshape(b, c, h, w)
 
 
 class MidBlock(nn.Module):
-    """ResBlock, attention, ResBlock at the smallest size, in the encoder and in the decoder."""
+    """ResBlock, attention, ResBlock at the lowest resolution, in both encoder and decoder."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResBlock(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([PixelAttention(channels, groups)])
+        self.attentions = nn.ModuleList([SpatialSelfAttention(channels, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
 class DownBlock(nn.Module):
-    """One level of the encoder: `layers` ResBlocks, then half the size unless it is the last."""
+    """One level of the encoder: `layers` ResBlocks, then half the size if `down`."""
 
     def __init__(self, c_in: int, c_out: int, layers: int, groups: int, down: bool) -> None:
         super().__init__()
@@ -134,7 +144,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level of the decoder: `layers` ResBlocks, then twice the size unless it is the last."""
+    """One level of the decoder: `layers` ResBlocks, then twice the size if `up`."""
 
     def __init__(self, c_in: int, c_out: int, layers: int, groups: int, up: bool) -> None:
         super().__init__()
@@ -150,7 +160,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(b, 3, h, w) -> (b, 2 * latent_channels, h/f, w/f): means and log-variances, stacked."""
+    """(b, 3, h, w) -> (b, 2 * latent_channels, h/f, w/f): means, then log-variances."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -172,7 +182,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(b, latent_channels, h/f, w/f) -> (b, 3, h, w), the encoder's levels in reverse."""
+    """(b, latent_channels, h/f, w/f) -> (b, 3, h, w), with the encoder's levels in reverse."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -193,12 +203,12 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
-# ------------------------------------------------------------------------------ the autoencoder
-
-
 class VAE(nn.Module):
-    """Variational autoencoder: `encode` and `decode` are unscaled, as the network was trained;
-    `to_latent` and `to_image` add the scaling that the diffusion model expects."""
+    """Variational autoencoder with a downsampling factor f, 8 for Stable Diffusion.
+
+    `encode` and `decode` use unscaled latents, as the autoencoder was trained. `to_latent` and
+    `to_image` use the scaled latents of the diffusion model.
+    """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -211,136 +221,54 @@ class VAE(nn.Module):
 
     @property
     def factor(self) -> int:
-        """How many pixels one latent position spans in each direction: 8 for four levels."""
+        """The downsampling factor f: pixels per latent position in height and width."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the weights."""
         return self.quant_conv.weight.dtype
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior N(mean, exp(logvar)) of a picture.
+        """The posterior N(mean, exp(logvar)) of an image.
 
-        x: (b, 3, h, w) in [-1, 1]. Returns mean and logvar, each (b, latent_channels, h/f, w/f),
-        logvar clamped to [-30, 20]. Raises ValueError where h or w is not a multiple of f.
+        Args:
+            x: (b, 3, h, w) in [-1, 1].
+
+        Returns:
+            Mean and log-variance, each (b, latent_channels, h/f, w/f); the log-variance is clamped
+            to [-30, 20].
+
+        Raises:
+            ValueError: If h or w is not a multiple of f.
         """
         h, w = x.shape[-2:]
         if h % self.factor or w % self.factor:
             raise ValueError(
-                f"picture of {h} x {w} pixels (height x width): the autoencoder needs both to be "
-                f"multiples of {self.factor}"
+                f"the image has {h} x {w} pixels (height x width); both must be multiples of "
+                f"{self.factor}, the autoencoder's factor"
             )
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Unscaled latent (b, latent_channels, h/f, w/f) -> picture (b, 3, h, w), unclamped."""
-        # With the channels of a position side by side in memory, convolutions are faster.
+        """Unscaled latent (b, latent_channels, h/f, w/f) -> image (b, 3, h, w), not clamped."""
+        # Convolutions are faster if the channels of a position are adjacent in memory.
         z = z.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.post_quant_conv(z))
 
     def to_latent(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Picture -> z_0 with about unit variance: (mean + std * noise) * scaling_factor.
+        """Image -> z_0 of about unit variance: (mean + std * noise) * scaling_factor.
 
-        noise: standard normal in the shape of the latent for a sample of the posterior; None for
-        its mean.
+        Args:
+            x: (b, 3, h, w) in [-1, 1].
+            noise: Standard normal, (b, latent_channels, h/f, w/f), to sample the posterior; None
+                for its mean.
         """
         mean, logvar = self.encode(x)
         z = mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
         return z * self.config.scaling_factor
 
     def to_image(self, z: Tensor) -> Tensor:
-        """z_0 (b, latent_channels, h/f, w/f) as diffusion leaves it -> picture in [-1, 1]."""
+        """Scaled latent z_0 (b, latent_channels, h/f, w/f) -> image (b, 3, h, w) in [-1, 1]."""
         return self.decode(z / self.config.scaling_factor).clamp(-1.0, 1.0)
-
-
-# ------------------------------------------------------------------------- the losses to train it
-
-
-def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats: summed over a latent, averaged over the batch.
-
-    Stable Diffusion weighs it 1e-6, which bounds the latents without making them normal: hence
-    the scaling factor.
-    """
-    return 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).flatten(1).sum(1).mean()
-
-
-class PerceptualLoss(nn.Module):
-    """Distance between what a trained network sees in two pictures (LPIPS, arXiv:1801.03924).
-
-    features: maps (b, 3, h, w) to a list of stages (b, c_i, h_i, w_i), gradients flowing through.
-    weights: one factor per stage; they stand for LPIPS's learned per-channel weights.
-    """
-
-    def __init__(
-        self, features: Callable[[Tensor], Sequence[Tensor]], weights: Sequence[float]
-    ) -> None:
-        super().__init__()
-        self.features = features
-        self.weights = tuple(weights)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Scalar, averaged over the batch. Gradients reach x; target is a constant."""
-        with torch.no_grad():
-            wanted = self.features(target)
-        loss = x.new_zeros(())
-        for weight, a, b in zip(self.weights, self.features(x), wanted, strict=True):
-            # Unit length per position: the direction in feature space counts, not the contrast.
-            a, b = (f / (f.square().sum(1, keepdim=True) + 1e-10).sqrt() for f in (a, b))
-            loss = loss + weight * (a - b).square().sum(1).mean()
-        return loss
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches as real or reconstructed (PatchGAN, arXiv:1611.07004).
-
-    (b, 3, h, w) -> logits (b, 1, h', w'), one per patch; `depth` stride-2 convolutions of 4x4, then
-    two of stride 1. GroupNorm takes the place of the published BatchNorm: no running statistics,
-    so real and reconstructed batches do not leak into each other and a resumed run is exact.
-    """
-
-    def __init__(self, in_channels: int = 3, width: int = 64, depth: int = 3) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, width, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-        ]
-        c = width
-        for i in range(1, depth + 1):
-            c_in, c = c, width * min(2**i, 8)
-            stride = 2 if i < depth else 1
-            layers += [
-                nn.Conv2d(c_in, c, 4, stride=stride, padding=1, bias=False),
-                nn.GroupNorm(8, c),
-                nn.LeakyReLU(0.2),
-            ]
-        layers.append(nn.Conv2d(c, 1, 4, padding=1))
-        self.layers = nn.Sequential(*layers)
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Hinge loss: real patches should score above 1, reconstructed ones below -1."""
-    return 0.5 * (F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean())
-
-
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """What the autoencoder minimises against the discriminator."""
-    return -fake_logits.mean()
-
-
-def adversarial_weight(reconstruction: Tensor, adversarial: Tensor, last_weight: Tensor) -> Tensor:
-    """The factor that gives the adversarial loss a gradient as large as the reconstruction's at
-    the decoder's last weight (VQGAN, arXiv:2012.09841, eq. 7), at most 1e4, without gradient.
-
-    Both losses must still have their graph: call it before backward().
-    """
-    (wanted,) = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)
-    (given,) = torch.autograd.grad(adversarial, last_weight, retain_graph=True)
-    return (wanted.norm() / (given.norm() + 1e-4)).clamp(0.0, 1e4)

@@ -1,62 +1,75 @@
-"""The systems, as values: one frozen specification each, and nothing else tells them apart.
+"""One frozen specification per system; the systems differ in nothing else.
 
-Defaults are those of the published Stable Diffusion 1.5; a specification names the differences.
+The defaults are those of Stable Diffusion 1.5; a specification lists only what is different.
 """
 
 from dataclasses import dataclass, field, replace
 
 from sdlearn.clip import CLIPTextConfig
-from sdlearn.schedule import Final, NoiseSchedule, Predicts, Spacing, prediction_type
-from sdlearn.text import TextState
+from sdlearn.schedule import (
+    FinalSigma,
+    NoiseSchedule,
+    Predicts,
+    Sigmas,
+    Spacing,
+    prediction_type,
+)
+from sdlearn.text import TextLayer
 from sdlearn.unet import UNetConfig
 from sdlearn.vae import VAEConfig
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that makes one text-to-image system.
+    """The specification of a text-to-image system.
 
-    text: the encoders; text_state: which of their states the U-Net sees, see TextEncoder.
-    zero_negative: without a negative prompt, guidance leads away from zeros, not from the empty
-    text. predicts: what the U-Net's output means, "noise" or "velocity"; the published names,
-    "epsilon" and "v_prediction", become these. sampler, steps, guidance: what a picture is made
-    with unless the caller says otherwise. size: pixels, height and width. spacing, offset, final,
-    karras, lu: the sampler's path, see NoiseSchedule.path.
+    Attributes:
+        name: Its name in SPECS and in model_index.json.
+        unet, vae, text: The configurations of its networks; SDXL has two text encoders.
+        text_layer: Layer whose hidden states condition the U-Net, see TextEncoder.
+        zero_negative: Whether the unconditional embedding is zeros if there is no negative prompt,
+            instead of the encoded empty prompt.
+        schedule: The noise schedule of its training.
+        predicts: What the U-Net predicts, "noise" or "velocity". The published names "epsilon" and
+            "v_prediction" are converted to these.
+        sampler, steps, guidance_scale: Defaults for sampling.
+        resolution: Height and width of its images, in pixels.
+        spacing, steps_offset, final_sigma, sigmas: The sampler's path, see NoiseSchedule.path.
 
     Raises:
-        ValueError: for another value of predicts.
+        ValueError: For any other value of predicts.
     """
 
     name: str
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text: tuple[CLIPTextConfig, ...] = (CLIPTextConfig(),)
-    text_state: TextState = "last"
+    text_layer: TextLayer = "last"
     zero_negative: bool = False
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     predicts: Predicts = "noise"
     sampler: str = "plms"
     steps: int = 50
-    guidance: float = 7.5
-    size: int = 512
+    guidance_scale: float = 7.5
+    resolution: int = 512
     spacing: Spacing = "leading"
-    offset: int = 1
-    final: Final = "first"
-    karras: bool = False
-    lu: bool = False
+    steps_offset: int = 1
+    final_sigma: FinalSigma = "min"
+    sigmas: Sigmas = "table"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predicts", prediction_type(self.predicts))
 
 
-# Stable Diffusion 1 (2022). 1.5 is 1.4 trained for longer; the five further channels of the
-# inpainting model are the mask and the latent of the masked picture.
+# Stable Diffusion 1 (2022). 1.5 is 1.4 trained for longer. The five extra channels of the
+# inpainting model are the mask and the latent of the masked image.
 SD1_4 = ModelSpec(name="sd1.4")
 SD1_5 = ModelSpec(name="sd1.5")
 SD1_5_INPAINT = ModelSpec(name="sd1.5-inpaint", unet=UNetConfig(in_channels=9), sampler="ddim")
 
-# Stable Diffusion 2 (2022): heads 64 channels wide, and OpenCLIP's ViT-H/14, whose 24th and last
-# layer was not used and is not in the published files. The versions at 768 pixels predict velocity.
+# Stable Diffusion 2 (2022): attention heads of 64 channels, and OpenCLIP's ViT-H/14, whose last
+# layer, the 24th, is not used and not in the published files. The 768-pixel versions predict
+# velocity.
 SD2_UNET = UNetConfig(
     num_heads=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
 )
@@ -70,14 +83,15 @@ SD2_0 = replace(
     unet=replace(SD2_UNET, sample_size=96),
     predicts="velocity",
     sampler="ddim",
-    size=768,
+    resolution=768,
 )
 SD2_1_BASE = replace(SD2_0_BASE, name="sd2.1-base")
 SD2_1 = replace(SD2_0, name="sd2.1", unet=replace(SD2_0.unet, upcast_attention=True))
 SD2_INPAINT = replace(SD2_0_BASE, name="sd2-inpaint", unet=replace(SD2_UNET, in_channels=9))
 
-# Stable Diffusion XL (2023): three levels, the first without attention and the others with more of
-# it, two text encoders, and a U-Net that is also told the pooled text and the picture's sizes.
+# Stable Diffusion XL (2023): three levels, the first without attention and the others with deeper
+# transformers, two text encoders, and a U-Net that is also conditioned on the pooled text and the
+# image sizes.
 SDXL = ModelSpec(
     name="sdxl",
     unet=UNetConfig(
@@ -103,15 +117,15 @@ SDXL = ModelSpec(
             projection_dim=1280,
         ),
     ),
-    text_state="penultimate",
+    text_layer="penultimate",
     zero_negative=True,
     sampler="euler",
-    guidance=5.0,
-    size=1024,
+    guidance_scale=5.0,
+    resolution=1024,
 )
 
-# The small model that this course trains. A trained folder has the last word on its scaling factor
-# and its vocabulary: both are measured, one on the latents, one on the captions.
+# The small model that this course trains. Its scaling factor is measured on the latents and its
+# vocabulary on the captions, so a trained folder overrides both.
 STORYBOOK = ModelSpec(
     name="storybook",
     unet=UNetConfig(
@@ -131,9 +145,9 @@ STORYBOOK = ModelSpec(
     text=(CLIPTextConfig(hidden_size=128, num_layers=4, num_heads=4, intermediate_size=512),),
     sampler="ddim",
     steps=30,
-    guidance=5.0,
-    size=64,
-    lu=True,
+    guidance_scale=5.0,
+    resolution=64,
+    sigmas="uniform_lambda",
 )
 
 SPECS = {

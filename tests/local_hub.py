@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from sdlearn import hub
+from sdlearn.weights import hub
 
 COMMIT = "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06"
 

@@ -19,7 +19,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sdlearn.course import check, comparing
+from sdlearn.course import check
+from sdlearn.course.grading import compare
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,11 @@ def run(program: list[Statement], slip: str = "") -> list[Pair]:
         mine: Callable[..., Any], theirs: Callable[..., Any], *inputs: Any, tolerance: float = 1e-12
     ) -> None:
         try:
-            comparing.same(mine, theirs, *inputs, tolerance=tolerance)
+            compare.same(mine, theirs, *inputs, tolerance=tolerance)
         except RuntimeError as error:
             if not places & {frame.filename for frame in extract_tb(error.__traceback__)}:
                 raise
-            raise comparing.Different(f"Yours raises {type(error).__name__}: {error}") from error
+            raise compare.Different(f"Yours raises {type(error).__name__}: {error}") from error
         pairs.append(Pair(mine, theirs, inputs, tolerance))
 
     module = ModuleType("the_notebook")
@@ -201,12 +202,12 @@ def wrong(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def slipping(*given: Any, **named: Any) -> Any:
-        result = comparing.settled(function(*given, **named))
+        result = compare.materialize(function(*given, **named))
         if callable(result) and not isinstance(result, type | nn.Module):
             return wrong(result)
         changed = slipped(result)
         # Something else altogether would be noticed whatever the comparison is worth.
-        if comparing.difference(changed, result, tolerance=1.0):
+        if compare.difference(changed, result, tolerance=1.0):
             raise Unspoilt(f"{function.__name__}: the mistake is not small")
         return changed
 
@@ -214,11 +215,16 @@ def wrong(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def slipped(result: Any) -> Any:
-    """The same, wrong from the sixth digit on; raises Unspoilt for what is not made of numbers."""
+    """The same, wrong from the sixth digit on; raises Unspoilt for what is not made of numbers.
+
+    A whole number has no such digit: one beside others, as the number of a step is, stays as it is.
+    """
     if isinstance(result, Tensor) and result.is_floating_point():
         return result + 1e-5 * torch.randn_like(result) * result.abs().mean()
     if isinstance(result, tuple | list):
-        inner = [slipped(entry) for entry in result]
+        if result and all(isinstance(entry, int) for entry in result):
+            raise Unspoilt("whole numbers alone have no digit to change")
+        inner: list[Any] = [e if isinstance(e, int) else slipped(e) for e in result]
         return type(result)(*inner) if hasattr(result, "_fields") else type(result)(inner)
     if isinstance(result, float):
         return result * 1.00001 + 1e-5
@@ -229,13 +235,13 @@ def distance(pair: Pair, other_weights: bool = False) -> float:
     """‖mine - theirs‖ / ‖theirs‖ of two modules in float64, largest over their results: with the
     same random weights, or else with others in mine. Computed without check.same."""
     torch.manual_seed(0)
-    mine, theirs = (comparing.converted(m, torch.float64).eval() for m in (pair.mine, pair.theirs))
+    mine, theirs = (compare.converted(m, torch.float64).eval() for m in (pair.mine, pair.theirs))
     for parameter in theirs.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     mine.load_state_dict(theirs.state_dict(), strict=True)
     for parameter in mine.parameters() if other_weights else ():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    inputs = comparing.converted(pair.inputs, torch.float64)
+    inputs = compare.converted(pair.inputs, torch.float64)
     with torch.no_grad():
-        a, b = (comparing.leaves(comparing.settled(m(*inputs))) for m in (mine, theirs))
-    return max(comparing.relative_error(x, y) for x, y in zip(a, b, strict=True))
+        a, b = (compare.tree_leaves(compare.materialize(m(*inputs))) for m in (mine, theirs))
+    return max(compare.relative_error(x, y) for x, y in zip(a, b, strict=True))

@@ -1,10 +1,9 @@
-"""Do the mistakes of the exercises do and say the same in two commits?
+"""Compare the mistakes of the exercises in two commits: names, order, sentences and results.
 
     python tools/compare_exercises.py OLD_COMMIT [NEW_COMMIT] [--only NOTEBOOK ...]
 
-Each commit is unpacked into a temporary folder. There a process of its own runs every mistake of
-every exercise on every case. Reported is where names, order, sentences or results differ between
-the two; the exit code is 1 if anything does. NEW_COMMIT is HEAD unless it is given.
+Each commit is unpacked into a temporary folder, where a separate process runs every mistake of
+every exercise on every case. The exit code is 1 if anything differs. NEW_COMMIT is HEAD by default.
 """
 
 import argparse
@@ -26,19 +25,23 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-# Where `results(exercise, answer)` is, the present place first.
-RUNNERS = ("sdlearn.course.running", "sdlearn.course.grading.sandbox")
+# Modules that may define `results(exercise, answer)`, the current one first.
+RUNNERS = ("sdlearn.course.grading.sandbox", "sdlearn.course.running")
 TOLERANCE = 1e-12
 
 # {"05": {"05.2": [(name, sentence, [outcome of each case]), ...]}}
 Found = dict[str, dict[str, list[tuple[str, str, list[Any]]]]]
 
 
-# ------------------------------------------------------------------------ what one commit gives
+# -------------------------------------------------------------------------- results of one commit
 
 
 def probe(only: list[str]) -> Found:
-    """Every mistake of the sdlearn that is imported, with its outcome on every case."""
+    """Run every mistake of the imported sdlearn on every case.
+
+    Args:
+        only: Numbers of notebooks, or none for all.
+    """
     run = runner()
     course = import_module("sdlearn.course.exercises")
     return {
@@ -55,19 +58,19 @@ def probe(only: list[str]) -> Found:
 
 
 def runner() -> Any:
-    """The function `results` of the first of RUNNERS that there is."""
+    """Return the function `results` of the first module of RUNNERS that exists."""
     for name in RUNNERS:
         try:
             return import_module(name).results
         except ModuleNotFoundError:
             continue
-    raise ModuleNotFoundError(f"none of these runs answers: {', '.join(RUNNERS)}")
+    raise ModuleNotFoundError(f"none of these modules exists: {', '.join(RUNNERS)}")
 
 
 def plain(outcome: Any) -> Any:
-    """An outcome without classes of ours, so that a process with other code can read it.
+    """Convert an outcome to built-in types and tensors, so that another process can read it.
 
-    For a Failure, the exception's words, or the sentence where nothing was raised.
+    A Failure becomes the exception's text, or its sentence if nothing was raised.
     """
     if hasattr(outcome, "raised") and hasattr(outcome, "sentence"):
         return ["failure", outcome.raised or outcome.sentence]
@@ -85,7 +88,7 @@ def plain(outcome: Any) -> Any:
 
 
 def probed(commit: str, only: list[str]) -> Found:
-    """What `probe` finds in a commit, in a process that imports the commit's own package."""
+    """Run `probe` on a commit, in a process that imports the commit's own package."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["git", "archive", "--format=tar", commit, "sdlearn", "data"]
         packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
@@ -98,12 +101,19 @@ def probed(commit: str, only: list[str]) -> Found:
         return torch.load(out, weights_only=True)
 
 
-# ---------------------------------------------------------------------------- the two compared
+# ---------------------------------------------------------------------------------- comparison
 
 
 @dataclass
 class Report:
-    """Counts, and a line for each difference."""
+    """The result of a comparison.
+
+    Attributes:
+        outcomes: Number of outcomes compared.
+        results: A line for each result that differs.
+        sentences: A line for each sentence that differs.
+        names: A line for each mistake that is new, gone or in another position.
+    """
 
     outcomes: int = 0
     results: list[str] = field(default_factory=list)
@@ -112,11 +122,12 @@ class Report:
 
     @property
     def differences(self) -> list[str]:
+        """All lines."""
         return [*self.names, *self.sentences, *self.results]
 
 
 def compared(old: Found, new: Found) -> Report:
-    """The differences in the exercises of every notebook that both have."""
+    """Compare the exercises of every notebook that both commits have."""
     report = Report()
     for notebook in [key for key in old if key in new]:
         for number in {**old[notebook], **new[notebook]}:
@@ -126,7 +137,7 @@ def compared(old: Found, new: Found) -> Report:
 
 
 def compare(report: Report, number: str, before: list[Any], after: list[Any]) -> None:
-    """Add what differs in the mistakes of one exercise to the report."""
+    """Add the differences between the mistakes of one exercise to the report."""
     names, later = ([name for name, _, _ in mistakes] for mistakes in (before, after))
     gone, added = [n for n in names if n not in later], [n for n in later if n not in names]
     report.names += [f"{number} {name}: gone" for name in gone]
@@ -137,8 +148,8 @@ def compare(report: Report, number: str, before: list[Any], after: list[Any]) ->
     for name, sentence, outcomes in before:
         if name not in known:
             continue
-        said, results = known[name]
-        if said != sentence:
+        other, results = known[name]
+        if other != sentence:
             report.sentences.append(f"{number} {name}: another sentence")
         report.outcomes += min(len(outcomes), len(results))
         if len(outcomes) != len(results):
@@ -150,7 +161,7 @@ def compare(report: Report, number: str, before: list[Any], after: list[Any]) ->
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two outcomes are the same: words exactly, numbers to a relative 1e-12."""
+    """Tell whether two outcomes are equal: text exactly, floats to a relative 1e-12."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
     if type(a) is not type(b):
@@ -170,20 +181,29 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def main() -> int:
+    """Compare two commits and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("old", metavar="OLD_COMMIT")
-    parser.add_argument("new", metavar="NEW_COMMIT", nargs="?", default="HEAD")
-    parser.add_argument("--only", metavar="NOTEBOOK", nargs="*", default=[], help='such as "05"')
+    parser.add_argument("old", metavar="OLD_COMMIT", help="the commit to compare with")
+    parser.add_argument(
+        "new", metavar="NEW_COMMIT", nargs="?", default="HEAD", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NOTEBOOK",
+        nargs="*",
+        default=[],
+        help="numbers of the notebooks to compare, such as 05 (default: all)",
+    )
     parser.add_argument("--probe", metavar="FILE", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.probe:
-        torch.save(probe(asked.only), asked.probe)
+    args = parser.parse_args()
+    if args.probe:
+        torch.save(probe(args.only), args.probe)
         return 0
-    old, new = (probed(commit, asked.only) for commit in (asked.old, asked.new))
+    old, new = (probed(commit, args.only) for commit in (args.old, args.new))
     report = compared(old, new)
     print(*report.differences, sep="\n", end="\n" * bool(report.differences))
     for notebook in sorted(set(old) ^ set(new)):
-        print(f"not compared, being in one commit only: notebook {notebook}")
+        print(f"notebook {notebook} is in one commit only and was not compared")
     print(
         f"{report.outcomes} outcomes (mistake, case) compared: "
         f"{len(report.results)} results differ, {len(report.sentences)} sentences differ, "

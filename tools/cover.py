@@ -1,6 +1,6 @@
-"""Make assets/cover.png, the picture the README opens with: python tools/cover.py
+"""Make assets/cover.png, the image at the top of the README: python tools/cover.py
 
-Eight captions of the test split's kind, seed 0 onwards, nothing chosen by hand.
+It shows eight captions like those of the test split, with seeds from 0 on. No image is selected.
 """
 
 from pathlib import Path
@@ -20,11 +20,12 @@ CAPTIONS = [
     "a green snail to the right of a red umbrella on the road",
     "a blue rocket on the grass under grey clouds",
 ]
-SIDE, GAP, TEXT = 256, 16, 66  # pixels: a picture, between two, a caption
+SIDE, GAP, TEXT = 256, 16, 66  # in pixels: side of an image, gap, height of a caption
 COLUMNS = 4
 
 
 def main() -> None:
+    """Generate the images and write the file."""
     pictures = sdlearn.StableDiffusion.storybook().text_to_image(CAPTIONS, seed=0)
     rows = -(-len(CAPTIONS) // COLUMNS)
     size = (COLUMNS * (SIDE + GAP) + GAP, rows * (SIDE + TEXT + GAP) + GAP)

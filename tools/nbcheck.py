@@ -1,6 +1,6 @@
-"""What a stored notebook's cells must be: clean outputs, pictures with words, plain short code.
+"""Checks of a stored notebook's cells: clean outputs, alternative texts, short plain code.
 
-`faults` gives one sentence for each fault; what a notebook's text must be is in nbtext.py.
+`faults` returns one sentence for each fault. nbtext.py checks the text of a notebook.
 """
 
 import ast
@@ -26,13 +26,13 @@ STATE = "application/vnd.jupyter.widget-state+json"
 IMPORTED = {"torch", "numpy", "PIL", "matplotlib", "transformers", "ipywidgets", "IPython"}
 ALLOWED = {*sys.stdlib_module_names, *IMPORTED, "sdlearn"} - {"runpy"}
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
-# Beside the places of the machine that checks, those of any other.
+# Paths of any machine, in addition to those of the machine that runs the check.
 PLACES = r"(?<![\w.:/~])/(?:home|Users|root|tmp|private|mnt|workspace)/[\w.-]+|\b[A-Z]:\\+Users\b"
 PACKAGE_HOSTS = r"\b(?:pypi|pythonhosted|anaconda|npmjs|crates)\.(?:org|com|io)\b"
 
 
 def faults(notebook: Notebook) -> list[str]:
-    """Every fault of the cells, the cell named first."""
+    """Return every fault of a notebook's cells; each begins with the cell."""
     found = widget_faults(notebook)
     for number, cell in enumerate(notebook["cells"]):
         at = place(number, cell)
@@ -41,27 +41,28 @@ def faults(notebook: Notebook) -> list[str]:
 
 
 def place(number: int, cell: Cell) -> str:
+    """Return the number and the id of a cell, for messages."""
     return f"cell {number} ({cell.get('id', 'without id')})"
 
 
-# ------------------------------------------------------------------------------ what is written
+# ------------------------------------------------------------------------------------- sources
 
 
 def cell_faults(cell: Cell) -> Iterator[str]:
-    """Its id, the places it names, and its code."""
+    """Check a cell's id, the paths in it, and its code."""
     name = cell.get("id", "")
     random = re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name)
     if random or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        yield "its id is not made of words, like attention-class"
+        yield f"its id is {name!r}; accepted: words with hyphens, like attention-class"
     yield from places_in(cell["source"], "named")
     if cell["cell_type"] == "code":
         yield from code_faults(cell["source"])
 
 
 def places_in(text: str, how: str) -> Iterator[str]:
-    """Paths of a machine, and addresses of package registries."""
+    """Find paths of a machine and addresses of package registries."""
     mine = [str(ROOT), str(Path.home()), tempfile.gettempdir()]
-    # "/", the home of some accounts, is in any date.
+    # The home of some accounts is "/", which also occurs in dates.
     paths = [path for path in mine if len(path) > 3 and path in text]
     paths += [match[0] for match in re.finditer(PLACES, text)]
     if paths:
@@ -72,9 +73,10 @@ def places_in(text: str, how: str) -> Iterator[str]:
 
 
 def code_faults(source: str) -> Iterator[str]:
+    """Check the length, the syntax and the imports of a code cell."""
     lines = [line for line in source.splitlines() if line.strip()]
     if len(lines) > CODE_LINES:
-        yield f"{len(lines)} lines of code; more than {CODE_LINES} are too many for one idea"
+        yield f"it has {len(lines)} lines of code; accepted: at most {CODE_LINES}"
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
@@ -89,11 +91,11 @@ def code_faults(source: str) -> Iterator[str]:
         elif name.startswith("sdlearn.course.exercises"):
             yield "it imports the exercises, and with them their solutions"
     if any(ast.unparse(node) == "sys.path" for node in ast.walk(tree)):
-        yield "it uses sys.path; finished parts are imported from sdlearn as it is installed"
+        yield "it uses sys.path; accepted: imports from the installed sdlearn"
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The full name of every module that is imported; relative ones begin with a dot."""
+    """Yield the full name of every imported module; relative ones begin with a dot."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -103,24 +105,25 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from parts if module == "sdlearn.course" else [module]
 
 
-# -------------------------------------------------------------------------------- what is stored
+# ------------------------------------------------------------------------------------- outputs
 
 
 def output_faults(cell: Cell) -> Iterator[str]:
+    """Check the stored outputs of a cell."""
     outputs = cell.get("outputs", [])
     if MARK in cell["source"] and cell.get("execution_count") and not outputs:
-        yield "its output is to be compared with the stored one, and none is stored"
+        yield "its output must be compared with the stored one, but none is stored"
     expects_error = "raises-exception" in cell["metadata"].get("tags", [])
     for output, following in pairwise([*outputs, {}]):
         size = len(json.dumps(output))
         if size > OUTPUT_BYTES:
-            yield f"an output of {size:,} bytes, more than {OUTPUT_BYTES:,}"
+            yield f"an output has {size:,} bytes; accepted: at most {OUTPUT_BYTES:,}"
         if output["output_type"] == "error" and not expects_error:
             yield f"a stored {output['ename']}"
         if output.get("name") == "stderr":
             yield "something written to stderr is stored"
         data = output.get("data", {})
-        # An image in base64 may spell "/tmp" by chance.
+        # An image in base64 may contain "/tmp" by chance.
         texts = [str(text) for kind, text in data.items() if kind not in PICTURES]
         yield from places_in("\n".join([output.get("text", ""), *texts]), "stored")
         yield from picture_faults(output, following)
@@ -129,26 +132,26 @@ def output_faults(cell: Cell) -> Iterator[str]:
 
 
 def picture_faults(output: dict[str, Any], following: dict[str, Any]) -> Iterator[str]:
-    """A picture has alternative text, and under it the same words for all to unfold."""
+    """Check that an image has alternative text, and the same text folded below it."""
     for kind in PICTURES:
         if kind not in output.get("data", {}):
             continue
         alt = output["metadata"].get(kind, {}).get("alt", "")
         fold = following.get("data", {}).get("text/html", "")
         if len(alt) < ALT_LETTERS:
-            yield "a picture without alternative text; figures.show(figure, alt) gives it some"
+            yield "an image has no alternative text; figures.show(figure, alt) adds it"
         elif "<details>" not in fold or html.escape(alt) not in fold:
-            yield "a picture without its words folded under it; figures.show puts them there"
+            yield "an image has no description folded below it; figures.show(figure, alt) adds it"
 
 
 def without_alt(markup: str) -> bool:
-    """Whether there is an <img> that says nothing to those who cannot see it."""
+    """Tell whether an <img> lacks alternative text."""
     images = re.findall(r"<img\b[^>]*>", re.sub(r"base64,[\w+/=]*", "", markup))
     return any(not re.search(r"""\salt=(["'])(?!\1)""", image) for image in images)
 
 
 def widget_faults(notebook: Notebook) -> list[str]:
-    """Widgets are stored with their contents, which are seen without a kernel, too."""
+    """Check the alternative texts in the stored state of widgets."""
     stored = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     values = [str(model.get("state", {}).get("value", "")) for model in stored.values()]
     fault = "the state of a widget holds an <img> without alternative text"

@@ -1,7 +1,7 @@
-"""What the text of a notebook must be: headings in order, a complete lesson, links that lead on.
+"""Checks of a notebook's text: headings, the parts of a lesson, links and references.
 
-Where a file is named NN-title.ipynb it is a lesson and has a lesson's parts; any other notebook
-needs only its headings, links and references in order. What cells must be is in nbcheck.py.
+A file named NN-title.ipynb is a lesson and must have all parts of one. Of any other notebook only
+headings, links and references are checked. nbcheck.py checks the cells.
 """
 
 import json
@@ -22,23 +22,36 @@ CHECK = {"solution": False, "grade": True, "locked": True}
 VIEW = "application/vnd.jupyter.widget-view+json"
 NUMBERS = r"((?>\d+(?:(?:, | and | or | to |–)\d+)*))"
 ARXIV = r"(?:\d\d(?:0[1-9]|1[0-2])\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v\d+)?"
-# The target may hold one pair of parentheses, as addresses of encyclopaedias do.
+# The target may contain one pair of parentheses, as addresses of encyclopaedias do.
 LINK = r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(((?:[^()\s]|\([^()\s]*\))*)(?:\s+\"[^\"]*\")?\)"
 
 
 class Heading(NamedTuple):
+    """A heading.
+
+    Attributes:
+        cell: Number of its cell.
+        level: 1 to 6.
+        text: Without marks.
+    """
+
     cell: int
     level: int
     text: str
 
     @property
     def anchor(self) -> str:
-        """What JupyterLab lets links end in."""
+        """The anchor that JupyterLab gives the heading."""
         return self.text.replace(" ", "-")
 
 
 def faults(cells: list[Cell], path: Path) -> list[str]:
-    """Every fault of the text, the cell named first where there is one."""
+    """Return every fault of a notebook's text; each begins with the cell if it belongs to one.
+
+    Args:
+        cells: Of the notebook.
+        path: Its file.
+    """
     titles = headings(cells)
     found = [*heading_faults(titles)]
     lesson = re.match(r"(\d\d)-", path.name)
@@ -52,7 +65,7 @@ def faults(cells: list[Cell], path: Path) -> list[str]:
 
 
 def headings(cells: list[Cell]) -> list[Heading]:
-    """All headings in order, as text without marks."""
+    """Return all headings in order, as text without marks."""
     found = []
     for number, cell in enumerate(cells):
         if cell["cell_type"] == "markdown":
@@ -64,26 +77,27 @@ def headings(cells: list[Cell]) -> list[Heading]:
 
 
 def sections(titles: list[Heading]) -> list[int]:
-    """The numbers of the numbered sections."""
+    """Return the numbers of the numbered sections."""
     matches = (re.match(r"(\d+) · ", title.text) for title in titles if title.level == 2)
     return [int(match[1]) for match in matches if match]
 
 
 def prose(cell: Cell) -> str:
-    """The text without code and formulas."""
+    """Return the text of a cell without code and formulas."""
     text = re.sub(r"^(```|~~~).*?^\1", "", cell["source"], flags=re.M | re.S)
     return re.sub(r"(`+).*?\1|\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\n))+\$", "", text, flags=re.S)
 
 
-# ------------------------------------------------------------------------------------- the order
+# ------------------------------------------------------------------------------------ headings
 
 
 def heading_faults(titles: list[Heading]) -> Iterator[str]:
+    """Check the levels of the headings and the numbers of the sections."""
     if [title.cell for title in titles if title.level == 1] != [0] or titles[0].level != 1:
         yield "the first cell begins with the title, `# …`, and no other heading is of this level"
     previous = 1
     for title in titles:
-        # The question to think about stands right under the title, as a small heading.
+        # The opening question, a small heading, comes directly after the title.
         deepest = 3 if previous == 1 else previous + 1
         if title.level > deepest:
             yield f"the heading “{title.text}” is of level {title.level}, under level {previous}"
@@ -94,7 +108,7 @@ def heading_faults(titles: list[Heading]) -> Iterator[str]:
 
 
 def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iterator[str]:
-    """What every lesson of the course has, from its card to its papers."""
+    """Check the parts of a lesson, from its card to its papers."""
     first = cells[0]["source"] if cells else ""
     if not re.match(rf"# {lesson} · \S", first):
         yield f"the title is not `# {lesson} · …`, though the file is named {lesson}-…"
@@ -120,7 +134,7 @@ def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iter
 
 
 def practice_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iterator[str]:
-    """Exercises, each with a cell for the answer and one that checks it, and a quiz."""
+    """Check the exercises, each with an answer cell and a check cell, and the quiz."""
     cards = [title for title in titles if re.match(r"Exercise \d", title.text)]
     if len(cards) < EXERCISES:
         yield f"{len(cards)} exercises; a lesson has at least {EXERCISES}"
@@ -137,25 +151,26 @@ def practice_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> It
 
 
 def marks(cell: Cell) -> dict[str, Any]:
-    """Whether nbgrader lets learners change a cell, and whether it grades it."""
+    """Return nbgrader's marks of a cell: solution, grade and locked."""
     found = cell["metadata"].get("nbgrader", {})
     return {name: found.get(name) for name in CHECK}
 
 
-# ------------------------------------------------------------------------------------- the links
+# ---------------------------------------------------------------------------------------- links
 
 
 def link_faults(cell: Cell, titles: list[Heading], path: Path) -> Iterator[str]:
+    """Check the links, images and arXiv numbers of a cell."""
     text = prose(cell)
     for mark, label, target in re.findall(LINK, text):
         if mark and not label:
-            yield f"the picture {target} has no alternative text"
+            yield f"the image {target} has no alternative text"
         if re.match(r"[a-z][a-z+.-]*:", target):
             yield from address_faults(label, target)
         else:
             yield from file_faults(target, titles, path)
     if re.search(r"(?<!\()\bhttp://", text):
-        yield "an address begins with http://, and https:// is wanted"
+        yield "an address begins with http://; accepted: https://"
     if without_alt(text):
         yield "an <img> has no alternative text"
     for named in re.findall(r"arXiv:\s*([^\s\]),;]*[\w/])", text):
@@ -164,7 +179,7 @@ def link_faults(cell: Cell, titles: list[Heading], path: Path) -> Iterator[str]:
 
 
 def address_faults(label: str, target: str) -> Iterator[str]:
-    """Addresses are looked at, never asked: checks need no network."""
+    """Check the form of an address, without the network."""
     try:
         parts = urlsplit(target)
     except ValueError:
@@ -174,38 +189,38 @@ def address_faults(label: str, target: str) -> Iterator[str]:
         yield f"the link {target} does not lead to an https address"
     if parts.netloc.removeprefix("www.") == "arxiv.org":
         number = re.fullmatch(rf"/(?:abs|pdf)/({ARXIV})", parts.path)
-        said = re.search(r"arXiv:\s*(\S+)", label)
+        named = re.search(r"arXiv:\s*(\S+)", label)
         if not number:
-            yield f"the link {target} holds no arXiv number"
-        elif said and said[1] != number[1]:
-            yield f"the link says {said[0]} and leads to {number[1]}"
+            yield f"the link {target} contains no arXiv number"
+        elif named and named[1] != number[1]:
+            yield f"the link says {named[0]} and leads to {number[1]}"
 
 
 def file_faults(target: str, titles: list[Heading], path: Path) -> Iterator[str]:
-    """A link within the repository: its file exists, and where it is a notebook, its heading."""
+    """Check that the file of a link exists and, in a notebook, its heading."""
     name, _, anchor = unquote(target).partition("#")
     file = path.parent / name if name else path
     repository = path.resolve().parents[1]
     if not target or not file.resolve().is_relative_to(repository):
         yield f"the link “{target}” leads to nothing in the repository"
     elif not file.exists():
-        yield f"the link {target} leads to a file that is not there"
+        yield f"the link {target} leads to a file that does not exist"
     elif anchor and file.suffix == ".ipynb":
         there = titles if file == path else headings_of(file)
         if anchor not in [title.anchor for title in there]:
-            yield f"the link {target} leads to a heading that is not there"
+            yield f"the link {target} leads to a heading that does not exist"
 
 
-# ------------------------------------------------------------------------------- the references
+# ----------------------------------------------------------------------------------- references
 
 
 def reference_faults(cell: Cell, titles: list[Heading], path: Path) -> Iterator[str]:
-    """Notebooks are those of the course, sections and exercises those that there are."""
+    """Check that the notebooks, sections and exercises that a cell mentions exist."""
     text = " ".join(prose(cell).split())
     for named in re.findall(rf"\b[Nn]otebooks? {NUMBERS}\b(?!\.\d)", text):
         for number in re.findall(r"\d+", named):
             if len(number) != 2 or int(number) > LAST_NOTEBOOK:
-                yield f"there is no notebook {number}; they are 00 to {LAST_NOTEBOOK}"
+                yield f"there is no notebook {number}; accepted: 00 to {LAST_NOTEBOOK}"
     for number in re.findall(r"\b[Ee]xercises? (\d\d\.\d+)", text):
         own = number.startswith(path.name[:2])
         there = titles if own else [*siblings(path, number[:2])]
@@ -222,16 +237,21 @@ def reference_faults(cell: Cell, titles: list[Heading], path: Path) -> Iterator[
 
 
 def sections_named(text: str) -> list[int]:
-    """The sections of the same notebook that a text names; those "of" something are elsewhere."""
+    """Return the sections of the same notebook that a text mentions.
+
+    A section "of" something belongs to another notebook.
+    """
     found = re.findall(rf"\b[Ss]ections? {NUMBERS}\b(?!\.\d| of (?!this))", text)
     return [int(number) for named in found for number in re.findall(r"\d+", named)]
 
 
 def siblings(path: Path, lesson: str) -> Iterator[Heading]:
+    """Yield the headings of another lesson in the same folder."""
     for file in path.parent.glob(f"{lesson}-*.ipynb"):
         yield from headings_of(file)
 
 
 def headings_of(file: Path) -> list[Heading]:
+    """Return the headings of a stored notebook."""
     cells = json.loads(file.read_text("utf-8"))["cells"]
     return headings([{**cell, "source": "".join(cell["source"])} for cell in cells])

@@ -1,13 +1,13 @@
-"""Keep the outputs stored in notebooks small, free of noise and equal from one run to the next.
+"""Keep the stored outputs of notebooks small and the same from one run to the next.
 
-    python tools/nbtool.py check            every notebook in notebooks/, or those named
-    python tools/nbtool.py clean [FILE...]  remove the noise in place
+    python tools/nbtool.py check [FILE...]  check every notebook in notebooks/, or these
+    python tools/nbtool.py clean [FILE...]  remove in place what changes from run to run
     python tools/nbtool.py run [FILE...]    execute from top to bottom, store the outputs, clean
 
-Two executions of a notebook differ in counters, timestamps and widget ids; `clean` removes
-those, so that a diff shows what a person changed. Figures become palette images, a third of
-the bytes. Cleaning twice is the same as cleaning once. What `check` looks for besides noise stands
-in nbcheck.py (cells) and nbtext.py (text).
+Two runs of a notebook differ in counters, timestamps and widget ids. `clean` removes them, so that
+a diff shows only what a person changed, and converts figures to palette images, which have a third
+of the bytes. Cleaning twice has the same result as cleaning once. The other checks are in
+nbcheck.py (cells) and nbtext.py (text).
 """
 
 import argparse
@@ -34,7 +34,7 @@ KEPT_CELL_METADATA = {"tags", "slideshow", "editable", "deletable", "nbgrader"}
 
 
 def clean(notebook: Notebook) -> Notebook:
-    """A new notebook without what changes from run to run; the old one is left alone."""
+    """Return a copy of a notebook without everything that changes from run to run."""
     notebook = json.loads(json.dumps(notebook))
     widgets = notebook["metadata"].get("widgets", {}).get(STATE)
     notebook["metadata"] = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
@@ -49,7 +49,7 @@ def clean(notebook: Notebook) -> Notebook:
 
 
 def number(notebook: Notebook) -> None:
-    """Count code cells from 1 where the notebook was executed; nbval refuses outputs without it."""
+    """Number the code cells of an executed notebook from 1, as nbval requires."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     executed = any(cell["outputs"] for cell in code)
     filled = (cell for cell in code if cell["source"])
@@ -63,6 +63,7 @@ def number(notebook: Notebook) -> None:
 
 
 def clean_output(output: dict[str, Any]) -> dict[str, Any]:
+    """Remove counters and addresses from an output, in place, and reduce its image's colours."""
     if "execution_count" in output:
         output["execution_count"] = None
     if "text" in output:
@@ -76,7 +77,7 @@ def clean_output(output: dict[str, Any]) -> dict[str, Any]:
 
 
 def joined_streams(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbouring pieces of one stream as one: where they were cut is a matter of timing."""
+    """Join neighbouring pieces of one stream, which are split at random."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
         last = joined[-1] if joined else {}
@@ -88,15 +89,15 @@ def joined_streams(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_addresses(text: str) -> str:
-    """`<Thing at 0x7f3a12c4>` without the address, which is another one every time."""
+    """Replace memory addresses, as in `<Thing at 0x7f3a12c4>`, by 0x0."""
     return re.sub(r"\b0x[0-9a-fA-F]{6,}\b", "0x0", text)
 
 
 def with_palette(encoded: str) -> str:
-    """The same PNG with at most 128 colours, if that is smaller. A palette image stays as it is.
+    """Reduce a PNG in base64 to 128 colours, if this makes it smaller.
 
-    The colours are chosen to cover all that occur, not the frequent ones: a red car among many grey
-    tiles must stay red.
+    A palette image is returned unchanged. The palette covers all colours that occur rather than
+    the most frequent ones, so that a red car among many grey tiles stays red.
     """
     original = base64.b64decode(encoded)
     image = Image.open(io.BytesIO(original))
@@ -111,10 +112,10 @@ def with_palette(encoded: str) -> str:
 
 
 def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
-    """Store the widgets that are shown, and what they are made of, under numbers 0, 1, 2, ...
+    """Store the displayed widgets, with their children, under the numbers 0, 1, 2, ...
 
-    Jupyter also stores widgets left from cells that were run twice, all under random ids. They
-    are numbered in an order that a file written and read again has too: hence the sorted keys.
+    Jupyter also stores widgets from earlier runs of a cell, all under random ids. Keys are sorted,
+    so that the order is the same after the file was written and read.
     """
     waiting = [
         output["data"][VIEW]["model_id"]
@@ -143,18 +144,18 @@ def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
 
 
 def faults(path: Path) -> list[str]:
-    """What is wrong with a stored notebook, one sentence each."""
+    """Return one sentence for each fault of a stored notebook."""
     text = path.read_text(encoding="utf-8")
     names = [cell.get("id") for cell in json.loads(text)["cells"]]
     repeated = sorted({name for name in names if name and names.count(name) > 1})
-    if repeated:  # nbformat would give such cells random names, and more faults with them
+    if repeated:  # nbformat would give such cells random ids, which cause more faults
         return [f"two cells have the id {name}" for name in repeated]
     notebook = read(text)
     found = []
     if written(clean(notebook)) != text:
-        found.append("holds noise; run: python tools/nbtool.py clean")
+        found.append("is not clean; run: python tools/nbtool.py clean")
     if len(text.encode()) > NOTEBOOK_BYTES:
-        found.append(f"has {len(text.encode()):,} bytes, more than {NOTEBOOK_BYTES:,}")
+        found.append(f"has {len(text.encode()):,} bytes; accepted: at most {NOTEBOOK_BYTES:,}")
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"]]
     if code and not any(cell["outputs"] for cell in code):
         found.append("is stored without outputs; run: python tools/nbtool.py run")
@@ -162,24 +163,26 @@ def faults(path: Path) -> list[str]:
 
 
 def read(text: str) -> Notebook:
-    """A notebook as plain dictionaries, with every source and output text one string."""
+    """Parse a notebook into dictionaries in which every source and output is one string."""
     notebook = nbformat.reads(text, as_version=4)
     nbformat.validate(notebook)
     return json.loads(json.dumps(notebook))
 
 
 def written(notebook: Notebook) -> str:
+    """Return the text of a notebook's file."""
     return nbformat.writes(nbformat.from_dict(notebook)) + "\n"
 
 
 def store(path: Path, notebook: Notebook) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(written(notebook), encoding="utf-8", newline="\n")
-    os.replace(beside, path)
+    """Write a notebook atomically."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(written(notebook), encoding="utf-8", newline="\n")
+    os.replace(part, path)
 
 
 def execute(path: Path) -> Notebook:
-    """Run every cell in a fresh kernel, from the notebook's own folder, as a learner does."""
+    """Run every cell in a new kernel, in the notebook's own folder, as a learner does."""
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
@@ -190,18 +193,25 @@ def execute(path: Path) -> Notebook:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Clean, check or run stored notebooks.")
-    parser.add_argument("action", choices=["check", "clean", "run"])
-    parser.add_argument("files", nargs="*", type=Path, help="default: every notebook in notebooks/")
-    given = parser.parse_args(argv)
+    """Check, clean or run notebooks; return 1 if there are faults."""
+    parser = argparse.ArgumentParser(description="Check, clean or run stored notebooks.")
+    parser.add_argument("action", choices=["check", "clean", "run"], help="what to do")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="a notebook (default: every notebook in notebooks/)",
+    )
+    args = parser.parse_args(argv)
     bad = 0
-    for path in given.files or sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if given.action == "check":
+    for path in args.files or sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if args.action == "check":
             found = faults(path)
             print(*(f"{path.name}: {fault}" for fault in found), sep="\n", end="\n" * bool(found))
             bad += len(found)
         else:
-            new = execute(path) if given.action == "run" else read(path.read_text("utf-8"))
+            new = execute(path) if args.action == "run" else read(path.read_text("utf-8"))
             store(path, clean(new))
     return int(bad > 0)
 

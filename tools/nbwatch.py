@@ -1,9 +1,9 @@
-"""A pytest plugin that watches the notebooks which nbval runs, and fails those that go too far.
+"""A pytest plugin that limits the CPU time and memory of the notebooks that nbval runs.
 
-Limits: processor time and memory of each notebook's kernel (measured on Linux only, with one
-thread, so that a busy machine changes nothing), and processor time of all together. No network and
-no changes in the repository: guard/sitecustomize.py stops them inside the kernel, and what got past
-it is found at the end by looking for new files. A table shows what was measured.
+It limits the CPU time and the memory of each notebook's kernel, and the CPU time of all notebooks
+together. They are measured on Linux only, with one thread, so that other load has little effect.
+Notebooks may neither use the network nor change the repository: guard/sitecustomize.py prevents
+both inside the kernel, and new files are searched for at the end. A table shows the measurements.
 """
 
 import os
@@ -24,14 +24,14 @@ NOT_LOOKED_AT = {"__pycache__", "runs", "build", "dist"}
 
 
 class Usage(NamedTuple):
-    """What a notebook's kernel took: seconds of processor time, and the most memory at a time."""
+    """CPU time in seconds and peak memory in GB of a notebook's kernel."""
 
     seconds: float
     gigabytes: float
 
 
 def measured(process: int) -> Usage | None:
-    """From Linux's tables: the process with its finished children; None on other systems."""
+    """Measure a process with its finished children; None if the system is not Linux."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -43,20 +43,21 @@ def measured(process: int) -> Usage | None:
 
 
 def seconds_allowed(name: str) -> float:
+    """Return the limit of a notebook's CPU time."""
     return SECONDS_OF.get(name[:2], SECONDS)
 
 
 def excesses(name: str, usage: Usage) -> Iterator[str]:
-    """Which limits a notebook breaks, one sentence each."""
+    """Yield one sentence for each limit that a notebook exceeds."""
     allowed = seconds_allowed(name)
     if usage.seconds > allowed:
-        yield f"{name} took {usage.seconds:.1f} s of processor time; the limit is {allowed:g} s"
+        yield f"{name} used {usage.seconds:.1f} s of CPU time; the limit is {allowed:g} s"
     if usage.gigabytes > GIGABYTES:
-        yield f"{name} took {usage.gigabytes:.2f} GB of memory; the limit is {GIGABYTES:g} GB"
+        yield f"{name} used {usage.gigabytes:.2f} GB of memory; the limit is {GIGABYTES:g} GB"
 
 
 def files(root: Path) -> set[str]:
-    """The files of the repository, without hidden ones and those that tools make anew."""
+    """Return the files of the repository, without hidden ones and outputs of tools."""
     found = set()
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if f not in NOT_LOOKED_AT and not f.startswith(".")]
@@ -66,9 +67,10 @@ def files(root: Path) -> set[str]:
 
 
 class Watch:
-    """The hooks, with what they remember of one run."""
+    """The hooks of the plugin and the measurements of one test run."""
 
     def __init__(self, root: Path) -> None:
+        """Start watching the repository at `root`."""
         self.root = root
         self.before = files(root)
         self.usages: dict[str, Usage | None] = {}
@@ -76,7 +78,7 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        """The kernel starts before a notebook's first cell, with these variables."""
+        """Set the environment variables of a kernel, which starts before the first cell."""
         if not isinstance(item, IPyNbCell) or item.parent.kernel:
             return (yield)
         paths = [str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -93,13 +95,13 @@ class Watch:
     def pytest_runtest_teardown(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, None, None]:
-        """The kernel ends after a notebook's last cell."""
+        """Measure a kernel after its last cell, before it ends."""
         last = nextitem is None or nextitem.parent is not item.parent
         if not isinstance(item, IPyNbCell) or not last:
             return (yield)
         kernel, name = item.parent.kernel, item.path.name
         usage = measured(kernel.km.provisioner.pid) if kernel and kernel.is_alive() else None
-        # Properties travel with the report from a worker of pytest-xdist to the one that counts.
+        # Properties are sent with the report from a worker of pytest-xdist to the main process.
         item.user_properties.append((PROPERTY, [name, usage and list(usage)]))
         yield
         if usage and any(excesses(name, usage)):
@@ -107,19 +109,20 @@ class Watch:
         return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the measurements."""
         for key, value in report.user_properties:
             if key == PROPERTY:
                 name, usage = cast("tuple[str, list[float] | None]", value)
                 self.usages[name] = Usage(*usage) if usage else None
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What no single notebook can be blamed for: two of them may have run at a time."""
+        """Check the limits that concern all notebooks, two of which may run at the same time."""
         if not self.usages or hasattr(session.config, "workerinput"):
             return
         spent, new = self.together(), sorted(files(self.root) - self.before)
         if spent > TOGETHER:
             self.troubles.append(
-                f"all notebooks took {spent:.1f} s of processor time; the limit is {TOGETHER:g} s"
+                f"all notebooks used {spent:.1f} s of CPU time; the limit is {TOGETHER:g} s"
             )
         if new:
             self.troubles.append(f"new files appeared in the repository: {', '.join(new)}")
@@ -127,13 +130,15 @@ class Watch:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def together(self) -> float:
+        """Return the CPU time of all notebooks in seconds."""
         return sum(usage.seconds for usage in self.usages.values() if usage)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
         if not self.usages:
             return
         say = terminalreporter.write_line
-        terminalreporter.section("notebooks: processor time and memory, with one thread")
+        terminalreporter.section("notebooks: CPU time and memory, with one thread")
         width = max(map(len, self.usages))
         for name, usage in sorted(self.usages.items()):
             if usage:
@@ -141,11 +146,12 @@ class Watch:
                 time = f"{usage.seconds:8.1f} s of {limits[0]:<5g}"
                 say(f"{name:{width}}{time}{usage.gigabytes:7.2f} GB of {limits[1]:g}")
             else:
-                say(f"{name:{width}}  not measured: its kernel died, or this is not Linux")
+                say(f"{name:{width}}  not measured: the kernel died, or the system is not Linux")
         say(f"{'together':{width}}{self.together():8.1f} s of {TOGETHER:g}")
         for trouble in self.troubles:
             say(f"FAILED: {trouble}", red=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register the plugin."""
     config.pluginmanager.register(Watch(config.rootpath), "watch")

@@ -1,9 +1,9 @@
-"""Keep the made parts of notebooks/teaching.md up to date with the notebooks and the exercises.
+"""Regenerate the generated parts of notebooks/teaching.md from the notebooks and the exercises.
 
-    python tools/teaching.py          write them anew; the rest of the page is left alone
+    python tools/teaching.py
 
-A made part stands between two comments, `<!-- made: minutes -->` and `<!-- end -->`. What others
-write once, an exercise's minutes or the sentence for a mistake, is so not typed a second time.
+A generated part is enclosed by the comments `<!-- made: minutes -->` and `<!-- end -->`. So the
+minutes of an exercise and the sentence for a mistake are written in one file only.
 """
 
 import json
@@ -15,12 +15,12 @@ from pathlib import Path
 from nbcheck import ROOT
 from nbtext import LAST_NOTEBOOK
 
-from sdlearn.course.exercise import Exercise
 from sdlearn.course.exercises import exercises, files
+from sdlearn.course.grading.exercise import Exercise
 
 PAGE = ROOT / "notebooks" / "teaching.md"
-# Processor time of each notebook's cells with one thread, in seconds, as the table at the end of
-# `python lab.py test notebooks` (tools/nbwatch.py) had it.
+# CPU time of each notebook with one thread, in seconds, from the table at the end of
+# `python lab.py test notebooks` (tools/nbwatch.py).
 MEASURED = {
     "00": 25.1,
     "01": 37.8,
@@ -36,7 +36,7 @@ MEASURED = {
     "11": 105.1,
 }
 
-# What the words of a notebook's card are in minutes.
+# The reading times on the notebooks' cards, in minutes.
 READING = {
     "half an hour": 30,
     "three quarters of an hour": 45,
@@ -46,7 +46,7 @@ READING = {
     "an hour and a half": 90,
 }
 WEEKS = ("00 01", "02", "03", "04 05", "06", "07", "08", "09", "10 11", "12 13", "14 15", "16 17")
-# Half a day each: the notebooks, which part of the reading that is, and what to say of it.
+# For each half day: the notebooks, the fraction of each that is read, and a description of it.
 HALF_DAYS = {
     "1, morning": (("00", 1, ""), ("01", 0.5, "sections 1, 4, 5, 7"), ("02", 0.5, "sections 1–6")),
     "1, afternoon": (("03", 0.75, "from section 3 on"), ("04", 0.5, "sections 1–7"), ("05", 1, "")),
@@ -55,15 +55,16 @@ HALF_DAYS = {
     "3, morning": (("09", 1, ""), ("10", 1, "")),
     "3, afternoon": (("11", 1, ""), ("14", 1, "")),
 }
-IN_THE_ROOM = 2  # exercises of each notebook, in the plan of three days
+IN_THE_ROOM = 2  # exercises of each notebook in the plan of three days
 
 
 def main() -> None:
+    """Regenerate the page."""
     PAGE.write_text(renewed(PAGE.read_text("utf-8")), "utf-8", newline="\n")
 
 
 def renewed(page: str) -> str:
-    """The page with every made part as it should be."""
+    """Return the page with every generated part renewed."""
     parts = {
         "state": state,
         "minutes": minutes,
@@ -80,12 +81,16 @@ def renewed(page: str) -> str:
 
 
 def lessons() -> dict[str, Path]:
-    """The notebooks that are there, by number."""
+    """Return the existing notebooks by number."""
     return {path.name[:2]: path for path in sorted(PAGE.parent.glob("[0-9][0-9]-*.ipynb"))}
 
 
 def title_and_card(path: Path) -> tuple[str, str]:
-    """A notebook's title, and how long it says that reading takes."""
+    """Return a notebook's title and the reading time on its card.
+
+    Raises:
+        ValueError: If the title or the reading time is missing.
+    """
     first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
     title = re.search(r"^# (.+)$", first, flags=re.M)
     words = re.search(r"^\| \*\*Minutes\*\* \| (.+?) to read", first, flags=re.M)
@@ -95,13 +100,14 @@ def title_and_card(path: Path) -> tuple[str, str]:
 
 
 def state() -> Iterator[str]:
+    """Yield which notebooks are missing."""
     missing = [f"{k:02}" for k in range(LAST_NOTEBOOK + 1) if f"{k:02}" not in lessons()]
     there = "All notebooks of both plans are here."
     yield f"Still being written: notebooks {', '.join(missing)}." if missing else there
 
 
 def minutes() -> Iterator[str]:
-    """A table: reading, cells, exercises."""
+    """Yield a table of the times for reading, cells and exercises."""
     yield "| notebook | to read and try | its cells, seconds | exercises | their minutes | points |"
     yield "|---|---|--:|--:|--:|--:|"
     for lesson, path in lessons().items():
@@ -114,21 +120,23 @@ def minutes() -> Iterator[str]:
 
 
 def reading(lesson: str) -> int:
-    """What a notebook takes to read and try, in minutes."""
+    """Return the reading time of a notebook in minutes."""
     path = lessons()[lesson]
     words = title_and_card(path)[1]
     if words not in READING:
-        raise ValueError(f"{path.name} takes “{words}”; known are: {', '.join(READING)}")
+        raise ValueError(
+            f"{path.name} has the reading time “{words}”; accepted: {', '.join(READING)}"
+        )
     return READING[words]
 
 
 def solving(lesson: str, most: int | None = None) -> int:
-    """What its exercises take, or the first `most` of them, in minutes."""
+    """Return the time for the first `most` exercises of a notebook, or for all, in minutes."""
     return sum(e.minutes for e in exercises(lesson)[:most]) if lesson in files() else 0
 
 
 def weeks() -> Iterator[str]:
-    """What each week takes, up to the first one whose notebooks are not all there."""
+    """Yield the time of each week, up to the first week with a missing notebook."""
     there = takewhile(lambda week: set(week) <= set(lessons()), map(str.split, WEEKS))
     sums = [str(sum(reading(n) + solving(n) for n in week)) for week in there]
     yield (
@@ -138,6 +146,7 @@ def weeks() -> Iterator[str]:
 
 
 def days() -> Iterator[str]:
+    """Yield a table of the plan of three days."""
     yield "| day | notebooks | to read and try | exercises | minutes |"
     yield "|---|---|--:|--:|--:|"
     for half, plan in HALF_DAYS.items():
@@ -149,7 +158,7 @@ def days() -> Iterator[str]:
 
 
 def mistakes() -> Iterator[str]:
-    """For each notebook, a fold for each exercise with what people really get wrong."""
+    """Yield the common mistakes of each exercise, folded, by notebook."""
     for lesson, path in lessons().items():
         if lesson in files():
             yield f"### {title_and_card(path)[0]}\n"
@@ -158,6 +167,7 @@ def mistakes() -> Iterator[str]:
 
 
 def fold(exercise: Exercise) -> Iterator[str]:
+    """Yield the mistakes of one exercise in a <details> element."""
     facts = f"{exercise.minutes} minutes, difficulty {exercise.difficulty}"
     yield "<details>"
     yield f"<summary>{exercise.number} {exercise.title} ({facts})</summary>\n"

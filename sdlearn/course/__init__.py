@@ -1,16 +1,16 @@
-"""What a learner touches besides the reference modules: checks, hints, quizzes, figures, widgets.
+"""The course around the reference modules: checks, hints, quizzes, figures and widgets.
 
 from sdlearn.course import check, hint, quiz, solution
 
-check("05.2", split_heads)      whether your answer is right, and if not, what is wrong with it
+check("05.2", split_heads)      tells you whether your answer is right, and if not, what is wrong
 check.same(Mine(8), sdlearn.Theirs(8), x)
 hint("05.2"), hint("05.2", 2), hint("05.2", 3), solution("05.2")
 quiz("05")
 """
 
-from sdlearn.course.learner import check as check
-from sdlearn.course.learner import hint as hint
-from sdlearn.course.learner import quiz as quiz
-from sdlearn.course.learner import solution as solution
+from sdlearn.course.api import check as check
+from sdlearn.course.api import hint as hint
+from sdlearn.course.api import quiz as quiz
+from sdlearn.course.api import solution as solution
 
 __all__ = ["check", "hint", "quiz", "solution"]

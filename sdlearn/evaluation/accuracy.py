@@ -1,9 +1,9 @@
-"""Caption accuracy: how much of what the captions say do the pictures show?
+"""Caption accuracy: the fraction of a caption's content that the images show.
 
-The same captions are measured three times: on their true renders (what the judge itself gets
-wrong), on those renders after the autoencoder and back (the ceiling for any U-Net), and on the
-pictures that a model makes of them. Where a caption leaves out the sky or the ground, that is not
-judged; captions have one or two things.
+The same captions are measured three times: on their true renders (the errors of the judge itself),
+on those renders encoded and decoded by the autoencoder (the upper bound for any U-Net), and on a
+model's images. The captions have one or two things. If a caption does not mention the sky or the
+ground, it is not judged.
 """
 
 import math
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from PIL import Image
 
+from sdlearn.evaluation.image_metrics import as_tensor, psnr, ssim
 from sdlearn.evaluation.judge import Judge
 from sdlearn.evaluation.matching import Match, matches
-from sdlearn.evaluation.pixels import as_tensor, psnr, ssim
 from sdlearn.storybook import Scene, caption, render, sample_scene
 from sdlearn.storybook.captions import PLACES, TIMES
 
 if TYPE_CHECKING:
     from sdlearn.pipeline import StableDiffusion
 
-# What is measured, in the order of every table, and what it is called there.
+# What is measured, in the order of every table, and its label there.
 FACTS = {
     "kind": "kind of the things",
     "colour": "their colour",
@@ -36,7 +36,7 @@ FACTS = {
 }
 
 
-class Asked(NamedTuple):
+class PromptCase(NamedTuple):
     """A caption to draw, and the scene that it describes."""
 
     caption: str
@@ -44,17 +44,32 @@ class Asked(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One picture of caption `number`, made with `seed`, held against its scene."""
+    """One image compared with the scene of its caption.
+
+    Attributes:
+        number: Index of the caption.
+        seed: Of the image.
+        case: The caption and its scene.
+        image: The image.
+        match: What is right in the image.
+    """
 
     number: int
     seed: int
-    asked: Asked
-    picture: Image.Image
+    case: PromptCase
+    image: Image.Image
     match: Match
 
 
 class Rate(NamedTuple):
-    """A share, 0..1, with its 95 % interval, of so many cases."""
+    """A fraction in 0..1 with its 95 % confidence interval.
+
+    Attributes:
+        rate: The fraction.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        cases: Number of cases.
+    """
 
     rate: float
     low: float
@@ -62,20 +77,23 @@ class Rate(NamedTuple):
     cases: int
 
 
-def questions(split: str, n: int) -> list[Asked]:
-    """The first n captions of a split's evaluation: always the same, never drawn for training."""
-    return [question(split, f"evaluation-{split}-{k}") for k in range(n)]
+def prompt_cases(split: str, n: int) -> list[PromptCase]:
+    """Return the first n evaluation captions of a split.
+
+    They are always the same. For the splits "test" and "held_out" they are never used in training.
+    """
+    return [prompt_case(split, f"evaluation-{split}-{k}") for k in range(n)]
 
 
-def question(split: str, seed: str) -> Asked:
-    """A caption of one or two things, always the same for a seed."""
+def prompt_case(split: str, seed: str) -> PromptCase:
+    """Return a caption of one or two things, determined by the split and the seed."""
     rng = random.Random(seed)
     scene = sample_scene(rng, split, n=rng.choices((1, 2), (0.4, 0.6))[0])
-    return Asked(caption(scene, rng), scene)
+    return PromptCase(caption(scene, rng), scene)
 
 
-def said(text: str) -> tuple[str | None, str | None]:
-    """The sky and the ground that a caption names; None for one that it leaves out."""
+def named_surroundings(text: str) -> tuple[str | None, str | None]:
+    """Return the sky and the ground that a caption mentions, None for each that it omits."""
     words = " " + " ".join(text.replace(",", " ").split()) + " "
 
     def named(phrases: Mapping[str, tuple[str, ...]]) -> str | None:
@@ -85,9 +103,12 @@ def said(text: str) -> tuple[str | None, str | None]:
     return named(TIMES), named(PLACES)
 
 
-def facts(asked: Asked, match: Match) -> dict[str, list[bool]]:
-    """What one picture shows rightly, by the names in FACTS; nothing where nothing was said."""
-    sky, ground = said(asked.caption)
+def facts(case: PromptCase, match: Match) -> dict[str, list[bool]]:
+    """Return what is right in one image, by the keys of FACTS.
+
+    A fact that the caption does not mention has an empty list.
+    """
+    sky, ground = named_surroundings(case.caption)
     things = match.things
     return {
         "kind": [thing.kind for thing in things],
@@ -102,10 +123,10 @@ def facts(asked: Asked, match: Match) -> dict[str, list[bool]]:
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:
-    """The share of each fact that is right over all pictures."""
+    """Return the rate at which each fact is right, over all images."""
     clusters: dict[int, list[dict[str, list[bool]]]] = {}
     for outcome in outcomes:
-        clusters.setdefault(outcome.number, []).append(facts(outcome.asked, outcome.match))
+        clusters.setdefault(outcome.number, []).append(facts(outcome.case, outcome.match))
     return {
         name: interval([[x for one in ones for x in one[name]] for ones in clusters.values()])
         for name in FACTS
@@ -113,19 +134,25 @@ def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:
 
 
 def interval(clusters: Sequence[Sequence[bool]]) -> Rate:
-    """The share of True, with Wilson's 95 % interval.
+    """Return the fraction of True with Wilson's 95 % confidence interval.
 
-    A cluster holds everything about one caption: its two things and its several seeds succeed and
-    fail together, so they count for fewer independent cases, as many as give the variance of the
-    ratio estimator over captions (Cochran, Sampling Techniques, section 2.11).
+    The things and seeds of one caption are correlated, so they count as fewer independent cases.
+    Their effective number gives the variance of the ratio estimator over captions (Cochran,
+    Sampling Techniques, section 2.11).
+
+    Args:
+        clusters: For each caption, one truth value for each thing and seed.
+
+    Returns:
+        The rate; NaN for no cases.
     """
     clusters = [cluster for cluster in clusters if cluster]
     n, cases = len(clusters), sum(map(len, clusters))
     if not cases:
         return Rate(math.nan, math.nan, math.nan, 0)
     p = sum(map(sum, clusters)) / cases
-    spread = sum((sum(cluster) - p * len(cluster)) ** 2 for cluster in clusters)
-    variance = n / max(1, n - 1) * spread / cases**2
+    squares = sum((sum(cluster) - p * len(cluster)) ** 2 for cluster in clusters)
+    variance = n / max(1, n - 1) * squares / cases**2
     independent = min(cases, p * (1 - p) / variance) if variance > 0 else n
     z = 1.96
     scale = 1 + z**2 / independent
@@ -134,55 +161,71 @@ def interval(clusters: Sequence[Sequence[bool]]) -> Rate:
     return Rate(p, max(0.0, middle - half), min(1.0, middle + half), cases)
 
 
-# ------------------------------------------------------------------------------ what is measured
+# ----------------------------------------------------------------------------------- measurements
 
 
-def held_against(
-    judge: Judge, asked: Sequence[Asked], pictures: Sequence[Image.Image], seeds: Sequence[int]
+def judge_images(
+    judge: Judge, cases: Sequence[PromptCase], images: Sequence[Image.Image], seeds: Sequence[int]
 ) -> list[Outcome]:
-    """Picture k against asked[k % len(asked)]."""
-    readings = judge.read(pictures)
+    """Compare image k with the scene of cases[k % len(cases)].
+
+    Args:
+        judge: Detects what the images show.
+        cases: The captions and their scenes.
+        images: One or more rounds over all cases.
+        seeds: One for each image.
+    """
+    readings = judge.read(images)
     outcomes = []
-    for k, (picture, reading, seed) in enumerate(zip(pictures, readings, seeds, strict=True)):
-        number = k % len(asked)
-        match = matches(asked[number].scene, reading)
-        outcomes.append(Outcome(number, seed, asked[number], picture, match))
+    for k, (image, reading, seed) in enumerate(zip(images, readings, seeds, strict=True)):
+        number = k % len(cases)
+        match = matches(cases[number].scene, reading)
+        outcomes.append(Outcome(number, seed, cases[number], image, match))
     return outcomes
 
 
-def render_accuracy(judge: Judge, asked: Sequence[Asked]) -> list[Outcome]:
-    """The judge on the true renders of the captions' scenes."""
-    pictures = [render(one.scene, judge.config.size) for one in asked]
-    return held_against(judge, asked, pictures, [0] * len(asked))
+def render_accuracy(judge: Judge, cases: Sequence[PromptCase]) -> list[Outcome]:
+    """Judge the true renders of the captions' scenes."""
+    images = [render(case.scene, judge.config.size) for case in cases]
+    return judge_images(judge, cases, images, [0] * len(cases))
 
 
 def vae_report(
-    sd: "StableDiffusion", judge: Judge, asked: Sequence[Asked], batch: int = 32
+    sd: "StableDiffusion", judge: Judge, cases: Sequence[PromptCase], batch: int = 32
 ) -> tuple[dict[str, float], list[Outcome]]:
-    """The autoencoder on the true renders: mean PSNR in dB and SSIM, and what the judge still sees.
+    """Reconstruct the true renders with the autoencoder, and measure and judge the results.
 
-    The renders are encoded to the mean of the posterior and decoded again.
+    The renders are encoded to the mean of the posterior.
+
+    Args:
+        sd: The model.
+        judge: Detects what the reconstructions show.
+        cases: The captions and their scenes.
+        batch: Renders in a batch.
+
+    Returns:
+        Mean PSNR in dB, mean SSIM and the number of renders; and the outcomes.
     """
-    size = sd.spec.size
-    pictures: list[Image.Image] = []
-    closeness: list[tuple[float, float]] = []
-    for first in range(0, len(asked), batch):
-        true = [render(one.scene, size) for one in asked[first : first + batch]]
-        x = as_tensor(true)
+    size = sd.spec.resolution
+    images: list[Image.Image] = []
+    metrics: list[tuple[float, float]] = []
+    for first in range(0, len(cases), batch):
+        renders = [render(case.scene, size) for case in cases[first : first + batch]]
+        x = as_tensor(renders)
         with torch.inference_mode():
-            made = sd.to_images(sd.vae.to_latent(x.to(sd.device, sd.dtype)))
-        y = as_tensor(made)
-        closeness += zip(psnr(y, x).tolist(), ssim(y, x).tolist(), strict=True)
-        pictures += made
-    decibels, similarity = (sum(column) / len(closeness) for column in zip(*closeness, strict=True))
-    report = {"psnr": decibels, "ssim": similarity, "pictures": len(pictures)}
-    return report, held_against(judge, asked, pictures, [0] * len(asked))
+            decoded = sd.to_images(sd.vae.to_latent(x.to(sd.device, sd.dtype)))
+        y = as_tensor(decoded)
+        metrics += zip(psnr(y, x).tolist(), ssim(y, x).tolist(), strict=True)
+        images += decoded
+    decibels, similarity = (sum(column) / len(metrics) for column in zip(*metrics, strict=True))
+    report = {"psnr": decibels, "ssim": similarity, "pictures": len(images)}
+    return report, judge_images(judge, cases, images, [0] * len(cases))
 
 
 def caption_accuracy(
     sd: "StableDiffusion",
     judge: Judge,
-    asked: Sequence[Asked],
+    cases: Sequence[PromptCase],
     seeds: int = 1,
     guidance: float | None = None,
     steps: int | None = None,
@@ -190,25 +233,34 @@ def caption_accuracy(
     batch: int = 32,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Outcome]:
-    """Make `seeds` pictures of every caption and hold them against its scene.
+    """Generate images of every caption and compare them with its scene.
 
-    Picture k of round s has the seed s * len(asked) + k. None leaves a choice to the model's own
-    specification. progress is told after every batch how many pictures came with it.
+    Args:
+        sd: The model.
+        judge: Detects what the images show.
+        cases: The captions and their scenes.
+        seeds: Images of each caption. Caption k has the seed s * len(cases) + k in round s.
+        guidance: Guidance scale. None takes the model's own.
+        steps: Sampling steps. None takes the model's own.
+        sampler: Name of the sampler. None takes the model's own.
+        batch: Images generated at once.
+        progress: Called after every batch with its number of images.
     """
-    pictures: list[Image.Image] = []
-    for texts in batches([one.caption for one in asked] * seeds, batch):
-        pictures += sd.text_to_image(
+    images: list[Image.Image] = []
+    for texts in batches([case.caption for case in cases] * seeds, batch):
+        images += sd.text_to_image(
             texts,
             steps=steps,
             guidance_scale=guidance,
             sampler=sampler,
-            seed=len(pictures),
+            seed=len(images),
             progress=False,
         )
         progress(len(texts))
-    return held_against(judge, asked, pictures, range(len(pictures)))
+    return judge_images(judge, cases, images, range(len(images)))
 
 
 def batches(texts: list[str], size: int) -> Iterator[list[str]]:
+    """Yield the texts in batches of at most `size`."""
     for first in range(0, len(texts), size):
         yield texts[first : first + size]

@@ -1,7 +1,7 @@
-"""The model card: README.md of a model's folder, written from its own files, never by hand.
+"""The model card: README.md of a model's folder, generated from the folder's own files.
 
-metrics.json holds what `sdlearn evaluate --card` measured, training.json what the runs that made
-the weights recorded, in their order; the sizes are counted in the model itself.
+metrics.json holds the results of `sdlearn evaluate --card`. training.json holds the records of the
+training runs in their order. The sizes are counted in the model itself.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from sdlearn.evaluation.accuracy import FACTS
-from sdlearn.evaluation.drawings import DECODED, UNCHOSEN, WORST
-from sdlearn.evaluation.history import commands, training_section
+from sdlearn.evaluation.contact_sheets import DECODED, UNCHOSEN, WORST
 from sdlearn.evaluation.tables import GUIDANCES, STEPS, markdown, percent
-from sdlearn.files import read_json, replacing
+from sdlearn.evaluation.training_record import commands, training_section
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import COLOURS, KINDS
 from sdlearn.storybook.scenes import HELD_OUT_PAIRS
+from sdlearn.utils.atomic_files import atomic_write, read_json
 
 HEAD = """\
 ---
@@ -30,21 +30,27 @@ language: en
 COLUMNS = {
     "renders": "true renders",
     "round_trip": "after the autoencoder",
-    "text": "read off the text's states",
-    "pictures": "pictures",
+    "text": "decoded from the text embeddings",
+    "pictures": "images",
 }
 SPLIT_NAMES = {
     "test": "Test captions: compositions never trained on",
     "held_out": "Held-out captions: a kind in a colour that no training page shows it in",
 }
 TABLE = ("right", "sky", "ground", "page")
-HIGH = 0.9  # from here on the text says how far intervals reach
+HIGH = 0.9  # the card states the widest interval of the rates from this one up
 
 
 def write_card(sd: StableDiffusion, folder: Path) -> None:
-    """Write folder/README.md from the folder's metrics.json and, where there is one, training.json.
+    """Write README.md from a folder's metrics.json and, if it exists, training.json.
 
-    Raises FileNotFoundError or ValueError, naming the file, where the metrics cannot be read.
+    Args:
+        sd: The model.
+        folder: The model's folder.
+
+    Raises:
+        FileNotFoundError: If there is no metrics.json.
+        ValueError: If metrics.json or training.json cannot be read.
     """
     figures = read_json(folder / "metrics.json")
     path = folder / "training.json"
@@ -60,11 +66,12 @@ def write_card(sd: StableDiffusion, folder: Path) -> None:
         reproduction_section(figures, training),
     ]
     text = "\n".join(section for section in sections if section)
-    with replacing(folder / "README.md") as part:
+    with atomic_write(folder / "README.md") as part:
         part.write_text(text, encoding="utf-8")
 
 
 def introduction(sd: StableDiffusion) -> str:
+    """Describe the model: name, parts, sizes and use."""
     spec = sd.spec
     latent, factor = spec.vae.latent_channels, sd.vae.factor
     rows = [
@@ -75,14 +82,15 @@ def introduction(sd: StableDiffusion) -> str:
     table = markdown(["part", "class", "parameters"], [
         [name, f"`{type(module).__name__}`", f"{count(module):,}"] for name, module in rows
     ])  # fmt: skip
-    side = spec.size // factor
+    size = spec.resolution
+    side = size // factor
     return f"""\
 # {spec.name.capitalize()}: Stable Diffusion in miniature
 
-A latent text-to-image model of {spec.size} x {spec.size} pixels, trained from nothing with the code
-of this repository. Its parts are Stable Diffusion's, smaller: an autoencoder with a factor of
-{factor} ({spec.size} x {spec.size} x 3 pixels become {side} x {side} x {latent} numbers), a frozen
-text encoder, a U-Net with cross-attention.
+A latent text-to-image model of {size} x {size} pixels, trained from random weights with the code
+of this repository. It has the parts of Stable Diffusion at a smaller size: an autoencoder with a
+factor of {factor} ({size} x {size} x 3 pixel values become {side} x {side} x {latent} latent
+values), a frozen text encoder, and a U-Net with cross-attention.
 
 {table}
 ```python
@@ -97,27 +105,30 @@ The folder has the published layout: `diffusers.StableDiffusionPipeline.from_pre
 
 
 def data_section() -> str:
+    """Describe the training data."""
     return f"""\
 ## Data
 
-A drawn children's book, generated: {len(KINDS)} kinds of things in {len(COLOURS)} colours under
-five skies on five grounds, with captions from a small grammar (`sdlearn.storybook`). Nobody's
-pictures were used. Never trained on: one in ten compositions (the test split), and every page with
-one of {len(HELD_OUT_PAIRS)} pairs of kind and colour (the held-out split).
+A synthetic picture book: {len(KINDS)} kinds of things in {len(COLOURS)} colours under five skies on
+five grounds, with captions from a small grammar (`sdlearn.storybook`). No real images were used.
+Training excludes one in ten compositions (the test split) and every page with one of
+{len(HELD_OUT_PAIRS)} pairs of kind and colour (the held-out split).
 """
 
 
 def accuracy_section(figures: dict[str, Any]) -> str:
+    """Report the accuracy of every fact on each split, and the autoencoder's PSNR and SSIM."""
     text = f"""\
-## How good it is
+## Accuracy
 
-A judge (`data/judge/`, a small detector trained on drawn pages alone) looks for what the caption
-says: guidance {figures["guidance"]:g}, {figures["steps"]} steps of {figures["sampler"]},
-{figures["captions"]} captions of one or two things, {seeds(figures)} each, 95 % intervals.
-Patterns, poses and the place of a lone thing are not judged. The first column is the judge on the
-true renders of the same captions, the second those renders through the autoencoder and back, which
-no U-Net can beat. The third is what a small network, trained for that, reads off the text encoder's
-states of the captions: what is blurred there the U-Net has to guess.
+A judge (`data/judge/`, a small detector trained on rendered pages alone) checks whether an image
+shows what its caption says: guidance scale {figures["guidance"]:g}, {figures["steps"]} steps of
+{figures["sampler"]}, {figures["captions"]} captions of one or two things, {seeds(figures)} each,
+95 % intervals. Patterns, poses and the position of a single thing are not judged. The first column
+shows the judge's result on the true renders of the same captions. The second shows its result on
+those renders after the autoencoder, which is an upper bound for any U-Net. The third shows what a
+small probe decodes from the text encoder's hidden states of the captions. What the hidden states
+do not contain, the U-Net has to guess.
 """
     for split, measured in splits(figures):
         rows = [
@@ -135,16 +146,16 @@ Autoencoder on these {vae["pictures"]} renders: PSNR {vae["psnr"]:.2f} dB, SSIM 
 
 
 def table_section(figures: dict[str, Any]) -> str:
+    """Report accuracy over guidance scale and steps, or nothing if it was not measured."""
     if "table_captions" not in figures:
         return ""
     text = f"""\
 ## Guidance and steps
 
-Of {figures["table_captions"]} captions of each split, one picture each, for every guidance (down)
-and number of steps of {figures["sampler"]} (across). Bars in the plot are 95 % intervals, which
-`metrics.json` holds for every figure; where {100 * HIGH:.0f} % and more are right, they reach \
-{widest(figures):.1f} points
-to either side at most.
+Accuracy on {figures["table_captions"]} captions of each split, one image each, for every guidance
+scale (down) and number of steps of {figures["sampler"]} (across). Bars in the plot are 95 %
+intervals; `metrics.json` holds them for every value. For rates of {100 * HIGH:.0f} % and more they
+extend at most {widest_interval(figures):.1f} points to either side.
 
 ![Accuracy against guidance, one line for each number of steps](table.png)
 """
@@ -157,9 +168,9 @@ to either side at most.
     text += f"""
 ### Few steps
 
-Few steps of a sampler made for few against many of the usual one, at guidance \
-{figures["guidance"]:g}, of all
-{figures["captions"]} captions, {seeds(figures)} each, the same ones for both:
+A fast sampler with few steps compared with the usual one with many, at guidance scale
+{figures["guidance"]:g}, on all {figures["captions"]} captions, {seeds(figures)} each. Both use the
+same seeds:
 
 """
     rows = [
@@ -172,12 +183,12 @@ Few steps of a sampler made for few against many of the usual one, at guidance \
 
 
 def splits(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The splits that were measured, in the order of SPLIT_NAMES: JSON does not keep theirs."""
+    """Return the measured splits in the order of SPLIT_NAMES, which JSON does not keep."""
     return [(name, figures["splits"][name]) for name in SPLIT_NAMES if name in figures["splits"]]
 
 
-def widest(figures: dict[str, Any]) -> float:
-    """How far, in points, an interval of the table reaches from a rate of HIGH or more at most."""
+def widest_interval(figures: dict[str, Any]) -> float:
+    """Return the largest distance, in points, from a rate of HIGH or more to its interval's end."""
     rates = [
         cell["pictures"][fact]
         for _, measured in splits(figures)
@@ -190,29 +201,31 @@ def widest(figures: dict[str, Any]) -> float:
 
 
 def sheets_section(figures: dict[str, Any]) -> str:
+    """Show the contact sheets."""
     n = figures["captions"] * figures["seeds"]
     return f"""\
-## Pictures
+## Images
 
-The first {min(DECODED, figures["captions"])} test renders, and below each row the same pages
-through the autoencoder and back, four-fold enlarged:
+The first {min(DECODED, figures["captions"])} test renders and, below each row, their
+reconstructions by the autoencoder, enlarged four times:
 
 ![True pages above their reconstructions](autoencoder.png)
 
-The first {min(UNCHOSEN, n)} test captions, unchosen, each with its seed; in red what the judge
-misses:
+The first {min(UNCHOSEN, n)} test captions, not selected, each with its seed. What the judge does
+not find is in red:
 
-![Unchosen pictures with their captions](unchosen.png)
+![The first images with their captions](unchosen.png)
 
-The worst {min(WORST, n)} of {n:,} by the judge:
+The worst {min(WORST, n)} of {n:,} images according to the judge:
 
-![The worst pictures with their captions](worst.png)
+![The worst images with their captions](worst.png)
 """
 
 
 def reproduction_section(figures: dict[str, Any], training: Sequence[dict[str, Any]]) -> str:
+    """List the commands that repeat the training and the evaluation, and the model's limits."""
     return f"""\
-## The same again
+## Reproduction
 
 ```
 {commands(training)}sdlearn evaluate --card --n {figures["captions"]} --seeds {figures["seeds"]} \
@@ -222,14 +235,16 @@ def reproduction_section(figures: dict[str, Any], training: Sequence[dict[str, A
 
 ## Limits
 
-It knows the words of its captions and nothing else, draws {", ".join(KINDS[:-1])} and
-{KINDS[-1]} and nothing else, and is meant for learning how such models work.
+The model knows only the words of its captions and generates only {", ".join(KINDS[:-1])} and
+{KINDS[-1]}. It is meant for learning how such models work.
 """
 
 
 def seeds(figures: dict[str, Any]) -> str:
+    """Return "one seed", "3 seeds"."""
     return "one seed" if figures["seeds"] == 1 else f"{figures['seeds']} seeds"
 
 
 def count(module: nn.Module) -> int:
+    """Count the parameters of a network."""
     return sum(p.numel() for p in module.parameters())

@@ -1,9 +1,9 @@
-"""The judge: a small network that says what a storybook picture shows, and where.
+"""The judge: a small detector of the things on a storybook page.
 
-It is a detector without boxes (CenterNet, arXiv:1904.07850): every cell of a 16 x 16 grid says
-whether the middle of a thing lies in it, and of which kind, colour and pattern that thing is; two
-heads for the whole page name the sky and the ground. It has seen renders alone, never a picture
-that a model made, so what it says of those is no echo of their training.
+It is a detector without boxes (CenterNet, arXiv:1904.07850). For every cell of a 16 x 16 grid it
+predicts whether the cell contains the centre of a thing, and that thing's kind, colour and
+pattern. Two heads for the whole page predict the sky and the ground. The judge is trained on
+renders only, never on a model's images, so it is independent of the models that it evaluates.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn import weights
-from sdlearn.evaluation.pixels import as_tensor
-from sdlearn.files import read_json, write_json
-from sdlearn.paths import data_folder
+from sdlearn.evaluation.image_metrics import as_tensor
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES
+from sdlearn.utils.atomic_files import read_json, write_json
+from sdlearn.utils.resources import data_folder
 
 WEIGHTS, CONFIG = "judge.safetensors", "judge.json"
-APART = 0.09  # two detections nearer than this (of the page) are one thing
+APART = 0.09  # two detections closer than this fraction of the page are one thing
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The judge's widths at 1/2, 1/4 and 1/8 of the page, and the names of what it tells apart.
+    """The judge's sizes and the names of its classes.
 
-    threshold: a cell counts as the middle of a thing from this probability on.
+    Attributes:
+        channels: At 1/2, 1/4 and 1/8 of the resolution.
+        size: Side of its input in pixels.
+        kinds: Names of the kinds.
+        colours: Names of the colours.
+        patterns: Names of the patterns.
+        skies: Names of the skies.
+        grounds: Names of the grounds.
+        threshold: Lowest probability at which a cell counts as the centre of a thing.
     """
 
     channels: tuple[int, int, int] = (32, 64, 96)
@@ -44,7 +52,16 @@ class JudgeConfig:
 
 
 class Detection(NamedTuple):
-    """A thing found on a page; (x, y) its middle in scene units, score its probability."""
+    """A detected thing.
+
+    Attributes:
+        kind: One of the judge's kinds.
+        colour: One of its colours.
+        pattern: One of its patterns.
+        x: Centre, 0..1 from the left.
+        y: Centre, 0..1 from the top.
+        score: Probability of the centre.
+    """
 
     kind: str
     colour: str
@@ -55,7 +72,7 @@ class Detection(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All that the judge sees on one page; the things by falling score."""
+    """Everything detected on one page; the things are in descending order of score."""
 
     things: tuple[Detection, ...]
     sky: str
@@ -63,7 +80,7 @@ class Reading(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """What the network returns. The grid is (b, h/4, w/4); offset is where in its cell, 0..1."""
+    """The outputs of the network; offset is the position of the centre in its cell, 0..1."""
 
     centre: Tensor  # (b, 1, h/4, w/4)
     kind: Tensor  # (b, kinds, h/4, w/4)
@@ -75,9 +92,10 @@ class Logits(NamedTuple):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions round a skip, normalised before each (b, c, h, w)."""
+    """A pre-normalised residual block of two 3 x 3 convolutions, (b, c, h, w)."""
 
     def __init__(self, channels: int) -> None:
+        """Build the block for a number of channels, a multiple of 8."""
         super().__init__()
         self.norm1 = nn.GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -85,14 +103,16 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(h)))
 
 
 class Judge(nn.Module):
-    """Pictures (b, 3, h, w) in [-1, 1] -> Logits; `read` and `find` put them into words."""
+    """The detector. `read` and `find` return names instead of logits."""
 
     def __init__(self, config: JudgeConfig = JudgeConfig()) -> None:
+        """Build a judge with random weights."""
         super().__init__()
         self.config = config
         half, quarter, eighth = config.channels
@@ -111,6 +131,7 @@ class Judge(nn.Module):
         nn.init.constant_(self.thing.bias[:1], -4.0)  # few cells hold a thing
 
     def forward(self, x: Tensor) -> Logits:
+        """Return the logits of images (b, 3, h, w) in [-1, 1]."""
         quarter = self.block1(self.down1(F.silu(self.conv_in(x))))
         eighth = self.block2(self.down2(F.silu(quarter)))
         wide = F.interpolate(self.up(eighth), scale_factor=2.0, mode="nearest")
@@ -122,23 +143,27 @@ class Judge(nn.Module):
 
     @staticmethod
     def features(eighth: Tensor) -> Tensor:
-        """One vector for a page (b, c): the mean of what was seen over it."""
+        """Pool the feature map of a page to one vector, (b, c, h, w) -> (b, c)."""
         return F.silu(eighth).mean(dim=(2, 3))
 
     @torch.no_grad()
-    def read(self, pictures: Sequence[Image.Image] | Tensor) -> list[Reading]:
-        """What each picture shows. pictures: any sizes, or a tensor (b, 3, 64, 64) in [-1, 1]."""
-        x = pictures if isinstance(pictures, Tensor) else self.prepare(pictures)
+    def read(self, images: Sequence[Image.Image] | Tensor) -> list[Reading]:
+        """Detect everything on each image.
+
+        Args:
+            images: Images of any sizes, or a tensor (b, 3, 64, 64) in [-1, 1].
+        """
+        x = images if isinstance(images, Tensor) else self.prepare(images)
         return [reading for batch in x.split(64) for reading in self._read(batch)]
 
-    def find(self, picture: Image.Image) -> list[Detection]:
-        """The things on one picture, the surest first."""
-        return list(self.read([picture])[0].things)
+    def find(self, image: Image.Image) -> list[Detection]:
+        """Detect the things on one image, in descending order of score."""
+        return list(self.read([image])[0].things)
 
-    def prepare(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size -> (b, 3, 64, 64) in [-1, 1]."""
+    def prepare(self, images: Sequence[Image.Image]) -> Tensor:
+        """Convert images of any size to (b, 3, 64, 64) in [-1, 1]."""
         size = (self.config.size, self.config.size)
-        small = [p.convert("RGB") for p in pictures]
+        small = [p.convert("RGB") for p in images]
         small = [p if p.size == size else p.resize(size, Image.Resampling.BOX) for p in small]
         return as_tensor(small)
 
@@ -171,7 +196,7 @@ class Judge(nn.Module):
 
 
 def distinct(found: Sequence[Detection]) -> tuple[Detection, ...]:
-    """The detections by falling score, without those that repeat a surer one close by."""
+    """Suppress detections close to one with a higher score; the rest in descending order."""
     kept: list[Detection] = []
     for thing in sorted(found, key=lambda thing: -thing.score):
         if all((thing.x - k.x) ** 2 + (thing.y - k.y) ** 2 >= APART**2 for k in kept):
@@ -180,9 +205,14 @@ def distinct(found: Sequence[Detection]) -> tuple[Detection, ...]:
 
 
 def load_judge(folder: str | Path | None = None) -> Judge:
-    """The judge in a folder (None: the shipped one), ready to read pictures.
+    """Load a judge, frozen and in eval mode.
 
-    Raises FileNotFoundError or ValueError, naming the file, where it is missing or broken.
+    Args:
+        folder: Its folder. None takes the shipped judge.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read.
     """
     folder = data_folder("judge") if folder is None else Path(folder)
     written = read_json(folder / CONFIG)
@@ -195,6 +225,12 @@ def load_judge(folder: str | Path | None = None) -> Judge:
 
 
 def save_judge(judge: Judge, folder: Path, recipe: dict[str, object] | None = None) -> None:
-    """Write the judge as it is shipped: half precision, its names and its recipe beside it."""
+    """Write a judge in half precision, with its configuration.
+
+    Args:
+        judge: The judge.
+        folder: Where to write.
+        recipe: Settings of its training, stored with the configuration.
+    """
     weights.save(judge, folder / WEIGHTS, dtype=torch.float16)
     write_json(folder / CONFIG, {**asdict(judge.config), "recipe": recipe or {}})

@@ -1,8 +1,8 @@
-"""Is what the caption asked for on the page? A scene's things against what the judge found.
+"""Comparison of a scene's things with the judge's detections.
 
-A thing is right when something on the page is of its kind, has its colour and is on its side of the
-other thing. Each thing is held against one find and each find against one thing, in the way that
-makes the most of the picture. A side is a relation, so it is right only when both things are there.
+A thing is right if a detection has its kind and its colour and is on its side of the other thing.
+Things and detections are matched one to one, with the assignment that gives the most right things.
+A side is a relation, so it is right only if both things were detected.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,17 @@ from typing import NamedTuple
 from sdlearn.evaluation.judge import Detection, Reading
 from sdlearn.storybook import Scene, Thing, relation
 
-MARGIN = 0.05  # of the page: closer than this is neither left nor right, above nor below
+MARGIN = 0.05  # smallest distance, as a fraction of the page, that counts as left or above
 
 
 class Verdict(NamedTuple):
-    """One thing of a scene on one page: what of it is right. A missing thing has nothing right."""
+    """What is right about one thing of a scene; nothing for a missing thing.
+
+    Attributes:
+        kind: The detection has the thing's kind.
+        colour: The detection has the thing's colour.
+        side: The detection is on the right side of the other thing, or there is no other.
+    """
 
     kind: bool = False
     colour: bool = False
@@ -29,31 +35,42 @@ class Verdict(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A page held against a scene: a verdict on every thing, in the scene's order."""
+    """The result of comparing a page with a scene.
+
+    Attributes:
+        things: A verdict on every thing, in the scene's order.
+        sky: The sky is right.
+        ground: The ground is right.
+        number: The page has as many things as the scene.
+    """
 
     things: tuple[Verdict, ...]
     sky: bool
     ground: bool
-    number: bool  # as many things as in the scene, none besides
+    number: bool
 
     def all_right(self, sky: bool = True, ground: bool = True) -> bool:
-        """Everything right; sky and ground only where the caption said them."""
+        """Tell whether everything is right.
+
+        Args:
+            sky: The caption mentions the sky, so it must be right.
+            ground: The caption mentions the ground, so it must be right.
+        """
         page = (self.sky or not sky) and (self.ground or not ground)
         return page and self.number and all(thing.right for thing in self.things)
 
 
 def matches(scene: Scene, reading: Reading) -> Match:
-    """Hold what the judge read on a page against the scene of its caption.
+    """Compare the judge's reading of a page with the scene of its caption.
 
     For two things the side is the relation that captions state (`storybook.relation`): left of,
-    above (the higher one), in front of (the lower one). Three stand in a row. One has no side, nor
-    have two that are alike.
+    above, or in front of, which means lower on the page. Three things are in a row. A single thing
+    has no side, and neither have two identical things.
     """
-    # One empty place for every thing, so that any of them may be found missing.
-    places: list[Detection | None] = [*reading.things, *[None] * len(scene.things)]
-    best = max(
-        (judged(scene, chosen) for chosen in permutations(places, len(scene.things))), key=merit
-    )
+    # One None for every thing, so that any of them can be missing.
+    found: list[Detection | None] = [*reading.things, *[None] * len(scene.things)]
+    assignments = permutations(found, len(scene.things))
+    best = max((assign_verdicts(scene, chosen) for chosen in assignments), key=merit)
     return Match(
         best,
         reading.sky == scene.sky,
@@ -63,7 +80,7 @@ def matches(scene: Scene, reading: Reading) -> Match:
 
 
 def merit(verdicts: Sequence[Verdict]) -> tuple[int, ...]:
-    """What a better assignment has more of, the most important first."""
+    """Return a key that is larger for a better assignment."""
     return (
         sum(v.right for v in verdicts),
         sum(v.kind and v.colour for v in verdicts),
@@ -73,8 +90,8 @@ def merit(verdicts: Sequence[Verdict]) -> tuple[int, ...]:
     )
 
 
-def judged(scene: Scene, chosen: Sequence[Detection | None]) -> tuple[Verdict, ...]:
-    """The verdicts when thing k of the scene is held against chosen[k]."""
+def assign_verdicts(scene: Scene, chosen: Sequence[Detection | None]) -> tuple[Verdict, ...]:
+    """Return the verdicts if thing k of the scene is matched with chosen[k]."""
     in_order = sides_right(scene, chosen)
     return tuple(
         Verdict()
@@ -85,7 +102,7 @@ def judged(scene: Scene, chosen: Sequence[Detection | None]) -> tuple[Verdict, .
 
 
 def sides_right(scene: Scene, chosen: Sequence[Detection | None]) -> bool:
-    """Whether the finds stand to each other as the things of the scene do."""
+    """Tell whether the detections have the spatial relation of the scene's things."""
     if len(scene.things) == 1:
         return True
     found = dict(zip(map(id, scene.things), chosen, strict=True))
@@ -95,7 +112,7 @@ def sides_right(scene: Scene, chosen: Sequence[Detection | None]) -> bool:
         a, b = found[id(first)], found[id(second)]
         if a is None or b is None:
             return False
-        if first.looks == second.looks:  # captions say "two pink fish"
+        if first.appearance == second.appearance:  # captions say "two pink fish"
             return True
         ahead = {"left": b.x - a.x, "above": b.y - a.y, "front": a.y - b.y}[name]
         return ahead >= MARGIN
@@ -105,4 +122,5 @@ def sides_right(scene: Scene, chosen: Sequence[Detection | None]) -> bool:
 
 
 def across(thing: Thing) -> float:
+    """Return the horizontal position, for sorting."""
     return thing.x

@@ -1,4 +1,4 @@
-"""`sdlearn evaluate`: measures a model, prints the figures, has the sheets and the plot drawn."""
+"""The work of `sdlearn evaluate`: measure a model, print the results, write sheets and plots."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -7,29 +7,27 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from sdlearn.evaluation.accuracy import (
-    Asked,
     Outcome,
+    PromptCase,
     Rate,
     caption_accuracy,
-    questions,
+    prompt_cases,
     rates,
     render_accuracy,
     vae_report,
 )
 from sdlearn.evaluation.card import write_card
-from sdlearn.evaluation.drawings import (
+from sdlearn.evaluation.contact_sheets import (
     DECODED,
     UNCHOSEN,
     contact_sheet,
     need_matplotlib,
     plot,
+    reconstruction_sheet,
     save,
-    there_and_back,
     worst,
 )
-from sdlearn.evaluation.history import collect
 from sdlearn.evaluation.judge import Judge, load_judge
-from sdlearn.evaluation.reader import learn_to_read, text_accuracy
 from sdlearn.evaluation.tables import (
     FEW,
     GUIDANCES,
@@ -39,16 +37,29 @@ from sdlearn.evaluation.tables import (
     figures_table,
     sweep_table,
 )
-from sdlearn.files import write_json
-from sdlearn.paths import data_folder
+from sdlearn.evaluation.text_probe import text_accuracy, train_probe
+from sdlearn.evaluation.training_record import collect
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.samplers import offered
+from sdlearn.samplers import get_sampler
+from sdlearn.utils.atomic_files import write_json
+from sdlearn.utils.resources import data_folder
 
 BATCH = 32
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """What `sdlearn evaluate` does with its arguments; returns the exit code."""
+    """Evaluate a model and write what the arguments ask for.
+
+    Args:
+        args: From `sdlearn.cli.evaluate.add_arguments`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: If an argument is wrong.
+        OSError: If a file cannot be read or written.
+    """
     sheet = args.sheet or args.card
     if args.table is not None:
         need_matplotlib()
@@ -56,7 +67,7 @@ def evaluate(args: argparse.Namespace) -> int:
             raise ValueError(f"--table is {args.table}; accepted: at most --n, which is {args.n}")
     source = Path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
-        raise ValueError(f"--card writes into the model's folder, and {source} is not one")
+        raise ValueError(f"--card writes into the model's folder, and {source} is not a folder")
     training = collect(args.runs, source)
     judge = load_judge()
     sd = StableDiffusion.from_pretrained(args.model or source)
@@ -66,25 +77,25 @@ def evaluate(args: argparse.Namespace) -> int:
 
     figures["splits"] = {}
     sheets = {}
-    reader = learn_to_read(sd.text) if args.card else None
+    probe = train_probe(sd.text) if args.card else None
     for split in splits:
-        asked = questions(split, args.n)
-        measured, outcomes, decoded = measure(sd, judge, asked, figures, split)
-        if reader is not None:
-            measured["text"] = as_json(text_accuracy(reader, sd.text, asked))
+        cases = prompt_cases(split, args.n)
+        measured, outcomes, decoded = measure(sd, judge, cases, figures, split)
+        if probe is not None:
+            measured["text"] = as_json(text_accuracy(probe, sd.text, cases))
         figures["splits"][split] = measured
         print(figures_table(split, figures))
         if args.table is not None:
             figures["table_captions"] = args.table or args.n
-            measured["table"] = sweep(sd, judge, asked[: figures["table_captions"]], split, figures)
-            measured["quick"] = compare(sd, judge, asked, split, figures)
+            measured["table"] = sweep(sd, judge, cases[: figures["table_captions"]], split, figures)
+            measured["quick"] = compare(sd, judge, cases, split, figures)
             print(sweep_table(measured["table"], "right"))
         if sheet and split == splits[0]:
             sheets["unchosen.png"] = contact_sheet(outcomes[:UNCHOSEN])
             sheets["worst.png"] = contact_sheet(worst(outcomes))
-            sheets["autoencoder.png"] = there_and_back(decoded[:DECODED])
+            sheets["autoencoder.png"] = reconstruction_sheet(decoded[:DECODED])
 
-    # Everything is written at the end, so that pictures and figures are always of one evaluation.
+    # All files are written at the end, so that they always belong to the same evaluation.
     for name, drawn in sheets.items():
         save(drawn, place / name)
     if args.table is not None:
@@ -105,62 +116,73 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def settings(sd: StableDiffusion, args: argparse.Namespace) -> Figures:
-    """What was asked for, with the model's own choices filled in."""
+    """Return the settings of an evaluation, with the model's own defaults filled in."""
     sampler = args.sampler or sd.spec.sampler
-    offered(sampler)  # an unknown one should be refused before the work
+    get_sampler(sampler)  # refuse an unknown sampler before the work starts
     return {
         "model": sd.spec.name,
         "captions": args.n,
         "seeds": args.seeds,
-        "guidance": sd.spec.guidance if args.guidance is None else args.guidance,
+        "guidance": sd.spec.guidance_scale if args.guidance is None else args.guidance,
         "steps": sd.spec.steps if args.steps is None else args.steps,
         "sampler": sampler,
     }
 
 
 def compare(
-    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], split: str, how: Figures
+    sd: StableDiffusion, judge: Judge, cases: Sequence[PromptCase], split: str, how: Figures
 ) -> list[Figures]:
-    """A few steps of a sampler made for few, and many of the usual one, from the same seeds."""
+    """Measure a fast sampler with few steps and the usual one with many, from the same seeds."""
     rows = []
-    pictures = len(asked) * how["seeds"]
+    images = len(cases) * how["seeds"]
     for name, steps in ((QUICK, FEW), (how["sampler"], STEPS[-1])):
         title = f"{split}, {steps} steps of {name}"
-        with tqdm(total=pictures, desc=title, unit="picture") as bar:
+        with tqdm(total=images, desc=title, unit="image") as bar:
             outcomes = caption_accuracy(
-                sd, judge, asked, how["seeds"], how["guidance"], steps, name, BATCH, bar.update
+                sd, judge, cases, how["seeds"], how["guidance"], steps, name, BATCH, bar.update
             )
         rows.append({"sampler": name, "steps": steps, "pictures": as_json(rates(outcomes))})
     return rows
 
 
 def measure(
-    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], how: Figures, split: str
+    sd: StableDiffusion, judge: Judge, cases: Sequence[PromptCase], how: Figures, split: str
 ) -> tuple[Figures, list[Outcome], list[Outcome]]:
-    """The figures of one split, the pictures made, and the renders through the autoencoder."""
-    drawn = render_accuracy(judge, asked)
-    vae, decoded = vae_report(sd, judge, asked, BATCH)
-    with tqdm(total=len(asked) * how["seeds"], desc=f"{split} captions", unit="picture") as bar:
+    """Measure one split.
+
+    Args:
+        sd: The model.
+        judge: Detects what the images show.
+        cases: The captions of the split.
+        how: From `settings`.
+        split: Name of the split, for the progress bar.
+
+    Returns:
+        The results, the outcomes of the model's images, and those of the reconstructed renders.
+    """
+    rendered = render_accuracy(judge, cases)
+    vae, decoded = vae_report(sd, judge, cases, BATCH)
+    with tqdm(total=len(cases) * how["seeds"], desc=f"{split} captions", unit="image") as bar:
         outcomes = caption_accuracy(
-            sd, judge, asked, how["seeds"], how["guidance"], how["steps"], how["sampler"],
+            sd, judge, cases, how["seeds"], how["guidance"], how["steps"], how["sampler"],
             BATCH, bar.update,
         )  # fmt: skip
-    rows = {"renders": drawn, "round_trip": decoded, "pictures": outcomes}
+    rows = {"renders": rendered, "round_trip": decoded, "pictures": outcomes}
     figures = {name: as_json(rates(row)) for name, row in rows.items()}
     return {"vae": vae, **figures}, outcomes, decoded
 
 
 def sweep(
-    sd: StableDiffusion, judge: Judge, asked: Sequence[Asked], split: str, how: Figures
+    sd: StableDiffusion, judge: Judge, cases: Sequence[PromptCase], split: str, how: Figures
 ) -> list[Figures]:
-    """Caption accuracy for every guidance and number of steps, one picture of each caption."""
+    """Measure caption accuracy over guidance scale and steps, with one image a caption."""
     cells = []
     title = f"{split}, guidance x steps"
     with tqdm(total=len(GUIDANCES) * len(STEPS), desc=title, unit="cell") as bar:
         for guidance in GUIDANCES:
             for steps in STEPS:
                 outcomes = caption_accuracy(
-                    sd, judge, asked, 1, guidance, steps, how["sampler"], BATCH
+                    sd, judge, cases, 1, guidance, steps, how["sampler"], BATCH
                 )
                 measured = as_json(rates(outcomes))
                 cells.append({"guidance": guidance, "steps": steps, "pictures": measured})
@@ -169,7 +191,7 @@ def sweep(
 
 
 def as_json(measured: Mapping[str, Rate]) -> Figures:
-    """Rates as JSON objects, to four places; a rate of no cases is left out."""
+    """Convert rates to JSON objects with four decimals, without rates of no cases."""
     return {
         name: {k: round(v, 4) for k, v in rate._asdict().items()}
         for name, rate in measured.items()

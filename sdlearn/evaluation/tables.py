@@ -1,4 +1,4 @@
-"""Figures in rows and columns, for the terminal and the model card."""
+"""Tables of results, for the terminal and the model card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from sdlearn.evaluation.accuracy import FACTS
 # What `--table` measures.
 GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
 STEPS = (5, 10, 20, 30, 50)
-QUICK, FEW = "dpm_pp_2m", 10  # and besides, at the asked guidance, a sampler made for few steps
+QUICK, FEW = "dpm_pp_2m", 10  # a fast sampler and its steps, measured at the chosen guidance scale
 
 Figures = dict[str, Any]
 
 
 def percent(rate: Mapping[str, float] | None, with_interval: bool = False) -> str:
-    """ "93.1 %", or "93.1 % (90.2 to 95.2)"; a dash where nothing was measured."""
+    """Return "93.1 %", or "93.1 % (90.2 to 95.2)" with the interval, or a dash for None."""
     if rate is None:
         return "–"
     text = f"{100 * rate['rate']:.1f} %"
@@ -24,14 +24,14 @@ def percent(rate: Mapping[str, float] | None, with_interval: bool = False) -> st
 
 
 def figures_table(split: str, figures: Figures) -> str:
-    """The figures of one split, for a terminal."""
+    """Format the results of one split for a terminal."""
     of = figures["splits"][split]
     lines = [
         "",
         f"{figures['model']}, {split} split: {figures['captions']} captions x {figures['seeds']} "
         f"seeds, guidance {figures['guidance']:g}, {figures['steps']} steps of "
         f"{figures['sampler']} (95 % intervals)",
-        f"{'':26}{'renders':>10}{'through VAE':>14}{'pictures':>26}",
+        f"{'':26}{'renders':>10}{'through VAE':>14}{'images':>26}",
     ]
     for name, words in FACTS.items():
         row = [of[column].get(name) for column in ("renders", "round_trip", "pictures")]
@@ -40,7 +40,7 @@ def figures_table(split: str, figures: Figures) -> str:
         )
     if "text" in of:
         read = ", ".join(f"{FACTS[name]} {percent(rate)}" for name, rate in of["text"].items())
-        lines.append(f"read off the text encoder's states: {read}")
+        lines.append(f"decoded from the text embeddings: {read}")
     vae = of["vae"]
     lines.append(
         f"VAE on {vae['pictures']} renders: PSNR {vae['psnr']:.2f} dB, SSIM {vae['ssim']:.4f}"
@@ -49,7 +49,7 @@ def figures_table(split: str, figures: Figures) -> str:
 
 
 def sweep_table(cells: Sequence[Figures], fact: str) -> str:
-    """One fact for every guidance (rows) and number of steps (columns), for a terminal."""
+    """Format one fact for every guidance scale (rows) and number of steps (columns)."""
     lines = ["", f"{FACTS[fact]}, guidance down, steps across"]
     lines.append(" " * 8 + "".join(f"{steps:>9}" for steps in STEPS))
     for guidance in GUIDANCES:
@@ -59,6 +59,6 @@ def sweep_table(cells: Sequence[Figures], fact: str) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Format a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

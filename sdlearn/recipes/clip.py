@@ -1,10 +1,10 @@
-"""Training the text encoder: pictures and captions that belong together should point the same way.
+"""Contrastive training of the text encoder, with hard negatives.
 
-A batch holds pairs of pages that differ in one thing only (the colours of two things exchanged, the
-page mirrored, another kind, pattern or colour), each with its own caption in the same wording; see
-sdlearn/recipes/twins.py. To tell the two apart a bag of words is not enough: the encoder must bind
-colours to things and know its left from its right. Only the text encoder is kept; the diffusion
-model reads its states.
+A batch holds pairs of pages that differ in one attribute only (two colours swapped, the page
+mirrored, or another kind, pattern or colour). Both captions of a pair have the same wording; see
+sdlearn/recipes/hard_negatives.py. A bag of words cannot distinguish the two, so the encoder must
+learn which colour belongs to which object, and left from right. Only the text encoder is kept. The
+diffusion model is conditioned on its hidden states.
 """
 
 import math
@@ -22,32 +22,43 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
-from sdlearn.files import write_json
-from sdlearn.folder import read_tokenizer, write_tokenizer
-from sdlearn.recipes import replace_folder
+from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
     key,
     load_captions,
-    load_pictures,
+    load_images,
     scene,
     to_pixels,
     to_tensor,
 )
+from sdlearn.recipes.hard_negatives import hard_negative, hard_negative_captions
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
-from sdlearn.recipes.sheets import grid
 from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
-from sdlearn.recipes.twins import twin, twin_captions
-from sdlearn.training import Job, autocast, learning_rate, seeded, update
+from sdlearn.training import TrainingJob, learning_rate, seeded, update
+from sdlearn.utils.atomic_files import replace_folder, write_json
+from sdlearn.utils.device import autocast
 from sdlearn.versions import STORYBOOK
-from sdlearn.writing import text_json
+from sdlearn.weights.configs import text_config_to_json
+from sdlearn.weights.diffusers_folder import read_tokenizer, write_tokenizer
 
 TEXT = STORYBOOK.text[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPRecipe(Recipe):
-    """The text encoder's own numbers; `batch` counts pictures, half of them twins of the rest."""
+    """Settings of the text encoder's training.
+
+    `batch` counts images. Half of them are hard negatives of the others.
+
+    Attributes:
+        hidden_size: Width of the text encoder and of the shared embedding space.
+        num_layers: Of the text encoder.
+        num_heads: Of the text encoder.
+        intermediate_size: Width of its MLPs.
+        image_width: Channels of the image encoder's first level.
+        weight_decay: For weights with two or more dimensions.
+    """
 
     hidden_size: int = TEXT.hidden_size
     num_layers: int = TEXT.num_layers
@@ -59,7 +70,7 @@ class CLIPRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch < 2:
-            raise ValueError(f"batch is {self.batch}; accepted: 2 or more, to tell them apart")
+            raise ValueError(f"batch is {self.batch}; accepted: 2 or more, for a contrastive loss")
 
 
 RECIPES = {
@@ -75,13 +86,20 @@ RECIPES = {
 
 
 class ImageEncoder(nn.Module):
-    """(b, 3, s, s) in [-1, 1] -> (b, d): strided convolutions, then every position at once.
+    """Encode images (b, 3, s, s) in [-1, 1] as vectors (b, d), for training only.
 
-    Also holds what else only the training needs: the text's projection into the shared space and
-    the logarithm of the inverse temperature.
+    Strided convolutions are followed by one linear layer over all positions. The module also holds
+    the text's projection into the shared space and the logarithm of the inverse temperature.
     """
 
     def __init__(self, size: int, width: int, dim: int) -> None:
+        """Build the encoder.
+
+        Args:
+            size: Side of the images in pixels, a multiple of 8.
+            width: Channels of the first level.
+            dim: Width of the shared embedding space.
+        """
         super().__init__()
         widths = (3, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
@@ -94,12 +112,15 @@ class ImageEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return image embeddings, (b, d), not normalised."""
         return self.projection(self.layers(x).flatten(1))
 
 
 def token_batch(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
-    """Token ids as wide as the longest caption: the encoder looks backwards only, so what would
-    follow the end token changes nothing before it."""
+    """Tokenize captions and pad them to the longest one, (b, n).
+
+    The encoder is causal, so the padding after the end-of-text token has no effect on the result.
+    """
     batch = tokenizer(
         captions, padding="longest", max_length=CONTEXT, truncation=True, return_tensors="pt"
     )
@@ -110,8 +131,14 @@ def token_batch(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tens
 # ------------------------------------------------------------------------------------ the training
 
 
-def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
-    """Networks, optimizer and the step of a training."""
+def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> TrainingJob:
+    """Build the networks, the optimizer and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for rendered images, captions and the tokenizer.
+        device: Where to train.
+    """
     tokenizer = run_tokenizer(recipe, cache)
     with seeded(recipe.seed):
         text = new_text_encoder(recipe, tokenizer).to(device)
@@ -123,70 +150,83 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> Job:
     ]
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=fused)
-    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
+    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
     half = recipe.batch if recipe.data else recipe.batch // 2
     batches = Batches(pages, recipe.seed, half, device)
     if recipe.data:
         own = load_captions(0, cache, recipe.data, size=recipe.size)
     else:
-        twin_pages = load_pictures(recipe.scenes, recipe.size, cache, scene_of=twin)
-        twin_batches = Batches(twin_pages, recipe.seed, half, device)
-        couples = [(scene(k), twin(k)) for k in range(recipe.scenes)]
+        negatives = load_images(recipe.scenes, recipe.size, cache, scene_of=hard_negative)
+        negative_batches = Batches(negatives, recipe.seed, half, device)
+        pairs = [(scene(k), hard_negative(k)) for k in range(recipe.scenes)]
 
     def draw(k: int) -> tuple[Tensor, list[str]]:
-        """Pictures and captions of batch k; the second half are the twins of the first."""
+        """Images and captions of batch k; the second half are hard negatives of the first."""
         rows = batches.indices(k)
         if recipe.data:
             return to_tensor(batches(k), device), [own[row][0] for row in rows]
         rng = random.Random(f"{recipe.seed}-{k}")
-        said = [twin_captions(couples[row], rng) for row in rows]
-        pictures = torch.cat([batches(k), twin_batches(k)])
-        return to_tensor(pictures, device), [a for a, _ in said] + [b for _, b in said]
+        captions = [hard_negative_captions(pairs[row], rng) for row in rows]
+        images = torch.cat([batches(k), negative_batches(k)])
+        return to_tensor(images, device), [a for a, _ in captions] + [b for _, b in captions]
 
     def step(k: int) -> dict[str, Tensor]:
         x, captions = draw(k)
         ids = token_batch(tokenizer, captions).to(device)
         with autocast(device):
-            seen, read = image(x).float(), image.text_projection(text(ids).pooled).float()
-        loss = contrastive_loss(seen, read, image.logit_scale)
-        metrics = accuracies(seen, read, captions)
+            images, texts = image(x).float(), image.text_projection(text(ids).pooled).float()
+        loss = contrastive_loss(images, texts, image.logit_scale)
+        metrics = accuracies(images, texts, captions)
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
         gradient = update(loss, optimizer, lr)
         scale = image.logit_scale.detach().exp()
         return {"loss": loss, **metrics, "scale": scale, "gradient": gradient}
 
     shown = to_tensor(pages[:200], device)
-    asked = [
-        said[0]
-        for said in load_captions(min(200, len(pages)), cache, recipe.data, size=recipe.size)
+    queries = [
+        paraphrases[0]
+        for paraphrases in load_captions(min(200, len(pages)), cache, recipe.data, size=recipe.size)
     ]
 
-    def sheet() -> Image.Image:
-        """Twelve pages over the ones, of two hundred, that the encoders find for their captions."""
-        read = image.text_projection(text(token_batch(tokenizer, asked[:12]).to(device)).pooled)
-        found = (F.normalize(read) @ F.normalize(image(shown)).T).argmax(1)
+    def samples() -> Image.Image:
+        """Draw twelve pages and, below, the pages retrieved for their captions from 200."""
+        texts = image.text_projection(text(token_batch(tokenizer, queries[:12]).to(device)).pooled)
+        found = (F.normalize(texts) @ F.normalize(image(shown)).T).argmax(1)
         return grid([to_pixels(shown[:12]), to_pixels(shown[found])])
 
-    return Job({"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, sheet)
+    return TrainingJob(
+        {"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, samples
+    )
 
 
 @torch.no_grad()
-def accuracies(seen: Tensor, read: Tensor, captions: list[str]) -> dict[str, Tensor]:
-    """accuracy: share of pictures whose own caption is the nearest in the batch. swap_accuracy: of
-    pictures that are nearer to their own caption than to their twin's, where the two differ."""
-    likeness = F.normalize(seen) @ F.normalize(read).T
+def accuracies(images: Tensor, texts: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    """Measure retrieval accuracy in a batch whose second half are hard negatives of the first.
+
+    Args:
+        images: Image embeddings, (b, d).
+        texts: Embeddings of their captions, (b, d).
+        captions: The b captions.
+
+    Returns:
+        accuracy, the fraction of images whose own caption is the most similar in the batch, and
+        swap_accuracy, the fraction of images that are more similar to their own caption than to
+        that of their hard negative, among those whose two captions differ.
+    """
+    likeness = F.normalize(images) @ F.normalize(texts).T
     b = len(captions)
     own = likeness.diagonal()
-    accuracy = (likeness.argmax(1) == torch.arange(b, device=seen.device)).float().mean()
+    accuracy = (likeness.argmax(1) == torch.arange(b, device=images.device)).float().mean()
     rows = torch.arange(b)
     others = (rows + b // 2) % b
     differ = torch.tensor([captions[i] != captions[j] for i, j in enumerate(others.tolist())])
     nearer = own > likeness[rows, others]
-    share = nearer[differ.to(nearer.device)].float().mean().nan_to_num(1.0)
-    return {"accuracy": accuracy, "swap_accuracy": share}
+    swap_accuracy = nearer[differ.to(nearer.device)].float().mean().nan_to_num(1.0)
+    return {"accuracy": accuracy, "swap_accuracy": swap_accuracy}
 
 
 def new_text_encoder(recipe: CLIPRecipe, tokenizer: PreTrainedTokenizerBase) -> CLIPTextEncoder:
+    """Build a text encoder with random weights for a tokenizer's vocabulary."""
     return CLIPTextEncoder(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -200,11 +240,14 @@ def new_text_encoder(recipe: CLIPRecipe, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that the initial weights belong to, or one trained on the captions.
+    """Return the tokenizer of the initial weights, or train one on the captions.
 
-    It always learns the storybook's words, so that a user's own pictures may join them. It is
-    trained once and kept, because pieces that are equally frequent may be numbered differently the
-    next time.
+    A trained tokenizer always learns the storybook's words as well as those of a user's captions.
+    It is trained once and kept, because equally frequent tokens may get other ids the next time.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for captions and the tokenizer.
     """
     init = Path(recipe.init)
     for home in (init / "export", init, init.parent):
@@ -213,18 +256,25 @@ def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
     captions = load_captions(5000, cache, per_scene=2)
     if recipe.data:
         captions = captions + load_captions(0, cache, recipe.data, size=recipe.size)
-    texts = [text for said in captions for text in said]
+    texts = [text for paraphrases in captions for text in paraphrases]
     kept = cache / f"tokenizer-{key(texts)}"
     if not kept.is_dir():
         replace_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
     return read_tokenizer(kept)
 
 
-def export(job: Job, recipe: CLIPRecipe, cache: Path, folder: Path) -> None:
-    """Write text_encoder/ and tokenizer/ as a published folder holds them."""
+def export(job: TrainingJob, recipe: CLIPRecipe, cache: Path, folder: Path) -> None:
+    """Write text_encoder/ and tokenizer/ in the published layout.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Folder of the tokenizer.
+        folder: Where to write.
+    """
     text, tokenizer = job.networks["text"], run_tokenizer(recipe, cache)
     assert isinstance(text, CLIPTextEncoder)
     home = folder / "text_encoder"
-    write_json(home / "config.json", text_json(text.config, tokenizer.bos_token_id))
+    write_json(home / "config.json", text_config_to_json(text.config, tokenizer.bos_token_id))
     weights.save(text, home / "model.safetensors", torch.float16, MAX_BYTES)
     write_tokenizer(folder / "tokenizer", tokenizer)

@@ -1,7 +1,7 @@
-"""Training pictures and captions: the storybook drawn once and kept, or a user's own folder.
+"""Training images and captions: the storybook, rendered once and cached, or a user's own folder.
 
-Drawing a page takes a millisecond or two and a training shows each one many times, so the pages are
-drawn by all cores at once and kept as a memory-mapped file, whose name says what is in it.
+Rendering a page takes one or two milliseconds, and training uses each page many times. So all CPU
+cores render the pages in parallel into a memory-mapped file, whose name identifies its contents.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ CHUNK = 1000
 
 
 def scene(k: int, split: str = "train", seed: int = 0) -> Scene:
-    """Scene number k of a split: always the same one."""
+    """Return scene number k of a split; the same arguments give the same scene."""
     return sample_scene(random.Random(f"{seed}-{k}"), split=split)
 
 
-def load_pictures(
+def load_images(
     n: int,
     size: int,
     cache: Path,
@@ -44,14 +44,25 @@ def load_pictures(
     seed: int = 0,
     scene_of: SceneOf = scene,
 ) -> Pixels:
-    """(n, size, size, 3) bytes: scenes 0..n-1 of a split, or all the pictures of a user's folder.
+    """Load rendered scenes, or all images of a user's folder.
 
-    scene_of: which scene page number k shows, a function of a module (other processes call it).
+    Two runs may call this at the same time with the same cache.
 
-    The drawn pages are kept in `cache`; two runs may ask for them at once.
+    Args:
+        n: Number of scenes; they are scenes 0 ... n - 1 of the split.
+        size: Side of the images in pixels.
+        cache: Folder for the rendered images.
+        folder: A user's folder (see `storybook.read_folder`), or "" for the storybook.
+        split: Split of the scenes.
+        seed: Seed of the scenes.
+        scene_of: Returns the scene of image k. Other processes call it, so it must be a function
+            of a module.
+
+    Returns:
+        Bytes, (n, size, size, 3).
     """
     if folder:
-        return np.stack([np.asarray(picture) for picture, _ in own_pictures(folder, size)])
+        return np.stack([np.asarray(image) for image, _ in own_images(folder, size)])
     name = "pages"
     identity: list[object] = [seed, storybook_hash()]
     if scene_of is not scene:
@@ -59,7 +70,7 @@ def load_pictures(
         identity.append(file_hash(Path(inspect.getfile(scene_of))))
     path = cache / f"{name}-{split}-{n}-{size}px-{key(*identity)}.npy"
     if not path.exists():
-        with only_once(path) as part:
+        with temporary_part(path) as part:
             _draw(part, n, size, split, seed, scene_of)
     pages: Pixels = np.load(path, mmap_mode="r")
     return pages
@@ -74,12 +85,22 @@ def load_captions(
     per_scene: int = 1,
     size: int = 64,
 ) -> list[list[str]]:
-    """The captions of the same pictures, `per_scene` paraphrases each (one for a user's folder).
+    """Load the captions of the images that `load_images` loads.
 
-    size: the pictures' size, which matters only in that a user's folder is then read once.
+    Args:
+        n: Number of scenes.
+        cache: Folder for the captions.
+        folder: A user's folder, or "" for the storybook.
+        split: Split of the scenes.
+        seed: Seed of the scenes.
+        per_scene: Paraphrases of each scene.
+        size: Of the images. With the size given to `load_images`, a user's folder is read once.
+
+    Returns:
+        For each image its paraphrases; one for each image of a user's folder.
     """
     if folder:
-        return [[text] for _, text in own_pictures(folder, size)]
+        return [[text] for _, text in own_images(folder, size)]
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
     if not path.exists():
         texts = [
@@ -89,32 +110,33 @@ def load_captions(
             ]
             for k in tqdm(range(n), desc="captions", leave=False)
         ]
-        with only_once(path) as part:
+        with temporary_part(path) as part:
             part.write_text(json.dumps(texts), encoding="utf-8")
     captions: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
     return captions
 
 
 def to_tensor(pixels: Pixels | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Bytes (b, h, w, 3) -> float32 (b, 3, h, w) in [-1, 1]."""
+    """Convert bytes (b, h, w, 3) to float32 (b, 3, h, w) in [-1, 1]."""
     x = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels
     return x.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def to_pixels(x: Tensor) -> Pixels:
-    """(b, 3, h, w) in [-1, 1] -> bytes (b, h, w, 3)."""
+    """Convert (b, 3, h, w) in [-1, 1] to bytes (b, h, w, 3); values outside are clamped."""
     bytes_ = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     pixels: Pixels = bytes_.permute(0, 2, 3, 1).cpu().numpy()
     return pixels
 
 
 class Batches:
-    """Random batches of an array, each a function of (seed, step).
+    """Random batches of an array, each determined by (seed, step).
 
-    On a GPU the whole array is moved there once and batches are gathered there.
+    On a GPU the whole array is moved there once, and batches are gathered there.
     """
 
     def __init__(self, array: NDArray[np.generic], seed: int, batch: int, device: torch.device):
+        """Prepare batches of `batch` rows of an array (n, ...), drawn with replacement."""
         self.array, self.seed, self.batch = array, seed, batch
         self.device = device
         self.resident = (
@@ -122,22 +144,23 @@ class Batches:
         )
 
     def indices(self, step: int) -> NDArray[np.int64]:
+        """Return the row numbers of batch number `step`, (batch,)."""
         return np.random.default_rng([self.seed, step]).integers(len(self.array), size=self.batch)
 
     def __call__(self, step: int) -> Tensor:
-        """The rows of batch number `step`, on the device."""
+        """Return batch number `step` on the device, (batch, ...)."""
         return self.rows(self.indices(step))
 
     def rows(self, rows: NDArray[np.int64]) -> Tensor:
-        """The named rows, on the device."""
+        """Return the rows with these numbers on the device."""
         if self.resident is not None:
             return self.resident[torch.from_numpy(rows).to(self.device)]
         return torch.from_numpy(self.array[rows]).to(self.device)
 
 
 @contextmanager
-def only_once(path: Path) -> Iterator[Path]:
-    """A temporary name, this process's own, to write a kept file under; then moved to `path`."""
+def temporary_part(path: Path) -> Iterator[Path]:
+    """Yield a temporary path of this process; afterwards the file is moved to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -149,7 +172,7 @@ def only_once(path: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=1)
 def storybook_hash() -> str:
-    """Changes with what the storybook draws and says, told by its first two hundred pages."""
+    """Hash the images and captions of the first 200 scenes, to detect changes of the storybook."""
     digest = hashlib.sha256()
     for k in range(200):
         page = scene(k)
@@ -159,6 +182,7 @@ def storybook_hash() -> str:
 
 
 def file_hash(*paths: Path) -> str:
+    """Return the SHA-256 of the contents of files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
@@ -166,23 +190,23 @@ def file_hash(*paths: Path) -> str:
 
 
 def key(*parts: object) -> str:
-    """A short name for everything that a cached file depends on."""
+    """Return a hash of 12 digits of everything that a cached file depends on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def workers() -> int:
-    """The processor cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
-def own_pictures(folder: str, size: int) -> list[tuple[Image.Image, str]]:
-    """The captioned pictures of a user's folder, read once for each training."""
+def own_images(folder: str, size: int) -> list[tuple[Image.Image, str]]:
+    """Return the captioned images of a user's folder, read once for each training."""
     return read_folder(folder, size)
 
 
 def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneOf) -> None:
-    """Draw scenes 0..n-1 into a new .npy file, chunks of them in parallel."""
+    """Render scenes 0 ... n - 1 in parallel chunks into a new .npy file."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
@@ -194,7 +218,7 @@ def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneO
         if len(chunks) == 1:
             bar.update(_draw_chunk(chunks[0]))
             return
-        # Fresh processes: forking one in which torch has started threads can hang.
+        # Spawn, because forking a process in which torch has started threads can hang.
         with ProcessPoolExecutor(min(61, workers()), mp_context=get_context("spawn")) as pool:
             for drawn in pool.map(_draw_chunk, chunks):
                 bar.update(drawn)

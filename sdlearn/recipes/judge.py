@@ -1,7 +1,7 @@
-"""Training the judge, on drawn pages alone, blurred and disturbed as a decoder might.
+"""Training of the judge on rendered pages, augmented with the artefacts of a decoder.
 
-Its pages come from all three splits, so it knows every kind in every colour; their seeds are its
-own: neither a page that the shipped model trained on nor one that anything is measured on.
+The pages come from all three splits, so that the judge knows every kind in every colour. Their
+seeds are separate: no page is used to train the shipped model or to evaluate one.
 """
 
 import math
@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.evaluation.judge import Judge, JudgeConfig, Logits, save_judge
-from sdlearn.recipes.data import Batches, Pixels, load_pictures, scene, to_pixels, to_tensor
+from sdlearn.recipes.contact_sheets import grid
+from sdlearn.recipes.data import Batches, Pixels, load_images, scene, to_pixels, to_tensor
 from sdlearn.recipes.recipe import Recipe
-from sdlearn.recipes.sheets import grid
 from sdlearn.storybook import SPLITS
-from sdlearn.training import Job, autocast, learning_rate, seeded, step_generator, update
+from sdlearn.training import TrainingJob, learning_rate, seeded, step_generator, update
+from sdlearn.utils.device import autocast
 
 SEEDS = {split: 15_000 + k for k, split in enumerate(SPLITS)}  # of the judge's own scenes
 THINGS = 3  # at most on one page
@@ -28,20 +29,29 @@ THINGS = 3  # at most on one page
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRecipe(Recipe):
-    """The judge's own numbers; `scenes` counts pages of each split.
+    """Settings of the judge's training; `scenes` counts pages of each split.
 
-    Every amount is the largest, drawn anew for each page. A fifth of the pages stay as drawn.
-    brightness, noise and tint are in units of the page's range -1..1; colours must stay tellable,
-    so there is no change of hue beyond the tint.
+    The amounts of augmentation are maxima, and each page gets random amounts below them. A fifth
+    of the pages are not augmented. noise, tint and brightness are in units of the pixel range
+    -1..1. Hue changes by no more than the tint, so that colours can still be recognised.
+
+    Attributes:
+        channels: Of the judge, at 1/2, 1/4 and 1/8 of the resolution.
+        shift: In pixels, in each direction.
+        blur: Standard deviation of the Gaussian blur, in pixels.
+        noise: Standard deviation of the noise.
+        tint: Standard deviation of the smooth coloured noise.
+        brightness: Change of brightness and of contrast.
+        blocks: Quantisation step of the 8 x 8 DCT coefficients.
     """
 
     channels: tuple[int, ...] = (32, 64, 96)
-    shift: int = 3  # pixels
-    blur: float = 1.2  # standard deviation in pixels
+    shift: int = 3
+    blur: float = 1.2
     noise: float = 0.12
-    tint: float = 0.08  # smooth coloured noise, eight pixels wide
+    tint: float = 0.08
     brightness: float = 0.06
-    blocks: float = 0.25  # coarsest step of the 8 x 8 cosine coefficients, as in a JPEG
+    blocks: float = 0.25
 
 
 RECIPES = {
@@ -50,10 +60,21 @@ RECIPES = {
 }
 
 
-def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
-    """The network, its optimizer and the step of a training; drawn pages are kept in `cache`."""
+def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> TrainingJob:
+    """Build the network, the optimizer and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for rendered images.
+        device: Where to train.
+
+    Raises:
+        ValueError: If the recipe names a user's folder.
+    """
     if recipe.data:
-        raise ValueError(f"--data {recipe.data}: the judge learns from the storybook's scenes")
+        raise ValueError(
+            f"--data is {recipe.data}; the judge is trained on the storybook's scenes only"
+        )
     half, quarter, eighth = recipe.channels
     with seeded(recipe.seed):
         judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))
@@ -66,7 +87,7 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
 
     def step(k: int) -> dict[str, Tensor]:
         rows = torch.from_numpy(batches.indices(k)).to(device)
-        x, moved = disturb(to_tensor(batches(k), device), recipe, k)
+        x, moved = augment(to_tensor(batches(k), device), recipe, k)
         truth = things[rows].clone()
         truth[..., :2] += moved.to(device)
         with autocast(device):
@@ -76,68 +97,79 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Job:
         metrics["gradient"] = update(metrics["loss"], optimizer, lr)
         return metrics
 
-    def sheet() -> Image.Image:
-        """Twelve pages, and the same as the judge gets to see them."""
+    def samples() -> Image.Image:
+        """Draw twelve pages and, below, the same pages augmented."""
         shown = to_tensor(pages[:: max(1, len(pages) // 12)][:12], "cpu")
-        return grid([to_pixels(shown), to_pixels(disturb(shown, recipe, 0)[0])], scale=2)
+        return grid([to_pixels(shown), to_pixels(augment(shown, recipe, 0)[0])], scale=2)
 
-    return Job({"judge": judge}, {"judge": optimizer}, step, recipe.batch, sheet)
+    return TrainingJob({"judge": judge}, {"judge": optimizer}, step, recipe.batch, samples)
 
 
 def all_pages(recipe: JudgeRecipe, cache: Path) -> Pixels:
-    """The pages of the three splits, one after the other."""
+    """Load the pages of the three splits, one after the other, (3 n, size, size, 3) bytes."""
     n, size = recipe.scenes, recipe.size
     return np.concatenate(
-        [load_pictures(n, size, cache, split=split, seed=SEEDS[split]) for split in SPLITS]
+        [load_images(n, size, cache, split=split, seed=SEEDS[split]) for split in SPLITS]
     )
 
 
 def labels(recipe: JudgeRecipe) -> tuple[NDArray[np.float32], ...]:
-    """What those pages show: things (n, 3, 5) with x, y, kind, colour, pattern (-1: no thing),
-    and the numbers of sky and ground (n,)."""
+    """Return the labels of `all_pages`.
+
+    Returns:
+        Things (n, 3, 5) with x, y, kind, colour and pattern, all -1 if there is no thing; and the
+        class indices of sky and ground, (n,) each.
+    """
     names = JudgeConfig()
     scenes = [scene(k, split, SEEDS[split]) for split in SPLITS for k in range(recipe.scenes)]
     things = np.full((len(scenes), THINGS, 5), -1, np.float32)
     for row, page in zip(things, scenes, strict=True):
-        for place, thing in zip(row, page.things, strict=False):
+        for label, thing in zip(row, page.things, strict=False):
             kind, colour = names.kinds.index(thing.kind), names.colours.index(thing.colour)
-            place[:] = thing.x, thing.y, kind, colour, names.patterns.index(thing.pattern)
+            label[:] = thing.x, thing.y, kind, colour, names.patterns.index(thing.pattern)
     skies = np.array([names.skies.index(page.sky) for page in scenes])
     grounds = np.array([names.grounds.index(page.ground) for page in scenes])
     return things, skies, grounds
 
 
 def judge_loss(out: Logits, things: Tensor, sky: Tensor, ground: Tensor) -> dict[str, Tensor]:
-    """CenterNet's focal loss on the middles, cross-entropy on what the things are, and where.
+    """Compute CenterNet's losses: focal for centres, cross-entropy for classes, L1 for offsets.
 
-    things: (b, 3, 5) as `labels` gives them; sky, ground: (b,) integers.
+    Args:
+        out: Of the judge.
+        things: (b, 3, 5), see `labels`.
+        sky: Class indices, (b,).
+        ground: Class indices, (b,).
+
+    Returns:
+        Scalars: "loss", the weighted sum, and each of its terms.
     """
     h, w = out.centre.shape[2:]
-    there = things[..., 2] >= 0  # (b, 3)
+    present = things[..., 2] >= 0  # (b, 3)
     x, y = things[..., 0] * w, things[..., 1] * h
     rows = torch.arange(h, device=things.device).view(1, 1, h, 1)
     columns = torch.arange(w, device=things.device).view(1, 1, 1, w)
     dx = columns - x.floor()[..., None, None]
     dy = rows - y.floor()[..., None, None]
-    bumps = torch.exp(-(dx.square() + dy.square()) / (2 * 0.8**2)) * there[..., None, None]
+    bumps = torch.exp(-(dx.square() + dy.square()) / (2 * 0.8**2)) * present[..., None, None]
     heat, nearest = bumps.max(dim=1)  # (b, h, w)
 
     p = out.centre[:, 0].sigmoid().clamp(1e-5, 1 - 1e-5)
     is_centre = heat > 0.999
     right = torch.where(is_centre, p, 1 - p)
     weight = torch.where(is_centre, 1.0, (1 - heat) ** 4)
-    centre = (-right.log() * (1 - right).square() * weight).sum() / there.sum()
+    centre = (-right.log() * (1 - right).square() * weight).sum() / present.sum()
 
-    near = heat > 0.4  # the middle and its four neighbours, should the peak be found there
+    near = heat > 0.4  # the centre and its four neighbours, where the peak may be detected
     owner = nearest[near]
     page = near.nonzero()[:, 0]
     target = things[page, owner]
-    share = heat[near] / heat[near].sum()
+    weights = heat[near] / heat[near].sum()
 
     def classes(logits: Tensor, column: int) -> Tensor:
         chosen = logits.permute(0, 2, 3, 1)[near]
         losses = F.cross_entropy(chosen, target[:, column].long(), reduction="none")
-        return (losses * share).sum()
+        return (losses * weights).sum()
 
     kind, colour, pattern = (classes(z, 2 + n) for n, z in enumerate(out[1:4]))
     inside = torch.stack([x[page, owner] % 1, y[page, owner] % 1], dim=1)
@@ -151,8 +183,18 @@ def judge_loss(out: Logits, things: Tensor, sky: Tensor, ground: Tensor) -> dict
     }  # fmt: skip
 
 
-def disturb(x: Tensor, recipe: JudgeRecipe, step: int) -> tuple[Tensor, Tensor]:
-    """Pages (b, 3, h, w) as a decoder might blur and stain them; and how far all moved (x, y)."""
+def augment(x: Tensor, recipe: JudgeRecipe, step: int) -> tuple[Tensor, Tensor]:
+    """Shift, blur, quantise, tint and brighten pages at random, and add noise.
+
+    Args:
+        x: Pages, (b, 3, h, w) in [-1, 1].
+        recipe: The maximal amounts.
+        step: Training step; it determines the random numbers.
+
+    Returns:
+        The augmented pages, (b, 3, h, w), and the shift (x, y) of all of them, (2,), as a fraction
+        of the page.
+    """
     generator = step_generator(recipe.seed, step, 1)
     device, (b, _, h, w) = x.device, x.shape
 
@@ -168,7 +210,7 @@ def disturb(x: Tensor, recipe: JudgeRecipe, step: int) -> tuple[Tensor, Tensor]:
     x = wide[:, :, s - down : s - down + h, s - right : s - right + w]
     clean = x
     x = torch.lerp(x, blurred(x, 0.3 + (recipe.blur - 0.3) * float(draw(1))), draw(b, 1, 1, 1))
-    x = torch.where(draw(b, 1, 1, 1) < 0.3, coarse(x, recipe.blocks * draw(b, 1, 1, 1)), x)
+    x = torch.where(draw(b, 1, 1, 1) < 0.3, quantise_dct(x, recipe.blocks * draw(b, 1, 1, 1)), x)
     stains = F.interpolate(normal(b, 3, h // 8, w // 8), size=(h, w), mode="bilinear")
     x = x + recipe.tint * draw(b, 1, 1, 1) * stains
     x = x + recipe.noise * draw(b, 1, 1, 1).square() * normal(*x.shape)
@@ -179,7 +221,7 @@ def disturb(x: Tensor, recipe: JudgeRecipe, step: int) -> tuple[Tensor, Tensor]:
 
 
 def blurred(x: Tensor, std: float) -> Tensor:
-    """Pages under a Gaussian blur of `std` pixels."""
+    """Blur pages with a Gaussian of `std` pixels, over 7 x 7 pixels."""
     taps = torch.exp(-torch.arange(-3, 4, device=x.device).square() / (2 * std**2))
     kernel = (taps / taps.sum()).expand(x.shape[1], 1, 7)
     x = F.conv2d(F.pad(x, (3, 3, 0, 0), mode="replicate"), kernel[:, :, None], groups=x.shape[1])
@@ -188,8 +230,8 @@ def blurred(x: Tensor, std: float) -> Tensor:
     )
 
 
-def coarse(x: Tensor, step: Tensor) -> Tensor:
-    """Pages with their 8 x 8 cosine coefficients rounded to multiples of `step` (b, 1, 1, 1)."""
+def quantise_dct(x: Tensor, step: Tensor) -> Tensor:
+    """Round 8 x 8 DCT coefficients to multiples of `step` (b, 1, 1, 1), as JPEG does."""
     n = torch.arange(8, device=x.device, dtype=torch.float32)
     cosine = torch.cos(math.pi / 8 * (n[None] + 0.5) * n[:, None]) / 2
     cosine[0] /= math.sqrt(2)  # orthonormal: the inverse is the transpose
@@ -200,8 +242,15 @@ def coarse(x: Tensor, step: Tensor) -> Tensor:
     return blocks.transpose(3, 4).reshape(b, c, h, w)
 
 
-def export(job: Job, recipe: JudgeRecipe, cache: Path, folder: Path) -> None:
-    """Write the judge as it is shipped in data/judge/."""
+def export(job: TrainingJob, recipe: JudgeRecipe, cache: Path, folder: Path) -> None:
+    """Write the judge in the layout of data/judge/.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Not used.
+        folder: Where to write.
+    """
     judge = job.networks["judge"]
     assert isinstance(judge, Judge)
     save_judge(judge, folder, recipe=asdict(recipe))

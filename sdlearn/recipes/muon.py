@@ -1,10 +1,10 @@
-"""Muon (Jordan 2024, scaled as in arXiv:2502.16982): Adam for vectors, whitened steps for matrices.
+"""Muon (Jordan 2024, scaled as in arXiv:2502.16982): orthogonalised updates for matrices.
 
-The step of a weight matrix is its momentum with all singular values brought near one, so a step
-turns every direction equally and not only the few that dominate the gradient. On two CPU cores our
-autoencoder got to the same error in about half the time of Adam. torch.optim.Muon takes
-two-dimensional parameters only and computes in bfloat16, which few CPUs do fast; convolutions are
-four-dimensional.
+The update of a weight matrix is its momentum with all singular values brought close to 1, so it
+has the same size in every direction, not only in those that dominate the gradient. Vectors are
+updated by Adam. On two CPU cores our autoencoder reached the same error in about half the time of
+Adam. torch.optim.Muon accepts two-dimensional parameters only, while convolutions have four
+dimensions, and it computes in bfloat16, which is slow on most CPUs.
 """
 
 from collections.abc import Iterable
@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-SMALLEST = 8  # matrices with a shorter side, such as the last convolution, go to Adam
+SMALLEST = 8  # Adam updates matrices with a shorter side, such as the last convolution
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW in which weights with at least 8 rows and columns take whitened steps.
+    """AdamW in which weights with at least 8 rows and columns get orthogonalised updates.
 
-    A weight of shape (c_out, c_in, kh, kw) counts as a matrix (c_out, c_in kh kw). Both kinds of
-    step have a root mean square of about 0.2 lr or less, so one learning rate serves all.
+    A weight of shape (c_out, c_in, kh, kw) is treated as a matrix (c_out, c_in kh kw). Both kinds
+    of update have a root mean square of about 0.2 lr or less, so all parameters share one learning
+    rate.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> None:
+        """Prepare the optimizer of some parameters, with a learning rate."""
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for p in parameters:
@@ -34,12 +36,13 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
         matrices, gradients = self.param_groups[1], []
         for p in matrices["params"]:
             gradients.append(p.grad)
             if p.grad is not None:
                 self._whitened_step(p, p.grad, matrices["lr"])
-                p.grad = None  # Adam leaves alone what has no gradient
+                p.grad = None  # Adam skips parameters without a gradient
         super().step()
         for p, gradient in zip(matrices["params"], gradients, strict=True):
             p.grad = gradient
@@ -48,16 +51,21 @@ class Muon(torch.optim.AdamW):
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-            state["step"] = torch.tensor(0.0)  # AdamW expects one when it reads a saved state
+            state["step"] = torch.tensor(0.0)  # AdamW expects it when it loads a saved state
         momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)
         direction = whiten((gradient + MOMENTUM * momentum).flatten(1))
         p.add_(direction.view_as(p), alpha=-0.2 * lr * max(direction.shape) ** 0.5)
 
 
 def whiten(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """(m, n) -> U V^T of its singular value decomposition, roughly: values between 0.7 and 1.2.
+    """Approximate U V^T of the singular value decomposition of a matrix (m, n).
 
-    A quintic Newton-Schulz iteration with the coefficients of Jordan (2024).
+    The result has singular values between about 0.7 and 1.2. It is computed by a quintic
+    Newton-Schulz iteration with the coefficients of Jordan (2024).
+
+    Args:
+        matrix: (m, n).
+        rounds: Iterations.
     """
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]

@@ -1,8 +1,8 @@
-"""The network behind the perceptual loss: a small VGG that has learned to name what a page shows.
+"""Training of the perceptual loss's network: a small VGG that classifies the contents of a page.
 
-LPIPS (arXiv:1801.03924) found that the features of any network trained to recognise things measure
-what people see better than pixels do. Ours is trained here, on renders alone, to say which sky and
-ground a page has and which kinds, colours and patterns are on it, so nothing has to be downloaded.
+LPIPS (arXiv:1801.03924) found that the features of networks trained to recognise objects agree
+with human perception better than pixels do. This network is trained on renders to classify sky,
+ground, and the kinds, colours and patterns on a page, so nothing has to be downloaded.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlearn import weights
-from sdlearn.files import read_json, write_json
-from sdlearn.paths import data_folder
-from sdlearn.recipes.data import Batches, load_pictures, scene, to_tensor
+from sdlearn.recipes.data import Batches, load_images, scene, to_tensor
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES, Scene
-from sdlearn.training import Job, autocast, channels_last, learning_rate, seeded, update
+from sdlearn.training import TrainingJob, learning_rate, seeded, update
+from sdlearn.utils.atomic_files import read_json, write_json
+from sdlearn.utils.device import autocast, channels_last
+from sdlearn.utils.resources import data_folder
 
 PAIRS = [(kind, colour) for kind in KINDS for colour in COLOURS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualRecipe(Recipe):
-    """widths: channels of the stages; each has two convolutions and halves the picture after."""
+    """Settings of the perceptual network's training.
+
+    Attributes:
+        widths: Channels of the stages. Each stage has two convolutions, and the resolution is
+            halved between two stages.
+    """
 
     widths: tuple[int, ...] = (16, 32, 64, 64)
 
@@ -39,12 +45,13 @@ RECIPES = {
 
 
 class PerceptualNetwork(nn.Module):
-    """(b, 3, h, w) in [-1, 1] -> one feature map per stage, at full, half, quarter … size.
+    """A VGG that returns one feature map a stage, at full, half, quarter … resolution.
 
-    `classify` reads the last stage and is only used to train the rest.
+    `classify` uses the last stage and serves only to train the others.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
+        """Build the network with these channels of the stages."""
         super().__init__()
         self.widths = widths
         self.stages = nn.ModuleList(
@@ -56,13 +63,14 @@ class PerceptualNetwork(nn.Module):
             )
             for c_in, c in zip((3, *widths[:-1]), widths, strict=True)
         )
-        self.head = nn.Linear(2 * widths[-1], sum(sizes()))
+        self.head = nn.Linear(2 * widths[-1], sum(head_sizes()))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of images (b, 3, h, w) in [-1, 1]."""
         features = []
         for i, stage in enumerate(self.stages):
             x = stage(x if i == 0 else F.max_pool2d(x, 2))
@@ -70,18 +78,19 @@ class PerceptualNetwork(nn.Module):
         return features
 
     def classify(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Logits of sky (b, 5), of ground (b, 5) and of what is there (b, pairs + patterns)."""
+        """Return logits of sky (b, 5), ground (b, 5) and contents (b, pairs + patterns)."""
         last = self(x)[-1]
         pooled = torch.cat([last.mean((2, 3)), last.amax((2, 3))], dim=1)
-        return self.head(pooled).split(sizes(), dim=1)
+        return self.head(pooled).split(head_sizes(), dim=1)
 
 
-def sizes() -> list[int]:
+def head_sizes() -> list[int]:
+    """Return the numbers of logits for sky, ground and contents."""
     return [len(SKIES), len(GROUNDS), len(PAIRS) + len(PATTERNS)]
 
 
-def content(page: Scene) -> list[int]:
-    """A scene as numbers: sky, ground, then 0 or 1 for each (kind, colour) and each pattern."""
+def scene_labels(page: Scene) -> list[int]:
+    """Return sky, ground, and 0 or 1 for each (kind, colour) and each pattern."""
     pairs = {(thing.kind, thing.colour) for thing in page.things}
     patterns = {thing.pattern for thing in page.things}
     return [
@@ -92,14 +101,26 @@ def content(page: Scene) -> list[int]:
     ]
 
 
-def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job:
+def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> TrainingJob:
+    """Build the network, the optimizer and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for rendered images.
+        device: Where to train.
+
+    Raises:
+        ValueError: If the recipe names a user's folder.
+    """
     if recipe.data:
-        raise ValueError(f"--data {recipe.data}: this network learns from the storybook's scenes")
+        raise ValueError(
+            f"--data is {recipe.data}; this network is trained on the storybook's scenes only"
+        )
     with seeded(recipe.seed):
         network = channels_last(PerceptualNetwork(recipe.widths), device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
-    pages = load_pictures(recipe.scenes, recipe.size, cache)
-    shown = np.array([content(scene(k)) for k in range(recipe.scenes)])
+    pages = load_images(recipe.scenes, recipe.size, cache)
+    shown = np.array([scene_labels(scene(k)) for k in range(recipe.scenes)])
     batches = Batches(pages, recipe.seed, recipe.batch, device)
     labels = Batches(shown, recipe.seed, recipe.batch, device)
 
@@ -109,38 +130,54 @@ def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Job
         with autocast(device):
             sky, ground, things = (logits.float() for logits in network.classify(x))
         truth = wanted[:, 2:].float()
-        # The sum over what may be there: the mean would drown in the many that are absent.
-        there = F.binary_cross_entropy_with_logits(things, truth, reduction="none").sum(1).mean()
-        loss = F.cross_entropy(sky, wanted[:, 0]) + F.cross_entropy(ground, wanted[:, 1]) + there
+        # Summed over the labels: in a mean, the many absent ones would dominate.
+        present = F.binary_cross_entropy_with_logits(things, truth, reduction="none").sum(1).mean()
+        loss = F.cross_entropy(sky, wanted[:, 0]) + F.cross_entropy(ground, wanted[:, 1]) + present
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
         gradient = update(loss, optimizer, lr)
         found = ((things > 0) == (truth > 0)).all(1).float().mean()
         return {"loss": loss, "all_right": found, "gradient": gradient}
 
-    return Job({"perceptual": network}, {"perceptual": optimizer}, step, recipe.batch)
+    return TrainingJob({"perceptual": network}, {"perceptual": optimizer}, step, recipe.batch)
 
 
-def export(job: Job, recipe: PerceptualRecipe, cache: Path, folder: Path) -> None:
-    """Write perceptual.safetensors and perceptual.json, as data/judge/ holds them."""
+def export(job: TrainingJob, recipe: PerceptualRecipe, cache: Path, folder: Path) -> None:
+    """Write perceptual.safetensors and perceptual.json in the layout of data/judge/.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Not used.
+        folder: Where to write.
+    """
     weights.save(job.networks["perceptual"], folder / "perceptual.safetensors", torch.float16)
     write_json(folder / "perceptual.json", {"widths": list(recipe.widths)})
 
 
-# ------------------------------------------------------------------------------------ its use
+# ----------------------------------------------------------------------- for the perceptual loss
 
 
 def load_perceptual(folder: Path, device: torch.device) -> PerceptualNetwork:
-    """The trained network of a folder, frozen."""
+    """Load the trained network of a folder, frozen and in eval mode."""
     network = PerceptualNetwork(tuple(read_json(folder / "perceptual.json")["widths"]))
     weights.load(network, folder / "perceptual.safetensors")
     return channels_last(network, device).eval().requires_grad_(False)
 
 
 def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], list[Tensor]], int]:
-    """(network, how many stages it returns) for the perceptual loss.
+    """Load the feature network of the perceptual loss.
 
-    name: "" for the shipped network, "vgg16" for the first four stages of torchvision's, whose
-    weights it looks for in torch's cache and downloads where there is a network, or a folder.
+    Args:
+        name: "" for the shipped network, a folder, or "vgg16" for the first four stages of
+            torchvision's, whose weights come from torch's cache or are downloaded.
+        device: Where to put the network.
+
+    Returns:
+        The network, and the number of feature maps that it returns.
+
+    Raises:
+        FileNotFoundError: If the folder has no perceptual network.
+        ValueError: If the name is "vgg16" and torchvision is not installed.
     """
     if name == "vgg16":
         return vgg16_features(device), 4
@@ -149,14 +186,18 @@ def load_features(name: str, device: torch.device) -> tuple[Callable[[Tensor], l
         network = load_perceptual(folder, device)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}; `sdlearn train perceptual --out RUN` makes the network of the perceptual "
-            "loss, for --set perceptual_network=RUN/export; --set perceptual=0 trains without it"
+            f"{error}; `sdlearn train perceptual --out RUN` trains the network of the perceptual "
+            "loss for --set perceptual_network=RUN/export; --set perceptual=0 trains without it"
         ) from error
     return network, len(network.widths)
 
 
 def vgg16_features(device: torch.device) -> Callable[[Tensor], list[Tensor]]:
-    """relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16 trained on ImageNet, as LPIPS uses them."""
+    """Return a function that computes relu1_2, relu2_2, relu3_3 and relu4_3 of ImageNet's VGG16.
+
+    Raises:
+        ValueError: If torchvision is not installed.
+    """
     try:
         from torchvision.models import (  # type: ignore[import-not-found]
             VGG16_Weights,

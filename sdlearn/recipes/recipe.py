@@ -1,23 +1,36 @@
-"""What every recipe holds; each trained part adds its own numbers in its own file."""
+"""The settings that all recipes share; each trained part adds its own in its own module."""
 
 import ast
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-MAY_BE_ZERO = ("warmup", "seed", "head_start", "shift")
-MAX_BYTES = 15 * 2**20  # of one exported file; a larger one is written in shards
+MAY_BE_ZERO = ("warmup", "seed", "discriminator_warmup", "shift")
+# Settings that have their own option in `sdlearn train`; the others need --set.
+SHORTCUTS = ("steps", "batch", "lr", "seed", "scenes", "init", "data", "vae", "text")
+MAX_BYTES = 15 * 2**20  # size of an exported file; larger weights are written in shards
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the outcome of a training, so that a run can be repeated.
+    """The settings that determine the result of a training, so that a run can be repeated.
 
-    steps is also the horizon of the learning rate: a linear warm-up to lr over `warmup` steps, then
-    a cosine down to one hundredth of it. data: a folder of captioned pictures, "" for the storybook
-    (its first `scenes` training scenes). init: weights to start from, "" for random ones. compile:
-    have torch.compile write the autoencoder's or the U-Net's code for this machine, which costs
-    minutes before the first step and a C++ compiler, and makes the others a good deal faster.
+    Attributes:
+        steps: Training steps. The learning rate rises linearly to `lr` over `warmup` steps, then
+            follows a cosine down to one hundredth of it at the last step.
+        batch: Images in a batch.
+        lr: Peak learning rate.
+        warmup: Steps of the warm-up.
+        seed: Of weights, batches and noise.
+        scenes: Number of training scenes of the storybook.
+        size: Side of the images in pixels, a multiple of 8.
+        data: A folder of captioned images, or "" for the storybook.
+        init: Folder of the weights to start from, or "" for random weights.
+        compile: Use torch.compile for the autoencoder or the U-Net. It needs a C++ compiler and
+            takes minutes before the first step. Later steps are much faster.
+
+    Raises:
+        ValueError: If a setting is out of range.
     """
 
     steps: int
@@ -44,31 +57,35 @@ class Recipe:
         if self.size % 8:
             raise ValueError(f"size is {self.size}; accepted: a multiple of 8 pixels")
         if self.seed >= 2**63:
-            raise ValueError(f"seed is {self.seed}; accepted: less than 2 to the power of 63")
+            raise ValueError(f"seed is {self.seed}; accepted: less than 2**63")
 
 
 R = TypeVar("R", bound=Recipe)
 
 
 def override(recipe: R, settings: dict[str, object]) -> R:
-    """The recipe with some settings changed.
+    """Return a recipe with some settings changed.
 
-    A value may be text, as from the command line. Raises ValueError for a setting that this recipe
-    does not have or a value of the wrong type.
+    Args:
+        recipe: The recipe to start from.
+        settings: New values by name. A value may be text, as from the command line.
+
+    Raises:
+        ValueError: If the recipe has no such setting, or a value has the wrong type or range.
     """
     known = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     changed: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in known:
             raise ValueError(
-                f"this training has no setting {name!r}; accepted: {', '.join(sorted(known))}"
+                f"the recipe has no setting {name!r}; accepted: {', '.join(sorted(known))}"
             )
         changed[name] = _as_type_of(known[name], name, value)
     return replace(recipe, **changed)
 
 
 def _as_type_of(example: object, name: str, value: object) -> object:
-    """`value` in the type of the setting's present value: int, float, bool, str or a tuple."""
+    """Convert `value` to the type of the setting's current value: int, float, bool, str, tuple."""
     if isinstance(example, str):
         return str(value)
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""Learning a vocabulary: CLIP's byte-pair tokenizer, trained on captions.
+"""Training of CLIP's byte-pair tokenizer on captions.
 
-It starts from the 256 bytes, each also in a form that ends a word, and keeps merging the pair of
-pieces that most often stand together, until every word of the captions is one token. Words it has
-never seen are spelled with smaller pieces, so nothing a user types is lost.
+The vocabulary starts with the 256 bytes, each also in a form that ends a word. The most frequent
+pair of adjacent tokens is merged again and again until every word of the captions is one token.
+Other words are encoded as several tokens, so every text can be encoded.
 """
 
 import json
@@ -15,14 +15,18 @@ from transformers import CLIPTokenizer
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"
-CONTEXT = 77  # tokens a text encoder reads, both ends included
+CONTEXT = 77  # tokens of a text, including start-of-text and end-of-text
 
 
 def train_tokenizer(captions: Iterable[str], merges: int = 4000) -> CLIPTokenizer:
-    """A CLIP tokenizer for the captions' words with at most `merges` merged tokens.
+    """Train a CLIP tokenizer.
 
-    Tokens are numbered as in the published vocabulary: bytes, bytes that end a word, merges in the
-    order in which they were learned, start, end. Padding is with the end token.
+    The ids have the order of the published vocabulary: bytes, bytes that end a word, merges in the
+    order in which they were learned, start-of-text, end-of-text. The padding token is end-of-text.
+
+    Args:
+        captions: The texts to train on.
+        merges: Maximal number of merged tokens.
     """
     clip = CLIPTokenizer().backend_tokenizer  # how CLIP cleans a text and cuts it into words
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -38,6 +42,6 @@ def train_tokenizer(captions: Iterable[str], merges: int = 4000) -> CLIPTokenize
     learner.train_from_iterator(captions, trainer)
     pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(byte + END for byte in alphabet), *map("".join, pairs), BOS, EOS]
-    # Two ways of merging can end in the same token.
+    # Two different merges can give the same token.
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=CONTEXT)

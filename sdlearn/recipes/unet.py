@@ -1,4 +1,4 @@
-"""Training the diffusion model: what one step is, and the numbers of the shipped one."""
+"""Training of the U-Net: the training step, and the settings of the shipped model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
     key,
     load_captions,
-    load_pictures,
+    load_images,
     storybook_hash,
     to_pixels,
 )
-from sdlearn.recipes.encoded import (
+from sdlearn.recipes.latent_cache import (
     encode_captions,
     encode_pages,
     encoder_config,
@@ -28,21 +29,19 @@ from sdlearn.recipes.encoded import (
     weights_key,
 )
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
-from sdlearn.recipes.sheets import grid
 from sdlearn.text import TextEncoder
 from sdlearn.training import (
     EMA,
-    Job,
-    autocast,
+    TrainingJob,
     diffusion_loss,
     draw_noise,
     learning_rate,
-    need_compiler,
     seeded,
     step_generator,
     update,
 )
-from sdlearn.unet import UNet, UNetConfig, start_at_zero
+from sdlearn.unet import UNet, UNetConfig, zero_init_residuals
+from sdlearn.utils.device import autocast, need_compiler
 from sdlearn.vae import VAE
 from sdlearn.versions import STORYBOOK
 
@@ -61,12 +60,22 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class UNetRecipe(Recipe):
-    """The diffusion model's own numbers.
+    """Settings of the U-Net's training.
 
-    vae, text: folders of the frozen parts, "" for the shipped ones. dropout: share of captions
-    replaced by the empty one, for classifier-free guidance. min_snr: the gamma of Min-SNR
-    weighting, 0 for none. t_mean, t_std: where the times of training crowd, see `draw_times`;
-    t_std 0 for all times alike. captions: paraphrases of each scene.
+    Attributes:
+        block_out_channels: Channels of the levels.
+        layers_per_block: ResBlocks of a level.
+        num_heads: Attention heads of the levels.
+        transformer_depth: Transformer blocks of the levels.
+        vae: Folder of the frozen autoencoder, or "" for the shipped one.
+        text: Folder of the frozen text encoder, or "" for the shipped one.
+        captions: Paraphrases of each scene.
+        dropout: Fraction of captions replaced by the empty one, for classifier-free guidance.
+        min_snr: The gamma of Min-SNR weighting, or 0 for none.
+        t_mean: See `draw_times`.
+        t_std: See `draw_times`; 0 for uniform timesteps.
+        weight_decay: Of AdamW.
+        ema: Decay of the exponential moving average of the weights.
     """
 
     block_out_channels: tuple[int, ...] = CONFIG.block_out_channels
@@ -96,14 +105,23 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
-    """Networks, optimizer and the step of a training; latents and states are kept in `cache`."""
+def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJob:
+    """Build the networks, the optimizer and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for images, captions, latents and hidden states.
+        device: Where to train.
+
+    Raises:
+        FileNotFoundError: If the autoencoder or the text encoder is missing.
+    """
     vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
     text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
     vae, text = load_vae(vae_folder, device), load_text(text_folder, device)
     with seeded(recipe.seed):
         unet = UNet(new_config(recipe, vae, text))
-    start_at_zero(unet)
+    zero_init_residuals(unet)
     unet.to(device)
     average = EMA(unet, recipe.ema)
     predict: Callable[..., Tensor] = unet
@@ -117,13 +135,14 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
         fused=device.type in ("cpu", "cuda"),
     )
 
-    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
-    said = load_captions(
+    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
+    captions = load_captions(
         len(pages), cache, recipe.data, per_scene=recipe.captions, size=recipe.size
     )
-    each = len(said[0])
-    texts = [caption for of_page in said for caption in of_page]
-    # A user's pictures are named by what is in them, drawn pages by how they are drawn.
+    each = len(captions[0])
+    texts = [caption for paraphrases in captions for caption in paraphrases]
+    # The cached file of a user's images is named after their contents, that of rendered pages after
+    # the settings of the renderer.
     identity = pages.tobytes() if recipe.data else (recipe.size, recipe.scenes, storybook_hash())
     kept = cache / f"latents-{weights_key(vae_folder, identity)}.npy"
     latents = Batches(encode_pages(vae, pages, kept), recipe.seed, recipe.batch, device)
@@ -161,27 +180,37 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> Job:
     model = assemble(average.module, vae, text)
     prompts = [*texts[: 8 * each : each]] if recipe.data else [*PROMPTS]
 
-    def sheet() -> Image.Image:
-        """Eight prompts, always from the same noise."""
+    def samples() -> Image.Image:
+        """Draw the images of eight prompts from the same noise every time."""
         z = model.text_to_image(
             prompts, steps=20, guidance_scale=5.0, seed=0, output="latent", progress=False
         )
-        pictures = to_pixels(vae.to_image(z))
-        return grid([pictures[:4], pictures[4:]] if len(pictures) == 8 else [pictures], scale=3)
+        images = to_pixels(vae.to_image(z))
+        return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": average.module}
     frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
-    return Job(networks, {"unet": optimizer}, step, recipe.batch, sheet, frozen)
+    return TrainingJob(networks, {"unet": optimizer}, step, recipe.batch, samples, frozen)
 
 
 def draw_times(
     n: int, num_steps: int, mean: float, std: float, generator: torch.Generator
 ) -> Tensor:
-    """n times of training, integers (n,) in 0..num_steps-1.
+    """Draw training timesteps, uniformly or from a logit-normal distribution.
 
-    Uniform where std is 0, as for Stable Diffusion 1 and 2; otherwise the logistic function of a
-    normal variable (arXiv:2403.03206, section 3.1): half of the times are below
-    num_steps / (1 + exp(-mean)), few near the ends, where there is little to learn.
+    Stable Diffusion 1 and 2 draw them uniformly. The logit-normal distribution (arXiv:2403.03206,
+    section 3.1) has few timesteps near both ends, where there is little to learn. Half of its
+    timesteps are below num_steps / (1 + exp(-mean)).
+
+    Args:
+        n: Number of timesteps.
+        num_steps: Length of the noise schedule.
+        mean: Mean of the normal variable.
+        std: Its standard deviation, or 0 for uniform timesteps.
+        generator: The source of random numbers.
+
+    Returns:
+        Integers in 0 ... num_steps - 1, (n,).
     """
     if std == 0:
         return torch.randint(num_steps, (n,), generator=generator)
@@ -190,7 +219,7 @@ def draw_times(
 
 
 def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
-    """The configuration that fits the frozen parts."""
+    """Return the U-Net's configuration for a recipe and the frozen networks."""
     return dataclasses.replace(
         CONFIG,
         in_channels=vae.config.latent_channels,
@@ -208,20 +237,37 @@ def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
 def assemble(
     unet: UNet, vae: VAE, text: TextEncoder, name: str = STORYBOOK.name
 ) -> StableDiffusion:
-    """The whole model, to make pictures with; `name` says what world it knows."""
+    """Assemble a pipeline from its networks.
+
+    Args:
+        unet: The U-Net.
+        vae: The autoencoder.
+        text: The text encoder.
+        name: Name of the model, after its training data.
+    """
     spec = dataclasses.replace(
         STORYBOOK,
         name=name,
         unet=unet.config,
         vae=vae.config,
         text=(encoder_config(text),),
-        size=unet.config.sample_size * vae.factor,
+        resolution=unet.config.sample_size * vae.factor,
     )
     return StableDiffusion(unet, vae, text, spec)
 
 
-def export(job: Job, recipe: UNetRecipe, cache: Path, folder: Path) -> None:
-    """Write the whole model in the published layout: the averaged U-Net with its frozen parts."""
+def export(job: TrainingJob, recipe: UNetRecipe, cache: Path, folder: Path) -> None:
+    """Write the whole model, with the EMA weights of the U-Net, in the published layout.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Folder of the cached latents; its parent holds the runs.
+        folder: Where to write.
+
+    Raises:
+        ValueError: If the frozen networks have changed since the training started.
+    """
     unet = job.networks["ema"]
     assert isinstance(unet, UNet)
     cpu = torch.device("cpu")
@@ -229,8 +275,8 @@ def export(job: Job, recipe: UNetRecipe, cache: Path, folder: Path) -> None:
     text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
     if job.frozen != {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}:
         raise ValueError(
-            f"{vae_folder} or {text_folder} has changed while the U-Net was trained on it; put "
-            "back what was there and --resume, to write the model"
+            f"{vae_folder} or {text_folder} has changed while the U-Net was trained on it; restore "
+            "the old weights and use --resume to write the model"
         )
     vae, text = load_vae(vae_folder, cpu), load_text(text_folder, cpu)
     name = Path(recipe.data).resolve().name if recipe.data else STORYBOOK.name

@@ -1,4 +1,4 @@
-"""Training the autoencoder: what one step is, and the numbers of the shipped one."""
+"""Training of the autoencoder: the training step, and the settings of the shipped model."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,60 +10,68 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from sdlearn import weights
-from sdlearn.files import write_json
-from sdlearn.recipes.data import Batches, load_pictures, to_pixels, to_tensor
+from sdlearn.recipes.contact_sheets import grid
+from sdlearn.recipes.data import Batches, load_images, to_pixels, to_tensor
 from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.perceptual import load_features
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
-from sdlearn.recipes.sheets import grid
 from sdlearn.training import (
     EMA,
-    Job,
-    autocast,
-    channels_last,
+    TrainingJob,
     draw_noise,
     learning_rate,
-    need_compiler,
     seeded,
     step_generator,
     update,
 )
-from sdlearn.vae import (
-    VAE,
+from sdlearn.utils.atomic_files import write_json
+from sdlearn.utils.device import autocast, channels_last, need_compiler
+from sdlearn.vae import VAE, VAEConfig
+from sdlearn.vae_losses import (
     PatchDiscriminator,
     PerceptualLoss,
-    VAEConfig,
     adversarial_weight,
     discriminator_loss,
     generator_loss,
     kl_divergence,
 )
 from sdlearn.versions import STORYBOOK
-from sdlearn.writing import vae_json
+from sdlearn.weights.configs import vae_config_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAERecipe(Recipe):
-    """The autoencoder's own numbers.
+    """Settings of the autoencoder's training.
 
-    kl weighs the divergence summed over a latent against the absolute error averaged over pixel
-    values. Latent diffusion uses the same 1e-6 against the error *summed* over pixel values, which
-    is weaker by their number (12,288 at 64 x 64); a small network trained briefly keeps its latents
-    in bounds better this way, and loses no sharpness that can be measured.
+    The perceptual and the adversarial loss start late, because they only cost time until colours
+    and shapes are approximately right. The adversarial loss is scaled to the gradient of the
+    reconstruction loss, so its weight needs no tuning as the error falls.
 
-    The perceptual and the adversarial loss begin at a fraction of the horizon: until colours and
-    shapes are about right they only cost time. The adversarial one is scaled to the gradient of the
-    reconstruction, so `discriminator` is a share of it and needs no tuning as the error falls; the
-    discriminator learns alone for its first `head_start` steps.
-
-    mse weighs the squared error beside the absolute one. Decibels are those of the squared error,
-    and it is largest at the outlines. From random weights, 1,800 steps of batch 16 with a weight of
-    20 ended at 27.8 dB and an SSIM of 0.893 on 200 test renders, without it at 25.7 and 0.864; 400
-    steps on a well-trained autoencoder won 0.4 dB.
-
-    decoder_only freezes the encoder, as the published fine-tuned autoencoders of Stable Diffusion
-    did (stabilityai/sd-vae-ft-mse): latents keep their meaning, so a U-Net trained on them serves
-    the new decoder, and may be trained while the decoder still is.
+    Attributes:
+        block_out_channels: Channels of the levels.
+        layers_per_block: ResBlocks of a level.
+        latent_channels: Channels of a latent.
+        norm_num_groups: Groups of the group norms.
+        kl: Weight of the KL divergence, summed over a latent, against the absolute error, averaged
+            over pixel values. Latent diffusion uses the same 1e-6 against the error *summed* over
+            pixel values, which is weaker by their number (12,288 at 64 x 64). This stronger weight
+            keeps the latents of a small, briefly trained network in bounds, with no measurable
+            loss of sharpness.
+        logvar: Initial log-variance of the posterior; -6 is almost deterministic.
+        flip: Mirror half of the images.
+        mse: Weight of the squared error, in addition to the absolute error. PSNR measures the
+            squared error, which is largest at outlines. From random weights, 1,800 steps of batch
+            16 ended at 27.8 dB and an SSIM of 0.893 on 200 test renders with a weight of 20, and
+            at 25.7 dB and 0.864 without. 400 steps on a well-trained autoencoder gained 0.4 dB.
+        decoder_only: Freeze the encoder, as in stabilityai/sd-vae-ft-mse. The latents stay the
+            same, so a U-Net trained on them works with the new decoder.
+        perceptual: Weight of the perceptual loss.
+        perceptual_start: Fraction of the steps after which the perceptual loss starts.
+        perceptual_network: "" for the shipped network, "vgg16", or a folder.
+        discriminator: Weight of the adversarial loss, relative to the reconstruction loss.
+        discriminator_start: Fraction of the steps after which the discriminator starts.
+        discriminator_warmup: Steps for which the discriminator learns before it is used.
+        ema: Decay of the exponential moving average of the weights.
     """
 
     block_out_channels: tuple[int, ...] = STORYBOOK.vae.block_out_channels
@@ -71,26 +79,26 @@ class VAERecipe(Recipe):
     latent_channels: int = STORYBOOK.vae.latent_channels
     norm_num_groups: int = STORYBOOK.vae.norm_num_groups
     kl: float = 1e-6
-    logvar: float = -6.0  # where the posterior's log-variance begins: nearly deterministic
+    logvar: float = -6.0
     flip: bool = True
     mse: float = 0.0
     decoder_only: bool = False
     perceptual: float = 0.1
     perceptual_start: float = 0.5
-    perceptual_network: str = ""  # "" for the shipped one, "vgg16", or a folder
+    perceptual_network: str = ""
     discriminator: float = 0.1
     discriminator_start: float = 0.8
-    head_start: int = 200
+    discriminator_warmup: int = 200
     ema: float = 0.999
 
 
 RECIPES = {
-    # The losses of the shipped one's last run, which made its outlines crisp.
+    # The losses of the last run of the shipped autoencoder, which sharpened the outlines.
     "storybook": VAERecipe(
         steps=20_000, batch=16, lr=4e-3, warmup=200, scenes=40_000,
         mse=20.0, perceptual=0.0, discriminator=0.0,
     ),
-    # A minute or two at half the size: skies and grounds, hardly more.
+    # One or two minutes at half the size: enough for skies and grounds, hardly more.
     "small": VAERecipe(
         steps=400, batch=16, lr=4e-3, warmup=20, scenes=1000, size=32,
         block_out_channels=(16, 24, 32, 32), norm_num_groups=8,
@@ -99,17 +107,27 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
-    """Networks, optimizers and the step of a training; drawn pages are kept in `cache`."""
-    listens_to_eye = recipe.perceptual > 0 and recipe.perceptual_start < 1
-    if listens_to_eye:
+def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJob:
+    """Build the networks, the optimizers and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for rendered images.
+        device: Where to train.
+
+    Raises:
+        FileNotFoundError: If the network of the perceptual loss is missing.
+        ValueError: If the recipe needs torchvision or a compiler that is not installed.
+    """
+    uses_perceptual = recipe.perceptual > 0 and recipe.perceptual_start < 1
+    if uses_perceptual:
         features, stages = load_features(recipe.perceptual_network, device)
         perceptual = PerceptualLoss(features, [1 / stages] * stages)
-    has_critic = recipe.discriminator > 0 and recipe.discriminator_start < 1
+    has_discriminator = recipe.discriminator > 0 and recipe.discriminator_start < 1
     with seeded(recipe.seed):
         vae = new_vae(recipe)
-        if has_critic:
-            critic = PatchDiscriminator(width=32, depth=2)
+        if has_discriminator:
+            discriminator = PatchDiscriminator(width=32, depth=2)
     channels_last(vae, device)
     average = EMA(vae, recipe.ema)
     if recipe.decoder_only:
@@ -123,22 +141,25 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
     networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
     optimizers: dict[str, torch.optim.Optimizer] = {"vae": optimizer}
 
-    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
+    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
     batches = Batches(pages, recipe.seed, recipe.batch, device)
 
-    if has_critic:
-        channels_last(critic, device)
-        critic_optimizer = torch.optim.AdamW(
-            critic.parameters(), betas=(0.5, 0.9), weight_decay=0.0, fused=device.type == "cuda"
+    if has_discriminator:
+        channels_last(discriminator, device)
+        discriminator_optimizer = torch.optim.AdamW(
+            discriminator.parameters(),
+            betas=(0.5, 0.9),
+            weight_decay=0.0,
+            fused=device.type == "cuda",
         )
-        networks["discriminator"] = critic
-        optimizers["discriminator"] = critic_optimizer
+        networks["discriminator"] = discriminator
+        optimizers["discriminator"] = discriminator_optimizer
     perceptual_from = round(recipe.perceptual_start * recipe.steps)
-    critic_from = round(recipe.discriminator_start * recipe.steps)
+    discriminator_from = round(recipe.discriminator_start * recipe.steps)
 
     def batch(k: int) -> Tensor:
         x = to_tensor(batches(k), device)
-        if recipe.flip:  # the autoencoder reads no captions, so left and right may change places
+        if recipe.flip:  # no captions are used, so left and right may be swapped
             coins = torch.rand(len(x), generator=step_generator(recipe.seed, k, 1)) < 0.5
             x = torch.where(coins.to(device).view(-1, 1, 1, 1), x.flip(3), x)
         return x.contiguous(memory_format=torch.channels_last)
@@ -154,44 +175,47 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> Job:
         l1, kl = (y - x).abs().mean(), kl_divergence(mean, logvar)
         reconstruction = l1 + recipe.mse * (y - x).square().mean() if recipe.mse else l1
         metrics = {"l1": l1, "kl": kl, "psnr": psnr(y, x)}
-        if listens_to_eye and k >= perceptual_from:
+        if uses_perceptual and k >= perceptual_from:
             with autocast(device):
                 metrics["perceptual"] = perceptual(y, x).float()
             reconstruction = reconstruction + recipe.perceptual * metrics["perceptual"]
         loss = reconstruction + recipe.kl * kl
-        if has_critic and k >= critic_from + recipe.head_start:
+        if has_discriminator and k >= discriminator_from + recipe.discriminator_warmup:
             with autocast(device):
-                adversarial = generator_loss(critic(y)).float()
+                adversarial = generator_loss(discriminator(y)).float()
             weight = adversarial_weight(reconstruction, adversarial, vae.decoder.conv_out.weight)
             loss = loss + recipe.discriminator * weight * adversarial
             metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
         metrics["gradient"] = update(loss, optimizer, lr)
-        if has_critic and k >= critic_from:
+        if has_discriminator and k >= discriminator_from:
             with autocast(device):
-                critic_loss = discriminator_loss(critic(x).float(), critic(y.detach()).float())
-            update(critic_loss, critic_optimizer, lr)
-            metrics["discriminator"] = critic_loss
+                d_loss = discriminator_loss(
+                    discriminator(x).float(), discriminator(y.detach()).float()
+                )
+            update(d_loss, discriminator_optimizer, lr)
+            metrics["discriminator"] = d_loss
         average.update(vae, k)
         return {"loss": loss, **metrics}
 
     shown = to_tensor(pages[: min(12, len(pages))], device)
 
-    def sheet() -> Image.Image:
-        """Twelve pages over their reconstructions by the averaged weights."""
+    def samples() -> Image.Image:
+        """Draw twelve pages and, below, their reconstructions by the EMA weights."""
         mean, _ = average.module.encode(shown)
         return grid([to_pixels(shown), to_pixels(average.module.decode(mean))], scale=2)
 
-    # The adversarial weight goes back through the decoder twice before the step does, so what a
-    # compiled decoder keeps for the backward pass must not be used up by the first time.
-    keeping = functorch.patch(donated_buffer=False)
-    return Job(networks, optimizers, keeping(step), recipe.batch, sheet)
+    # The adversarial weight needs two backward passes through the decoder before that of the step,
+    # so a compiled decoder must not free its saved activations after the first one.
+    keep_buffers = functorch.patch(donated_buffer=False)
+    return TrainingJob(networks, optimizers, keep_buffers(step), recipe.batch, samples)
 
 
 def new_vae(recipe: VAERecipe) -> VAE:
-    """A fresh autoencoder whose posterior is narrow.
+    """Build an autoencoder with random weights and a narrow posterior.
 
-    With the usual bias of 0 the decoder sees little but noise at first and learns slowly; from
-    a log-variance of -6 it learns as a plain autoencoder does, and the KL term opens the posterior.
+    With the usual bias of 0 the latents are mostly noise at first, and the decoder learns slowly.
+    With a log-variance of -6 it learns like a plain autoencoder, and the KL term widens the
+    posterior later.
     """
     config = VAEConfig(
         latent_channels=recipe.latent_channels,
@@ -210,13 +234,24 @@ def new_vae(recipe: VAERecipe) -> VAE:
 
 
 def psnr(y: Tensor, x: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of a batch in decibels; the peak-to-peak range is 2."""
+    """Return the peak signal-to-noise ratio of a batch in decibels, for images in [-1, 1].
+
+    Args:
+        y: Reconstructions, (b, 3, h, w), clamped to [-1, 1].
+        x: Originals, (b, 3, h, w).
+    """
     return 10 * torch.log10(4 / (y.detach().clamp(-1, 1) - x).square().mean().clamp(min=1e-10))
 
 
 @torch.no_grad()
 def latent_std(vae: VAE, pages: Batches, batches: int = 32) -> float:
-    """Standard deviation of the unscaled posterior samples over training pages, all channels."""
+    """Measure the standard deviation of unscaled posterior samples over all channels.
+
+    Args:
+        vae: The autoencoder.
+        pages: Batches of training images.
+        batches: Number of batches.
+    """
     device = next(vae.parameters()).device
     total = torch.zeros(3, dtype=torch.float64)
     for k in range(batches):
@@ -228,14 +263,21 @@ def latent_std(vae: VAE, pages: Batches, batches: int = 32) -> float:
     return float((second / count - (first / count) ** 2).sqrt())
 
 
-def export(job: Job, recipe: VAERecipe, cache: Path, folder: Path) -> None:
-    """Write the averaged autoencoder in the published layout, its scaling factor measured."""
+def export(job: TrainingJob, recipe: VAERecipe, cache: Path, folder: Path) -> None:
+    """Measure the scaling factor and write the EMA weights in the published layout.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Folder of the rendered images.
+        folder: Where to write; the files go into its folder vae/.
+    """
     vae = job.networks["ema"]
     assert isinstance(vae, VAE)
     device = next(vae.parameters()).device
-    pages = load_pictures(recipe.scenes, recipe.size, cache, recipe.data)
+    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
     std = latent_std(vae, Batches(pages, recipe.seed, 64, device))
     vae.config = dataclasses.replace(vae.config, scaling_factor=1 / std)
-    write_json(folder / "vae" / "config.json", vae_json(vae.config, recipe.size))
-    place = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.save(vae, place, torch.float16, MAX_BYTES)
+    write_json(folder / "vae" / "config.json", vae_config_to_json(vae.config, recipe.size))
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.save(vae, path, torch.float16, MAX_BYTES)

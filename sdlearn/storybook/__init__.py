@@ -1,4 +1,12 @@
-"""The captioned world that everything here trains on: drawn, so exact and free."""
+"""The storybook: a synthetic dataset of rendered scenes with captions and condition images.
+
+captions     a scene in words
+conditions   object masks, and the condition images of a ControlNet
+folder       a user's own captioned images
+rendering    a scene as an image
+scenes       the scenes and their splits
+shapes       the polygons of the things
+"""
 
 from .captions import WORDS, caption
 from .conditions import CLASSES, depth, edges, masks, pose, segmentation

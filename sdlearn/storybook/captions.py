@@ -1,11 +1,11 @@
-"""A scene in words: a small grammar with paraphrases, relations, plurals and right articles.
+"""A scene in words: a small grammar with paraphrases, relations, plurals and articles.
 
     caption  = things [place] [time]  |  time "," things [place]
     things   = thing | thing RELATION thing | thing "," thing "and" thing
     thing    = article [pose] [pattern] colour kind
 
-Everything said is true of the scene; what is not said (now and then the ground, the sky or the
-pattern) is for the model to choose.
+Everything in a caption is true of the scene. A caption may omit the ground, the sky or a pattern,
+which the model is then free to choose.
 """
 
 import random
@@ -13,7 +13,7 @@ import re
 
 from .scenes import COLOURS, POSES, Scene, Thing, relation
 
-# The first noun is the usual one.
+# The first noun is the most frequent one.
 NOUNS = {
     "house": ("house", "cottage"), "tree": ("tree",), "car": ("car",),
     "boat": ("boat", "sailing boat"), "cat": ("cat", "kitten"), "fish": ("fish",),
@@ -66,10 +66,14 @@ WHOLE = (
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """One true description of `scene` in lower case; another state of `rng` words it another way.
+    """Describe a scene in lower case.
 
-    Scenes of one or two things and of three in a row are described in full; of larger ones only
-    "a, b and c" is said.
+    The positions of one, two or three things may be mentioned. Larger scenes are described by
+    "a, b, c and d" only.
+
+    Args:
+        scene: The scene.
+        rng: Chooses the wording.
     """
     place = rng.choice(PLACES[scene.ground]) if rng.random() < 0.92 else ""
     time = rng.choice(TIMES[scene.sky]) if rng.random() < 0.92 else ""
@@ -78,11 +82,12 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def _things(scene: Scene, rng: random.Random) -> str:
+    """Describe the things and their relation."""
     things = sorted(scene.things, key=lambda thing: thing.x)
-    said = relation(scene)
-    if said is not None:
-        name, a, b = said
-        if a.looks == b.looks:
+    related = relation(scene)
+    if related is not None:
+        name, a, b = related
+        if a.appearance == b.appearance:
             return _phrase(a, rng, plural=True)
         return rng.choice(RELATIONS[name]).format(a=_phrase(a, rng), b=_phrase(b, rng))
     phrases = [_phrase(thing, rng) for thing in things]
@@ -97,7 +102,7 @@ def _things(scene: Scene, rng: random.Random) -> str:
 
 
 def _phrase(thing: Thing, rng: random.Random, plural: bool = False) -> str:
-    """ "a spotted red cat", "an umbrella", "two waving people in blue"."""
+    """Return "a spotted red cat", "an umbrella", "two waving people in blue"."""
     nouns = NOUNS[thing.kind]
     noun = nouns[0] if rng.random() < 0.8 else rng.choice(nouns)
     if plural:
@@ -118,11 +123,12 @@ def _phrase(thing: Thing, rng: random.Random, plural: bool = False) -> str:
 
 
 def article(words: str) -> str:
-    """ "an" before a vowel sound; every noun and adjective of the grammar is spelt as it sounds."""
+    """Return "an" before a vowel, else "a"; no word of the grammar is an exception."""
     return "an" if words[0] in "aeiou" else "a"
 
 
 def _vocabulary() -> frozenset[str]:
+    """Collect every word of the grammar."""
     tables = [*NOUNS.values(), *PLACES.values(), *TIMES.values(), *RELATIONS.values(), THREE, WHOLE]
     nouns = [noun for row in NOUNS.values() for noun in row]
     plurals = [PLURALS.get(noun, noun + "s") for noun in nouns]
@@ -131,11 +137,11 @@ def _vocabulary() -> frozenset[str]:
     return frozenset(word for word in words.split() if not word.startswith("{"))
 
 
-# Every word a caption can hold: what a model trained on captions can be expected to know.
+# Every word that a caption can contain. A model trained on captions knows no others.
 WORDS = _vocabulary()
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words of a prompt that no caption of the storybook holds, each once, in their order."""
+    """Return the words of a prompt that no caption contains, each once, in order."""
     words = dict.fromkeys(re.findall(r"[^\W_]+(?:-[^\W_]+)*", text.lower()))
     return [word for word in words if word not in WORDS]

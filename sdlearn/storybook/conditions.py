@@ -1,8 +1,8 @@
-"""What else a scene tells: object masks and the four pictures that can steer a ControlNet.
+"""Object masks of a scene, and the four condition images for a ControlNet.
 
-Edges, depth, segmentation and pose are usually guessed from a photograph by a detector. Here the
-geometry is known, so all of them are exact: everything is read off one map of labels, drawn from
-the same polygons at the same places as the picture itself.
+Edges, depth, segmentation and pose are usually estimated from a photograph by a detector. Here the
+geometry is known, so all of them are exact. They are derived from one map of labels, drawn from
+the same polygons at the same positions as the image itself.
 """
 
 import numpy as np
@@ -26,12 +26,12 @@ CLASSES: dict[str, RGB] = {
     "butterfly": (120, 100, 210),
 }  # fmt: skip
 
-# The row of the page at which level ground would be infinitely far: just above the highest hill,
-# so that all the land is nearer than the sky.
+# The row of the page at which flat ground would be infinitely far away. It is just above the
+# highest hill, so that all land is nearer than the sky.
 VANISHING = HORIZON - 1.2 * max(SWELL.values())
-ALOFT = 0.12  # the inverse depth of a thing with no ground below it: in front of the sky, no more
+ALOFT = 0.12  # inverse depth of a thing with no ground below it: just in front of the sky
 
-PARTS = 64  # more than any thing has
+PARTS = 64  # upper bound for the parts of a thing
 
 BONES: dict[tuple[str, str], RGB] = {
     ("neck", "head"): (0, 0, 255),
@@ -44,35 +44,59 @@ BONES: dict[tuple[str, str], RGB] = {
 
 
 def masks(scene: Scene, size: int = 64) -> list[Image.Image]:
-    """The visible part of every thing of `scene.things`, in their order.
+    """Return the mask of the visible part of every thing, in the order of `scene.things`.
 
-    Each is an "L" picture of `size` x `size` pixels (32 to 1024), 255 inside the thing (its paper
-    edge included, its shadow not), in between on the border. What hides a thing is left out of its
-    mask, so masks of different things add up to at most 255 (up to rounding).
+    A mask includes the thing's paper edge but not its shadow. It excludes what hides the thing, so
+    the masks of all things sum to at most 255 (up to rounding).
+
+    Args:
+        scene: The scene.
+        size: Side in pixels, 32 to 1024.
+
+    Returns:
+        Greyscale images (mode "L"): 255 inside the thing, 0 outside, and values in between at
+        its border.
+
+    Raises:
+        ValueError: If the size is out of range.
     """
     owner, factor = _labels(scene, size) // PARTS, oversampling(size)
     return [_coverage(owner == 2 + k, factor) for k in range(len(scene.things))]
 
 
 def segmentation(scene: Scene, size: int = 64) -> Image.Image:
-    """The class of every pixel as one of the colours `CLASSES`, never mixed: RGB, `size` x `size`.
+    """Return the class of every pixel as a colour of `CLASSES`, without mixing.
 
-    On a border the class that covers most of the pixel wins.
+    A pixel at a border has the class that covers most of it.
+
+    Args:
+        scene: The scene.
+        size: Side of the RGB image in pixels, 32 to 1024.
+
+    Raises:
+        ValueError: If the size is out of range.
     """
     owner, factor = _labels(scene, size) // PARTS, oversampling(size)
     owners: dict[str, list[int]] = {"sky": [0], scene.ground: [1]}
     for k, thing in enumerate(scene.things):
         owners.setdefault(thing.kind, []).append(2 + k)
-    shares = [np.asarray(_coverage(np.isin(owner, own), factor)) for own in owners.values()]
+    coverage = [np.asarray(_coverage(np.isin(owner, own), factor)) for own in owners.values()]
     colours = np.array([CLASSES[name] for name in owners], dtype=np.uint8)
-    return Image.fromarray(colours[np.argmax(shares, axis=0)])
+    return Image.fromarray(colours[np.argmax(coverage, axis=0)])
 
 
 def edges(scene: Scene, size: int = 64) -> Image.Image:
-    """White lines about one pixel wide on black: RGB, `size` x `size`, antialiased.
+    """Return the edges as antialiased white lines about one pixel wide, on black.
 
-    They follow the horizon, the visible silhouettes, and inside a thing the borders between parts
-    of different fill; stripes, spots and shadows have none.
+    The lines follow the horizon, the visible silhouettes, and the borders between parts of a thing
+    with different fills. Stripes, spots and shadows have no edges.
+
+    Args:
+        scene: The scene.
+        size: Side of the RGB image in pixels, 32 to 1024.
+
+    Raises:
+        ValueError: If the size is out of range.
     """
     labels, factor = _labels(scene, size), oversampling(size)
     line = np.zeros(labels.shape, dtype=np.uint8)
@@ -80,20 +104,27 @@ def edges(scene: Scene, size: int = 64) -> Image.Image:
         border = labels[here] != labels[there]
         line[here] |= border
         line[there] |= border
-    picture = Image.fromarray(line * np.uint8(255))
-    if factor > 2:  # the line is two points wide as it stands
-        picture = picture.filter(ImageFilter.MaxFilter(factor - 1))
-    return picture.reduce(factor).convert("RGB")
+    image = Image.fromarray(line * np.uint8(255))
+    if factor > 2:  # the line is two points wide before the filter
+        image = image.filter(ImageFilter.MaxFilter(factor - 1))
+    return image.reduce(factor).convert("RGB")
 
 
 def depth(scene: Scene, size: int = 64) -> Image.Image:
-    """Inverse depth as MiDaS gives it, near is bright: grey as RGB, `size` x `size`.
+    """Return the inverse depth, like that of MiDaS: near is bright.
 
-    The sky is infinitely far: 0. On level ground seen in perspective the inverse depth is linear
-    in the row below the vanishing line: 255 is the ground at the lower border. A thing stands
-    upright, so all of it is as near as the ground at its base. A thing in the air gives no such
-    hint: with its base above the horizon it is put just in front of the sky, because things that
-    fly are painted behind everything that stands.
+    The sky is infinitely far away and has the value 0. In perspective the inverse depth of flat
+    ground is linear in the row below the vanishing line, and the ground at the lower border has
+    the value 255. Things are upright, so a thing on the ground is everywhere as near as the ground
+    at its base. A thing with its base above the horizon has no such reference and is just in front
+    of the sky, because flying things are drawn first.
+
+    Args:
+        scene: The scene.
+        size: Side of the grey RGB image in pixels, 32 to 1024.
+
+    Raises:
+        ValueError: If the size is out of range.
     """
     owner, factor = _labels(scene, size) // PARTS, oversampling(size)
     n = len(owner)
@@ -104,10 +135,17 @@ def depth(scene: Scene, size: int = 64) -> Image.Image:
 
 
 def pose(scene: Scene, size: int = 64) -> Image.Image:
-    """The skeleton of every person on black: RGB, `size` x `size`; all black without a person.
+    """Return the skeletons of all persons on black.
 
-    As in OpenPose's pictures each bone has its own colour and ends in round joints. Sides are the
-    reader's. A skeleton is drawn whole, also where something hides the person.
+    As in OpenPose's images, each bone has its own colour and round joints at its ends. Left and
+    right are the viewer's. Skeletons are complete even if something hides the person.
+
+    Args:
+        scene: The scene.
+        size: Side of the RGB image in pixels, 32 to 1024.
+
+    Raises:
+        ValueError: If the size is out of range.
     """
     factor = oversampling(size)
     page = Image.new("RGB", (size * factor, size * factor))
@@ -119,6 +157,7 @@ def pose(scene: Scene, size: int = 64) -> Image.Image:
 
 
 def _draw_skeleton(draw: ImageDraw.ImageDraw, thing: Thing, size: int) -> None:
+    """Draw the bones, then the joints, of one person."""
     assert thing.pose is not None
     joints = skeleton(thing.pose)
     for (a, b), colour in BONES.items():
@@ -129,21 +168,21 @@ def _draw_skeleton(draw: ImageDraw.ImageDraw, thing: Thing, size: int) -> None:
 
 
 def _inverse_depth(row: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of level ground at `row` (0..1 from the top of the page): 0 infinitely far, 1 nearest."""
+    """Return the inverse depth of flat ground at a row in 0..1: 0 infinitely far, 1 nearest."""
     return np.clip((np.asarray(row) - VANISHING) / (1 - VANISHING), 0, 1)
 
 
 def _coverage(where: NDArray[np.bool_], factor: int) -> Image.Image:
-    """How much of each pixel lies `where`: "L", 255 for all of it."""
+    """Return the fraction of each pixel that a mask covers, as an "L" image; 255 is all of it."""
     return Image.fromarray(where * np.uint8(255)).reduce(factor)
 
 
 def _labels(scene: Scene, size: int) -> NDArray[np.int32]:
-    """Who covers each point of the oversampled page: the scene painted with numbers for colours.
+    """Label each point of the oversampled page with PARTS * owner + part.
 
-    PARTS * owner + part. The owner is 0 for the sky, 1 for the ground (with the shadows on it),
-    2 + k for `scene.things[k]`. The parts of a thing that share a fill share a number; the paper
-    edge round a part belongs to it.
+    The owner is 0 for the sky, 1 for the ground (with the shadows on it), and 2 + k for
+    `scene.things[k]`. Parts of a thing with the same fill have the same part number. The paper edge
+    around a part belongs to the part.
     """
     n = size * oversampling(size)
     page = Image.new("I", (n, n))

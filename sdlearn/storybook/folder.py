@@ -1,8 +1,8 @@
-"""A user's own captioned pictures: a folder in the imagefolder convention.
+"""A user's own captioned images: a folder in the imagefolder convention.
 
-my_pictures/
+my_images/
     metadata.jsonl        {"file_name": "one.jpg", "text": "a red cat on the sand"}
-    one.jpg               ... one line of JSON for each picture; file_name may hold folders
+    one.jpg               ... one line of JSON for each image; file_name may contain folders
 """
 
 import json
@@ -16,13 +16,22 @@ EXAMPLE = '{"file_name": "one.jpg", "text": "a red cat on the sand"}'
 
 
 def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
-    """The RGB pictures of a folder, `size` x `size` pixels, with their captions.
+    """Read the images of a folder and their captions.
 
-    Pictures are turned upright as their EXIF says, laid on white where they are transparent,
-    resized so that the shorter side fits, and cropped to the middle. A caption is the column
-    `text` (or `caption`). A picture that cannot be read is named in a warning and left out.
-    Raises FileNotFoundError without the folder or its metadata.jsonl, ValueError for a line that
-    is not as above and where no picture can be read.
+    Images are rotated according to their EXIF data, transparent ones are put on white, and all are
+    resized to the shorter side and cropped to the centre. The caption is the column `text` (or
+    `caption`). An image that cannot be read causes a warning and is skipped.
+
+    Args:
+        path: The folder.
+        size: Side of the images in pixels.
+
+    Returns:
+        RGB images of size x size pixels, with their captions.
+
+    Raises:
+        FileNotFoundError: If the folder or its metadata.jsonl is missing.
+        ValueError: If a line of metadata.jsonl is malformed, or no image can be read.
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size is {size!r}; accepted: a whole number of pixels, at least 1")
@@ -30,40 +39,43 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
     pairs = []
     for file_name, text in _metadata(folder):
         try:
-            pairs.append((_read_picture(folder / file_name, size), text))
+            pairs.append((_read_image(folder / file_name, size), text))
         except FileNotFoundError:
-            warnings.warn(f"{folder / file_name} is missing and was left out", stacklevel=2)
-        # Pillow's readers raise these and nothing narrower for files that are not what they say.
+            warnings.warn(f"{folder / file_name} is missing and was skipped", stacklevel=2)
+        # Pillow's readers raise all of these for damaged files.
         except (
             OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
         ) as error:  # fmt: skip
             warnings.warn(
-                f"{folder / file_name} cannot be read as a picture and was left out: {error}",
+                f"{folder / file_name} cannot be read as an image and was skipped: {error}",
                 stacklevel=2,
             )
     if not pairs:
-        raise ValueError(f"{folder} has no picture that can be read; metadata.jsonl must name some")
+        raise ValueError(
+            f"{folder} has no image that can be read; accepted: a metadata.jsonl that names some"
+        )
     return pairs
 
 
 def _metadata(folder: Path) -> list[tuple[str, str]]:
-    """(file name, caption) of every line of metadata.jsonl."""
+    """Return (file name, caption) of every line of metadata.jsonl."""
     if not folder.exists():
-        raise FileNotFoundError(f"{folder} does not exist; accepted: a folder of pictures")
+        raise FileNotFoundError(f"{folder} does not exist; accepted: a folder of images")
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; accepted: a folder with pictures and metadata.jsonl")
+        raise ValueError(f"{folder} is a file; accepted: a folder with images and metadata.jsonl")
     file = folder / "metadata.jsonl"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; it holds one line {EXAMPLE} a picture")
+        raise FileNotFoundError(f"{file} is missing; accepted: one line {EXAMPLE} for each image")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8: {error}") from error
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
     rows = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     return [_row(line, f"{file}, line {number}") for number, line in rows]
 
 
 def _row(line: str, where: str) -> tuple[str, str]:
+    """Parse one line of metadata.jsonl; `where` begins the error messages."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -78,13 +90,14 @@ def _row(line: str, where: str) -> tuple[str, str]:
     return file_name, text.strip()
 
 
-def _read_picture(file: Path, size: int) -> Image.Image:
+def _read_image(file: Path, size: int) -> Image.Image:
+    """Read one image as RGB, size x size pixels."""
     with Image.open(file) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-            picture = picture.convert("I").point(lambda grey: grey / 256).convert("L")
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-        return ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
+            image = image.convert("I").point(lambda grey: grey / 256).convert("L")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)

@@ -1,7 +1,7 @@
-"""A scene as a picture, at any size from 32 to 1024 pixels.
+"""Renders a scene as an image of 32 to 1024 pixels.
 
-Drawn larger than asked for and averaged down, which is what antialiasing is: every pixel holds the
-mean of what it covers, so the same scene looks the same at every size.
+Pages are drawn larger and averaged down. With this antialiasing every pixel is the mean of the area
+it covers, so a scene looks the same at every size.
 """
 
 from functools import lru_cache
@@ -19,10 +19,10 @@ PALETTE: dict[str, RGB] = {
     "green": (46, 148, 66), "blue": (33, 104, 208), "purple": (128, 58, 176),
     "pink": (250, 150, 196), "black": (56, 58, 68),
 }  # fmt: skip
-PAPER = (255, 250, 240)  # the cut-out edge round every thing
-EDGE = 0.011  # its width, a fraction of the page
+PAPER = (255, 250, 240)  # the colour of the paper edge around every thing
+EDGE = 0.011  # width of the paper edge, as a fraction of the page
 HORIZON = 0.6
-SWELL = {"grass": 0.022, "sand": 0.016, "snow": 0.026}  # how high the hills are; the rest is flat
+SWELL = {"grass": 0.022, "sand": 0.016, "snow": 0.026}  # height of the hills; others are flat
 
 SKY: dict[str, tuple[RGB, RGB]] = {  # the colour at the top and at the horizon
     "day": ((96, 178, 240), (202, 232, 250)),
@@ -42,7 +42,15 @@ LIGHT: dict[str, tuple[float, float, float]] = {  # how each sky tints the groun
 
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
-    """Draw `scene` as an RGB picture of `size` x `size` pixels (32 to 1024)."""
+    """Render a scene as an RGB image.
+
+    Args:
+        scene: The scene.
+        size: Side in pixels, 32 to 1024.
+
+    Raises:
+        ValueError: If the size is out of range.
+    """
     factor = oversampling(size)
     page = background(scene.sky, scene.ground, size * factor).copy()
     for thing in scene.back_to_front:
@@ -51,57 +59,62 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
 
 
 def oversampling(size: int) -> int:
-    """How many times larger than `size` a page is drawn; ValueError for a size out of range."""
+    """Return the factor by which a page is drawn larger than `size`.
+
+    Raises:
+        ValueError: If the size is not in 32 ... 1024.
+    """
     if not isinstance(size, int) or not 32 <= size <= 1024:
         raise ValueError(f"size is {size!r}; accepted: whole numbers of pixels from 32 to 1024")
     return 4 if size <= 256 else 2
 
 
 def shade(colour: RGB, factor: float) -> RGB:
-    """Darker below 1, towards white above 1."""
+    """Darken a colour with a factor below 1, or blend it with white with one in 1..2."""
     if factor <= 1:
         return tuple(int(c * factor) for c in colour)  # type: ignore[return-value]
     return tuple(int(255 - (255 - c) * (2 - factor)) for c in colour)  # type: ignore[return-value]
 
 
 def outline(thing: Thing, points: Points, size: int) -> list[tuple[float, float]]:
-    """Local coordinates of a thing -> pixels of a page of `size` pixels."""
+    """Convert local coordinates of a thing to pixels of a page of `size` pixels."""
     centre = np.array([thing.x, thing.y])
     return [tuple(p) for p in ((centre + points * thing.size / 2) * size).tolist()]
 
 
 def shadow(thing: Thing) -> Points | None:
-    """What a standing thing darkens of the ground, in its local coordinates."""
+    """Return the shadow of a thing on the ground in local coordinates, None for a flying one."""
     return None if thing.flies else oval(0, 1.0, 0.95, 0.16)
 
 
 def draw_rim(
     draw: ImageDraw.ImageDraw, pixels: list[tuple[float, float]], size: int, fill: RGB | int
 ) -> None:
-    """The paper edge round one part of a thing, on a page of `size` pixels."""
+    """Draw the paper edge around one part of a thing, on a page of `size` pixels."""
     edge = max(1, round(2 * EDGE * size))
-    # Small pages need the (slow) round joints at sharp corners only.
+    # Small pages need round joints, which are slow, only at sharp corners.
     joint = "curve" if len(pixels) < 12 or size > 512 else None
     draw.line([*pixels, pixels[0], pixels[1]], fill=fill, width=edge, joint=joint)
-    if size > 512:  # wide lines leave slits at the sharp corners between curves
+    if size > 512:  # wide lines leave gaps at sharp corners
         r = edge / 2 - 0.5
         for x, y in pixels:
             draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
 def land(level: float, height: float, phase: float) -> Points:
-    """The outline of rolling (or, with no height, flat) land from `level` down, in scene units."""
+    """Return the outline of hilly land below `level`, in scene units; flat for a height of 0."""
     x = np.linspace(0, 1, 65)
     edge = np.stack([x, level + height * np.sin(2 * np.pi * x + phase)], axis=1)
     return np.concatenate([edge, [(1, 1.01), (0, 1.01)]])
 
 
 def horizon(ground: str) -> Points:
-    """The outline of everything below the sky, in scene units."""
+    """Return the outline of everything below the sky, in scene units."""
     return land(HORIZON, SWELL.get(ground, 0.0), 2.6)
 
 
 def _paint(page: Image.Image, scene: Scene, thing: Thing) -> None:
+    """Draw one thing with its shadow and pattern."""
     draw, size = ImageDraw.Draw(page), page.width
     body = PALETTE[thing.colour]
     roles = {"body": body, "dark": shade(body, 0.7), "light": shade(body, 1.5)}
@@ -119,7 +132,7 @@ def _paint(page: Image.Image, scene: Scene, thing: Thing) -> None:
 
 
 def _pattern(page: Image.Image, thing: Thing, pixels: list[tuple[float, float]]) -> None:
-    """Stripes or spots inside one part, in the lighter (for pale colours: darker) shade."""
+    """Draw stripes or spots inside one part, lighter than it, or darker on pale colours."""
     size, body = page.width, PALETTE[thing.colour]
     ink = shade(body, 0.72) if thing.colour in ("yellow", "pink") else shade(body, 1.62)
     xs, ys = zip(*pixels, strict=True)
@@ -137,6 +150,7 @@ def _pattern(page: Image.Image, thing: Thing, pixels: list[tuple[float, float]])
 
 @lru_cache
 def _marks(pattern: str) -> tuple[Points, ...]:
+    """Return the stripes or spots of a pattern in local coordinates."""
     if pattern == "striped":
         bars = np.arange(-1.25, 1.5, 0.5)
         return tuple(
@@ -149,15 +163,17 @@ def _marks(pattern: str) -> tuple[Points, ...]:
 
 
 def _tinted(scene: Scene) -> RGB:
+    """Return the colour of a scene's ground under its sky."""
     return _tint(GROUND[scene.ground], scene.sky)
 
 
 def _tint(colour: RGB, sky: str) -> RGB:
+    """Return a colour of the ground under a sky."""
     return tuple(int(c * k) for c, k in zip(colour, LIGHT[sky], strict=True))  # type: ignore[return-value]
 
 
 def _crescent(x: float, y: float, r: float) -> Points:
-    """A moon: an arc and the same arc pressed towards its chord."""
+    """Return a moon: an arc, and the same arc flattened towards its chord."""
     arc = oval(x, y, r, r, 55, 235)
     chord = arc[-1] - arc[0]
     normal = np.array([-chord[1], chord[0]]) / np.hypot(*chord)
@@ -167,7 +183,13 @@ def _crescent(x: float, y: float, r: float) -> Points:
 
 @lru_cache(maxsize=32)
 def background(sky: str, ground: str, size: int) -> Image.Image:
-    """The page without things, `size` x `size` pixels, not antialiased."""
+    """Render sky and ground without things, not antialiased.
+
+    Args:
+        sky: One of SKIES.
+        ground: One of GROUNDS.
+        size: Side in pixels.
+    """
     top, low = (np.array(c, dtype=float) for c in SKY[sky])
     down = np.clip(np.arange(size) / size / HORIZON, 0, 1)[:, None]
     rows = (top + (low - top) * down)[:, None, :]

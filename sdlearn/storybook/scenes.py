@@ -1,8 +1,8 @@
-"""What a page of the storybook shows: a sky, a ground, and one to three things.
+"""The scenes of the storybook: a sky, a ground, and one to three things.
 
-A `Scene` is plain data in scene units: 0..1 across and down the square page, origin at the top
-left, `(x, y)` the middle of a thing and `size` the side of its square box. Everything that follows
-(the picture, the caption, the condition maps, the masks) is a pure function of it.
+A `Scene` is plain data in scene units. Coordinates are 0..1 across and down the square page, from
+the top left. `(x, y)` is the centre of a thing and `size` the side of its square box. Image,
+caption, condition images and masks are pure functions of the scene.
 """
 
 import random
@@ -25,13 +25,26 @@ SPLITS = ("train", "test", "held_out")
 # Each kind lacks one colour in training, each colour lacks two kinds.
 HELD_OUT_PAIRS = frozenset((kind, COLOURS[(3 * i + 1) % 8]) for i, kind in enumerate(KINDS))
 
-# How large a kind is drawn beside the others: a snail is not as big as a house.
+# Relative size of the kinds: a snail is smaller than a house.
 SCALE = {"house": 1.15, "tree": 1.15, "flower": 0.95, "snail": 0.9, "butterfly": 0.9, "star": 0.9}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing on the page; `pose` is set for a person and None for every other kind."""
+    """One thing on the page.
+
+    Attributes:
+        kind: One of KINDS.
+        colour: One of COLOURS.
+        pattern: One of PATTERNS.
+        x: Centre, 0..1 from the left.
+        y: Centre, 0..1 from the top.
+        size: Side of the square box, as a fraction of the page.
+        pose: One of POSES for a person, None for every other kind.
+
+    Raises:
+        ValueError: If a name is unknown, or a thing that is not a person has a pose.
+    """
 
     kind: str
     colour: str
@@ -52,22 +65,32 @@ class Thing:
 
     @property
     def flies(self) -> bool:
+        """Whether the kind is one of AIR_KINDS."""
         return self.kind in AIR_KINDS
 
     @property
-    def looks(self) -> tuple[str, str, str, str | None]:
-        """What is said of it: two things that are equal in this are "two pink fish"."""
+    def appearance(self) -> tuple[str, str, str, str | None]:
+        """Kind, colour, pattern and pose; two things of equal appearance are "two pink fish"."""
         return self.kind, self.colour, self.pattern, self.pose
 
     @property
     def base(self) -> float:
-        """Where the thing touches the ground, 0..1 from the top: lower is nearer."""
+        """Lower end of the thing, 0..1 from the top; a larger value is nearer to the viewer."""
         return self.y + self.size / 2
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A page: sky, ground and things, in no particular order."""
+    """A page.
+
+    Attributes:
+        sky: One of SKIES.
+        ground: One of GROUNDS.
+        things: The things, in any order.
+
+    Raises:
+        ValueError: If the sky or the ground is unknown.
+    """
 
     sky: str
     ground: str
@@ -79,14 +102,16 @@ class Scene:
 
     @property
     def back_to_front(self) -> tuple[Thing, ...]:
-        """The things in the order in which they are painted: flying ones first, near ones last."""
+        """The things in drawing order: flying things first, then the others, near ones last."""
         return tuple(sorted(self.things, key=lambda thing: (not thing.flies, thing.base)))
 
 
 def relation(scene: Scene) -> tuple[str, Thing, Thing] | None:
-    """How the two things of a scene stand to each other, or None unless there are two.
+    """Return the spatial relation of the two things of a scene.
 
-    Returns ("left", a, b): a is left of b; ("above", a, b); or ("front", a, b): a is in front of b.
+    Returns:
+        ("left", a, b), ("above", a, b) or ("front", a, b): a is left of, above or in front of b.
+        None if the scene does not have exactly two things.
     """
     if len(scene.things) != 2:
         return None
@@ -101,11 +126,11 @@ def relation(scene: Scene) -> tuple[str, Thing, Thing] | None:
 
 
 def split_of(scene: Scene) -> str:
-    """The split a scene belongs to.
+    """Return the split of a scene: "train", "test" or "held_out".
 
-    `held_out` has a kind in the colour that training never shows it in. Of the rest, one in ten
-    compositions (sky, ground, and the kind and colour of every thing) is kept for `test`, so no
-    test caption that says all of them describes a training page.
+    A scene of "held_out" has a kind in the colour that training excludes for it. Of the others,
+    one in ten compositions (sky, ground, and the kind and colour of every thing) belongs to
+    "test". So a test caption that mentions all of them describes no training page.
     """
     pairs = sorted((thing.kind, thing.colour) for thing in scene.things)
     if HELD_OUT_PAIRS.intersection(pairs):
@@ -115,13 +140,19 @@ def split_of(scene: Scene) -> str:
 
 
 def sample_scene(rng: random.Random, split: str = "train", n: int | None = None) -> Scene:
-    """Draw a scene of a split with `n` things (1 to 3; None: mostly one or two).
+    """Sample a scene of a split.
 
-    The same state of `rng` gives the same scene. Raises ValueError for an unknown split or n.
+    Args:
+        rng: The source of random numbers; the same state gives the same scene.
+        split: One of SPLITS.
+        n: Number of things, 1 to 3. None samples it: 35 % one, 50 % two, 15 % three.
+
+    Raises:
+        ValueError: If the split or n is unknown.
     """
     _known("split", split, SPLITS)
     if n not in (None, 1, 2, 3):
-        raise ValueError(f"n is {n!r}; a scene has 1, 2 or 3 things (None: drawn at random)")
+        raise ValueError(f"n is {n!r}; accepted: 1, 2, 3, or None for a random number of things")
     while True:
         scene = _draw(rng, n or rng.choices((1, 2, 3), (0.35, 0.5, 0.15))[0])
         if split == "held_out":
@@ -131,6 +162,7 @@ def sample_scene(rng: random.Random, split: str = "train", n: int | None = None)
 
 
 def _draw(rng: random.Random, n: int) -> Scene:
+    """Sample a scene of n things from any split."""
     sky, ground = rng.choice(SKIES), rng.choice(GROUNDS)
     if n == 1:
         things = [_thing(rng, x=rng.uniform(0.24, 0.76), size=rng.uniform(0.36, 0.46))]
@@ -146,16 +178,16 @@ def _draw(rng: random.Random, n: int) -> Scene:
 
 
 def _pair(rng: random.Random) -> list[Thing]:
-    """Two things side by side, one above the other, or one in front of the other."""
-    way = rng.choices(("beside", "above", "front"), (0.7, 0.18, 0.12))[0]
-    if way == "beside":
+    """Sample two things: side by side, one above the other, or one in front of the other."""
+    arrangement = rng.choices(("beside", "above", "front"), (0.7, 0.18, 0.12))[0]
+    if arrangement == "beside":
         a = _thing(rng, x=rng.uniform(0.2, 0.32), size=rng.uniform(0.32, 0.4))
         b = _thing(rng, x=rng.uniform(0.68, 0.8), size=rng.uniform(0.32, 0.4))
         if rng.random() < 0.1:
             b = replace(b, kind=a.kind, colour=a.colour, pattern=a.pattern, pose=a.pose)
             b = replace(b, y=a.y, size=a.size)
         return [a, b]
-    if way == "above":
+    if arrangement == "above":
         x = rng.uniform(0.3, 0.7)
         upper = _thing(rng, x=x + rng.uniform(-0.06, 0.06), size=0.31, kinds=AIR_KINDS)
         lower = _thing(rng, x=x, size=rng.uniform(0.32, 0.38), kinds=GROUND_KINDS)
@@ -177,7 +209,7 @@ def _pair(rng: random.Random) -> list[Thing]:
 def _thing(
     rng: random.Random, x: float, size: float, kinds: tuple[str, ...] | None = None
 ) -> Thing:
-    """A thing of a random kind and colour, standing on the ground or flying above the horizon."""
+    """Sample a thing, on the ground or above the horizon, depending on its kind."""
     kind = rng.choice(kinds or KINDS)
     size = size * SCALE.get(kind, 1.0)
     if kind in AIR_KINDS:
@@ -196,7 +228,7 @@ def _thing(
 
 
 def _hold_out(rng: random.Random, scene: Scene) -> Scene:
-    """Give one thing of the scene the colour that training never shows its kind in."""
+    """Give one thing of a scene the colour that training excludes for its kind."""
     held_out = dict(HELD_OUT_PAIRS)
     k = rng.randrange(len(scene.things))
     things = list(scene.things)
@@ -205,5 +237,6 @@ def _hold_out(rng: random.Random, scene: Scene) -> Scene:
 
 
 def _known(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check that a value is one of those allowed; ValueError if not."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(allowed)}")

@@ -1,8 +1,8 @@
-"""How the sixteen kinds are drawn: each is a short list of filled polygons.
+"""The drawings of the sixteen kinds: each is a short list of filled polygons.
 
-Local coordinates run from -1 to 1 across and down the thing's box, so a drawing is the same at
-every size. A fill is a role ("body" is the thing's own colour, "dark" and "light" its shades) or a
-fixed `#rrggbb`.
+Local coordinates range from -1 to 1 across and down the thing's box, so a drawing is the same at
+every size. A fill is a role ("body" for the thing's colour, "dark" and "light" for its shades) or a
+fixed colour `#rrggbb`.
 """
 
 from functools import cache
@@ -18,7 +18,13 @@ BODY, DARK, LIGHT = "body", "dark", "light"
 
 
 class Part(NamedTuple):
-    """One filled polygon of a drawing; a patterned part carries the thing's stripes or spots."""
+    """One filled polygon of a drawing.
+
+    Attributes:
+        points: Vertices in local coordinates, (n, 2).
+        fill: "body", "dark", "light" or `#rrggbb`.
+        patterned: Whether the part has the thing's stripes or spots.
+    """
 
     points: Points
     fill: str
@@ -26,21 +32,23 @@ class Part(NamedTuple):
 
 
 def polygon(*points: tuple[float, float]) -> Points:
+    """Return a polygon with these vertices."""
     return np.array(points, dtype=float)
 
 
 def box(u0: float, v0: float, u1: float, v1: float) -> Points:
+    """Return the rectangle between two opposite corners."""
     return polygon((u0, v0), (u1, v0), (u1, v1), (u0, v1))
 
 
 def oval(u: float, v: float, ru: float, rv: float, start: float = 0, stop: float = 360) -> Points:
-    """An ellipse, or the slice of it between two angles in degrees (0 is right, 90 is down)."""
+    """Return an ellipse, or its segment between two angles in degrees (0 is right, 90 is down)."""
     angle = np.deg2rad(np.linspace(start, stop, 48, endpoint=stop - start < 360))
     return np.stack([u + ru * np.cos(angle), v + rv * np.sin(angle)], axis=1)
 
 
 def rounded(*points: tuple[float, float]) -> Points:
-    """A soft closed curve inside the given corners (Chaikin's corner cutting, three times)."""
+    """Return a smooth closed curve inside a polygon (Chaikin's corner cutting, three times)."""
     p = polygon(*points)
     for _ in range(3):
         following = np.roll(p, -1, axis=0)
@@ -49,7 +57,7 @@ def rounded(*points: tuple[float, float]) -> Points:
 
 
 def limb(u0: float, v0: float, u1: float, v1: float, width: float) -> Points:
-    """A thick line with round ends, as one polygon."""
+    """Return a thick line with round ends, as one polygon."""
     angle = np.degrees(np.arctan2(v1 - v0, u1 - u0))
     r = width / 2
     return np.concatenate(
@@ -58,10 +66,12 @@ def limb(u0: float, v0: float, u1: float, v1: float, width: float) -> Points:
 
 
 def eye(u: float, v: float, r: float = 0.075) -> Part:
+    """Return a dark dot."""
     return Part(oval(u, v, r, r), INK)
 
 
 def house() -> list[Part]:
+    """Return the parts of a house."""
     return [
         Part(box(0.36, -0.86, 0.6, -0.2), BROWN),
         Part(box(-0.72, -0.12, 0.72, 1), BODY, True),
@@ -72,6 +82,7 @@ def house() -> list[Part]:
 
 
 def tree() -> list[Part]:
+    """Return the parts of a tree."""
     crown = [(-0.42, -0.08, 0.5), (0.42, -0.08, 0.5), (0, -0.5, 0.5), (0, -0.02, 0.46)]
     return [
         Part(polygon((-0.15, 0.2), (0.15, 0.2), (0.22, 1), (-0.22, 1)), BROWN),
@@ -80,6 +91,7 @@ def tree() -> list[Part]:
 
 
 def car() -> list[Part]:
+    """Return the parts of a car."""
     wheels = [(-0.52, 0.72), (0.52, 0.72)]
     return [
         Part(
@@ -99,6 +111,7 @@ def car() -> list[Part]:
 
 
 def boat() -> list[Part]:
+    """Return the parts of a boat."""
     return [
         Part(box(-0.07, -0.98, 0.05, 0.4), BROWN),
         Part(polygon((0.12, -0.9), (0.12, 0.24), (0.86, 0.24)), CREAM),
@@ -109,6 +122,7 @@ def boat() -> list[Part]:
 
 
 def balloon() -> list[Part]:
+    """Return the parts of a balloon."""
     return [
         Part(polygon((-0.34, 0.2), (-0.26, 0.2), (-0.1, 0.76), (-0.18, 0.76)), BROWN),
         Part(polygon((0.34, 0.2), (0.26, 0.2), (0.1, 0.76), (0.18, 0.76)), BROWN),
@@ -119,6 +133,7 @@ def balloon() -> list[Part]:
 
 
 def cat() -> list[Part]:
+    """Return the parts of a cat."""
     return [
         Part(limb(0.36, 0.84, 0.74, 0.66, 0.18), BODY),
         Part(limb(0.74, 0.66, 0.72, 0.24, 0.18), BODY),
@@ -135,6 +150,7 @@ def cat() -> list[Part]:
 
 
 def fish() -> list[Part]:
+    """Return the parts of a fish."""
     return [
         Part(polygon((0.34, 0), (0.98, -0.56), (0.86, 0), (0.98, 0.56)), DARK),
         Part(polygon((-0.3, -0.4), (0.22, -0.76), (0.26, -0.3)), DARK),
@@ -145,6 +161,7 @@ def fish() -> list[Part]:
 
 
 def flower() -> list[Part]:
+    """Return the parts of a flower."""
     angles = np.deg2rad(np.arange(6) * 60 + 30)
     return [
         Part(box(-0.07, -0.2, 0.07, 1), LEAF),
@@ -159,13 +176,14 @@ def flower() -> list[Part]:
 
 
 def star() -> list[Part]:
+    """Return the parts of a star."""
     angle = np.deg2rad(np.arange(10) * 36 - 90)
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.47)
     points = np.stack([radius * np.cos(angle), 0.06 + radius * np.sin(angle)], axis=1)
     return [Part(points, BODY, True), eye(-0.17, 0.0), eye(0.17, 0.0)]
 
 
-# Shoulder -> hand and hip -> foot, left then right, as seen by the reader.
+# Hands, then feet: left and right from the viewer's side, by pose.
 ARMS = {
     "standing": ((-0.56, 0.36), (0.56, 0.36)),
     "waving": ((-0.56, 0.36), (0.66, -0.66)),
@@ -181,7 +199,7 @@ LEGS = {
 
 
 def skeleton(pose: str) -> dict[str, tuple[float, float]]:
-    """The joints of a person in local coordinates, for the drawing and for the pose map."""
+    """Return the joints of a person in local coordinates, for the drawing and the pose image."""
     (hand_l, hand_r), (foot_l, foot_r) = ARMS[pose], LEGS[pose]
     return {
         "head": (0, -0.62), "neck": (0, -0.26), "hip": (0, 0.4),
@@ -192,6 +210,7 @@ def skeleton(pose: str) -> dict[str, tuple[float, float]]:
 
 
 def person(pose: str) -> list[Part]:
+    """Return the parts of a person."""
     j = skeleton(pose)
     return [
         *(Part(limb(*j[f"hip_{s}"], *j[f"foot_{s}"], 0.2), INK) for s in "lr"),
@@ -206,6 +225,7 @@ def person(pose: str) -> list[Part]:
 
 
 def mushroom() -> list[Part]:
+    """Return the parts of a mushroom."""
     return [
         Part(rounded((-0.22, -0.1), (0.22, -0.1), (0.44, 1.06), (-0.44, 1.06)), CREAM),
         Part(
@@ -215,6 +235,7 @@ def mushroom() -> list[Part]:
 
 
 def umbrella() -> list[Part]:
+    """Return the parts of an umbrella."""
     scallops = [oval(u, -0.06, 0.325, 0.2, 180, 360) for u in (-0.65, 0, 0.65)]
     dome = oval(0, -0.06, 0.98, 0.86, 180, 360)
     edge = np.concatenate([s[::-1] for s in scallops[::-1]])
@@ -227,6 +248,7 @@ def umbrella() -> list[Part]:
 
 
 def snail() -> list[Part]:
+    """Return the parts of a snail."""
     return [
         Part(rounded((-1.1, 0.98), (-0.98, 0.2), (-0.58, 0.2), (-0.4, 0.6), (1.0, 0.62),
                      (1.1, 0.98)), SLIME),
@@ -241,6 +263,7 @@ def snail() -> list[Part]:
 
 
 def bird() -> list[Part]:
+    """Return the parts of a bird."""
     return [
         Part(polygon((0.4, 0.06), (1, -0.3), (0.94, 0.32)), DARK),
         Part(polygon((-0.78, -0.24), (-1.08, -0.06), (-0.76, 0.06)), BEAK),
@@ -253,6 +276,7 @@ def bird() -> list[Part]:
 
 
 def rocket() -> list[Part]:
+    """Return the parts of a rocket."""
     return [
         Part(polygon((-0.2, 0.6), (0.2, 0.6), (0, 1)), FLAME),
         Part(polygon((-0.3, 0.1), (-0.7, 0.74), (-0.2, 0.58)), DARK),
@@ -264,6 +288,7 @@ def rocket() -> list[Part]:
 
 
 def butterfly() -> list[Part]:
+    """Return the parts of a butterfly."""
     return [
         Part(rounded((0, -0.06), (-0.36, -1.02), (-1.14, -0.9), (-0.96, 0.04)), BODY, True),
         Part(rounded((0, -0.06), (0.36, -1.02), (1.14, -0.9), (0.96, 0.04)), BODY, True),
@@ -285,5 +310,5 @@ DRAWINGS = {
 
 @cache
 def drawing(kind: str, pose: str | None = None) -> tuple[Part, ...]:
-    """The parts of a kind from back to front; a person needs one of POSES."""
+    """Return the parts of a kind from back to front; a person needs one of POSES."""
     return tuple(person(pose) if pose is not None else DRAWINGS[kind]())

@@ -12,11 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sdlearn import classroom
-from sdlearn.cli import main
+from sdlearn.cli import classroom
+from sdlearn.cli.main import main
 from sdlearn.course import check
-from sdlearn.course.exercise import Refused, source, stub
 from sdlearn.course.exercises import exercises, find
+from sdlearn.course.grading.exercise import Refused, source, stub
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TEXT, ATTENTION = "03-text-encoder", "05-attention"
@@ -175,7 +175,7 @@ REFUSED = {
     "no cells": (lambda t: changed(t, lambda text: "{}"), "05-.* is not a notebook"),
     "no exercises": (
         lambda t: NOTEBOOKS / "00-the-whole-picture.ipynb",
-        "00-the-whole-picture.ipynb has no exercises; there are some for 01, 02, 03, ",
+        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 03, ",
     ),
     "without its cells": (
         lambda t: changed(t, lambda text: text.replace("exercise-2-check", "mine")),
@@ -204,10 +204,12 @@ def refused(capsys, arguments: list[str], words: str) -> None:
 
 def test_one_notebook_twice_and_a_folder_that_is_in_use_are_refused(tmp_path, capsys):
     one = str(PATHS[1])
-    refused(capsys, [one, one, "--out", str(tmp_path / "x")], "two notebooks have one name: 05-")
+    refused(
+        capsys, [one, one, "--out", str(tmp_path / "x")], "two notebooks have the same name: 05-"
+    )
     (tmp_path / "kept.txt").write_text("kept")
     for out in (tmp_path, tmp_path / "kept.txt"):
-        refused(capsys, [one, "--out", str(out)], "is there already; a course needs a new or")
+        refused(capsys, [one, "--out", str(out)], "already exists; accepted: a new or empty")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["kept"]
     under_a_file = tmp_path / "kept.txt" / "course"
     refused(capsys, [one, "--out", str(under_a_file)], "kept.txt")

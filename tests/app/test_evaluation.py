@@ -16,10 +16,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFont
 
-from sdlearn import recipes
-from sdlearn.cli import main, parse
-from sdlearn.evaluation import accuracy, card, drawings, reader, report, tables
-from sdlearn.evaluation.accuracy import caption_accuracy, interval, questions, rates, said
+from sdlearn.cli.main import main, parse
+from sdlearn.cli.train import resolve_recipe
+from sdlearn.evaluation import accuracy, card, contact_sheets, report, tables, text_probe
+from sdlearn.evaluation.accuracy import (
+    caption_accuracy,
+    interval,
+    named_surroundings,
+    prompt_cases,
+    rates,
+)
+from sdlearn.evaluation.image_metrics import as_tensor, psnr, ssim
 from sdlearn.evaluation.judge import (
     Detection,
     Judge,
@@ -31,16 +38,15 @@ from sdlearn.evaluation.judge import (
     save_judge,
 )
 from sdlearn.evaluation.matching import matches
-from sdlearn.evaluation.pixels import as_tensor, psnr, ssim
-from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes import judge as recipe
 from sdlearn.recipes.data import scene as training_scene
-from sdlearn.recipes.encoded import weights_key
+from sdlearn.recipes.latent_cache import weights_key
 from sdlearn.recipes.recipe import override
 from sdlearn.storybook import COLOURS, KINDS, SPLITS, Scene, Thing, render, sample_scene
 from sdlearn.storybook.scenes import HELD_OUT_PAIRS
 from sdlearn.training import train
+from sdlearn.utils.resources import data_folder
 from tests.tiny_model import tiny_diffusers
 
 # ------------------------------------------------------------------------------ pixel measures
@@ -173,19 +179,19 @@ def test_above_in_front_a_row_and_one_alone() -> None:
 
 
 def test_only_what_the_caption_names_is_asked_for() -> None:
-    assert said("at dusk, a red cat on the beach") == ("sunset", "sand")
-    assert said("two red stars under the stars") == ("night", None)
-    assert said("in the snow, a blue fish") == (None, "snow")
-    assert said("a red car to the left of a blue boat") == (None, None)
+    assert named_surroundings("at dusk, a red cat on the beach") == ("sunset", "sand")
+    assert named_surroundings("two red stars under the stars") == ("night", None)
+    assert named_surroundings("in the snow, a blue fish") == (None, "snow")
+    assert named_surroundings("a red car to the left of a blue boat") == (None, None)
     for split in ("test", "held_out"):
-        asked = questions(split, 60)
-        named = [said(one.caption) for one in asked]
+        asked = prompt_cases(split, 60)
+        named = [named_surroundings(one.caption) for one in asked]
         assert all(sky in (None, one.scene.sky) for (sky, _), one in zip(named, asked, strict=True))
         assert all(g in (None, one.scene.ground) for (_, g), one in zip(named, asked, strict=True))
         assert {len(one.scene.things) for one in asked} == {1, 2}
         pairs = [{(t.kind, t.colour) for t in one.scene.things} for one in asked]
         assert all(bool(p & HELD_OUT_PAIRS) == (split == "held_out") for p in pairs)
-    assert questions("test", 60)[:5] == questions("test", 5)
+    assert prompt_cases("test", 60)[:5] == prompt_cases("test", 5)
 
 
 def test_wilson_interval_and_its_clusters() -> None:
@@ -207,7 +213,7 @@ class Copyist:
 
     spec = SimpleNamespace(size=64)
 
-    def __init__(self, asked: list[accuracy.Asked], mistake: int = 0) -> None:
+    def __init__(self, asked: list[accuracy.PromptCase], mistake: int = 0) -> None:
         scenes = [one.scene for one in asked]
         scenes = scenes[mistake:] + scenes[:mistake]
         self.scene = dict(zip((one.caption for one in asked), scenes, strict=True))
@@ -226,7 +232,7 @@ def judge() -> Judge:
 def test_a_model_that_draws_the_truth_scores_full_and_a_shuffled_one_by_chance(
     judge: Judge,
 ) -> None:
-    asked = questions("test", 120)
+    asked = prompt_cases("test", 120)
     model = Copyist(asked)
     outcomes = caption_accuracy(model, judge, asked, seeds=2, batch=50)
     assert model.seeds == list(range(240))
@@ -243,7 +249,7 @@ def test_a_model_that_draws_the_truth_scores_full_and_a_shuffled_one_by_chance(
 
 def test_legends_of_a_contact_sheet_are_whole_and_inside() -> None:
     """Captions have up to thirty words: none is lost, and no line leaves its cell."""
-    asked = questions("test", 60)
+    asked = prompt_cases("test", 60)
     blind = Reading((), "night", "grass")
     outcomes = [
         accuracy.Outcome(k, k, one, render(one.scene, 64), matches(one.scene, blind))
@@ -252,34 +258,34 @@ def test_legends_of_a_contact_sheet_are_whole_and_inside() -> None:
     font = ImageFont.load_default(size=11)
     missing = bytes(font.getmask("\u0378"))  # no character: the font draws its box
     gap, height, size = 10, 13, 128
-    below = [drawings.legend(outcome, size, font) for outcome in outcomes]
+    below = [contact_sheets.legend(outcome, size, font) for outcome in outcomes]
     for outcome, (black, red) in zip(outcomes, below, strict=True):
-        assert " ".join(black) == f"{outcome.asked.caption} (seed {outcome.seed})"
+        assert " ".join(black) == f"{outcome.case.caption} (seed {outcome.seed})"
         assert black[-1].endswith(f"(seed {outcome.seed})"), "the seed stands on two lines"
         assert " ".join(red).startswith("not ")
         assert missing not in {bytes(font.getmask(c)) for c in "".join(black + red)}
         assert max(font.getlength(line) for line in black + red) <= size + gap
-    page = drawings.contact_sheet(outcomes)
+    page = contact_sheets.contact_sheet(outcomes)
     lines = max(len(black) + len(red) for black, red in below)
     assert page.size == (6 * (size + gap) + gap, 10 * (size + lines * height + gap) + gap)
     margins = np.asarray(page.convert("L"))
     assert (margins[-gap // 2 :] == 255).all(), "the last row's legend is cut below"
     assert (margins[:, -gap // 2 :] == 255).all(), "the last column's legend is cut"
     longest = max(range(60), key=lambda k: sum(map(len, below[k])))
-    alone = drawings.contact_sheet([outcomes[longest]])
+    alone = contact_sheets.contact_sheet([outcomes[longest]])
     inked = (np.asarray(alone.convert("L"))[size + gap :] < 128).any(1)
     blocks = (np.diff(inked.astype(int)) == 1).sum()
     assert blocks >= sum(map(len, below[longest])), "a line of the legend is missing"
 
 
 def test_renders_stand_above_what_became_of_them() -> None:
-    asked, blind = questions("test", 3), Reading((), "night", "grass")
+    asked, blind = prompt_cases("test", 3), Reading((), "night", "grass")
     greys = [Image.new("RGB", (64, 64), (k, 120, 150)) for k in range(3)]
     outcomes = [
         accuracy.Outcome(k, k, one, grey, matches(one.scene, blind))
         for k, (one, grey) in enumerate(zip(asked, greys, strict=True))
     ]
-    page = np.asarray(drawings.there_and_back(outcomes, columns=2))
+    page = np.asarray(contact_sheets.reconstruction_sheet(outcomes, columns=2))
     cells = [[page[8 + 264 * r :][:256, 8 + 264 * c :][:, :256] for c in (0, 1)] for r in range(4)]
     for column, k in (0, 0), (1, 1), (0, 2):
         row = 2 * (k // 2)
@@ -293,7 +299,7 @@ def test_a_sheet_keeps_every_colour(tmp_path: Path) -> None:
     """With a palette for the whole sheet some yellow things were orange."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    drawings.save(Image.fromarray(pixels), tmp_path / "sheet.png")
+    contact_sheets.save(Image.fromarray(pixels), tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (np.asarray(sheet.convert("RGB")) == pixels).all()
 
@@ -321,10 +327,10 @@ def test_the_shipped_judge_reads_fresh_pages(judge: Judge) -> None:
 
 
 def test_the_judge_is_strict_on_colour_and_forgives_blur(judge: Judge) -> None:
-    asked = questions("test", 100)
+    asked = prompt_cases("test", 100)
 
     def rate(pictures: list[Image.Image], fact: str) -> float:
-        return rates(accuracy.held_against(judge, asked, pictures, range(100)))[fact].rate
+        return rates(accuracy.judge_images(judge, asked, pictures, range(100)))[fact].rate
 
     def recoloured(scene: Scene) -> Scene:
         following = {c: COLOURS[(k + 1) % 8] for k, c in enumerate(COLOURS)}
@@ -402,20 +408,20 @@ def test_its_pages_are_its_own_and_hold_every_pair() -> None:
 
 
 def test_disturbances_move_blur_and_coarsen_as_they_say() -> None:
-    x = as_tensor([render(questions("test", 1)[0].scene, 64)])
+    x = as_tensor([render(prompt_cases("test", 1)[0].scene, 64)])
     off = override(
         recipe.RECIPES["small"],
         {"blur": 0.3, "noise": 0.0, "tint": 0.0, "brightness": 0.0, "blocks": 0.0},
     )
     for step in range(5):
-        moved, by = recipe.disturb(x, off, step)
+        moved, by = recipe.augment(x, off, step)
         right, down = (round(64 * v) for v in by.tolist())
         inner = moved[..., 8 + down : 56 + down, 8 + right : 56 + right]
         assert (inner - x[..., 8:56, 8:56]).abs().mean() <= 0.02
-    assert torch.equal(recipe.disturb(x, off, 1)[0], recipe.disturb(x, off, 1)[0])
+    assert torch.equal(recipe.augment(x, off, 1)[0], recipe.augment(x, off, 1)[0])
 
-    assert (recipe.coarse(x, torch.zeros(1, 1, 1, 1)) - x).abs().max() <= 0.01
-    flat = recipe.coarse(x, torch.full((1, 1, 1, 1), 1e3))
+    assert (recipe.quantise_dct(x, torch.zeros(1, 1, 1, 1)) - x).abs().max() <= 0.01
+    flat = recipe.quantise_dct(x, torch.full((1, 1, 1, 1), 1e3))
     assert flat.abs().max() == 0  # every coefficient rounds to nothing
     dot = torch.zeros(1, 1, 15, 15)
     dot[0, 0, 7, 7] = 1
@@ -456,8 +462,8 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
     job = recipe.make_job(settings, tmp_path / "cache", torch.device("cpu"))
     losses = [metrics["loss"] for metrics in train(job, settings.steps)]
     assert np.mean(losses[-5:]) <= 0.75 * np.mean(losses[:5])
-    assert job.sheet is not None
-    assert job.sheet().size == (2 * (12 * 66 + 2), 2 * (2 * 66 + 2))
+    assert job.samples is not None
+    assert job.samples().size == (2 * (12 * 66 + 2), 2 * (2 * 66 + 2))
     recipe.export(job, settings, tmp_path / "cache", tmp_path / "out")
     assert load_judge(tmp_path / "out").config.channels == settings.channels
     assert json.loads((tmp_path / "out/judge.json").read_text())["recipe"]["steps"] == 24
@@ -469,18 +475,20 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
 def test_what_is_read_off_the_states_is_counted_thing_by_thing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = accuracy.questions("test", 12)
-    wanted = torch.tensor([reader.truth(one.scene) for one in asked])
+    asked = accuracy.prompt_cases("test", 12)
+    wanted = torch.tensor([text_probe.scene_labels(one.scene) for one in asked])
     pairs = [k for k, one in enumerate(asked) if len(one.scene.things) == 2]
     things = sum(len(one.scene.things) for one in asked)
     assert 0 < len(pairs) < len(asked)
-    monkeypatch.setattr(reader, "states_of", lambda text, captions: torch.zeros(len(captions), 1))
+    monkeypatch.setattr(
+        text_probe, "embed_captions", lambda text, captions: torch.zeros(len(captions), 1)
+    )
 
     def answering(said: torch.Tensor) -> dict[str, accuracy.Rate]:
         def read(states: torch.Tensor) -> list[torch.Tensor]:
             return [F.one_hot(said[..., n].clamp(min=0), 16).float() for n in range(3)]
 
-        return reader.text_accuracy(read, None, asked)  # type: ignore[arg-type]
+        return text_probe.text_accuracy(read, None, asked)  # type: ignore[arg-type]
 
     assert [rate.rate for rate in answering(wanted).values()] == [1, 1, 1, 1]
     assert answering(wanted)["side"].cases == 2 * len(pairs)
@@ -497,23 +505,25 @@ def test_what_is_read_off_the_states_is_counted_thing_by_thing(
 def test_the_reader_is_told_what_the_scene_shows() -> None:
     left = Thing("cat", "red", "plain", 0.25, 0.7, 0.35)
     right = Thing("star", "pink", "plain", 0.75, 0.2, 0.3)
-    asked = reader.truth(Scene("day", "sand", (right, left)))  # whatever their order
+    asked = text_probe.scene_labels(Scene("day", "sand", (right, left)))  # whatever their order
     assert [KINDS[kind] for kind, _, _ in asked] == ["cat", "star"]
     assert [COLOURS[colour] for _, colour, _ in asked] == ["red", "pink"]
-    assert [reader.RELATIONS[way] for _, _, way in asked] == ["left", "left"]
-    assert reader.truth(Scene("day", "sand", (left,)))[1] == [reader.NOTHING] * 3
+    assert [text_probe.RELATIONS[way] for _, _, way in asked] == ["left", "left"]
+    assert (
+        text_probe.scene_labels(Scene("day", "sand", (left,)))[1] == [text_probe.IGNORE_INDEX] * 3
+    )
 
 
 def test_a_reader_learns_and_leaves_the_random_state_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reader, "LEARNED", 400)
-    monkeypatch.setattr(reader, "STEPS", 60)
+    monkeypatch.setattr(text_probe, "NUM_CAPTIONS", 400)
+    monkeypatch.setattr(text_probe, "STEPS", 60)
     sd = StableDiffusion.from_pretrained(data_folder("storybook"))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    rates = reader.text_accuracy(
-        reader.learn_to_read(sd.text), sd.text, accuracy.questions("test", 100)
+    rates = text_probe.text_accuracy(
+        text_probe.train_probe(sd.text), sd.text, accuracy.prompt_cases("test", 100)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert rates["colour"].rate > 0.3  # by chance, one in eight
@@ -558,12 +568,12 @@ def test_evaluate_prints_and_writes_its_figures(
 def test_the_card_says_what_was_measured(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (report, tables, card, drawings):
+    for module in (report, tables, card, contact_sheets):
         monkeypatch.setattr(module, "GUIDANCES", (1.0, 5.0))
-    for module in (report, tables, card, drawings):
+    for module in (report, tables, card, contact_sheets):
         monkeypatch.setattr(module, "STEPS", (1, 2))
-    monkeypatch.setattr(reader, "LEARNED", 64)
-    monkeypatch.setattr(reader, "STEPS", 3)
+    monkeypatch.setattr(text_probe, "NUM_CAPTIONS", 64)
+    monkeypatch.setattr(text_probe, "STEPS", 3)
     run = tmp_path / "run"
     run.mkdir()
     settings = {"batch": 10, "lr": 1e-3, "scenes": 50, "init": "runs/first", "min_snr": 3.0}
@@ -601,7 +611,7 @@ def test_the_card_says_what_was_measured(
     row = f"| run | unet | runs/first | 1,233 of 9,000 | 10 | 0.001 | 50 | 6.8 h | {machine} |"
     assert row in text  # 1233 * 10 / 0.5 s
     assert "run: By hand.\n" in text
-    assert "together\n6.8 h on processors and none on accelerators." in text
+    assert "together\n6.8 h on CPUs and none on accelerators." in text
     (again,) = (line for line in text.splitlines() if line.startswith("sdlearn train"))
     assert again.startswith("sdlearn train unet --recipe storybook --out runs/run ")
     # It was made before times could crowd, whatever the recipe says today.
@@ -618,7 +628,7 @@ def test_the_card_says_what_was_measured(
         assert f"({name})" in text
         assert (model / name).stat().st_size > 1000
     assert "--sampler ddim --table 2\n" in text
-    assert "Of 2 captions of each split" in text
+    assert "Accuracy on 2 captions of each split" in text
 
     later = run.rename(tmp_path / "later")  # the folder of the first run is gone by now
     assert main([*command, "--card", "--runs", str(later)]) == 0
@@ -635,7 +645,7 @@ def test_the_widest_interval_of_good_rates() -> None:
         return {"pictures": {"right": {"rate": rate, "low": low, "high": high}}}
 
     table = [cell(0.95, 0.93, 0.96), cell(0.9, 0.87, 0.92), cell(0.5, 0.4, 0.6)]
-    assert card.widest({"splits": {"test": {"table": table}}}) == pytest.approx(3.0)
+    assert card.widest_interval({"splits": {"test": {"table": table}}}) == pytest.approx(3.0)
 
 
 def test_the_shipped_card_repeats_the_runs_that_made_the_weights() -> None:
@@ -653,7 +663,7 @@ def test_the_shipped_card_repeats_the_runs_that_made_the_weights() -> None:
         args = parse(line)
         assert (args.part, Path(args.out).name) == (run["part"], run["run"])
         module = import_module(f"sdlearn.recipes.{args.part}")
-        asked = json.loads(json.dumps(vars(recipes.settle(args, module, Path("nowhere")))))
+        asked = json.loads(json.dumps(vars(resolve_recipe(args, module, Path("nowhere")))))
         for name, value in run["settings"].items():
             assert asked.get(name, 0) == value, (run["run"], name)  # or one that is gone, and was 0
         builds_on = {run["settings"][key] for key in ("init", "vae", "text") if asked.get(key)}

@@ -95,17 +95,17 @@ def test_a_broken_picture_is_named_and_left_out(folder, tmp_path):
     assert len(said) == 5
     for name, sentence in zip(bad, said, strict=False):
         assert name in sentence
-        assert "cannot be read as a picture and was left out" in sentence
-    assert "absent.png is missing and was left out" in said[4]
+        assert "cannot be read as an image and was skipped" in sentence
+    assert "absent.png is missing and was skipped" in said[4]
 
 
 def test_a_folder_without_a_usable_picture(folder, tmp_path):
-    with pytest.raises(ValueError, match="no picture that can be read"):
+    with pytest.raises(ValueError, match="no image that can be read"):
         read_folder(folder(), 64)
     (tmp_path / "words.jpg").write_text("this is no picture")
     with (
         pytest.warns(UserWarning, match=r"words\.jpg"),
-        pytest.raises(ValueError, match="no picture that can be read"),
+        pytest.raises(ValueError, match="no image that can be read"),
     ):
         read_folder(folder({"file_name": "words.jpg", "text": "x"}), 64)
 
@@ -113,7 +113,7 @@ def test_a_folder_without_a_usable_picture(folder, tmp_path):
 def test_missing_folder_and_missing_metadata(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; accepted: a folder"):
         read_folder(tmp_path / "nowhere", 64)
-    with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl is missing; it holds one line"):
+    with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl is missing; accepted: one line"):
         read_folder(tmp_path, 64)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file is a file; accepted: a folder"):
@@ -147,5 +147,5 @@ def test_metadata_as_other_systems_write_it(tmp_path):
     (tmp_path / "metadata.jsonl").write_bytes(b"\xef\xbb\xbf" + row)  # byte order mark, CR LF
     assert len(read_folder(tmp_path, 64)) == 1
     (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe" + row)
-    with pytest.raises(ValueError, match=r"metadata\.jsonl is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"metadata\.jsonl is not UTF-8 text"):
         read_folder(tmp_path, 64)

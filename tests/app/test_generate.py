@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdlearn import cli, files
+from sdlearn.cli import main
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.unet import UNet
+from sdlearn.utils import atomic_files
 from tests.tiny_model import tiny_diffusers
 
 PROMPT = "a red cat on the sand at night"
@@ -30,7 +32,7 @@ def sdlearn(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*options, prompt=PROMPT, model=model):
-        code = cli.main(["generate", prompt, "--model", model, "--steps", "2", *options])
+        code = main.main(["generate", prompt, "--model", model, "--steps", "2", *options])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -47,9 +49,12 @@ def test_one_picture(sdlearn, tmp_path, model):
     assert picture.text["prompt"] == PROMPT
     assert picture.text["negative_prompt"] == "snow ünï"
     settings = ("seed", "steps", "guidance_scale", "sampler", "model")
-    assert [picture.text[key] for key in settings] == ["3", "2", "7.5", "ddim", model]
     sd = StableDiffusion.from_pretrained(model)
-    (same,) = sd.text_to_image(PROMPT, "snow ünï", steps=2, seed=3, progress=False)
+    expected = ["3", "2", "7.5", "ddim", sd.spec.name]
+    assert [picture.text[key] for key in settings] == expected
+    assert sd.spec.name == Path(model).name
+    options = {"negative_prompt": "snow ünï", "steps": 2, "seed": 3, "progress": False}
+    (same,) = sd.text_to_image(PROMPT, **options)
     assert same.tobytes() == picture.tobytes()
 
 
@@ -85,9 +90,14 @@ def test_options_reach_the_model(sdlearn):
     [
         (["--sampler", "magic"], "sampler 'magic' is not known: the samplers are ddim, ddpm"),
         (["--size", "15"], "height is 15; it must be a positive multiple of 2"),
-        (["--steps", "0"], "steps is 0; it must lie in 1 … 1000"),
-        (["--n", "0"], "--n is 0"),
-        (["--guidance", "nan"], "guidance_scale is nan"),
+        (["--steps", "0"], "--steps is 0; it must be at least 1"),
+        (["--steps", "1001"], "steps is 1001; it must lie in 1 … 1000"),
+        (["--n", "0"], "--n is 0; it must be at least 1"),
+        (["--guidance", "nan"], "--guidance is nan; it must be a finite number"),
+        (["--sigmas", "lu"], "--sigmas is 'lu'; it must be one of table, karras, uniform_lambda"),
+        (["--eta", "2"], "--eta is 2.0; it must lie in 0 … 1"),
+        (["--eta", "1", "--sampler", "euler"], "eta is 1.0; the sampler euler has no eta, ddim"),
+        (["--size", "16", "--width", "16"], "--size is height and width; give it alone"),
         (["--out", "nowhere/cat.png"], "there is no folder nowhere"),
         (["--out", "cat.jpg"], "must end in .png"),
         (["--out", "folder.png"], "which is a folder"),
@@ -118,7 +128,7 @@ def test_the_place_is_checked_before_the_work(sdlearn, monkeypatch):
     def refuse(**_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(atomic_files.tempfile, "TemporaryFile", refuse)
     code, _, err = sdlearn("--out", "cat.png", model="nowhere")
     assert code == 2
     assert "the folder . cannot be written to: Read-only file system" in err
@@ -135,12 +145,15 @@ def test_a_model_that_is_nowhere(sdlearn, source):
 
 def test_what_only_a_single_file_needs(sdlearn, model):
     code, _, err = sdlearn("--spec", "sd1.5")
-    assert (code, "is no file; only for a file are spec and tokenizer given" in err) == (2, True)
+    assert (
+        code,
+        "is not a file; spec and tokenizer are accepted for a" in err,
+    ) == (2, True)
     weights = Path(model) / "unet" / "diffusion_pytorch_model.safetensors"
     code, _, err = sdlearn("--spec", "sd9", model=str(weights))
     assert code == 2
     assert "not of a whole system under its original names" in err
-    assert cli.main(["generate", "a cat", "--spec", "sd1.5"]) == 2
+    assert main.main(["generate", "a cat", "--spec", "sd1.5"]) == 2
 
 
 def test_a_picture_half_written_is_removed(sdlearn, tmp_path, monkeypatch):
@@ -160,7 +173,7 @@ def test_interrupting_leaves_nothing(sdlearn, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StableDiffusion, "model", interrupt)
+    monkeypatch.setattr(UNet, "forward", interrupt)
     code, out, err = sdlearn("--out", "cat.png")
     assert (code, out) == (130, "")
     assert err.endswith("sdlearn: interrupted\n")
@@ -220,11 +233,11 @@ def test_help_is_quick_and_complete(capsys):
         (["generate", "--help"], ["--steps", "--guidance", "--seed", "--out", "--n", "--negative"]),
     ):
         with pytest.raises(SystemExit) as stop:
-            cli.main(argv)
+            main.main(argv)
         assert stop.value.code == 0
         out = capsys.readouterr().out
         assert all(word in out for word in words)
-    code = "import sys, sdlearn.cli as c, sdlearn.generate; c.parse(['generate', 'x']); "
+    code = "import sys, sdlearn.cli.main as c, sdlearn.cli.generate; c.parse(['generate', 'x']); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -234,6 +247,6 @@ def test_help_is_quick_and_complete(capsys):
 )
 def test_wrong_arguments_end_with_code_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(argv)
+        main.main(argv)
     assert stop.value.code == 2
     assert "usage: sdlearn" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_uv_is_given_what_pip_is_configured_with():
         ("ERROR: Could not install: [Errno 28] No space left on device", "disk is full"),
         ("WARNING: Retrying (Retry(total=4)) after connection broken", "set-up needs the network"),
         ("error: Failed: [Errno -3] Temporary failure in name resolution", "needs the network"),
-        ("ERROR: something else entirely", "pip's own words are above"),
+        ("ERROR: something else entirely", "pip's own message is above"),
     ],
 )
 def test_a_failed_installation_is_explained(said, reason):

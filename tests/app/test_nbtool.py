@@ -142,16 +142,16 @@ def test_noise_missing_outputs_and_size_are_named(tmp_path):
         nbtool.store(path, notebook)
         return nbtool.faults(path)
 
-    assert faults(execution_count=3) == ["holds noise; run: python tools/nbtool.py clean"]
+    assert faults(execution_count=3) == ["is not clean; run: python tools/nbtool.py clean"]
     assert faults(outputs=[])[-1].startswith("is stored without outputs; run: ")
-    assert faults(source="# ☃" + "☃" * 170_000)[0].endswith("bytes, more than 500,000")
+    assert faults(source="# ☃" + "☃" * 170_000)[0].endswith("bytes; accepted: at most 500,000")
 
 
 def test_the_command_cleans_in_place_and_then_finds_nothing(tmp_path, capsys):
     path = tmp_path / "lesson.ipynb"
     path.write_text(nbtool.written(executed(1, LEFT, "0x7f00aa11bb22")))
     assert nbtool.main(["check", str(path)]) == 1
-    assert capsys.readouterr().out.startswith("lesson.ipynb: holds noise")
+    assert capsys.readouterr().out.startswith("lesson.ipynb: is not clean")
     assert nbtool.main(["clean", str(path)]) == 0
     assert nbtool.main(["check", str(path)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["lesson.ipynb"]

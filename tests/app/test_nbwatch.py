@@ -90,8 +90,8 @@ def test_a_cell_that_goes_too_far_fails(ran, k):
 def test_time_and_memory_are_held_to_the_limits(ran):
     _, said = ran
     assert re.search(r"^_+ ERROR at teardown of .*Cell 2 _+$", said, re.M)
-    seconds = r"09-too-much\.ipynb took [56789]\.\d s of processor time; the limit is 4 s"
-    memory = r"09-too-much\.ipynb took 0\.[78]\d GB of memory; the limit is 0\.6 GB"
+    seconds = r"09-too-much\.ipynb used [56789]\.\d s of CPU time; the limit is 4 s"
+    memory = r"09-too-much\.ipynb used 0\.[78]\d GB of memory; the limit is 0\.6 GB"
     assert re.search(f"^{seconds}$", said, re.M)
     assert re.search(f"^{memory}$", said, re.M)
 
@@ -99,12 +99,12 @@ def test_time_and_memory_are_held_to_the_limits(ran):
 @linux
 def test_the_table_shows_every_notebook_and_the_sum(ran):
     code, said = ran
-    table = said.split("notebooks: processor time and memory, with one thread")[1]
+    table = said.split("notebooks: CPU time and memory, with one thread")[1]
     rows = dict(re.findall(r"^(\S+?)(?:\.ipynb)? +([\d.]+) s of ", table, flags=re.M))
     assert rows.keys() == {*PIECES, "together"}
     total = sum(float(seconds) for name, seconds in rows.items() if name != "together")
     assert float(rows["together"]) == pytest.approx(total, abs=1)
-    assert f"FAILED: all notebooks took {rows['together']} s of processor time; the limit" in said
+    assert f"FAILED: all notebooks used {rows['together']} s of CPU time; the limit" in said
     assert code == 1
 
 
@@ -125,10 +125,10 @@ def test_the_limits_are_the_course_s():
     assert [*nbwatch.excesses("07-x.ipynb", Usage(179, 3.9))] == []
     assert [*nbwatch.excesses("08-x.ipynb", Usage(299, 3.9))] == []
     (slow,) = nbwatch.excesses("08-x.ipynb", Usage(301, 3.9))
-    assert slow == "08-x.ipynb took 301.0 s of processor time; the limit is 300 s"
+    assert slow == "08-x.ipynb used 301.0 s of CPU time; the limit is 300 s"
     slow, large = nbwatch.excesses("07-x.ipynb", Usage(181, 4.2))
-    assert slow == "07-x.ipynb took 181.0 s of processor time; the limit is 180 s"
-    assert large == "07-x.ipynb took 4.20 GB of memory; the limit is 4 GB"
+    assert slow == "07-x.ipynb used 181.0 s of CPU time; the limit is 180 s"
+    assert large == "07-x.ipynb used 4.20 GB of memory; the limit is 4 GB"
 
 
 @pytest.mark.parametrize(

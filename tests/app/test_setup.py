@@ -17,7 +17,7 @@ from packaging.version import Version
 
 import lab
 import sdlearn
-from sdlearn.paths import data_folder
+from sdlearn.utils.resources import data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -136,7 +136,7 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
     }
 
     code = (
-        "from sdlearn.paths import data_folder\n"
+        "from sdlearn.utils.resources import data_folder\n"
         "for name in ('storybook', 'judge'):\n"
         "    assert (data_folder(name) / 'unet' / 'config.json').read_text() == name\n"
         "from sdlearn.course.exercises import find\n"

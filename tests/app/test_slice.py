@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sdlearn import StableDiffusion
-from sdlearn.cli import main
+from sdlearn.cli.main import main
 from sdlearn.storybook import GROUNDS, SKIES
 from sdlearn.storybook.rendering import background
 

@@ -201,7 +201,7 @@ def test_bad_values_are_named():
         (lambda: Scene("noon", "sand", ()), r"sky is 'noon'; accepted: day"),
         (lambda: Scene("day", "lava", ()), r"ground is 'lava'; accepted: grass"),
         (lambda: sample_scene(random.Random(0), "validation"), r"split is 'validation'; accepted"),
-        (lambda: sample_scene(random.Random(0), n=4), r"n is 4; a scene has 1, 2 or 3 things"),
+        (lambda: sample_scene(random.Random(0), n=4), r"n is 4; accepted: 1, 2, 3, or None"),
         (lambda: render(scene, 31), r"size is 31; accepted: whole numbers of pixels from 32"),
         (lambda: render(scene, 1025), r"size is 1025; accepted"),
         (lambda: render(scene, 64.0), r"size is 64.0; accepted"),

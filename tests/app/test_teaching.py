@@ -11,8 +11,8 @@ import teaching
 from nbtext import LAST_NOTEBOOK
 from nbwatch import seconds_allowed
 
-from sdlearn.course.exercise import source
 from sdlearn.course.exercises import exercises, files
+from sdlearn.course.grading.exercise import source
 from tests.notebook_parts import names
 
 TEXT = teaching.PAGE.read_text("utf-8")
@@ -80,7 +80,7 @@ def test_half_a_day_takes_three_hours_at_most():
 
 def test_a_card_with_other_words_is_refused(monkeypatch):
     monkeypatch.setattr(teaching, "READING", {"a day": 480})
-    with pytest.raises(ValueError, match="takes “half an hour”; known are: a day"):
+    with pytest.raises(ValueError, match="has the reading time “half an hour”; accepted: a day"):
         teaching.reading("00")
 
 

@@ -17,13 +17,20 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sdlearn.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from sdlearn.cli import main
-from sdlearn.folder import read_tokenizer
+from sdlearn.cli.main import main
 from sdlearn.recipes import perceptual, vae
 from sdlearn.recipes.data import scene
 from sdlearn.storybook import render
-from sdlearn.training import Job, TrainingDiverged, learning_rate, step_generator, train, update
+from sdlearn.training import (
+    TrainingDiverged,
+    TrainingJob,
+    learning_rate,
+    step_generator,
+    train,
+    update,
+)
+from sdlearn.utils.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from sdlearn.weights.diffusers_folder import read_tokenizer
 
 TINY = ["--recipe", "small", "--steps", "8", "--batch", "4", "--scenes", "24", "--device", "cpu"]
 TINY += ["--checkpoint-steps", "2", "--set", "size=32", "--set", "warmup=2"]
@@ -32,7 +39,7 @@ TINY += ["--checkpoint-steps", "2", "--set", "size=32", "--set", "warmup=2"]
 # ------------------------------------------------------------------------------------ the engine
 
 
-def line_job(spoil: Callable[[int], bool] = lambda k: False) -> Job:
+def line_job(spoil: Callable[[int], bool] = lambda k: False) -> TrainingJob:
     """A linear network that learns to double; its loss is NaN in the steps that `spoil` names."""
     torch.manual_seed(0)
     network = nn.Linear(3, 3)
@@ -45,10 +52,10 @@ def line_job(spoil: Callable[[int], bool] = lambda k: False) -> Job:
         gradient = update(loss, optimizer, learning_rate(k, 40, 1e-2, 3))
         return {"loss": loss, "gradient": gradient}
 
-    def sheet() -> Image.Image:
+    def samples() -> Image.Image:
         return Image.new("RGB", (4, 4))
 
-    return Job({"line": network}, {"line": optimizer}, step, batch=5, sheet=sheet)
+    return TrainingJob({"line": network}, {"line": optimizer}, step, batch=5, samples=samples)
 
 
 def steps_written(folder: Path) -> list[int]:
@@ -63,7 +70,7 @@ def test_training_learns_and_yields_every_step(tmp_path: Path) -> None:
     assert all(row["images_per_second"] > 0 for row in rows)
     assert steps_written(tmp_path) == list(range(1, 41))
     assert [p.name for p in checkpoints(tmp_path)] == ["step-00000040"]
-    assert (tmp_path / "sheets" / "step-00000040.png").is_file()
+    assert (tmp_path / "samples" / "step-00000040.png").is_file()
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -80,7 +87,7 @@ def test_leaving_the_loop_and_going_on_changes_nothing(tmp_path: Path) -> None:
             break
     broken = line_job()
     asked = iter([False] * 6 + [True])
-    rows = list(train(broken, 20, tmp_path, resume=True, stop=lambda: next(asked)))
+    rows = list(train(broken, 20, tmp_path, resume=True, should_stop=lambda: next(asked)))
     assert [row["step"] for row in rows] == [8, 9, 10, 11, 12, 13]
     broken = line_job()
     list(train(broken, 20, tmp_path, resume=True))
@@ -165,7 +172,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
     network = perceptual.PerceptualNetwork((4, 8))
-    job = Job({"perceptual": network}, {}, lambda k: {}, 1)
+    job = TrainingJob({"perceptual": network}, {}, lambda k: {}, 1)
     recipe = replace(perceptual.RECIPES["small"], widths=(4, 8))
     perceptual.export(job, recipe, place, place / "eye")
     return place
@@ -177,7 +184,7 @@ def arguments(part: str, runs: Path) -> list[str]:
         "vae": [
             "block_out_channels=(8,8,8,16)", "norm_num_groups=4", "perceptual=0.1",
             "perceptual_start=0.25", f"perceptual_network={runs / 'eye'}",
-            "discriminator=0.1", "discriminator_start=0.25", "head_start=1",
+            "discriminator=0.1", "discriminator_start=0.25", "discriminator_warmup=1",
         ],
         "clip": ["hidden_size=16", "num_layers=1", "intermediate_size=32", "image_width=8"],
         "unet": ["block_out_channels=(32,32)", "num_heads=(2,2)", "min_snr=5"],
@@ -212,7 +219,7 @@ from dataclasses import replace
 from importlib import import_module
 
 import torch
-from sdlearn.cli import main
+from sdlearn.cli.main import main
 
 torch.set_num_threads(int(sys.argv[1]))
 module = import_module("sdlearn.recipes." + sys.argv[3])
@@ -264,7 +271,7 @@ def test_a_run_documents_itself(runs: Path, straight) -> None:  # type: ignore[n
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     parts = {"loss", "l1", "kl", "psnr", "perceptual", "adversarial", "discriminator", "gradient"}
     assert parts <= last.keys()
-    sheet = Image.open(folder / "sheets" / "step-00000008.png")
+    sheet = Image.open(folder / "samples" / "step-00000008.png")
     assert sheet.size == (2 * (12 * 34 + 2), 2 * (2 * 34 + 2))
     config = json.loads((folder / "export" / "vae" / "config.json").read_text())
     assert config["block_out_channels"] == [8, 8, 8, 16]
@@ -275,7 +282,7 @@ def test_the_exported_model_makes_pictures(runs: Path, straight) -> None:  # typ
     from sdlearn import StableDiffusion
 
     model = StableDiffusion.from_pretrained(straight("unet") / "export")
-    assert model.spec.size == 32
+    assert model.spec.resolution == 32
     (picture,) = model.text_to_image("a red cat", steps=2, progress=False)
     assert picture.size == (32, 32)
 
@@ -338,7 +345,7 @@ def test_sigterm_stops_between_steps_with_a_checkpoint(
     before = signal.getsignal(signal.SIGTERM)
     assert main([*arguments("vae", runs), "--out", str(folder)]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "stopped at step 5 of 8; --resume goes on" in capsys.readouterr().out
+    assert "stopped at step 5 of 8; continue with --resume" in capsys.readouterr().out
     assert checkpoints(folder)[-1].name == "step-00000005"
 
 
@@ -357,21 +364,21 @@ def test_divergence_ends_with_exit_code_1_and_advice(runs: Path, capsys) -> None
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (["--recipe", "huge"], "no recipe 'huge' for vae; accepted: storybook, small"),
-        (["--text", "x"], "this training has no setting 'text'; accepted: batch, block_out"),
+        (["--recipe", "huge"], "vae has no recipe 'huge'; accepted: storybook, small"),
+        (["--text", "x"], "the recipe has no setting 'text'; accepted: batch, block_out"),
         (["--set", "kl"], "--set 'kl' has no value; accepted: --set NAME=VALUE"),
         (["--set", "kl=small"], "kl is 'small'; accepted: a value of type float"),
         (["--set", "flip=3"], "flip is 3; accepted: a value of type bool"),
         (["--set", "perceptual_network=nowhere"], "sdlearn train perceptual"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--init", "nowhere"], "nowhere"),
-        (["--data", "nowhere"], "nowhere does not exist; accepted: a folder of pictures"),
+        (["--data", "nowhere"], "nowhere does not exist; accepted: a folder of images"),
         (["--steps", "0"], "steps is 0"),
         (["--batch", "-1"], "batch is -1"),
         (["--set", "size=36"], "size is 36; accepted: a multiple of 8 pixels"),
         (["--set", "norm_num_groups=0"], "norm_num_groups is 0; accepted: 1 or more"),
         (["--set", "block_out_channels=(8,'a')"], "accepted: whole numbers from 1"),
-        (["--seed", str(2**63)], "accepted: less than 2 to the power of 63"),
+        (["--seed", str(2**63)], "accepted: less than 2**63"),
         (["--checkpoint-steps", "0"], "--checkpoint-steps is 0; accepted: 1 or more"),
     ],
 )
@@ -395,7 +402,7 @@ def test_folders_that_are_taken_are_refused(runs: Path, straight, tmp_path, caps
     taken = [*arguments("vae", runs), "--out", str(run)]
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert "is not empty" in refused(taken)
-    assert "began with batch 4, not 5" in refused([*taken, "--resume", "--batch", "5"])
+    assert "started with batch 4, not 5" in refused([*taken, "--resume", "--batch", "5"])
     clip = [*arguments("clip", runs), "--out", str(run), "--resume"]
     assert "trains vae, not clip" in refused(clip)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
@@ -429,7 +436,7 @@ def test_a_unet_goes_on_only_with_the_parts_it_began_with(
     save_file({key: value * 1.01 for key, value in load_file(weights).items()}, weights)
     capsys.readouterr()
     assert main([*args, "--steps", "4", "--resume"]) == 2
-    assert "began with other weights of the vae; put those back" in capsys.readouterr().err
+    assert "started with other weights of the vae; restore them" in capsys.readouterr().err
     weights.write_bytes(before)
     assert main([*args, "--steps", "4", "--resume"]) == 0
 

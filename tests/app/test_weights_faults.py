@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 import zipfile
 from dataclasses import replace
@@ -15,17 +17,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlearn import originals, singlefile, weights
-from sdlearn.cli import main
-from sdlearn.configs import sensible
+from sdlearn import weights
+from sdlearn.cli.main import main
 from sdlearn.controlnet import ControlNet
-from sdlearn.folder import read_spec, read_tokenizer
-from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.singlefile import recognised
-from sdlearn.stored import open_weights
 from sdlearn.unet import UNetConfig
+from sdlearn.utils.resources import data_folder
 from sdlearn.versions import SPECS
+from sdlearn.weights import single_file, state_dict
+from sdlearn.weights.diffusers_folder import read_spec, read_tokenizer
+from sdlearn.weights.json_config import errors_name_file
+from sdlearn.weights.ldm_keys import key_map
+from sdlearn.weights.single_file import Parts, detect_spec, new_parts
+from sdlearn.weights.tensor_files import open_weights
 from tests.tiny_model import tiny_diffusers
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -312,7 +316,7 @@ FAULTS |= {
     ),
     "weights that are not numbers": (
         lambda f: rewrite(f / UNET, lambda s: s["conv_in.weight"].view(-1)[-1:].fill_(NAN)),
-        r"conv_in\.weight is not finite as torch\.float32; the file is damaged, or has numbers",
+        r"conv_in\.weight is not finite as torch\.float32; the file is damaged, or has values",
     ),
     "infinite weights": (
         lambda f: rewrite(f / TEXT, lambda s: s[max(s)].view(-1)[:1].fill_(-INFINITY)),
@@ -381,12 +385,12 @@ def test_every_kind_of_tensor_in_a_pickle(tmp_path, way):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, numbers in entries.items():
                 archive.writestr(name, numbers)
-    stored = open_weights(path)
-    assert stored.keys() == tensors.keys()
+    found = open_weights(path)
+    assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert stored[name].shape == tuple(tensor.shape)
-        assert stored[name].dtype == tensor.dtype
-        read = stored[name].read()
+        assert found[name].shape == tuple(tensor.shape)
+        assert found[name].dtype == tensor.dtype
+        read = found[name].read()
         assert torch.equal(read, tensor.detach())
         assert read.is_contiguous()
         assert read.untyped_storage().nbytes() == tensor.nbytes
@@ -452,7 +456,7 @@ def test_a_shard_or_its_index_is_missing(published, tmp_path):
         load(tmp_path)
     for shards in ({}, {"conv_in.weight": 5}, {"conv_in.weight": index.name}):
         index.write_text(json.dumps({"weight_map": shards}))
-        with pytest.raises(ValueError, match="weight_map does not give each tensor the file"):
+        with pytest.raises(ValueError, match="weight_map is empty or malformed; expected a file"):
             load(tmp_path)
     index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../vae/config.txt"}}))
     with pytest.raises(FileNotFoundError, match=r"config\.txt is missing; .* names it as a shard"):
@@ -496,6 +500,7 @@ def test_a_refused_file_changes_nothing(published, tmp_path):
     sd = load(published)
     before = {key: value.clone() for key, value in state(sd).items()}
     path = tmp_path / "vae.safetensors"
+    parts = Parts(sd.unet, sd.vae, sd.text.encoders)
     other = {key: value + 1 for key, value in load_file(published / VAE).items()}
     for bad in (
         {"quant_conv.weight": torch.zeros(8, 8, 3, 3)},
@@ -513,16 +518,16 @@ def test_a_refused_file_changes_nothing(published, tmp_path):
     lacking = whole.keys() - {"first_stage_model.decoder.conv_out.bias"}
     save_file({key: whole[key] for key in lacking}, path)
     with pytest.raises(ValueError, match=r"lacks 1 of the \d+ tensors of VAE, among them 'decoder"):
-        weights.load_original(sd, path)
+        weights.load_original(parts, path)
     name = "cond_stage_model.transformer.final_layer_norm.bias"
     whole[name][-1] = INFINITY  # in the part that is filled last
     save_file(whole, path)
     with pytest.raises(ValueError, match=re.escape(f"{name} is not finite as torch.float32; the")):
-        weights.load_original(sd, path)
+        weights.load_original(parts, path)
     assert all(torch.equal(value, before[key]) for key, value in state(sd).items())
     whole[name][-1] = before["text.encoders.0.final_layer_norm.bias"][-1] + 1
     save_file(whole, path)
-    weights.load_original(sd, path)
+    weights.load_original(parts, path)
     assert all(torch.equal(value, before[key] + 1) for key, value in state(sd).items())
 
 
@@ -582,8 +587,32 @@ def test_specifications_that_are_none(single, published, spec):
     path, _, _ = single
     with pytest.raises(ValueError, match=r"spec is .*; known are sd1\.4, .*, or give a ModelSpec$"):
         StableDiffusion.from_pretrained(path, spec=spec, tokenizer=published)
-    with pytest.raises(ValueError, match=r"spec is .*; known are sd1\.4"):
+    with pytest.raises(ValueError, match=r"(spec|target) is .* sd1\.4, sd1\.5, .*storybook"):
         weights.load_original(spec, path)
+
+
+def test_a_pipeline_is_not_a_target_but_its_parts_are(single, published):
+    path, tensors, _ = single
+    sd = load(published)
+    before = state(sd)["vae.quant_conv.bias"].clone()
+    save_file(tensors | {"first_stage_model.quant_conv.bias": before + 1}, path)
+    with pytest.raises(ValueError, match=r"^target is a StableDiffusion; give Parts\(unet"):
+        weights.load_original(sd, path)
+    assert torch.equal(sd.vae.quant_conv.bias, before)
+    parts = Parts(sd.unet, sd.vae, sd.text.encoders)
+    assert weights.load_original(parts, path) is parts
+    assert torch.equal(sd.vae.quant_conv.bias, before + 1)
+
+
+def test_the_names_of_the_package_need_no_torch():
+    """`sdlearn --help` and completion in an editor must not wait for it."""
+    code = "import sys, sdlearn.weights as w; print('torch' in sys.modules, dir(w))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False ['Parts', 'load', 'load_original', 'save']\n"
+    assert weights.__all__ == dir(weights)
+    assert all(callable(getattr(weights, name)) for name in dir(weights))
+    with pytest.raises(AttributeError, match="has no attribute 'torch'"):
+        weights.torch  # noqa: B018
 
 
 WRONG = [None, [], "x", -1, 0, [1], {"x": 1}, True, 1.5, 10**30, NAN, INFINITY, ["x"], "a\nb", ""]
@@ -593,11 +622,11 @@ def complaint(folder, known):
     """What is said of a folder's JSON files, None where they are accepted; specifications that are
     known need not be built again."""
     try:
-        with warnings.catch_warnings(), sensible(folder):
+        with warnings.catch_warnings(), errors_name_file(folder):
             warnings.simplefilter("ignore")
             spec = read_spec(folder)
             if spec not in known:
-                weights.parts_of(spec, torch.float32)
+                new_parts(spec, torch.float32)
                 known.append(spec)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
@@ -629,11 +658,11 @@ def test_every_entry_of_every_file_of_a_wrong_kind(folder):
         ("unet/", "in_channels", 10**30, "a whole number from 1 to 1048576"),
         ("unet/", "attention_head_dim", 0, "a whole number from 1 to 1048576"),
         ("unet/", "upcast_attention", "no", "true or false"),
-        ("unet/", "down_block_types", [1], "a list of texts"),
+        ("unet/", "down_block_types", [1], "a list of strings"),
         ("vae/", "scaling_factor", NAN, "a number above 0"),
         ("vae/", "scaling_factor", "0.18215", "a number above 0"),
         ("vae/", "norm_num_groups", -1, "a whole number from 1 to 1048576"),
-        ("text_encoder/", "hidden_act", {"x": 1}, "a text"),
+        ("text_encoder/", "hidden_act", {"x": 1}, "a string"),
         ("text_encoder/", "hidden_size", None, "a whole number from 1 to 1048576"),
         ("scheduler/scheduler_", "num_train_timesteps", 0, "a whole number from 1 to 1048576"),
         ("scheduler/scheduler_", "beta_start", INFINITY, "a number above 0"),
@@ -680,13 +709,19 @@ def test_every_entry_of_a_controlnet_of_a_wrong_kind(tmp_path):
 
 @pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, IndexError, RuntimeError])
 @pytest.mark.parametrize(
-    "place", ["folder.read_unet", "folder.VAE", "folder.read_scheduler", "configs.sample_size"]
+    "place",
+    [
+        "diffusers_folder.unet_config_from_json",
+        "diffusers_folder.VAE",
+        "diffusers_folder.scheduler_config_from_json",
+        "configs.sample_size",
+    ],
 )
 def test_a_mistake_in_our_own_code_is_not_blamed_on_the_file(published, monkeypatch, kind, place):
     def mistaken(*_, **__):
         raise kind("a mistake")
 
-    monkeypatch.setattr(f"sdlearn.{place}", mistaken)
+    monkeypatch.setattr(f"sdlearn.weights.{place}", mistaken)
     with pytest.raises(kind, match="a mistake") as caught:
         load(published)
     assert str(published) not in str(caught.value)
@@ -761,7 +796,7 @@ def test_a_file_for_another_family_is_refused_by_its_name(published, tmp_path, f
 def original(module):
     """The tensors of one part under their original names; 1x1 convolutions may stay linear."""
     ours = module.state_dict()
-    return {name: ours[key] for key, name in originals.names(module).items()}
+    return {name: ours[key] for key, name in key_map(module).items()}
 
 
 @pytest.fixture
@@ -786,7 +821,7 @@ def test_a_part_is_no_whole_system(published):
 def test_a_specification_belongs_to_a_file(published, single):
     path, _, spec = single
     for options in ({"spec": "sd1.5"}, {"tokenizer": published}):
-        with pytest.raises(ValueError, match=r"is no file; only for a file are spec and tokenizer"):
+        with pytest.raises(ValueError, match=r"is not a file; spec and tokenizer are accepted for"):
             StableDiffusion.from_pretrained(published, **options)
     with pytest.raises(ValueError, match=r"spec is 'sd3'; known are sd1\.4, sd1\.5, "):
         StableDiffusion.from_pretrained(path, spec="sd3", tokenizer=published)
@@ -808,13 +843,13 @@ def test_what_the_weights_can_tell(tmp_path):
         shapes["input_blocks.0.0.weight"] = (1, unet.in_channels, 3, 3)
         path = tmp_path / "model.safetensors"
         save_file({"model.diffusion_model." + k: torch.zeros(v) for k, v in shapes.items()}, path)
-        return recognised(path, open_weights(path))
+        return detect_spec(path, open_weights(path))
 
     assert like("sd1.4") == like("sd1.5") == SPECS["sd1.5"]
     for name in ("sd1.5-inpaint", "sd2-inpaint", "sdxl", "storybook"):
         assert like(name) == SPECS[name]
     for name in ("sd2.0-base", "sd2.0", "sd2.1-base", "sd2.1"):
-        with pytest.raises(ValueError, match="cannot tell the versions; say which") as caught:
+        with pytest.raises(ValueError, match="do not tell which version; choose it") as caught:
             like(name)
         assert str(caught.value).endswith("'sd2.0-base', 'sd2.0', 'sd2.1-base', 'sd2.1'")
 
@@ -834,7 +869,7 @@ def test_where_the_tokenizer_comes_from(published, single, tmp_path, monkeypatch
         assert all(name.endswith((".json", ".txt")) for name in allow_patterns)
         return str(published / "tokenizer")
 
-    monkeypatch.setattr(singlefile, "snapshot_download", snapshot)
+    monkeypatch.setattr(single_file, "snapshot_download", snapshot)
     sd = StableDiffusion.from_pretrained(path, spec=spec, device="cpu")
     assert same(sd, load(published))
     assert sd.text.tokenizers[0].pad_token == sd.text.tokenizers[0].eos_token
@@ -844,7 +879,7 @@ def test_tensors_that_nobody_knows(published, single):
     """Beside the parts they are left out, with a warning; inside one they are another network."""
     path, tensors, spec = single
     save_file(tensors | {"edit_note": torch.zeros(3)}, path)
-    with pytest.warns(UserWarning, match="1 tensors are not known and were left out, among them '"):
+    with pytest.warns(UserWarning, match="1 unknown tensors are ignored, among them '"):
         weights.load_original(spec, path)
     for name in (
         "model.diffusion_model.middle_block.3.weight",
@@ -867,7 +902,10 @@ def test_a_checkpoint_with_objects_of_its_training(single, tmp_path):
     torch.save({"state_dict": tensors, "global_step": 5, "lr_schedulers": [{"a": 0.1}]}, path)
     assert weights.load_original(spec, path).unet.conv_in.weight.dtype == torch.float32
     torch.save({"state_dict": tensors, "callbacks": {"saver": Callback()}}, path)
-    with pytest.raises(ValueError, match=r"holds a \S+\.Callback, and rebuilding .* take the same"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds a \S+\.Callback, and rebuilding .* use a \.safetensors",
+    ):
         weights.load_original(spec, path)
 
 
@@ -883,7 +921,7 @@ def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", fail)
+    monkeypatch.setattr(state_dict, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         weights.save(sd.vae, tmp_path / "vae.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["vae.safetensors"]
@@ -895,5 +933,5 @@ def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_weights_can_be_read_by_whom_the_other_files_can(tmp_path):
     (tmp_path / "plain").touch()
-    weights.write_safetensors(tmp_path / "w.safetensors", {"x": torch.zeros(2)})
+    state_dict.write_safetensors(tmp_path / "w.safetensors", {"x": torch.zeros(2)})
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from sdlearn.controlnet import ControlNet
-from sdlearn.hub import FETCH_ERRORS, repository
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.singlefile import downloaded
-from sdlearn.stored import belonging, preferred
 from sdlearn.unet import UNetConfig
+from sdlearn.weights.hub import FETCH_ERRORS, repo_id
+from sdlearn.weights.single_file import download_tokenizer
+from sdlearn.weights.tensor_files import pick_weights, shards_of
 from tests import local_hub
 from tests.tiny_model import tiny_diffusers
 
@@ -139,13 +139,13 @@ def test_shards_of_one_precision_and_kind():
         "other-00001-of-00002.safetensors",
     ]
     whole, half = "model.safetensors.index.json", "model.safetensors.index.fp16.json"
-    assert belonging(whole, names) == [whole, *names[:2]]
-    assert belonging(half, names) == [half, *names[2:4]]
-    assert belonging("model.bin.index.json", names) == ["model.bin.index.json", names[4]]
-    assert belonging("model.safetensors", names) == ["model.safetensors"]
-    assert preferred([*names, half, whole]) == whole
-    assert preferred([*names, half]) == half
-    assert preferred(names) is None
+    assert shards_of(whole, names) == [whole, *names[:2]]
+    assert shards_of(half, names) == [half, *names[2:4]]
+    assert shards_of("model.bin.index.json", names) == ["model.bin.index.json", names[4]]
+    assert shards_of("model.safetensors", names) == ["model.safetensors"]
+    assert pick_weights([*names, half, whole]) == whole
+    assert pick_weights([*names, half]) == half
+    assert pick_weights(names) is None
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -168,9 +168,9 @@ def test_a_name_that_a_specification_has_is_kept(folder, hub):
 
 def test_ids_of_copies(tmp_path):
     place = tmp_path / "models--stabilityai--stable-diffusion-2-1" / "snapshots" / "0f3"
-    assert repository(place) == "stabilityai/stable-diffusion-2-1"
+    assert repo_id(place) == "stabilityai/stable-diffusion-2-1"
     for other in (tmp_path, place.parent, place / "unet", tmp_path / "models--a--b" / "x" / "0f3"):
-        assert repository(other) is None
+        assert repo_id(other) is None
 
 
 # ------------------------------------------------------------------------------- what can go wrong
@@ -184,7 +184,8 @@ def refused(source, words, read=load):
 
 
 def test_without_a_network(hub, published):
-    words = r"is no folder here, and it could not be fetched from the Hugging Face hub: cannot rea"
+    words = "is not a local folder, and it could not be downloaded from the Hugging Face hub: "
+    words += "cannot"
     hub.online = False
     refused(ID, words)
     hub.online = True
@@ -197,11 +198,12 @@ def test_without_a_network(hub, published):
 
 
 def test_what_is_no_model(hub, folder):
-    refused("organisation/unknown", "could not be fetched from the Hugging Face hub: '?404")
+    refused("organisation/unknown", "could not be downloaded from the Hugging Face hub: '?404")
     (folder / VAE).rename(folder / "vae" / "flax_model.msgpack")
     refused(ID, "on the Hugging Face hub has no weights in its vae that can be read; known are saf")
     (folder / "model_index.json").unlink()
-    refused(ID, r"on the Hugging Face hub has no model_index\.json, so it is no such model's folde")
+    words = r"on the Hugging Face hub has no model_index\.json, so it is not a folder in the pub"
+    refused(ID, words)
     assert hub.fetched == []
 
 
@@ -222,12 +224,12 @@ def test_a_mistake_in_our_own_code_is_not_called_a_failed_download(hub, monkeypa
         raise TypeError("a mistake")
 
     hub.online = online
-    monkeypatch.setattr("sdlearn.hub.snapshot_download", mistaken)
+    monkeypatch.setattr("sdlearn.weights.hub.snapshot_download", mistaken)
     with pytest.raises(TypeError, match="a mistake"):
         load(ID)
-    monkeypatch.setattr("sdlearn.singlefile.snapshot_download", mistaken)
+    monkeypatch.setattr("sdlearn.weights.single_file.snapshot_download", mistaken)
     with pytest.raises(TypeError, match="a mistake"):
-        downloaded(Path("model.safetensors"))
+        download_tokenizer(Path("model.safetensors"))
 
 
 @pytest.fixture
@@ -245,10 +247,10 @@ def test_the_real_library_offline(real_cache, published):
     sd = load(ID)
     assert same(sd, load(published))
     assert sd.spec.name == ID
-    refused("organisation/unknown", "could not be fetched from the Hugging Face hub: .*offline")
-    refused("not--allowed/x", "could not be fetched from the Hugging Face hub: ")
+    refused("organisation/unknown", "could not be downloaded from the Hugging Face hub: .*offline")
+    refused("not--allowed/x", "could not be downloaded from the Hugging Face hub: ")
     (real_cache / UNET).unlink()
-    refused(ID, "could not be fetched from the Hugging Face hub: .*offline")
+    refused(ID, "could not be downloaded from the Hugging Face hub: .*offline")
 
 
 # --------------------------------------------------------------------------------------- ControlNet
@@ -297,9 +299,9 @@ def test_a_controlnet(control):
 def test_no_controlnet(hub):
     read = ControlNet.from_pretrained
     refused("nowhere", "nowhere does not exist; give a model's folder, or its id on the Hug", read)
-    refused(ID, r"has no config\.json, so it is no such model's folder; if it holds a single", read)
-    refused("a/b", "a/b is no folder here, and it could not be fetched from the Hug.*404", read)
+    refused(ID, r"has no config\.json, so it is not a folder in the published layout; if", read)
+    refused("a/b", "a/b is not a local folder, and it could not be downloaded from .*404", read)
     hub.online = False
-    refused("a/b", "could not be fetched from the Hugging Face hub: cannot reach the hub$", read)
-    with pytest.raises(ValueError, match=re.escape(f"{ID} is no file; only for a file is spec")):
+    refused("a/b", "could not be downloaded from the Hugging Face hub: cannot reach the hub$", read)
+    with pytest.raises(ValueError, match=re.escape(f"{ID} is not a file; spec is accepted")):
         read(ID, spec="sd1.5")

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdlearn import weights
-from sdlearn.originals import names
 from sdlearn.versions import SD1_5
+from sdlearn.weights.ldm_keys import key_map
+from sdlearn.weights.single_file import new_parts
 
 pytestmark = [
     pytest.mark.slow,
@@ -122,7 +122,7 @@ def is_convolution(key, tensor):
 @pytest.fixture(scope="module")
 def unet_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("half") / "diffusion_pytorch_model.safetensors"
-    unet = weights.parts_of(SD1_5, HALF).unet
+    unet = new_parts(SD1_5, HALF).unet
     write_sparse(path, full_size(unet, {key: key for key in unet.state_dict()}))
     return path
 
@@ -148,7 +148,7 @@ def test_a_unet_that_has_memory_needs_no_more(unet_file):
 
 
 def test_an_original_file(tmp_path):
-    parts = weights.parts_of(SD1_5, HALF)
+    parts = new_parts(SD1_5, HALF)
     prefixes = {
         "model.diffusion_model.": parts.unet,
         "first_stage_model.": parts.vae,
@@ -156,7 +156,7 @@ def test_an_original_file(tmp_path):
     }
     shapes = {}
     for prefix, module in prefixes.items():
-        rename = {key: prefix + name for key, name in names(module).items()}
+        rename = {key: prefix + name for key, name in key_map(module).items()}
         shapes |= full_size(module, rename)
     write_sparse(tmp_path / "v1-5-pruned-emaonly.safetensors", shapes)
     result = load("original", tmp_path / "v1-5-pruned-emaonly.safetensors")
@@ -170,7 +170,7 @@ def test_an_original_file(tmp_path):
 def test_a_pickle(tmp_path, archive):
     """Of an archive only what is needed is read, not what a training left beside it; an older
     pickle is read as a whole, and every tensor is then handed over."""
-    text = weights.parts_of(SD1_5, torch.float32).encoders[0]
+    text = new_parts(SD1_5, torch.float32).encoders[0]
     state = {
         "text_model." + key: torch.full(value.shape, float(number))
         for number, (key, value) in enumerate(text.state_dict().items())

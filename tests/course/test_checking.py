@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from sdlearn.course import check
-from sdlearn.course.checking import judge
-from sdlearn.course.exercise import (
+from sdlearn.course.grading.exercise import (
     Case,
     Exercise,
     Mistake,
@@ -17,6 +16,7 @@ from sdlearn.course.exercise import (
     normal,
     stub,
 )
+from sdlearn.course.grading.judge import judge
 
 
 def weighted(x, y):

@@ -12,7 +12,7 @@ from compare_exercises import compared, equal, plain, probe, runner
 from PIL import Image
 
 from sdlearn.course.exercises import exercises
-from sdlearn.course.running import Failure, results
+from sdlearn.course.grading.sandbox import Failure, results
 
 NUMBERS = torch.tensor([1.0, 2.0, float("nan"), float("inf")], dtype=torch.float64)
 FOUND = {
@@ -147,7 +147,7 @@ def test_each_commit_runs_its_own_package_wherever_its_runner_is(tmp_path, monke
     [
         (FOUND, 0, "0 results differ, 0 sentences differ, 0 names or orders differ"),
         (changed(FOUND["05"]["05.1"][0]), 1, "05.1 b: gone"),
-        ({"06": {}}, 1, "not compared, being in one commit only: notebook 05"),
+        ({"06": {}}, 1, "notebook 05 is in one commit only and was not compared"),
         ({"06": {}}, 1, "nothing was compared"),
     ],
 )

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from sdlearn.course import check
-from sdlearn.course.comparing import Different, converted, difference
+from sdlearn.course.grading.compare import Different, converted, difference
 
 
 class Two(nn.Module):

@@ -12,8 +12,8 @@ import nbtext
 import pytest
 from torch import nn
 
-from sdlearn.course.comparing import Different
 from sdlearn.course.exercises import exercises, files, questions
+from sdlearn.course.grading.compare import Different
 from tests import notebook_parts
 from tests.notebook_parts import (
     Pair,
@@ -206,7 +206,7 @@ def test_an_error_outside_of_the_notebook_is_not_taken_for_a_difference(tmp_path
         raise RuntimeError("of the comparison itself")
 
     path = written(tmp_path, IMPORTS, BUILT, INPUTS, SAME)
-    monkeypatch.setattr("sdlearn.course.comparing.same", broken)
+    monkeypatch.setattr("sdlearn.course.grading.compare.same", broken)
     with pytest.raises(RuntimeError, match="of the comparison itself"):
         run(extract(path))
 
@@ -228,5 +228,5 @@ def test_a_comparison_that_proves_nothing_is_named(tmp_path, same, trouble):
 
 def test_without_check_same_a_difference_is_found_as_well(tmp_path, monkeypatch):
     path = written(tmp_path, IMPORTS, BUILT.replace("value, gate", "gate, value"), INPUTS, SAME)
-    monkeypatch.setattr("sdlearn.course.comparing.same", lambda *_, **__: None)
+    monkeypatch.setattr("sdlearn.course.grading.compare.same", lambda *_, **__: None)
     assert troubles(run(extract(path))) == ["GEGLU is not the finished one"]

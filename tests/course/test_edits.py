@@ -9,9 +9,9 @@ import pytest
 import torch
 from compare_exercises import equal, plain
 
-from sdlearn.course.exercise import source
 from sdlearn.course.exercises import edits, exercises, files
-from sdlearn.course.running import results
+from sdlearn.course.grading.exercise import source
+from sdlearn.course.grading.sandbox import results
 
 FOLDER = Path(edits.__file__).parent
 WRITTEN = [lesson for lesson, name in files().items() if (FOLDER / f"{name}.md").exists()]
@@ -20,7 +20,7 @@ PYTHON = '''
 import torch
 from torch import Tensor, nn
 
-from sdlearn.course.exercise import Exercise, Mistake
+from sdlearn.course.grading.exercise import Exercise, Mistake
 from sdlearn.course.exercises.edits import with_mistakes
 
 

@@ -12,16 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from sdlearn.course import check, hint
-from sdlearn.course.checking import judge
-from sdlearn.course.clues import PROBES
-from sdlearn.course.comparing import told_apart
-from sdlearn.course.exercise import Case, Exercise, Refused, normal
 from sdlearn.course.exercises import exercises, files, find
-from sdlearn.course.running import Failure, results
-from sdlearn.course.trials import Trial
-from sdlearn.course.watching import Watch
+from sdlearn.course.grading.clues import PROBES
+from sdlearn.course.grading.compare import told_apart
+from sdlearn.course.grading.exercise import Case, Exercise, Refused, normal
+from sdlearn.course.grading.judge import judge
+from sdlearn.course.grading.mutation import Watch
+from sdlearn.course.grading.sandbox import Failure, results
+from sdlearn.course.grading.trials import Trial
 from sdlearn.schedule import Point
-from tests.answers import cases
 
 ALL = {e.number: e for notebook in files() for e in exercises(notebook)}
 
@@ -226,7 +225,10 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize(("number", "answer"), cases(RIGHT))
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [(number, answer) for number, answers in RIGHT.items() for answer in answers],
+)
 def test_right_answers_in_other_styles_pass(number, answer):
     verdict = check(number, answer)
     assert verdict.status == "right", verdict.text

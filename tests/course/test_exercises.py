@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.course import check, hint, quiz, solution
-from sdlearn.course.exercise import Exercise, Refused, card, cells, marked_solution, stub
 from sdlearn.course.exercises import exercises, files, find, questions
+from sdlearn.course.grading.exercise import Exercise, Refused, card, cells, marked_solution, stub
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 ALL = [exercise for notebook in files() for exercise in exercises(notebook)]
@@ -262,7 +262,7 @@ def test_unknown_numbers_are_answered_with_those_there_are():
     for number in ("05.9", "nothing", 5.2, "", "99.1"):
         with pytest.raises(Refused, match=r"There is no exercise .*; there are: .*05\.1"):
             check(number, None)
-    with pytest.raises(Refused, match="hints 1, 2 and 3"):
+    with pytest.raises(Refused, match="Accepted: 1, 2 or 3"):
         hint("05.1", 4)
     with pytest.raises(Refused, match=r"for: .*05"):
         quiz("98")

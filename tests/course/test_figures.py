@@ -78,7 +78,7 @@ def test_a_long_title_is_wrapped_and_never_cut():
 )
 def test_a_grid_that_does_not_add_up_is_refused(lengths, headings, names):
     rows = [[picture(0)] * length for length in lengths]
-    with pytest.raises(ValueError, match=r"rows of .* pictures"):
+    with pytest.raises(ValueError, match=r"rows have .* images"):
         figures.grid(rows, ["h"] * headings, ["n"] * names)
 
 
@@ -160,7 +160,7 @@ def test_the_same_figure_gives_the_same_bytes():
 
 def test_show_gives_the_picture_with_its_words(monkeypatch):
     shown = []
-    monkeypatch.setattr(figures.pages, "display", lambda bundle, raw=False: shown.append(bundle))
+    monkeypatch.setattr(figures.images, "display", lambda bundle, raw=False: shown.append(bundle))
     figures.show(picture(0), alt='a "small" picture')
     image, words = shown
     data, metadata = image._repr_mimebundle_()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdlearn.course.figures.latents import blends, directions, rates, squeezed
-from sdlearn.course.widgets.latents import Blender
-from sdlearn.evaluation.pixels import as_tensor
-from sdlearn.pipeline import to_pil
+from sdlearn.course.figures.latents import basis_images, blends, project_patches, rate_distortion
+from sdlearn.course.widgets.latents import LatentBlendWidget
+from sdlearn.evaluation.image_metrics import as_tensor
 from sdlearn.storybook import Scene, Thing, render
+from sdlearn.utils.images import to_pil
 
 D = 3 * 8 * 8
 
@@ -31,34 +31,34 @@ def test_squeezed_is_the_projection_of_every_patch_by_itself(code):
     mean, basis = code
     x = (drawn(2, 3, 16, 24) / 3).clamp(-0.9, 0.9)
     for k in (0, 1, 5, D):
-        mine = squeezed(x, mean, basis, k)
+        mine = project_patches(x, mean, basis, k)
         for i, j in ((0, 0), (1, 2), (0, 1)):
             patch = x[1, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten()
             z = basis[:k] @ (patch - mean)
             expected = (mean + z @ basis[:k]).clamp(-1, 1).view(3, 8, 8)
             seen = mine[1, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
             assert torch.allclose(seen, expected, rtol=0, atol=1e-12)
-    assert torch.allclose(squeezed(x, mean, basis, D), x, rtol=0, atol=1e-12)
+    assert torch.allclose(project_patches(x, mean, basis, D), x, rtol=0, atol=1e-12)
 
 
 def test_more_numbers_are_never_worse(code):
     mean, basis = code
     x = (drawn(1, 3, 8, 8) / 3).clamp(-1, 1)
-    lost = [(squeezed(x, mean, basis, k) - x).norm().item() for k in range(D + 1)]
+    lost = [(project_patches(x, mean, basis, k) - x).norm().item() for k in range(D + 1)]
     assert all(b <= a + 1e-9 for a, b in pairwise(lost))
 
 
 @pytest.mark.parametrize("k", [-1, D + 1])
 def test_a_number_of_directions_that_are_not_there_is_refused(code, k):
     with pytest.raises(ValueError, match=f"k is {k}; accepted: 0 to {D}"):
-        squeezed(drawn(1, 3, 8, 8), *code, k)
+        project_patches(drawn(1, 3, 8, 8), *code, k)
 
 
 def test_directions_show_every_number_in_its_place():
     basis = torch.zeros(2, D)
     basis[0, 2 * 64 + 3 * 8 + 5] = 0.5  # blue, line 3, column 5
     basis[1, 0], basis[1, 63] = 0.2, -0.1  # red, the first and the last
-    first, second = (np.array(patch) for patch in directions(basis))
+    first, second = (np.array(patch) for patch in basis_images(basis))
     assert first.shape == (8, 8, 3)
     assert first[3, 5].tolist() == [128, 128, 255]
     assert (np.delete(first.reshape(-1, 3), 3 * 8 + 5, axis=0) == 128).all()
@@ -67,7 +67,7 @@ def test_directions_show_every_number_in_its_place():
 
 def test_rates_draws_lines_and_points_that_differ_without_colour():
     lines = {"a": ([1, 4, 16], [10.0, 20.0, 30.0]), "b": ([3, 12], [12.0, 15.0])}
-    (ax,) = rates(lines, {"star": (4, 28.0)}, "Title").axes
+    (ax,) = rate_distortion(lines, {"star": (4, 28.0)}, "Title").axes
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 4, 16], [3, 12], [4]]
     assert [list(line.get_ydata()) for line in ax.lines] == [[10, 20, 30], [12, 15], [28]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
@@ -86,7 +86,7 @@ def pages():
 @pytest.fixture
 def blender(tiny_storybook, code, pages):
     mean, basis = (x.float() for x in code)
-    return Blender(pages, tiny_storybook.vae, mean, basis)
+    return LatentBlendWidget(pages, tiny_storybook.vae, mean, basis)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def set_to(caplog):
     return set_to
 
 
-def sentence(blender: Blender) -> str:
+def sentence(blender: LatentBlendWidget) -> str:
     return re.sub(r"<[^>]*>", "", blender.message.value)
 
 
@@ -126,7 +126,7 @@ def test_blends_at_every_end_of_the_sliders(tiny_storybook, code, pages, weight,
 
 def squeezed_free(x, mean, basis, k):
     """Without the clamp, which alone is not linear."""
-    small = squeezed(x / 100, mean / 100, basis, k)
+    small = project_patches(x / 100, mean / 100, basis, k)
     return small * 100
 
 
@@ -143,7 +143,7 @@ def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, p
     assert sentence(blender) == "Page 0 and page 2, 25% of the way."
     a, _, b = as_tensor(pages).split(1)
     expected = to_pil(blends(a, b, 0.25, blender.vae, mean, basis, 16))
-    shown = np.array(blender.picture)
+    shown = np.array(blender.image)
     for one in expected:
         big = np.array(one).repeat(3, axis=0).repeat(3, axis=1)
         places = [
@@ -162,9 +162,9 @@ def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, p
 )
 def test_every_control_matters(blender, set_to, control, value):
     set_to(blender.weight, 0.5)
-    before = np.array(blender.picture)
+    before = np.array(blender.image)
     set_to(getattr(blender, control), value)
-    after = np.array(blender.picture)
+    after = np.array(blender.image)
     assert before.shape != after.shape or not np.array_equal(before, after)
 
 

@@ -50,7 +50,7 @@ def test_its_loop_draws_the_library_s_picture_with_any_weights(run, tmp_path):
     assert np.abs(np.array(names["picture"], int) - np.array(expected, int)).max() <= 1
     assert len(names["latents"]) == len(names["estimates"]) + 1 == sd.spec.steps + 1
     drawn = sd.text_to_image(painter.prompt.value, seed=painter.seed.value, progress=False)[0]
-    assert np.array_equal(np.array(painter.picture), np.array(drawn))
+    assert np.array_equal(np.array(painter.image), np.array(drawn))
     assert list(tmp_path.iterdir()) == []
 
 

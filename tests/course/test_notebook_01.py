@@ -14,7 +14,7 @@ from torch import nn
 
 import sdlearn
 from sdlearn.course import check
-from sdlearn.course.figures.latents import squeezed
+from sdlearn.course.figures.latents import project_patches
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01-why-latent-space.ipynb"
 PARTS = ("to_latent", "to_image", "PatchCodec", "by_convolution", "entropy", "rounded")
@@ -73,7 +73,7 @@ def compared(names: dict, vae: sdlearn.VAE) -> float:
         error(names["to_latent"](vae, x), vae.to_latent(x)),
         error(names["to_latent"](vae, x, noise), vae.to_latent(x, noise)),
         error(names["to_image"](vae, 3 * z), vae.to_image(3 * z)),
-        error(codec.decode(codec.encode(x)), squeezed(x, mean, basis, 5)),
+        error(codec.decode(codec.encode(x)), project_patches(x, mean, basis, 5)),
         error(names["by_convolution"](codec, x), codec.encode(x)),
     ]
     return max(errors)

@@ -128,13 +128,13 @@ def test_its_losses_are_the_finished_ones(learnt):
     rng = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 4, 5, 6, generator=rng, dtype=torch.float64)
     for name in ("kl_divergence", "discriminator_loss"):
-        mine, theirs = learnt[name](a, b), getattr(sdlearn.vae, name)(a, b)
+        mine, theirs = learnt[name](a, b), getattr(sdlearn.vae_losses, name)(a, b)
         assert relative_error(mine, theirs) <= 1e-12
-    assert torch.equal(learnt["generator_loss"](a), sdlearn.vae.generator_loss(a))
+    assert torch.equal(learnt["generator_loss"](a), sdlearn.vae_losses.generator_loss(a))
     torch.manual_seed(0)
     mine, theirs = (
         where(3, 8, 2).double()
-        for where in (learnt["PatchDiscriminator"], sdlearn.vae.PatchDiscriminator)
+        for where in (learnt["PatchDiscriminator"], sdlearn.vae_losses.PatchDiscriminator)
     )
     mine.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 3, 24, 40, generator=rng, dtype=torch.float64)
@@ -151,7 +151,7 @@ def test_its_perceptual_loss_is_the_finished_one(learnt):
 
     x, y = torch.randn(2, 2, 3, 12, 10, dtype=torch.float64)
     found = []
-    for where in (learnt, vars(sdlearn.vae)):
+    for where in (learnt, vars(sdlearn.vae_losses)):
         near = x.clone().requires_grad_()
         loss = where["PerceptualLoss"](features, [0.3, 0.7])(near, y)
         (gradient,) = torch.autograd.grad(loss, near)

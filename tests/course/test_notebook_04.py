@@ -10,7 +10,7 @@ import torch
 
 import sdlearn
 from sdlearn.course import figures
-from sdlearn.course.comparing import Different, same
+from sdlearn.course.grading.compare import Different, same
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04-timestep-embedding.ipynb"
 SLOW = {"four", "train", "train-figure", "fits-figure"}  # the trainings, which nbval runs

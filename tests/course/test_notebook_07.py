@@ -12,7 +12,7 @@ import torch
 
 import sdlearn
 from sdlearn.course import figures
-from sdlearn.course.comparing import Different, same
+from sdlearn.course.grading.compare import Different, same
 from sdlearn.schedule import Point
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "07-noise-schedule.ipynb"
@@ -60,8 +60,8 @@ def compared(mine) -> None:
     own, theirs = mine(num_steps=50), sdlearn.NoiseSchedule(num_steps=50)
     same(own.at, theirs.at, TIMES[:50])
     for steps, spacing in product((1, 7, 20), ("leading", "trailing", "linspace")):
-        same(own.times, theirs.times, steps, spacing)
-        same(mine().times, sdlearn.NoiseSchedule().times, steps, spacing, 0)
+        same(own.timesteps, theirs.timesteps, steps, spacing)
+        same(mine().timesteps, sdlearn.NoiseSchedule().timesteps, steps, spacing, 0)
         same(mine().path, sdlearn.NoiseSchedule().path, 5 * steps, spacing)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sdlearn
-from sdlearn.course.comparing import Different, same
+from sdlearn.course.grading.compare import Different, same
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "08-training-loop.ipynb"
 SCHEDULE = sdlearn.NoiseSchedule()

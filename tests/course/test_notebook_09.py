@@ -11,8 +11,8 @@ import torch
 
 import sdlearn
 from sdlearn.course import figures
-from sdlearn.course.figures.sampling import WORLD, exact
-from sdlearn.samplers import ADAMS_BASHFORTH, mean_weights, mix
+from sdlearn.course.figures.samplers import DATA, exact_denoiser
+from sdlearn.samplers import ADAMS_BASHFORTH, lms_coefficients, weighted_sum
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09-sampling.ipynb"
 MODEL = [
@@ -31,7 +31,7 @@ def code() -> dict[str, str]:
 
 def built(code, change=("", "")) -> dict:
     """The notebook's own functions, with a change to their text or none; nothing else has run."""
-    names = {"weights": WORLD.weights, "means": WORLD.means, "stds": WORLD.stds}
+    names = {"weights": DATA.weights, "means": DATA.means, "stds": DATA.stds}
     names["schedule"] = sdlearn.NoiseSchedule()
     texts = []
     for source in code.values():
@@ -48,11 +48,11 @@ def built(code, change=("", "")) -> dict:
 
 
 Z = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-PATH = sdlearn.NoiseSchedule().path(12, "trailing", "clean")
+PATH = sdlearn.NoiseSchedule().path(12, "trailing", "zero")
 
 
 def walked(walk, path, *more):
-    return torch.stack([step.z for step in walk(exact(WORLD), Z, path, *more)])
+    return torch.stack([step.z for step in walk(exact_denoiser(DATA), Z, path, *more)])
 
 
 def noise():
@@ -72,7 +72,9 @@ def differences(names) -> dict[str, float]:
         )
         found[f"{walk}, with noise"] = (ours - theirs).norm().item()
     for point in PATH[:3]:
-        found["denoise"] = (names["denoise"](Z, point) - exact(WORLD)(Z, point)).norm().item()
+        found["denoise"] = (
+            (names["denoise"](Z, point) - exact_denoiser(DATA)(Z, point)).norm().item()
+        )
     return found
 
 
@@ -108,15 +110,15 @@ def test_a_mistake_in_a_part_is_noticed(code, part, change):
 def test_its_samplers_walk_as_the_finished_ones_on_other_paths(code):
     names, schedule = built(code), sdlearn.NoiseSchedule()
     for walk in ("ddim", "euler", "heun", "dpm_pp_2m"):
-        for steps, spacing, final, karras in (
-            (7, "leading", "first", False),
-            (1, "trailing", "clean", False),
-            (20, "linspace", "clean", True),
+        for steps, spacing, final_sigma, sigmas in (
+            (7, "leading", "min", "table"),
+            (1, "trailing", "zero", "table"),
+            (20, "linspace", "zero", "karras"),
         ):
-            path = schedule.path(steps, spacing, final, grid="sigma", karras=karras)
+            path = schedule.path(steps, spacing, final_sigma, sigmas=sigmas, steps_in="sigma")
             theirs = walked(getattr(sdlearn.samplers, walk), path)
             assert (walked(names[walk], path) - theirs).norm() < 1e-11
-    back = schedule.path(20, "trailing", "first")[::-1]
+    back = schedule.path(20, "trailing", "min")[::-1]
     assert (walked(names["ddim"], back) - walked(sdlearn.samplers.ddim, back)).norm() < 1e-11
 
 
@@ -139,19 +141,19 @@ def test_why_four_looks_are_not_of_fourth_order(code):
     def error(walk, n, exact_begin):
         path, past, nodes, z = arc(n), [], [], Z
         for k, (here, there) in enumerate(pairwise(path)):
-            seen = sdlearn.samplers.noise_in(z, exact(WORLD)(z, here), here)
+            seen = sdlearn.samplers.predicted_noise(z, exact_denoiser(DATA)(z, here), here)
             past, nodes = [seen, *past][:4], [here.sigma / here.alpha, *nodes][:4]
             weights = (
                 ADAMS_BASHFORTH[len(past) - 1]
                 if walk == "plms"
-                else mean_weights(torch.stack(nodes), there.sigma / there.alpha)
+                else lms_coefficients(torch.stack(nodes), there.sigma / there.alpha)
             )
             if exact_begin and k < 3:
                 fine = arc(400, here.t, there.t)
-                *_, end = sdlearn.samplers.plms(exact(WORLD), z, fine)
+                *_, end = sdlearn.samplers.plms(exact_denoiser(DATA), z, fine)
                 z = end.z
             else:
-                z = sdlearn.samplers.slide(z, mix(weights, past), here, there)
+                z = sdlearn.samplers.step_to(z, weighted_sum(weights, past), here, there)
         return (z - truth).norm().item()
 
     def order(walk, exact_begin):

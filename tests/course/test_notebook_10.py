@@ -11,9 +11,9 @@ import torch
 
 import sdlearn
 from sdlearn.course import figures
-from sdlearn.course.comparing import Different, same
 from sdlearn.course.exercises.nb10_guidance import SmallNetwork
 from sdlearn.course.figures import guidance as line
+from sdlearn.course.grading.compare import Different, same
 from sdlearn.text import Conditioning
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "10-guidance.ipynb"
@@ -57,10 +57,7 @@ def compared(names: dict) -> None:
     z, t = drawn(2, 4, 3, 5), torch.tensor([600, 600])
     cond, uncond = (Conditioning(drawn(2, 7, 6, seed=k)) for k in (1, 2))
     point = sdlearn.schedule.Point(600.0, *sdlearn.NoiseSchedule().at(600))
-    network = SmallNetwork()
-
-    def model(z, t, told):
-        return network(z, t, told.context)
+    model = SmallNetwork()
 
     for asked in (
         (3.0,), (0.0,), (1,), (3.0, 0.7), (7.5, 0.7, (600, 900)), (3.0, 0.0, (0, 600)),
@@ -68,11 +65,11 @@ def compared(names: dict) -> None:
     ):  # fmt: skip
         mine, theirs = (
             make(model, cond, None if asked[0] == 1 else uncond, *asked)
-            for make in (names["guided"], sdlearn.guidance.guided)
+            for make in (names["guided"], sdlearn.guidance.classifier_free_guidance)
         )
         same(mine, theirs, z, t)
     for phi in (0.0, 0.7, 1.0):
-        same(names["rescaled"], sdlearn.guidance.rescaled, z, z.cos() + 0.1 * z, phi)
+        same(names["rescaled"], sdlearn.guidance.rescale_guidance, z, z.cos() + 0.1 * z, phi)
     for predicts in ("noise", "velocity"):
         mine, theirs = (
             make(lambda z, t: z.sin() * t.view(-1, 1, 1, 1).to(z), predicts)
@@ -97,8 +94,8 @@ def test_its_functions_are_the_finished_ones(capsys):
         ("if rescale else output", "if scale > 5 else output"),
         ("interval[0] <= t[0] <= interval[1]", "interval[0] < t[0] <= interval[1]"),
         ("interval[0] <= t[0] <= interval[1]", "interval[0] <= t[0] < interval[1]"),
-        ("if scale == 1:\n        return lambda z, t: model(z, t, cond)", "pass"),
-        ("return model(z, t, cond)\n", "return model(z, t, uncond)\n"),
+        ("if scale == 1:\n        return lambda z, t: model(z, t, cond.context)", "pass"),
+        ("return model(z, t, cond.context)\n", "return model(z, t, uncond.context)\n"),
         ("over = (1, 2, 3)", "over = (2, 3)"),
         ("over = (1, 2, 3)", "over = (0, 1, 2, 3)"),
         ("phi * ratio + 1 - phi", "phi + ratio * (1 - phi)"),
@@ -118,8 +115,8 @@ def test_guidance_takes_one_call_of_twice_the_rows():
     for asked, expected in (((3.0,), [4]), ((1,), [2]), ((3.0, 0.0, (0, 500)), [2])):
         rows = []
 
-        def model(z, t, told, rows=rows):
-            rows.append((len(z), len(t), len(told.context)))
+        def model(z, t, context, rows=rows):
+            rows.append((len(z), len(t), len(context)))
             return z
 
         conditions = Conditioning(drawn(2, 3, 4)), Conditioning(drawn(2, 3, 4, seed=1))
@@ -150,16 +147,18 @@ def run(tiny_storybook, monkeypatch, tmp_path):
 
 def test_its_line_is_that_of_the_package(run):
     names = run("network")
-    assert torch.equal(names["middles"], line.MIDDLES)
-    assert torch.equal(names["spreads"], line.SPREADS)
+    assert torch.equal(names["middles"], line.MEANS)
+    assert torch.equal(names["spreads"], line.STDS)
     assert torch.equal(names["line"], line.GRID)
     assert names["schedule"] == line.SCHEDULE
     z, t = drawn(3, 2, 4, 5), torch.tensor([3, 500, 990])
     for prompt, shares in names["shares"].items():
-        assert torch.equal(shares, line.shares_of(prompt))
-        told = names["told"](prompt, 3)
+        assert torch.equal(shares, line.mixture_weights(prompt))
+        told = names["told"](prompt, 3).context
         same(
-            lambda z, c=told: names["animals"](z, t, c), lambda z, c=told: line.animals(z, t, c), z
+            lambda z, c=told: names["animals"](z, t, c),
+            lambda z, c=told: line.exact_noise(z, t, c),
+            z,
         )
         for level in ((1.0, 0.0), (0.6, 0.8)):
             found = names["log_density"](z, shares, *level)
@@ -176,10 +175,12 @@ def test_its_table_tells_the_story_and_the_truth():
     found = [(float(mean), float(spread), int(part)) for mean, spread, part in rows]
     assert len(found) == 8
     for k, s in enumerate((1.0, 2.0, 3.0, 5.0)):
-        ends = line.walkers(s, steps=400)
+        ends = line.guided_samples(s, steps=400)
         truth = float(ends.mean()), float(ends.std()), float((ends > -1).double().mean())
         for row, expected in zip(
-            found[2 * k : 2 * k + 2], (line.moments(line.sharpened("", s)), truth), strict=True
+            found[2 * k : 2 * k + 2],
+            (line.moments(line.sharpened_density("", s)), truth),
+            strict=True,
         ):
             assert row[:2] == pytest.approx(expected[:2], abs=0.0061)
             assert row[2] == pytest.approx(100 * expected[2], abs=0.51)
@@ -194,7 +195,7 @@ def test_its_negative_prompt_leads_below_all_kittens():
         means.setdefault(away, []).append(float(mean))
     assert means["nothing"][0] == means["dog"][0] == -1.0
     assert means["dog"][2] == pytest.approx(
-        float(line.walkers(3.0, "dog", steps=400).mean()), abs=0.01
+        float(line.guided_samples(3.0, "dog", steps=400).mean()), abs=0.01
     )
     assert means["dog"][2] < -1.8 - 5 * 0.3 < means["nothing"][2]
 
@@ -206,7 +207,7 @@ def test_the_push_away_from_dogs_is_large_far_beyond_the_kittens_and_ends_at_no_
     assert min(at_1, at_2, at_4) > 2
     end = float(re.search(r"zero at z = (\S+)", text)[1])
     z = torch.tensor(end, dtype=torch.float64)
-    pull = (z - line.MIDDLES) / line.SPREADS**2
+    pull = (z - line.MEANS) / line.STDS**2
     assert float(pull[0]) == pytest.approx(float(pull[2]), rel=1e-9)
     assert end < -1.8 - 10 * 0.3
 
@@ -220,8 +221,11 @@ def test_the_clean_end_of_an_interval_changes_nothing_but_the_bill():
 
 
 def test_away_from_dogs_the_formula_drops_the_grown_cats_that_the_walkers_keep():
-    ends, story = line.walkers(1.25, "dog"), line.moments(line.sharpened("dog", 1.25))
-    assert story[2] < 0.01 < 0.2 < float((ends > line.BETWEEN).double().mean())
+    ends, story = (
+        line.guided_samples(1.25, "dog"),
+        line.moments(line.sharpened_density("dog", 1.25)),
+    )
+    assert story[2] < 0.01 < 0.2 < float((ends > line.THRESHOLD).double().mean())
     text = printed("widget-drive")
     assert "25% are grown" in text
     found = re.search(r"larger than -1\n +(\S+) +(\S+) +(\d+)%", text)

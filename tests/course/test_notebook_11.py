@@ -107,7 +107,7 @@ def test_its_pipeline_is_the_library_s_for_other_settings(run, unlearned):
             "progress": False,
         }
         for strength in (0.0, 0.29, 0.5, 1.0):
-            expected = double.image_to_image(prompts, pages, strength, **options)
+            expected = double.image_to_image(prompts, pages, strength=strength, **options)
             found = mine.image_latents(prompts, pages, strength, s)
             assert (found - expected).norm() / expected.norm() <= 1e-12
         expected = double.text_to_image(prompts, **options)

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from sdlearn.course.figures.looks import tile
+from sdlearn.course.figures.attention import heatmap
 from sdlearn.course.figures.pipeline import (
-    WAYS,
-    beside_truth,
-    between,
-    chord_and_arc,
-    doors,
+    INTERPOLATIONS,
+    interpolate,
+    lerp_and_slerp,
+    maps_and_masks,
     side_by_side,
+    strengths_on_path,
 )
-from sdlearn.course.widgets import Crossing
+from sdlearn.course.widgets import InterpolationWidget
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.storybook import Scene, Thing, render
 
@@ -32,7 +32,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("strengths", [[0.0], [0.2, 0.77, 1.0]])
 def test_doors_marks_the_point_at_which_each_strength_enters(strengths):
     path = NoiseSchedule().path(10)
-    (ax,) = doors(path, strengths).axes
+    (ax,) = strengths_on_path(path, strengths).axes
     alpha, sigma, *marks = ax.lines
     assert list(alpha.get_ydata()) == pytest.approx([float(p.alpha) for p in path])
     assert list(sigma.get_ydata()) == pytest.approx([float(p.sigma) for p in path])
@@ -46,11 +46,11 @@ def test_doors_marks_the_point_at_which_each_strength_enters(strengths):
     assert ax.get_ylabel()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", INTERPOLATIONS)
 @pytest.mark.parametrize("w", [0.0, 0.05, 0.5, 0.95, 1.0])
 def test_between_is_at_every_place_where_it_should_be(way, w):
     a, b = drawn(3, 2, 4, 5), 2 * drawn(3, 2, 4, 5, seed=1)
-    z = between(a, b, w, way)
+    z = interpolate(a, b, w, way)
     for k in range(3):
         x, y = a[k].flatten(), b[k].flatten()
         if way == "straight":
@@ -60,12 +60,12 @@ def test_between_is_at_every_place_where_it_should_be(way, w):
             expected = (torch.sin((1 - w) * angle) * x + torch.sin(w * angle) * y) / angle.sin()
         assert torch.allclose(z[k].flatten(), expected, rtol=0, atol=1e-12)
         # An example alone, without a batch, goes the same way.
-        assert torch.allclose(between(a[k], b[k], w, way), z[k], rtol=0, atol=1e-12)
+        assert torch.allclose(interpolate(a[k], b[k], w, way), z[k], rtol=0, atol=1e-12)
 
 
 def test_the_sphere_keeps_equal_lengths_and_turns_by_equal_angles():
     a, b = (x / x.norm() for x in (drawn(4, 8, 8), drawn(4, 8, 8, seed=1)))
-    steps = [between(a, b, k / 5, "on the sphere") for k in range(6)]
+    steps = [interpolate(a, b, k / 5, "on the sphere") for k in range(6)]
     assert torch.allclose(torch.stack([z.norm() for z in steps]), torch.ones(6).double())
     turns = [float((x * y).sum()) for x, y in pairwise(steps)]
     assert max(turns) - min(turns) < 1e-12
@@ -73,21 +73,21 @@ def test_the_sphere_keeps_equal_lengths_and_turns_by_equal_angles():
 
 def test_noises_of_one_direction_have_a_straight_way():
     a = torch.ones(1, 2, 3, 3, dtype=torch.float64)
-    z = between(a, 3 * a, 0.25, "on the sphere")
+    z = interpolate(a, 3 * a, 0.25, "on the sphere")
     assert torch.allclose(z, 1.5 * a, rtol=0, atol=1e-12)
 
 
 def test_another_way_is_refused():
-    with pytest.raises(ValueError, match="way is 'curved'; it is one of on the sphere, straight"):
-        between(drawn(1, 2, 2), drawn(1, 2, 2), 0.5, "curved")
+    with pytest.raises(ValueError, match="path is 'curved'; accepted: on the sphere, straight"):
+        interpolate(drawn(1, 2, 2), drawn(1, 2, 2), 0.5, "curved")
 
 
 def test_chord_and_arc_draws_both_ways_in_their_plane():
     a, b = drawn(4, 8, 8), drawn(4, 8, 8, seed=1)
-    (ax,) = chord_and_arc(a, b, 4).axes
-    for line, way in zip(ax.lines[:2], WAYS, strict=True):
+    (ax,) = lerp_and_slerp(a, b, 4).axes
+    for line, way in zip(ax.lines[:2], INTERPOLATIONS, strict=True):
         lengths = np.hypot(line.get_xdata(), line.get_ydata())
-        expected = [float(between(a, b, k / 4, way).norm()) for k in range(5)]
+        expected = [float(interpolate(a, b, k / 4, way).norm()) for k in range(5)]
         assert list(lengths) == pytest.approx(expected)
         assert line.get_xdata()[0] == pytest.approx(float(a.norm()))
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
@@ -115,11 +115,11 @@ def holds(page, picture, scale: int = 2) -> bool:
 def test_beside_truth_shows_page_mask_and_maps(pages):
     masks = [(drawn(8, 8, seed=k) > 0).float() for k in (0, 1)]
     maps = {"own": [drawn(8, 8, seed=k).abs() for k in (2, 3)]}
-    sheet = beside_truth(pages, masks, maps, "Title", ["cat", "other cat"])
+    sheet = maps_and_masks(pages, masks, maps, "Title", ["cat", "other cat"])
     for k in (0, 1):
         assert holds(sheet, pages[k])
-        assert holds(sheet, tile(masks[k], most=1.0))
-        assert holds(sheet, tile(maps["own"][k]))
+        assert holds(sheet, heatmap(masks[k], most=1.0))
+        assert holds(sheet, heatmap(maps["own"][k]))
 
 
 def test_side_by_side_takes_pictures_of_any_size(pages):
@@ -137,7 +137,7 @@ def test_side_by_side_takes_pictures_of_any_size(pages):
 
 @pytest.fixture
 def crossing(tiny_storybook):
-    return Crossing(tiny_storybook, PROMPTS, (3, 5), steps=3)
+    return InterpolationWidget(tiny_storybook, PROMPTS, (3, 5), steps=3)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def set_to(caplog):
     return set_to
 
 
-def sentence(crossing: Crossing) -> str:
+def sentence(crossing: InterpolationWidget) -> str:
     return re.sub(r"<[^>]*>", "", crossing.message.value)
 
 
@@ -167,27 +167,27 @@ def test_its_corners_are_the_library_s_pictures(crossing, set_to, tiny_storybook
             (expected,) = tiny_storybook.text_to_image(
                 PROMPTS[words], steps=3, sampler="ddim", seed=(3, 5)[noise], progress=False
             )
-            assert np.array_equal(np.array(crossing.picture), np.array(expected))
+            assert np.array_equal(np.array(crossing.image), np.array(expected))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", INTERPOLATIONS)
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.5, 1.0])
 def test_it_draws_from_the_noise_it_says(crossing, set_to, tiny_storybook, way, noise):
-    set_to(crossing.way, way)
+    set_to(crossing.path, way)
     set_to(crossing.noise, noise)
     set_to(crossing.words, 0)
     ends = [
         torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 5)
     ]
-    z = between(*ends, noise, way)
+    z = interpolate(*ends, noise, way)
     (expected,) = tiny_storybook.text_to_image(
         PROMPTS[0], steps=3, sampler="ddim", noise=z, progress=False
     )
-    assert np.array_equal(np.array(crossing.picture), np.array(expected))
+    assert np.array_equal(np.array(crossing.image), np.array(expected))
     assert crossing.length == pytest.approx(float(z.norm()))
     assert sentence(crossing) == (
         f"0% of the way from the first prompt to the second, {noise:.0%} from seed 3 to seed 5, "
-        f"{way}: the noise has the length {float(z.norm()):.1f}."
+        f"{way}: the noise has norm {float(z.norm()):.1f}."
     )
     assert 'role="status"' in crossing.message.value
     assert f"{noise:.0%} from seed 3" in crossing.view.value
@@ -200,23 +200,23 @@ def test_it_draws_from_the_noise_it_says(crossing, set_to, tiny_storybook, way, 
         ("second", "two green fish in the sea by day"),
         ("words", 1.0),
         ("noise", 0.9),
-        ("way", "straight"),
+        ("path", "straight"),
     ],
 )
 def test_every_control_matters(crossing, set_to, control, value):
     set_to(crossing.words, 0.5)
     set_to(crossing.noise, 0.5)
-    before = np.array(crossing.picture)
+    before = np.array(crossing.image)
     set_to(getattr(crossing, control), value)
-    assert not np.array_equal(np.array(crossing.picture), before)
+    assert not np.array_equal(np.array(crossing.image), before)
 
 
 @pytest.mark.parametrize("k", [0, 1])
 def test_every_seed_matters(crossing, set_to, k):
     set_to(crossing.noise, 0.5)
-    before = np.array(crossing.picture)
+    before = np.array(crossing.image)
     set_to(crossing.seeds[k], 77)
-    assert not np.array_equal(np.array(crossing.picture), before)
+    assert not np.array_equal(np.array(crossing.image), before)
 
 
 def test_words_between_are_mixed_in_a_straight_line(crossing, set_to, tiny_storybook):
@@ -224,9 +224,9 @@ def test_words_between_are_mixed_in_a_straight_line(crossing, set_to, tiny_story
     first, second = (tiny_storybook.text([prompt]).context for prompt in PROMPTS)
     crossing.states[PROMPTS[0]] = 0.75 * first + 0.25 * second
     crossing.states["other"] = first
-    mixed = np.array(crossing.picture)
+    mixed = np.array(crossing.image)
     set_to(crossing.words, 0)
-    assert np.abs(np.array(crossing.picture, int) - mixed.astype(int)).max() <= 1
+    assert np.abs(np.array(crossing.image, int) - mixed.astype(int)).max() <= 1
 
 
 def test_every_control_has_a_name_and_takes_the_keyboard(crossing):

@@ -1,5 +1,6 @@
 """The playground, driven as a reader drives it: by its controls and its buttons."""
 
+import base64
 import io
 import logging
 import re
@@ -11,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlearn import settings as stamped
-from sdlearn.course import looking
-from sdlearn.course.figures.strip import channels, chosen, strip
+from sdlearn.course import attention_maps
+from sdlearn.course.figures.trajectory import channel_mosaic, pick_steps, strip
 from sdlearn.course.widgets import Playground
 from sdlearn.samplers import SAMPLERS
 from sdlearn.storybook.captions import unknown_words
+from sdlearn.utils.png_metadata import GenerationSettings, png_bytes
+from sdlearn.utils.sampling import Sampling
 
 PROMPT = "a red cat on the sand"
 
@@ -25,7 +27,7 @@ PROMPT = "a red cat on the sand"
 def playground(tiny_storybook, caplog):
     """ipywidgets only logs what a callback raises; here that fails the test."""
     made = Playground(tiny_storybook, PROMPT)
-    made.panels[0].steps.value = 3
+    made.panels[0].controls["steps"].value = 3
     with caplog.at_level(logging.WARNING):
         yield made
         made.stop()
@@ -66,12 +68,13 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def test_it_draws_the_library_s_picture(playground, panel, tiny_storybook):
-    panel.negative.value, panel.seed.value, panel.guidance.value = "snow", 7, 2.5
-    panel.sampler.value = "euler"
+    panel.negative.value, panel.controls["sampler"].value = "snow", "euler"
+    panel.controls["seed"].value, panel.controls["guidance_scale"].value = 7, 2.5
     found = drawn(playground)
     (expected,) = tiny_storybook.text_to_image(
-        PROMPT, "snow", 3, 2.5, "euler", seed=7, progress=False
-    )
+        PROMPT, negative_prompt="snow", steps=3, guidance_scale=2.5, sampler="euler", seed=7,
+        progress=False,
+    )  # fmt: skip
     assert found.tobytes() == expected.tobytes()
     assert re.fullmatch(r"Done in \d+\.\d s\.", text(panel.message))
     assert text(panel.caption) == f"“{PROMPT}”, seed 7, 3 steps of euler, guidance 2.5"
@@ -83,17 +86,18 @@ def test_it_draws_the_library_s_picture(playground, panel, tiny_storybook):
 @pytest.mark.parametrize(
     ("control", "value"),
     [("prompt", "a blue house"), ("negative", "a house"), ("seed", 1), ("steps", 2),
-     ("guidance", 12.0), ("sampler", "ddpm")],
+     ("guidance_scale", 12.0), ("sampler", "ddpm")],
 )  # fmt: skip
 def test_every_control_matters(playground, panel, control, value):
     before = drawn(playground)
-    getattr(panel, control).value = value
+    shown = panel.controls | {"prompt": panel.prompt, "negative": panel.negative}
+    shown[control].value = value
     assert drawn(playground).tobytes() != before.tobytes()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws(playground, panel, sampler):
-    panel.sampler.value, panel.steps.value = sampler, 4
+    panel.controls["sampler"].value, panel.controls["steps"].value = sampler, 4
     drawn(playground)
     assert text(panel.message).startswith("Done in ")
 
@@ -144,10 +148,10 @@ def test_a_strength_that_leaves_no_step_says_so(playground, panel):
 
 
 def test_the_next_seed_is_drawn_at_once(playground, panel):
-    panel.seed.value = 6
+    panel.controls["seed"].value = 6
     playground.next.click()
     playground.wait()
-    assert panel.made.seed == panel.seed.value == 7
+    assert panel.made.sampling.seed == panel.controls["seed"].value == 7
 
 
 def test_the_fold_has_words_that_it_knows(playground):
@@ -165,11 +169,12 @@ def test_a_picture_to_begin_from(playground, panel, tiny_storybook):
     assert text(panel.message) == "It will begin from mine.png."
     assert panel.start.size == (64, 64)
     assert not panel.strength.disabled
-    panel.steps.value, panel.strength.value = 4, 0.5
+    panel.controls["steps"].value, panel.strength.value = 4, 0.5
     found = drawn(playground)
     (expected,) = tiny_storybook.image_to_image(
-        PROMPT, start.crop((15, 0, 105, 90)), 0.5, steps=4, height=64, width=64, progress=False
-    )
+        PROMPT, start.crop((15, 0, 105, 90)), strength=0.5, steps=4, height=64, width=64,
+        progress=False,
+    )  # fmt: skip
     assert found.tobytes() == expected.tobytes()
     assert panel.progress.max == 2
     panel.afresh.click()
@@ -194,7 +199,7 @@ def test_stop_keeps_the_last_picture(playground, panel, monkeypatch):
         if change["new"] == 2:
             playground.stopper.click()
 
-    panel.steps.value = 50
+    panel.controls["steps"].value = 50
     panel.progress.observe(stop_in_the_second_step, "value")
     drawn(playground)
     assert seen == [0, 1, 2]
@@ -215,15 +220,15 @@ def test_drawing_returns_at_once_and_drawing_again_stops_the_first(playground, p
         real(settings, stopping)
 
     monkeypatch.setattr(panel, "draw", held)
-    panel.steps.value = 60
+    panel.controls["steps"].value = 60
     playground.button.click()
     assert entered.wait(20)
     assert panel.picture is None
-    panel.steps.value = 2
+    panel.controls["steps"].value = 2
     playground.button.click()
     leave.set()
     playground.wait()
-    assert panel.made.steps == 2
+    assert panel.made.sampling.steps == 2
 
 
 def test_what_goes_wrong_is_said_and_raised(playground, panel, monkeypatch):
@@ -246,32 +251,32 @@ def test_a_latent_that_explodes_is_said(playground, panel, monkeypatch):
 def test_two_settings_side_by_side(playground, panel):
     second = playground.panels[1]
     assert playground.shown.children == (panel,)
-    panel.seed.value, panel.guidance.value = 5, 3.0
+    panel.controls["seed"].value, panel.controls["guidance_scale"].value = 5, 3.0
     playground.compare.value = True
     assert playground.shown.children == (panel, second)
     assert second.settings() == panel.settings()
-    second.guidance.value = 1.0
+    second.controls["guidance_scale"].value = 1.0
     drawn(playground)
     (alone,) = panel.sd.text_to_image(PROMPT, steps=3, seed=5, guidance_scale=1.0, progress=False)
     assert second.picture.tobytes() == alone.tobytes() != panel.picture.tobytes()
     playground.compare.value = False
     assert playground.shown.children == (panel,)
-    panel.seed.value = 6
+    panel.controls["seed"].value = 6
     playground.compare.value = True
-    assert (second.seed.value, second.guidance.value) == (5, 1.0)
+    assert (second.controls["seed"].value, second.controls["guidance_scale"].value) == (5, 1.0)
 
 
 def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
-    with pytest.raises(ValueError, match="there is no picture to save yet"):
+    with pytest.raises(ValueError, match="there is no image to save yet"):
         playground.save(tmp_path / "cat.png")
     drawn(playground)
     panel.again.click()
-    panel.strength.value, panel.seed.value, panel.negative.value = 0.7, 9, "snow"
+    panel.strength.value, panel.controls["seed"].value, panel.negative.value = 0.7, 9, "snow"
     found = drawn(playground)
     playground.save(tmp_path / "cat.png")
     content = (tmp_path / "cat.png").read_bytes()
     link = re.search(r'base64,([^"]+)"', panel.link.value)[1]
-    assert stamped.base64.b64decode(link) == content
+    assert base64.b64decode(link) == content
 
     other = Playground(panel.sd, "a blue house")
     other.panels[0].load.value = file(content, "cat.png")
@@ -281,36 +286,53 @@ def test_what_is_saved_can_be_drawn_again(playground, panel, tmp_path):
     assert other.panels[0].picture.tobytes() == found.tobytes()
 
 
+def saved(**sampling) -> bytes:
+    how = Sampling(**{"steps": 6, "guidance_scale": 5.0, "sampler": "ddim"} | sampling)
+    settings = GenerationSettings("x", sampling=how, model="storybook")
+    return png_bytes(Image.new("RGB", (8, 8)), settings)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no picture", "Nothing was changed: old.png is not a PNG picture that can be read."),
-        (as_png(Image.new("RGB", (8, 8))), "Nothing was changed: old.png holds no settings"),
+        (b"no picture", "old.png is not a PNG image that can be read"),
         (
-            stamped.png(Image.new("RGB", (8, 8)), stamped.Settings("x", steps=900), "storybook"),
-            "Nothing was changed: 900 steps of guidance 5.0 do not fit the sliders",
+            as_png(Image.new("RGB", (8, 8))),
+            "old.png holds no settings; images that sdlearn",
         ),
+        (saved(steps=900), "steps is 900; its control goes from 1 to 100"),
+        (saved(steps=200), "steps is 200; its control goes from 1 to 100"),
+        (saved(guidance_scale=15.5), "guidance_scale is 15.5; its control goes from 0 to 15"),
+        (saved(guidance_scale=-1.0), "guidance_scale is -1.0; its control goes from 0 to 15"),
+        (saved(seed=2**31), "seed is 2147483648; its control goes from 0 to 2147483647"),
+        (saved(height=2048), "height is 2048; its control goes from 8 to 1024"),
+        (saved(guidance_interval=(0, 1e4)), "guidance_interval is 10000.0; its control goes from"),
+        (saved(n=2), "n is 2; there is no control for it here"),
     ],
 )
 def test_settings_that_cannot_be_loaded_change_nothing(playground, panel, content, said):
     before = panel.settings()
     panel.load.value = file(content, "old.png")
-    assert text(panel.message).startswith(said)
+    assert text(panel.message).startswith(f"Nothing was changed: {said}")
     assert panel.settings() == before
 
 
 def test_the_words_show_their_maps(playground, panel, tiny_storybook):
     assert panel.words.layout.display == "none"
     drawn(playground)
-    assert panel.words.options == looking.words_of(tiny_storybook, PROMPT)
+    assert panel.words.options == attention_maps.prompt_tokens(tiny_storybook, PROMPT)
     assert panel.words.index == panel.maps[1:-1].flatten(1).amax(1).argmax() + 1
-    looks = looking.watch(tiny_storybook, PROMPT, steps=3)
+    looks = attention_maps.record(tiny_storybook, PROMPT, steps=3)
     mean = torch.stack(
-        [looking.weights(looks, layer, step) for layer in looks.q for step in range(3)]
+        [
+            attention_maps.attention_weights(looks, layer, step)
+            for layer in looks.q
+            for step in range(3)
+        ]
     ).mean(0)
     for word in (2, 3):
         panel.words.index = word
-        share = looking.word_map(looks, word, mean)
+        share = attention_maps.token_map(looks, word, mean)
         assert torch.allclose(panel.maps[word], share, atol=1e-6)
         assert f"gets {share.mean():.1%} of all looks" in panel.map.value
     assert torch.allclose(panel.maps.sum(0), torch.ones(8, 8), atol=1e-5)
@@ -322,20 +344,20 @@ def test_the_words_show_their_maps(playground, panel, tiny_storybook):
 
 
 def test_the_strip_shows_the_walk(playground, panel):
-    panel.steps.value = 20
+    panel.controls["steps"].value = 20
     drawn(playground)
-    assert chosen(20) == [0, 3, 6, 9, 11, 14, 17, 20]
-    assert chosen(3) == [0, 1, 2, 3]
+    assert pick_steps(20) == [0, 3, 6, 9, 11, 14, 17, 20]
+    assert pick_steps(3) == [0, 1, 2, 3]
     assert "after the steps 0, 3, 6, 9, 11, 14, 17, 20 of 20" in panel.strip.value
-    states = [s for s in panel.made.walk(panel.sd) if s.step in chosen(20)]
+    states = [s for s in panel.made.trajectory(panel.sd) if s.step in pick_steps(20)]
     estimates = [panel.sd.to_images(s.z_0)[0] for s in states]
-    expected = strip(chosen(20), [s.z[0] for s in states], estimates)
+    expected = strip(pick_steps(20), [s.z[0] for s in states], estimates)
     assert panel.walked.tobytes() == expected.tobytes()
 
 
 def test_the_channels_of_a_latent_are_the_quarters_of_a_square():
     z = torch.stack([torch.full((2, 3), value) for value in (-9.0, 0.0, 1.5, 3.0)])
-    shades = np.array(channels(z, 40))
+    shades = np.array(channel_mosaic(z, 40))
     assert shades.shape == (40, 60, 3)
     corners = [shades[i, j, 0] for i in (5, 35) for j in (5, 55)]
     assert corners == [0, 128, 191, 255]

@@ -35,7 +35,7 @@ from sdlearn.course.exercises.nb10_guidance import (
     steered,
 )
 from sdlearn.embeddings import sinusoidal_embedding
-from sdlearn.guidance import guided
+from sdlearn.guidance import classifier_free_guidance
 from sdlearn.samplers import ddim
 from sdlearn.schedule import NoiseSchedule, Point
 from sdlearn.text import Conditioning
@@ -334,7 +334,7 @@ def test_a_perfect_memory_only_makes_what_it_knows():
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randn(6, 2, 3, 3, generator=rng, dtype=torch.float64)
     z = torch.randn(20, 2, 3, 3, generator=rng, dtype=torch.float64)
-    path = NoiseSchedule().path(30, "trailing", "clean")
+    path = NoiseSchedule().path(30, "trailing", "zero")
     *_, last = ddim(lambda z, point: remembered(z, pictures, point.alpha, point.sigma), z, path)
     nearest = torch.cdist(last.z.flatten(1), pictures.flatten(1)).min(dim=1).values
     assert nearest.max() < 1e-6
@@ -360,7 +360,7 @@ def test_with_one_prompt_it_is_the_finished_guidance():
     network, z, t = SmallNetwork(), drawn(2, 4, 3, 5), torch.tensor([3.0, 700.0])
     empty, prompt = drawn(2, 2, 7, 6, seed=1)
     conditions = Conditioning(prompt), Conditioning(empty)
-    finished = guided(lambda z, t, told: network(z, t, told.context), *conditions, 7.5)(z, t)
+    finished = classifier_free_guidance(network, *conditions, 7.5)(z, t)
     ours = steered(network, z, t, empty, prompt[None], [7.5])
     assert torch.allclose(ours, finished, rtol=0, atol=1e-12)
 

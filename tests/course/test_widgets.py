@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 import pytest
 
-from sdlearn.course.widgets import Painter
+from sdlearn.course.widgets import TextToImageWidget
 
 PROMPT = "a red cat on the sand"
 
 
 @pytest.fixture
 def painter(tiny_storybook):
-    return Painter(tiny_storybook, PROMPT)
+    return TextToImageWidget(tiny_storybook, PROMPT)
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def text(widget) -> str:
 
 
 def test_it_draws_the_library_s_picture(painter, press):
-    assert painter.picture is None
+    assert painter.image is None
     painter.steps.value, painter.seed.value, painter.guidance.value = 3, 7, 2.5
     press(painter.button)
     (expected,) = painter.sd.text_to_image(
         PROMPT, steps=3, seed=7, guidance_scale=2.5, progress=False
     )
-    assert np.array_equal(np.array(painter.picture), np.array(expected))
+    assert np.array_equal(np.array(painter.image), np.array(expected))
     assert text(painter.message) == "Done."
     assert f'alt="The picture drawn for: {PROMPT}"' in painter.view.value
 
@@ -55,10 +55,10 @@ def test_it_draws_the_library_s_picture(painter, press):
 def test_every_control_matters(painter, press, control, value):
     painter.steps.value = 3
     press(painter.button)
-    before = np.array(painter.picture)
+    before = np.array(painter.image)
     getattr(painter, control).value = value
     press(painter.button)
-    assert not np.array_equal(np.array(painter.picture), before)
+    assert not np.array_equal(np.array(painter.image), before)
 
 
 def test_it_shows_progress_and_each_estimate(painter, press):
@@ -83,7 +83,7 @@ def test_a_second_picture_starts_its_progress_afresh(painter, press):
 
 def test_it_starts_with_the_model_s_own_settings(painter):
     spec = painter.sd.spec
-    assert (painter.steps.value, painter.guidance.value) == (spec.steps, spec.guidance)
+    assert (painter.steps.value, painter.guidance.value) == (spec.steps, spec.guidance_scale)
 
 
 def test_what_cannot_be_drawn_is_said_in_a_sentence(painter, press, monkeypatch):
@@ -94,11 +94,11 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(painter, press, monkeypatch)
     press(painter.button)
     assert text(painter.message) == "This cannot be drawn: the latent is not finite &lt;here&gt;."
     assert 'role="status"' in painter.message.value
-    assert painter.picture is None
+    assert painter.image is None
     monkeypatch.undo()
     painter.steps.value = 1
     press(painter.button)
-    assert painter.picture is not None
+    assert painter.image is not None
 
 
 def test_a_mistake_of_ours_is_not_swallowed(painter, press, monkeypatch):

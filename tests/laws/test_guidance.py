@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdlearn.guidance import denoiser, guided, rescaled
+from sdlearn.guidance import classifier_free_guidance, denoiser, rescale_guidance
 from sdlearn.schedule import NoiseSchedule, Point
 from sdlearn.text import Conditioning
 from sdlearn.versions import SPECS, ModelSpec
@@ -24,59 +24,63 @@ def conditioning(seed):
     return Conditioning(normal(2, 7, 5, seed=seed))
 
 
-def model(z, t, cond):
+def model(z, t, context):
     """A stand-in network in which everything matters: the latent, the time and the text."""
-    return z * t.view(-1, 1, 1, 1) / 1000 + cond.context.mean((1, 2)).view(-1, 1, 1, 1)
+    return z * t.view(-1, 1, 1, 1) / 1000 + context.mean((1, 2)).view(-1, 1, 1, 1)
 
 
 def test_guidance_goes_from_the_unconditional_through_the_conditional_output():
     cond, uncond = conditioning(1), conditioning(2)
     z, t = normal(2, 4, 3, 3), torch.tensor([500.0, 20.0]).double()
-    without, given = model(z, t, uncond), model(z, t, cond)
+    without, given = model(z, t, uncond.context), model(z, t, cond.context)
     for scale in (0.0, 0.3, 1.0, 1.5, 7.5, -2.0):
-        output = guided(model, cond, uncond, scale)(z, t)
+        output = classifier_free_guidance(model, cond, uncond, scale)(z, t)
         torch.testing.assert_close(output, without + scale * (given - without), atol=1e-14, rtol=0)
 
 
 def test_guidance_of_one_asks_the_network_once():
     sizes = []
-    spy = lambda z, t, cond: sizes.append((len(z), len(cond.context))) or z  # noqa: E731
+    spy = lambda z, t, context: sizes.append((len(z), len(context))) or z  # noqa: E731
     z, t = normal(2, 4, 3, 3), torch.ones(2)
-    guided(spy, conditioning(1), None, 1)(z, t)
-    guided(spy, conditioning(1), conditioning(2), 2)(z, t)
+    classifier_free_guidance(spy, conditioning(1), None, 1)(z, t)
+    classifier_free_guidance(spy, conditioning(1), conditioning(2), 2)(z, t)
     assert sizes == [(2, 2), (4, 4)]
     with pytest.raises(ValueError, match="needs the unconditional"):
-        guided(spy, conditioning(1), None, 2)
+        classifier_free_guidance(spy, conditioning(1), None, 2)
 
 
 def test_guidance_interval():
     """Within it guidance as ever, outside it the conditional output of one network half."""
     cond, uncond, z = conditioning(1), conditioning(2), normal(2, 4, 3, 3)
     asked = []
-    spy = lambda z, t, cond: asked.append(len(z)) or model(z, t, cond)  # noqa: E731
-    within = guided(spy, cond, uncond, 7.5, rescale=0.7, interval=(200, 600))
-    always = guided(model, cond, uncond, 7.5, rescale=0.7)
+    spy = lambda z, t, context: asked.append(len(z)) or model(z, t, context)  # noqa: E731
+    within = classifier_free_guidance(spy, cond, uncond, 7.5, rescale=0.7, interval=(200, 600))
+    always = classifier_free_guidance(model, cond, uncond, 7.5, rescale=0.7)
     for time, guides in [(999, 0), (601, 0), (600, 1), (400, 1), (200, 1), (199, 0), (50, 0)]:
         t = torch.full((2,), float(time), dtype=torch.float64)
-        expected = always(z, t) if guides else model(z, t, cond)
-        assert (always(z, t) - model(z, t, cond)).norm() > 0.1
+        expected = always(z, t) if guides else model(z, t, cond.context)
+        assert (always(z, t) - model(z, t, cond.context)).norm() > 0.1
         assert torch.equal(within(z, t), expected)
     assert asked == [2, 2, 4, 4, 4, 2, 2]
-    one = guided(spy, cond, None, 1, interval=(200, 600))
-    assert torch.equal(one(z, t), model(z, t, cond))
+    one = classifier_free_guidance(spy, cond, None, 1, interval=(200, 600))
+    assert torch.equal(one(z, t), model(z, t, cond.context))
 
 
 def test_rescaling_restores_the_spread_of_each_picture():
     output, cond = 5 * normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
-    torch.testing.assert_close(rescaled(output, cond, 0.0), output)
-    full = rescaled(output, cond, 1.0)
+    torch.testing.assert_close(rescale_guidance(output, cond, 0.0), output)
+    full = rescale_guidance(output, cond, 1.0)
     torch.testing.assert_close(full.flatten(1).std(1), cond.flatten(1).std(1))
-    torch.testing.assert_close(rescaled(output, cond, 0.7), 0.7 * full + 0.3 * output)
-    torch.testing.assert_close(rescaled(cond, cond, 0.7), cond)
+    torch.testing.assert_close(rescale_guidance(output, cond, 0.7), 0.7 * full + 0.3 * output)
+    torch.testing.assert_close(rescale_guidance(cond, cond, 0.7), cond)
     z, t = normal(2, 4, 3, 3), torch.tensor([500.0, 20.0]).double()
     texts = conditioning(1), conditioning(2)
-    expected = rescaled(guided(model, *texts, 7.5)(z, t), model(z, t, texts[0]), 0.7)
-    torch.testing.assert_close(guided(model, *texts, 7.5, rescale=0.7)(z, t), expected)
+    expected = rescale_guidance(
+        classifier_free_guidance(model, *texts, 7.5)(z, t), model(z, t, texts[0].context), 0.7
+    )
+    torch.testing.assert_close(
+        classifier_free_guidance(model, *texts, 7.5, rescale=0.7)(z, t), expected
+    )
 
 
 @pytest.mark.parametrize("t", [0, 500, 999])

@@ -15,16 +15,16 @@ import torch
 from sdlearn.samplers import (
     ADAMS_BASHFORTH,
     SAMPLERS,
-    Offer,
+    SamplerSpec,
     ddim,
     ddpm,
     dpm_pp_2m,
     euler,
     euler_ancestral,
+    get_sampler,
     heun,
     lms,
-    mean_weights,
-    offered,
+    lms_coefficients,
     plms,
 )
 from sdlearn.schedule import NoiseSchedule, Point
@@ -166,7 +166,7 @@ def test_ddim_converges_to_the_exact_flow_at_order_one():
 def test_samples_have_the_distribution_of_the_data(walk):
     mean, std = -0.5, 0.7
     noise = normals(20000, 1, 1, 1)
-    path = NoiseSchedule().path(500, "trailing", "clean")
+    path = NoiseSchedule().path(500, "trailing", "zero")
     z = states(walk, gaussian(mean, std), noise(), path, noise=noise)[-1]
     assert z.mean().item() == pytest.approx(mean, abs=0.02)
     assert z.std().item() == pytest.approx(std, rel=0.02)
@@ -177,9 +177,9 @@ def test_samples_have_the_distribution_of_the_data(walk):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_start_is_yielded_and_every_point_visited(name):
-    path = NoiseSchedule().path(6, final="clean")
+    path = NoiseSchedule().path(6, final_sigma="zero")
     z = normals(2, 4, 3, 3)()
-    steps = list(offered(name).walk(lambda z, point: 0.5 * z, z, path))
+    steps = list(get_sampler(name).sample(lambda z, point: 0.5 * z, z, path))
     assert [step.point for step in steps] == path
     assert steps[0].z is z
     torch.testing.assert_close(steps[0].z_0, path[0].alpha * z)
@@ -193,10 +193,10 @@ def test_the_start_is_yielded_and_every_point_visited(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_known_latent_is_found_at_once(name):
     """With the true z_0 as denoiser every state is a sample of q(z_s | z_0), the end is z_0."""
-    walk = offered(name).walk
+    walk = get_sampler(name).sample
     z_0 = normals(3, 4, 8, 8)()
     noise = normals(3, 4, 8, 8, seed=1)
-    path = NoiseSchedule().path(30, final="clean")
+    path = NoiseSchedule().path(30, final_sigma="zero")
     start = path[0].alpha * z_0 + path[0].sigma * noise()
     for step in walk(lambda z, point: z_0, start, path, noise=noise):
         residual = step.z - step.point.alpha * z_0
@@ -208,7 +208,7 @@ def test_a_known_latent_is_found_at_once(name):
 
 
 def karras_path(steps=12):
-    return NoiseSchedule().path(steps, "leading", "clean", grid="sigma", karras=True)
+    return NoiseSchedule().path(steps, "leading", "zero", steps_in="sigma", sigmas="karras")
 
 
 def in_karras_form(path, z, denoise, noise=None):
@@ -246,7 +246,7 @@ def test_euler_ancestral_is_ddim_with_all_its_noise():
 
 def test_ddim_at_eta_one_is_ddpm():
     """Song et al. 2021, section 4.1, step by step with the same noise."""
-    denoise, z, path = exact(MIXTURE), normals(50)(), NoiseSchedule().path(13, final="clean")
+    denoise, z, path = exact(MIXTURE), normals(50)(), NoiseSchedule().path(13, final_sigma="zero")
     ours = states(ddim, denoise, z, path, eta=1.0, noise=normals(50, seed=1))
     theirs = states(ddpm, denoise, z, path, noise=normals(50, seed=1))
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
@@ -289,12 +289,12 @@ def test_linear_multistep_weights(k):
     """Exact for polynomials on an uneven grid; on an even one they are Adams and Bashforth's."""
     nodes = torch.tensor([5.0, 6.5, 9.0, 14.0], dtype=torch.float64)[:k]
     end = torch.tensor(4.2, dtype=torch.float64)
-    weights = mean_weights(nodes, end)
+    weights = lms_coefficients(nodes, end)
     for degree in range(k):
         mean = (end ** (degree + 1) - 5.0 ** (degree + 1)) / (degree + 1) / (end - 5)
         total = sum(w * node**degree for w, node in zip(weights, nodes, strict=True))
         assert total.item() == pytest.approx(mean.item(), rel=1e-11)
-    even = mean_weights(torch.arange(k).double(), torch.tensor(-1.0).double())
+    even = lms_coefficients(torch.arange(k).double(), torch.tensor(-1.0).double())
     assert even == pytest.approx(ADAMS_BASHFORTH[k - 1], rel=1e-12)
 
 
@@ -303,13 +303,15 @@ def test_linear_multistep_weights(k):
 def test_calls_of_the_denoiser(name, steps):
     calls = []
     offer = SAMPLERS[name]
-    path = NoiseSchedule().path(steps, final=offer.final or "first", grid=offer.grid)
+    path = NoiseSchedule().path(
+        steps, final_sigma=offer.final_sigma or "min", steps_in=offer.steps_in
+    )
 
     def denoise(z, point):
         calls.append(point.t)
         return z / 2
 
-    walked = states(offer.walk, denoise, normals(3)(), path)
+    walked = states(offer.sample, denoise, normals(3)(), path)
     times = [point.t for point in path[:-1]]
     if name == "heun":
         times = sorted(times + times[1:], reverse=True)
@@ -351,15 +353,15 @@ def test_an_order_that_linear_multistep_does_not_have():
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_initial_noise(spacing):
     """Samplers in sigma leave the picture's share of the variance out, but not on leading."""
-    path = NoiseSchedule().path(5, spacing, "clean")
+    path = NoiseSchedule().path(5, spacing, "zero")
     stds = {name: float(offer.initial_std(path, spacing)) for name, offer in SAMPLERS.items()}
     less = 1.0 if spacing == "leading" else path[0].sigma.item()
     assert less == 1 or less < 0.998
     in_sigma = ("euler", "euler_ancestral", "heun", "lms")
     assert stds == {name: less if name in in_sigma else 1.0 for name in SAMPLERS}
-    assert Offer(ddim).initial_std(path, spacing) == 1
+    assert SamplerSpec(ddim).initial_std(path, spacing) == 1
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'dimm' is not known: the samplers are ddim, ddpm"):
-        offered("dimm")
+        get_sampler("dimm")

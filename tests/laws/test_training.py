@@ -14,22 +14,21 @@ from torch import nn
 from torch._functorch import config as functorch
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.paths import data_folder
 from sdlearn.recipes import vae
 from sdlearn.recipes.clip import accuracies, token_batch
 from sdlearn.recipes.data import Batches, scene, to_pixels, to_tensor
+from sdlearn.recipes.hard_negatives import hard_negative, hard_negative_captions
 from sdlearn.recipes.perceptual import (
     PAIRS,
     PATTERNS,
     PerceptualNetwork,
-    content,
+    head_sizes,
     load_features,
     load_perceptual,
-    sizes,
+    scene_labels,
 )
 from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
-from sdlearn.recipes.twins import twin, twin_captions
 from sdlearn.recipes.unet import draw_times
 from sdlearn.recipes.vae import RECIPES, latent_std, make_job, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
@@ -44,7 +43,8 @@ from sdlearn.training import (
     step_generator,
     update,
 )
-from sdlearn.vae import PatchDiscriminator, adversarial_weight
+from sdlearn.utils.resources import data_folder
+from sdlearn.vae_losses import PatchDiscriminator, adversarial_weight
 
 CPU = torch.device("cpu")
 
@@ -286,7 +286,12 @@ def test_a_compiled_training_leaves_torch_as_it_was(
         return adversarial_weight(*given)
 
     monkeypatch.setattr(vae, "adversarial_weight", noting)
-    changes = {"compile": True, "discriminator": 0.1, "discriminator_start": 0.0, "head_start": 0}
+    changes = {
+        "compile": True,
+        "discriminator": 0.1,
+        "discriminator_start": 0.0,
+        "discriminator_warmup": 0,
+    }
     with functorch.patch(donated_buffer=True):
         job = make_job(override(QUICK, changes), tmp_path, CPU)
         assert functorch.donated_buffer is True
@@ -370,8 +375,8 @@ def test_cropped_captions_have_the_states_of_full_ones(tokenizer) -> None:  # ty
 def test_twins_differ_in_one_attribute_and_stay_in_their_split() -> None:
     told_apart, seen = 0, Counter[str]()
     for k in range(150):
-        a, b = scene(k), twin(k)
-        assert b == twin(k)
+        a, b = scene(k), hard_negative(k)
+        assert b == hard_negative(k)
         assert split_of(b) == "train"
         assert (a.sky, a.ground) == (b.sky, b.ground)
         changed = {
@@ -393,7 +398,7 @@ def test_twins_differ_in_one_attribute_and_stay_in_their_split() -> None:
             assert len(changed) == 1, changed
             assert changed <= {"colour", "pattern", "x"}
         seen[min(changed & {"kind", "colour", "pattern", "x"})] += 1
-        first, second = twin_captions((a, b), random.Random(k))
+        first, second = hard_negative_captions((a, b), random.Random(k))
         told_apart += first != second
         if changed == {"colour"} and sorted(t.colour for t in a.things) == sorted(
             t.colour for t in b.things
@@ -442,8 +447,8 @@ def test_accuracies_count_what_they_say() -> None:
 
 def test_content_says_what_is_on_a_page() -> None:
     page = scene(4)
-    numbers = content(page)
-    assert len(numbers) == 2 + sizes()[2]
+    numbers = scene_labels(page)
+    assert len(numbers) == 2 + head_sizes()[2]
     found = {pair for pair, there in zip(PAIRS, numbers[2:], strict=False) if there}
     assert found == {(thing.kind, thing.colour) for thing in page.things}
     patterns = {p for p, there in zip(PATTERNS, numbers[-len(PATTERNS) :], strict=True) if there}
@@ -454,7 +459,7 @@ def test_perceptual_stages_halve_the_picture() -> None:
     network = PerceptualNetwork((4, 6, 8))
     x = torch.zeros(2, 3, 16, 16)
     assert [tuple(f.shape) for f in network(x)] == [(2, 4, 16, 16), (2, 6, 8, 8), (2, 8, 4, 4)]
-    assert [tuple(f.shape) for f in network.classify(x)] == [(2, n) for n in sizes()]
+    assert [tuple(f.shape) for f in network.classify(x)] == [(2, n) for n in head_sizes()]
 
 
 def test_the_shipped_perceptual_network_reads_pages_it_never_saw() -> None:
@@ -462,7 +467,7 @@ def test_the_shipped_perceptual_network_reads_pages_it_never_saw() -> None:
     network = load_perceptual(data_folder("judge"), CPU)
     pages = [sample_scene(random.Random(k), split="test") for k in range(100)]
     x = to_tensor(torch.from_numpy(np.stack([np.array(render(p, 64)) for p in pages])), CPU)
-    truth = torch.tensor([content(page) for page in pages])
+    truth = torch.tensor([scene_labels(page) for page in pages])
     with torch.inference_mode():
         assert [f.shape[-1] for f in features(x[:1])] == [64 // 2**i for i in range(stages)]
         sky, ground, things = network.classify(x)

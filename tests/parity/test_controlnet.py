@@ -12,13 +12,13 @@ from torch import Tensor
 
 import sdlearn
 from sdlearn import controlnet, unet
-from sdlearn.controlnet import ControlNet, HintEncoder, combined, fading
-from sdlearn.files import read_json, write_json
-from sdlearn.originals import names
-from sdlearn.singlefile import control_config
-from sdlearn.stored import Stored
+from sdlearn.controlnet import ControlNet, HintEncoder, guess_mode_scales, sum_residuals
 from sdlearn.unet import UNet, UNetConfig, UNetEncoder
-from sdlearn.weights import published_state
+from sdlearn.utils.atomic_files import read_json, write_json
+from sdlearn.weights.controlnet_files import detect_controlnet_config
+from sdlearn.weights.ldm_keys import key_map
+from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.tensor_files import LazyTensor
 
 from .oracle import (
     DTYPES,
@@ -152,9 +152,9 @@ def test_scale_is_that_of_diffusers(scale: float) -> None:
 
 
 def test_guess_mode_fades_towards_the_full_size() -> None:
-    assert fading(13) == [0.825 ** (12 - i) for i in range(13)]
+    assert guess_mode_scales(13) == [0.825 ** (12 - i) for i in range(13)]
     pair = ControlNets(UNetConfig(**{**vars(SYSTEMS["SD 1"]), **FOUR_LEVELS}))
-    faded = pair.answer(fading(13))
+    faded = pair.answer(guess_mode_scales(13))
     plain = pair.answer()
     for i, (part, one) in enumerate(zip([*faded[0], faded[1]], [*plain[0], plain[1]], strict=True)):
         assert torch.equal(0.825 ** (12 - i) * one, part)
@@ -179,7 +179,7 @@ def test_two_controlnets_add_up() -> None:
     config = SYSTEMS["SD 2, nine channels"]
     one, two = ControlNets(config), ControlNets(config, seed=8)
     two.hint = 1 - one.hint
-    down, mid = combined([one.answer(0.4), two.answer(0.9)])
+    down, mid = sum_residuals([one.answer(0.4), two.answer(0.9)])
     theirs = one.their_answer(0.4), two.their_answer(0.9)
     wanted = [a + b for a, b in zip(theirs[0][0], theirs[1][0], strict=True)]
     assert max(errors((down, mid), (wanted, theirs[0][1] + theirs[1][1]))) <= 1e-12
@@ -383,7 +383,7 @@ def test_what_is_not_supported_is_refused(
 def original_state(controlnet: ControlNet, prefix: str) -> dict[str, Tensor]:
     """The tensors of a ControlNet as its authors publish them."""
     ours = controlnet.state_dict()
-    return {prefix + name: ours[key].contiguous() for key, name in names(controlnet).items()}
+    return {prefix + name: ours[key].contiguous() for key, name in key_map(controlnet).items()}
 
 
 @pytest.mark.parametrize("layout", ["control_model.", "", "published"])
@@ -418,8 +418,8 @@ def test_a_full_size_file_tells_what_it_is_for(name: str) -> None:
     with torch.device("meta"):
         ours = ControlNet(wanted)
     for state in (ours.state_dict(), original_state(ours, "control_model.")):
-        stored = {k: Stored(k, tuple(v.shape), v.dtype, v.clone) for k, v in state.items()}
-        config, hints = control_config(Path("control.pth"), stored)
+        tensors = {k: LazyTensor(k, tuple(v.shape), v.dtype, v.clone) for k, v in state.items()}
+        config, hints = detect_controlnet_config(Path("control.pth"), tensors)
         assert hints == (16, 32, 96, 256)
         same = replace(ours.config, sample_size=64, upcast_attention=config.upcast_attention)
         assert replace(config, in_channels=4, sample_size=64) == same
@@ -430,18 +430,20 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     state = published_state(UNet(SYSTEMS["SD 1"]))
     save_file(state, path)
-    with pytest.raises(ValueError, match=r"model\.safetensors holds no ControlNet; give a Contr"):
+    with pytest.raises(ValueError, match=r"model\.safetensors holds no ControlNet; give the f"):
         ControlNet.from_pretrained(path)
     attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     save_file(state | {attention: torch.zeros(16, 768)}, path)
     with pytest.raises(ValueError, match="no ControlNet; it looks like Stable Diffusion 1; give"):
         ControlNet.from_pretrained(path)
     (tmp_path / "notes.txt").write_text("a ControlNet")
-    with pytest.raises(ValueError, match=r"notes\.txt is no weight file: they end in"):
+    with pytest.raises(
+        ValueError, match=r"notes\.txt is not a weight file; the accepted suffixes are"
+    ):
         ControlNet.from_pretrained(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="does not exist; give a model's folder, or its id"):
         ControlNet.from_pretrained(tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match=r"is no file; only for a file is spec given"):
+    with pytest.raises(ValueError, match=r"is not a file; spec is accepted for a single file only"):
         ControlNet.from_pretrained(tmp_path, spec="sd1.5")
     with pytest.raises(ValueError, match=r"dtype is torch\.int8; it must be one of torch\.float32"):
         ControlNet.from_pretrained(tmp_path, torch.int8)

@@ -242,7 +242,7 @@ def test_sizes(sd):
         ({"image": torch.full((1, 3, 8, 8), 1.5)}, "image has values outside 0 … 1"),
         ({"image": torch.full((1, 3, 8, 8), float("nan"))}, "or NaN"),
         ({"image": [Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))]}, "of several sizes"),
-        ({"image": Image.new("RGB", (1, 8))}, "image is smaller than 2 pixels"),
+        ({"image": Image.new("RGB", (1, 8))}, "image is 1 x 8 pixels"),
         ({"image": [Image.new("RGB", (8, 8))] * 3}, "image has 3 entries for 1 prompts"),
         ({"strength": 1.5}, "strength is 1.5; it must lie in 0 … 1"),
         ({"strength": float("nan")}, "strength is nan; it must be a finite number"),

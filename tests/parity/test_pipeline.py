@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.utils.resources import data_folder
 from tests.tiny_model import SCHEDULER, tiny_diffusers
 
 from .oracle import relative_error
@@ -237,7 +237,8 @@ def test_trajectory(sd):
         ({"height": 15}, "height is 15; it must be a positive multiple of 2"),
         ({"width": 0}, "width is 0"),
         ({"width": 16.0}, "width is 16.0; it must be a whole number"),
-        ({"steps": 0}, "steps is 0; it must lie in 1 … 1000"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": 1001}, "steps is 1001; it must lie in 1 … 1000"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"sampler": "magic"}, "'magic' is not known: the samplers are ddim, ddpm"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
@@ -247,7 +248,7 @@ def test_trajectory(sd):
         ({"noise": np.zeros((1, 4, 8, 8))}, "noise is a ndarray; it must be a Tensor or a"),
         ({"sampler": ""}, "sampler '' is not known"),
         ({"noise": torch.zeros(1, 4, 3, 3)}, r"\(1, 4, 3, 3\); it must be \(1, 4, 8, 8\)"),
-        ({"output": "numpy"}, "it is 'image' or 'latent'"),
+        ({"output": "numpy"}, "it must be 'image' or 'latent'"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(sd, options, words):

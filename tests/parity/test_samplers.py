@@ -15,11 +15,11 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from sdlearn.guidance import denoiser, rescaled
+from sdlearn.guidance import denoiser, rescale_guidance
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.samplers import SAMPLERS, offered
-from sdlearn.schedulers import read_scheduler
+from sdlearn.samplers import SAMPLERS, get_sampler
 from sdlearn.versions import SPECS
+from sdlearn.weights.scheduler_config import scheduler_config_from_json
 from tests.tiny_model import tiny_diffusers
 
 PUBLISHED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -118,18 +118,18 @@ def theirs(scheduler, sampler, steps, monkeypatch, **options):
 def ours(spec, steps, **options):
     """Every latent that the sampler of a specification passes through, and its calls."""
     network, (start, *fresh) = Network(), noises(steps)
-    offer = offered(spec.sampler)
+    offer = get_sampler(spec.sampler)
     path = StableDiffusion(None, None, None, spec).path(steps)
     start = offer.initial_std(path, spec.spacing) * start
     denoise = denoiser(network, spec.predicts)
-    walk = offer.walk(denoise, start, path, noise=iter(fresh).__next__, **options)
+    walk = offer.sample(denoise, start, path, noise=iter(fresh).__next__, **options)
     return [step.z for step in walk], network.calls
 
 
 def read(scheduler, tmp_path):
     """The specification that a scheduler's file makes."""
     scheduler.save_pretrained(tmp_path)
-    return read_scheduler(tmp_path / "scheduler_config.json", SPECS["storybook"])
+    return scheduler_config_from_json(tmp_path / "scheduler_config.json", SPECS["storybook"])
 
 
 def worst(a, b):
@@ -158,7 +158,7 @@ def test_published_systems(system, steps, tmp_path, monkeypatch):
     scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     spec = SPECS[system]
-    assert read_scheduler(tmp_path / "scheduler_config.json", spec) == spec
+    assert scheduler_config_from_json(tmp_path / "scheduler_config.json", spec) == spec
     latents, calls = theirs(scheduler, spec.sampler, steps, monkeypatch)
     again, ours_calls = ours(spec, steps)
     assert ours_calls == calls
@@ -283,7 +283,7 @@ def test_guidance_interval_in_a_pipeline(tmp_path):
     some = run(guidance_scale=5, guidance_interval=(300, 700))
     assert min((some - always).norm(), (some - never).norm()) > 0.01
     for wrong, words in [
-        ({"guidance_interval": (3, 2)}, "must not be above"),
+        ({"guidance_interval": (3, 2)}, r"must be \(lo, hi\) with lo <= hi"),
         ({"guidance_interval": 5}, "two numbers"),
         ({"guidance_interval": (0, float("nan"))}, "finite number"),
         ({"guidance_rescale": 1.5}, r"guidance_rescale is 1\.5; it must lie in 0 … 1"),
@@ -319,63 +319,68 @@ def test_settings_that_are_not_offered_are_refused(sampler, options, words, tmp_
     name, its_own = CLASSES[sampler]
     config = PUBLISHED | its_own | {"_class_name": name}
     path.write_text(json.dumps(config))
-    assert read_scheduler(path, SPECS["sd1.5"]).sampler == sampler
+    assert scheduler_config_from_json(path, SPECS["sd1.5"]).sampler == sampler
     path.write_text(json.dumps(config | options))
     with pytest.raises(ValueError, match=words):
-        read_scheduler(path, SPECS["sd1.5"])
+        scheduler_config_from_json(path, SPECS["sd1.5"])
 
 
 def test_a_specification_s_karras_leaves_other_samplers_alone(tmp_path):
     spec = read(made("dpm_pp_2m", use_karras_sigmas=True), tmp_path)
-    assert spec.karras
+    assert spec.sigmas == "karras"
     sd = StableDiffusion(None, None, None, spec)
-    assert sd.path(20) == spec.schedule.path(20, "linspace", "clean", 1, "lambda", True)
-    assert sd.path(20, "ddim") == spec.schedule.path(20, "linspace", spec.final)
-    assert sd.path(20, "euler", "trailing", False)[1].t == 949
-    with pytest.raises(ValueError, match="only the grids 'sigma' and 'lambda'"):
-        sd.path(20, "ddim", karras=True)
+    assert sd.path(20) == spec.schedule.path(20, "linspace", "zero", 1, "karras", "lambda")
+    assert sd.path(20, "ddim") == spec.schedule.path(20, "linspace", spec.final_sigma)
+    assert sd.path(20, "euler", "trailing", "table")[1].t == 949
+    with pytest.raises(
+        ValueError, match=r"is 'karras'; a sampler that steps in timestep has 'table'$"
+    ):
+        sd.path(20, "ddim", sigmas="karras")
 
 
 def test_a_specification_s_lu_is_dpm_solver_s_alone_and_gives_way_to_karras(tmp_path):
     spec = read(made("dpm_pp_2m", use_lu_lambdas=True), tmp_path)
-    assert spec.lu
+    assert spec.sigmas == "uniform_lambda"
     both = read(made("dpm_pp_2m", use_lu_lambdas=True, use_karras_sigmas=True), tmp_path)
     assert StableDiffusion(None, None, None, both).path(20) == spec.schedule.path(
-        20, "linspace", "clean", 1, "lambda", karras=True
+        20, "linspace", "zero", 1, "karras", "lambda"
     )
     sd = StableDiffusion(None, None, None, spec)
-    even = spec.schedule.path(20, "linspace", "clean", 1, "lambda", lu=True)
+    even = spec.schedule.path(20, "linspace", "zero", 1, "uniform_lambda", "lambda")
     assert sd.path(20) == even
-    assert sd.path(20, karras=True) == spec.schedule.path(
-        20, "linspace", "clean", 1, "lambda", True
+    assert sd.path(20, sigmas="karras") == spec.schedule.path(
+        20, "linspace", "zero", 1, "karras", "lambda"
     )
-    assert sd.path(20, lu=False) == spec.schedule.path(20, "linspace", "clean", 1, "lambda")
-    assert sd.path(20, "euler") == spec.schedule.path(20, "linspace", "clean", 1, "sigma")
-    with pytest.raises(ValueError, match="only the grid 'lambda'"):
-        sd.path(20, "euler", lu=True)
+    assert sd.path(20, sigmas="table") == spec.schedule.path(
+        20, "linspace", "zero", 1, steps_in="lambda"
+    )
+    assert sd.path(20, "euler") == spec.schedule.path(20, "linspace", "zero", 1, steps_in="sigma")
+    with pytest.raises(ValueError, match="is 'uniform_lambda'; a sampler that steps in sigma has"):
+        sd.path(20, "euler", sigmas="uniform_lambda")
 
 
 def test_the_storybook_s_folder_leaves_its_lu_alone(tmp_path):
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(PUBLISHED | {"_class_name": "DDIMScheduler", "clip_sample": False}))
-    assert read_scheduler(path, SPECS["storybook"]).lu
+    assert scheduler_config_from_json(path, SPECS["storybook"]).sigmas == "uniform_lambda"
     path.write_text(json.dumps(PUBLISHED | {"_class_name": "DPMSolverMultistepScheduler"}))
-    assert not read_scheduler(path, SPECS["storybook"]).lu
+    assert scheduler_config_from_json(path, SPECS["storybook"]).sigmas == "table"
 
 
 def test_a_class_that_is_not_offered_becomes_ddim(tmp_path):
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(PUBLISHED | {"_class_name": "UniPCMultistepScheduler"}))
-    words = "'UniPCMultistepScheduler', which is not offered here; pictures are made with DDIM on"
+    words = "'UniPCMultistepScheduler' is not supported; images are generated with DDIM on the same"
     with pytest.warns(UserWarning, match=words) as caught:
-        spec = read_scheduler(path, SPECS["sd1.5"])
-    assert (spec.sampler, spec.spacing, spec.final) == ("ddim", "leading", "first")
+        spec = scheduler_config_from_json(path, SPECS["sd1.5"])
+    assert (spec.sampler, spec.spacing, spec.final_sigma) == ("ddim", "leading", "min")
     assert str(caught[0].message).startswith(f"{path}: ")
-    with pytest.warns(UserWarning, match="'LCMScheduler', which is not offered here"):
-        read_scheduler(path, SPECS["sd1.5"], "LCMScheduler")  # as model_index.json names it
+    with pytest.warns(UserWarning, match="'LCMScheduler' is not supported"):
+        # As model_index.json names it.
+        scheduler_config_from_json(path, SPECS["sd1.5"], "LCMScheduler")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_scheduler(path, SPECS["sd1.5"], "EulerDiscreteScheduler")
+        scheduler_config_from_json(path, SPECS["sd1.5"], "EulerDiscreteScheduler")
 
 
 def test_averaged_velocities_are_refused_with_a_way_out(tmp_path):
@@ -383,17 +388,17 @@ def test_averaged_velocities_are_refused_with_a_way_out(tmp_path):
     config = ALL | {"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"}
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="prediction_type is 'v_prediction'") as caught:
-        read_scheduler(path, SPECS["sd2.1"])
+        scheduler_config_from_json(path, SPECS["sd2.1"])
     assert str(caught.value) == (
         f"{path}: prediction_type is 'v_prediction'; in a PNDMScheduler it must be 'epsilon'; use "
         "DDIMScheduler, which it must say here and in model_index.json"
     )
-    assert read_scheduler(path, SPECS["sd2.1"], "DDIMScheduler").predicts == "velocity"
+    assert scheduler_config_from_json(path, SPECS["sd2.1"], "DDIMScheduler").predicts == "velocity"
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
 def test_rescaled_guidance(phi):
     output, cond = noises(1)
     torch.testing.assert_close(
-        rescaled(3 * output, cond, phi), rescale_noise_cfg(3 * output, cond, phi)
+        rescale_guidance(3 * output, cond, phi), rescale_noise_cfg(3 * output, cond, phi)
     )

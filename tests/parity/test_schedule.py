@@ -35,7 +35,7 @@ def test_times(scheduler_class, spacing):
     scheduler = scheduler_class(timestep_spacing=spacing, steps_offset=1)
     for steps in [1, 2, 3, 7, 13, 20, 30, 50, 64, 100, 160, 333, 500, 999]:
         scheduler.set_timesteps(steps)
-        assert NoiseSchedule().times(steps, spacing) == scheduler.timesteps.tolist(), steps
+        assert NoiseSchedule().timesteps(steps, spacing) == scheduler.timesteps.tolist(), steps
 
 
 def test_noising():

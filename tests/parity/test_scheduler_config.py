@@ -1,6 +1,6 @@
 """scheduler_config.json as it is written here: read back to the same, and drawn with by diffusers.
 
-Every specification with every sampler, on Karras's and Lu's points where the sampler has them. What
+Every specification with every sampler, on each choice of sigmas that the sampler has. What
 the published class has no setting for is refused before anything is written.
 """
 
@@ -12,13 +12,16 @@ import diffusers
 import pytest
 import torch
 
-from sdlearn.files import write_json
-from sdlearn.paths import data_folder
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import SAMPLERS
 from sdlearn.schedule import NoiseSchedule
-from sdlearn.schedulers import read_scheduler, scheduler_json
+from sdlearn.utils.atomic_files import write_json
+from sdlearn.utils.resources import data_folder
 from sdlearn.versions import SPECS, ModelSpec
+from sdlearn.weights.scheduler_config import (
+    scheduler_config_from_json,
+    scheduler_config_to_json,
+)
 from tests.tiny_model import tiny_diffusers, tiny_sd2
 
 from .oracle import relative_error
@@ -29,7 +32,7 @@ POINTS = {
     "euler": ["karras"],
     "heun": ["karras"],
     "lms": ["karras"],
-    "dpm_pp_2m": ["karras", "lu"],
+    "dpm_pp_2m": ["karras", "uniform_lambda"],
 }
 DRAWN = [(sampler, points) for sampler in SAMPLERS for points in ("", *POINTS.get(sampler, ()))]
 STOCHASTIC = ("ddpm", "euler_ancestral")
@@ -40,8 +43,8 @@ STRIDES = ("ddim", "plms")
 VARIATIONS = {
     "trailing": ({"spacing": "trailing"}, set(SAMPLERS)),
     "linspace": ({"spacing": "linspace"}, set(SAMPLERS) - {*STRIDES}),
-    "no offset": ({"offset": 0}, set(SAMPLERS)),
-    "clean": ({"final": "clean"}, set(SAMPLERS)),
+    "no offset": ({"steps_offset": 0}, set(SAMPLERS)),
+    "clean": ({"final_sigma": "zero"}, set(SAMPLERS)),
     "linear": ({"schedule": NoiseSchedule(1000, 1e-4, 0.02, "linear")}, set(SAMPLERS)),
     "cosine": ({"schedule": NoiseSchedule(kind="cosine")}, set(SAMPLERS)),
     "few": ({"schedule": NoiseSchedule(num_steps=400)}, set(SAMPLERS)),
@@ -54,8 +57,7 @@ VARIATIONS = {
 
 def drawing(spec: ModelSpec, sampler: str, points: str) -> ModelSpec:
     """The specification with another sampler and, where there are any, other points."""
-    points_of = {"karras": points == "karras", "lu": points == "lu"} if points else {}
-    return replace(spec, sampler=sampler, **points_of)
+    return replace(spec, sampler=sampler, **({"sigmas": points} if points else {}))
 
 
 def cases():
@@ -77,8 +79,8 @@ def specification(name: str, sampler: str, points: str) -> ModelSpec:
 
 def read_back(spec: ModelSpec, base: ModelSpec, tmp_path) -> ModelSpec:
     """Write a specification's file and read it into another specification."""
-    write_json(tmp_path / "scheduler_config.json", scheduler_json(spec))
-    return read_scheduler(tmp_path / "scheduler_config.json", base)
+    write_json(tmp_path / "scheduler_config.json", scheduler_config_to_json(spec))
+    return scheduler_config_from_json(tmp_path / "scheduler_config.json", base)
 
 
 def numbers(spec: ModelSpec, steps: int, **other) -> torch.Tensor:
@@ -112,7 +114,7 @@ def drawn_cases():
 @pytest.mark.parametrize(("name", "sampler", "points", "steps"), list(drawn_cases()))
 def test_diffusers_draws_the_same_from_a_written_file(name, sampler, points, steps, monkeypatch):
     spec = specification(name, sampler, points)
-    config = scheduler_json(spec)
+    config = scheduler_config_to_json(spec)
     kind = getattr(diffusers, config["_class_name"])
     warned = []
     monkeypatch.setattr(diffusers.configuration_utils.logger, "warning", warned.append)
@@ -130,9 +132,10 @@ def test_diffusers_draws_the_same_from_a_written_file(name, sampler, points, ste
 def test_every_sampler_has_been_written():
     assert {sampler for _, sampler, _ in cases()} == SAMPLERS.keys()
     assert {name for name, _, _ in cases()} == {*SPECS, *VARIATIONS}
-    on_points = [specification(*case) for case in cases()]
-    assert {s.sampler for s in on_points if s.karras} == POINTS.keys()
-    assert {s.sampler for s in on_points if s.lu and s.name != "storybook"} == {"dpm_pp_2m"}
+    specs = [specification(*case) for case in cases()]
+    assert {s.sampler for s in specs if s.sigmas == "karras"} == POINTS.keys()
+    uniform = [s for s in specs if s.sigmas == "uniform_lambda"]
+    assert {s.sampler for s in uniform if s.name != "storybook"} == {"dpm_pp_2m"}
 
 
 @pytest.mark.parametrize(
@@ -178,22 +181,21 @@ def test_a_saved_model_keeps_its_sampler(make, sampler, points, tmp_path, monkey
 
 def test_the_storybook_s_file_is_unchanged(tmp_path):
     path = data_folder("storybook") / "scheduler" / "scheduler_config.json"
-    write_json(tmp_path / "scheduler_config.json", scheduler_json(SPECS["storybook"]))
+    write_json(tmp_path / "scheduler_config.json", scheduler_config_to_json(SPECS["storybook"]))
     assert (tmp_path / "scheduler_config.json").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("karras", [False, True])
-@pytest.mark.parametrize("lu", [False, True])
+@pytest.mark.parametrize("sigmas", ["table", "karras", "uniform_lambda"])
 @pytest.mark.parametrize(
     ("name", "system"),
     [("sd1.5", "sd1.5"), ("storybook", "storybook"), ("mine", "sd1.5"), ("mine", "storybook")],
 )
-def test_points_for_another_sampler_are_kept(name, system, karras, lu, tmp_path):
-    """DDIM has none of these; a caller who asks for DPM-Solver++ gets the specification's."""
+def test_sigmas_for_another_sampler_are_kept(name, system, sigmas, tmp_path):
+    """DDIM has no such choice; with DPM-Solver++ instead, it is the specification's."""
     for sampler in ("ddim", "dpm_pp_2m"):
-        spec = replace(SPECS[system], name=name, sampler=sampler, karras=karras, lu=lu)
+        spec = replace(SPECS[system], name=name, sampler=sampler, sigmas=sigmas)
         again = read_back(spec, replace(SPECS[system], name=name), tmp_path)
-        assert (again.karras, again.lu) == (karras, lu)
+        assert again.sigmas == sigmas
         for other in ("ddim", "dpm_pp_2m"):
             again_other, spec_other = (numbers(x, 20, sampler=other) for x in (again, spec))
             assert torch.equal(again_other, spec_other)
@@ -207,9 +209,9 @@ def test_points_of_another_class_do_not_count_where_the_class_has_none(tmp_path,
         ("lms", "rescale_betas_zero_snr"),
         ("plms", "rescale_betas_zero_snr"),
     ):
-        config = {**scheduler_json(replace(SPECS["sd1.5"], sampler=sampler)), key: True}
+        config = {**scheduler_config_to_json(replace(SPECS["sd1.5"], sampler=sampler)), key: True}
         write_json(tmp_path / "scheduler_config.json", config)
-        spec = read_scheduler(tmp_path / "scheduler_config.json", SPECS["sd1.5"])
+        spec = scheduler_config_from_json(tmp_path / "scheduler_config.json", SPECS["sd1.5"])
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
         latents, _ = theirs(scheduler, sampler, 20, monkeypatch)
         assert worst(ours(spec, 20)[0], latents) <= TOLERANCE
@@ -223,8 +225,8 @@ REFUSED = {
         "dpm_pp_2m",
     ),
     "Karras's points": (
-        {"sampler": "euler_ancestral", "karras": True},
-        "sampler 'euler_ancestral' cannot be saved with karras=True: "
+        {"sampler": "euler_ancestral", "sigmas": "karras"},
+        "sampler 'euler_ancestral' cannot be saved with sigmas='karras': "
         "EulerAncestralDiscreteScheduler has no setting use_karras_sigmas; choose one of euler, "
         "heun, lms, dpm_pp_2m",
     ),
@@ -242,10 +244,13 @@ REFUSED = {
         "sampler 'magic' cannot be saved: the samplers with a published scheduler are ddim, ddpm, "
         "plms, euler, euler_ancestral, heun, lms, dpm_pp_2m",
     ),
-    "an end": ({"final": "last"}, "final 'last' is not known: it is 'first' or 'clean'"),
+    "an end": (
+        {"final_sigma": "last"},
+        "final_sigma is 'last'; it must be 'min' or 'zero'",
+    ),
     "a spacing": (
         {"spacing": "even"},
-        "spacing 'even' is not known: it is 'leading', 'trailing' or 'linspace'",
+        "spacing is 'even'; it must be 'leading', 'trailing' or 'linspace'",
     ),
 }
 
@@ -256,7 +261,7 @@ def test_what_no_file_can_say_is_refused_before_anything_is_written(what, tmp_pa
     tiny_diffusers().save_pretrained(tmp_path / "theirs")
     sd = StableDiffusion.from_pretrained(tmp_path / "theirs", device="cpu")
     sd.spec = replace(sd.spec, **changes)
-    with pytest.raises(ValueError, match=r"sampler|final|spacing") as caught:
+    with pytest.raises(ValueError, match=r"sampler|final_sigma|spacing") as caught:
         sd.save_pretrained(tmp_path / "ours")
     assert str(caught.value) == words
     assert not (tmp_path / "ours").exists()

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 
-from sdlearn.beginning import to_latents
+from sdlearn.inpainting import encode_images
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.text import Conditioning, Sizes, token_ids
 from tests import local_hub
@@ -223,9 +223,9 @@ def test_pooling_ends_where_the_tokenizer_says(xl, tmp_path):
 def test_no_negative_prompt_is_zeros_and_the_empty_one_is_not(xl):
     zeros, empty = latents(xl.sd), latents(xl.sd, negative_prompt="")
     assert relative_error(empty, zeros) > 100 * FINAL
-    told, _ = xl.sd.conditionings(PROMPTS, None, 1, Sizes().row(16, 16))
-    assert told.silent().context.count_nonzero() == told.silent().pooled.count_nonzero() == 0
-    assert torch.equal(told.silent().sizes, told.sizes)
+    told, _ = xl.sd.text.pair(PROMPTS, None, 1, Sizes().row(16, 16))
+    assert told.zeroed().context.count_nonzero() == told.zeroed().pooled.count_nonzero() == 0
+    assert torch.equal(told.zeroed().sizes, told.sizes)
 
 
 def test_zeros_only_where_the_folder_says_so(xl, tmp_path):
@@ -262,8 +262,9 @@ def test_conditionings_in_batches():
     both = Conditioning.cat([one, two])
     assert [len(part) for part in both] == [4, 4, 4]
     assert torch.equal(both.rows([3, 0]).context, torch.stack([two.context[1], one.context[0]]))
-    assert torch.equal(both.added[1], torch.cat([one.sizes, two.sizes]))
-    assert Conditioning.cat([one._replace(sizes=None)] * 2).added is None
+    assert torch.equal(both.unet_inputs[1][1], torch.cat([one.sizes, two.sizes]))
+    (alone,) = Conditioning.cat([one._replace(sizes=None)] * 2).unet_inputs
+    assert torch.equal(alone, torch.cat([one.context] * 2))
 
 
 def test_the_autoencoder_stays_in_float32(families):
@@ -277,8 +278,8 @@ def test_the_autoencoder_stays_in_float32(families):
     a, b = sd.to_images(z), families["sdxl"].sd.to_images(z)
     assert [picture.tobytes() for picture in a] == [picture.tobytes() for picture in b]
     x = normal(2, 3, 16, 16, dtype=torch.float32).clamp(-1, 1)
-    wanted = to_latents(families["sdxl"].sd.vae, x, z.float())
-    assert torch.equal(to_latents(sd.vae, x, z), wanted.half())
+    wanted = encode_images(families["sdxl"].sd.vae, x, z.float())
+    assert torch.equal(encode_images(sd.vae, x, z), wanted.half())
 
 
 # ------------------------------------------------------------------------------------- folders
@@ -374,7 +375,7 @@ FAULTS = {
     "a first text encoder for a second": (
         lambda f: damage(f / "text_encoder_2" / "config.json", architectures=["CLIPTextModel"]),
         ValueError,
-        r"told 42 numbers besides the context, the pooled text and six sizes are 24;",
+        r"input_dim of the U-Net is 42; the pooled text and six embedded sizes have 24",
     ),
     "SDXL as Stable Diffusion 1": (
         lambda f: damage(f / "model_index.json", _class_name="StableDiffusionPipeline"),
@@ -407,8 +408,8 @@ def test_kinds_of_pipeline_are_those_of_diffusers(families):
     kinds = {name: type(family.pipe) for name, family in families.items()}
     assert kinds["sd1"] is kinds["sd2"] is StableDiffusionPipeline
     specs = {name: family.sd.spec for name, family in families.items()}
-    assert [specs[n].guidance for n in specs] == [7.5, 7.5, 5.0]
-    assert [specs[n].text_state for n in specs] == ["last", "last", "penultimate"]
+    assert [specs[n].guidance_scale for n in specs] == [7.5, 7.5, 5.0]
+    assert [specs[n].text_layer for n in specs] == ["last", "last", "penultimate"]
     assert [specs[n].zero_negative for n in specs] == [False, False, True]
     assert [specs[n].predicts for n in specs] == ["noise", "velocity", "noise"]
-    assert [specs[n].size for n in specs] == [16, 16, 16]
+    assert [specs[n].resolution for n in specs] == [16, 16, 16]

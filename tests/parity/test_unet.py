@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from sdlearn import attention, unet, vae
-from sdlearn.unet import UNet, UNetConfig, UpBlock, skip_widths, start_at_zero
+from sdlearn.unet import UNet, UNetConfig, UpBlock, skip_widths, zero_init_residuals
 
 from .oracle import (
     DTYPES,
@@ -208,7 +208,7 @@ def test_starting_at_zero_silences_every_branch() -> None:
     torch.manual_seed(0)
     ours = UNet(SMALL["storybook"]).double()
     inputs = normal(2, 4, 8, 8), 500, normal(2, 5, 12)
-    start_at_zero(ours)
+    zero_init_residuals(ours)
     assert torch.equal(ours(*inputs), torch.zeros(2, 4, 8, 8).double())
     h = normal(2, 24, 8, 8)
     emb = ours.embed(inputs[0], 500, None)

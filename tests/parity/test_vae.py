@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from sdlearn import vae
-from sdlearn.vae import VAE, PatchDiscriminator, PerceptualLoss, VAEConfig
+from sdlearn import vae, vae_losses
+from sdlearn.vae import VAE, VAEConfig
+from sdlearn.vae_losses import PatchDiscriminator, PerceptualLoss
 
 from .oracle import (
     DTYPES,
@@ -131,9 +132,9 @@ def test_symmetric_padding_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_attention_without_residual_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = vae.PixelAttention.forward
+    right = vae.SpatialSelfAttention.forward
     ours, theirs = pair(CONFIGS["three levels"])
-    monkeypatch.setattr(vae.PixelAttention, "forward", lambda self, x: right(self, x) - x)
+    monkeypatch.setattr(vae.SpatialSelfAttention, "forward", lambda self, x: right(self, x) - x)
     assert error(ours, theirs) > 0.1
 
 
@@ -145,8 +146,8 @@ def test_kl_divergence_is_the_exact_one() -> None:
     posterior = torch.distributions.Normal(mean, (0.5 * logvar).exp())
     standard = torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double())
     exact = torch.distributions.kl_divergence(posterior, standard).sum() / 3
-    assert relative_error(vae.kl_divergence(mean, logvar), exact) <= 1e-12
-    assert vae.kl_divergence(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)) == 0
+    assert relative_error(vae_losses.kl_divergence(mean, logvar), exact) <= 1e-12
+    assert vae_losses.kl_divergence(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)) == 0
 
 
 def test_perceptual_loss_compares_directions_stage_by_stage() -> None:
@@ -177,14 +178,14 @@ def test_perceptual_loss_moves_the_first_picture_only() -> None:
 
 def test_hinge_losses() -> None:
     real, fake = torch.tensor([3.0, 0.0]), torch.tensor([-2.0, 1.0])
-    assert vae.discriminator_loss(real, fake).item() == 0.5 * (0.5 + 1.0)
-    assert vae.generator_loss(fake).item() == 0.5
+    assert vae_losses.discriminator_loss(real, fake).item() == 0.5 * (0.5 + 1.0)
+    assert vae_losses.generator_loss(fake).item() == 0.5
 
 
 def test_adversarial_weight_balances_the_gradients() -> None:
     w = torch.tensor([1.0, 2.0], requires_grad=True)
     reconstruction, adversarial = 6 * w.sum(), (-2 * w).sum()
-    weight = vae.adversarial_weight(reconstruction, adversarial, w)
+    weight = vae_losses.adversarial_weight(reconstruction, adversarial, w)
     assert weight.item() == pytest.approx(3.0, rel=1e-3)
     (reconstruction + weight * adversarial).backward()
     assert w.grad is not None

@@ -17,12 +17,18 @@ from transformers import CLIPTextConfig as TheirConfig
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.configs import read_text, read_unet, read_vae
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS
-from sdlearn.writing import text_json, unet_json, vae_json
+from sdlearn.weights.configs import (
+    text_config_from_json,
+    text_config_to_json,
+    unet_config_from_json,
+    unet_config_to_json,
+    vae_config_from_json,
+    vae_config_to_json,
+)
 
 from .oracle import count, published, shapes
 
@@ -265,9 +271,9 @@ def test_no_layer_is_built_and_thrown_away(name, monkeypatch):
 def test_the_published_files_are_the_specification(name, tmp_path):
     unet, text, vae, _ = SYSTEMS[name]
     spec = SPECS[name]
-    assert read_unet(written(tmp_path, unet)) == spec.unet
-    assert tuple(read_text(written(tmp_path, config)) for config in text) == spec.text
-    assert read_vae(written(tmp_path, vae)) == spec.vae
+    assert unet_config_from_json(written(tmp_path, unet)) == spec.unet
+    assert tuple(text_config_from_json(written(tmp_path, config)) for config in text) == spec.text
+    assert vae_config_from_json(written(tmp_path, vae)) == spec.vae
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -288,7 +294,7 @@ def test_keys_shapes_and_counts_of_unet_and_text_encoders(name):
 @pytest.mark.parametrize("config", [SD_VAE, SDXL_VAE], ids=["SD", "SDXL"])
 def test_keys_shapes_and_counts_of_the_autoencoder(config, tmp_path):
     with torch.device("meta"):
-        ours = VAE(read_vae(written(tmp_path, config)))
+        ours = VAE(vae_config_from_json(written(tmp_path, config)))
         theirs = AutoencoderKL.from_config(config)
     assert shapes(ours.state_dict()) == shapes(theirs.state_dict())
     assert count(ours) == 83_653_863
@@ -299,16 +305,17 @@ def test_keys_shapes_and_counts_of_the_autoencoder(config, tmp_path):
 @pytest.mark.parametrize("name", SPECS)
 def test_what_is_written_is_read_again(name, tmp_path):
     spec = SPECS[name]
-    assert read_unet(written(tmp_path, unet_json(spec.unet))) == spec.unet
-    assert read_vae(written(tmp_path, vae_json(spec.vae, spec.size))) == spec.vae
+    assert unet_config_from_json(written(tmp_path, unet_config_to_json(spec.unet))) == spec.unet
+    vae = vae_config_to_json(spec.vae, spec.resolution)
+    assert vae_config_from_json(written(tmp_path, vae)) == spec.vae
     for text in spec.text:
-        again = read_text(written(tmp_path, text_json(text, 49406)))
+        again = text_config_from_json(written(tmp_path, text_config_to_json(text, 49406)))
         assert again == text
 
 
 def test_how_pictures_are_made():
     """Prediction and sampler as in the published scheduler files, guidance as in the pipelines."""
-    made = {s.name: (s.predicts, s.sampler, s.size, s.guidance) for s in SPECS.values()}
+    made = {s.name: (s.predicts, s.sampler, s.resolution, s.guidance_scale) for s in SPECS.values()}
     del made["storybook"]
     assert made == {
         "sd1.4": ("noise", "plms", 512, 7.5),
@@ -323,8 +330,8 @@ def test_how_pictures_are_made():
     }
     for name, spec in SPECS.items():
         assert spec.name == name
-        assert (spec.spacing, spec.offset, spec.final) == ("leading", 1, "first")
-        assert spec.size == spec.unet.sample_size * 8
+        assert (spec.spacing, spec.steps_offset, spec.final_sigma) == ("leading", 1, "min")
+        assert spec.resolution == spec.unet.sample_size * 8
         assert spec.unet.cross_attention_dim == sum(text.hidden_size for text in spec.text)
         assert spec.schedule.beta_end == 0.012
-        assert spec.zero_negative == (spec.text_state == "penultimate") == (name == "sdxl")
+        assert spec.zero_negative == (spec.text_layer == "penultimate") == (name == "sdxl")

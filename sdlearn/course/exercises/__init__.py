@@ -1,15 +1,15 @@
 """The exercises and quizzes of the course: one file a notebook, `nb05_attention.py` for 05.
 
-Each file holds EXERCISES and QUESTIONS, tuples of plain data (see sdlearn.course.exercise). It is
-imported when one of its exercises is asked for. Where there is a file `nb05_attention.md` beside
-it, that holds the mistakes (see `edits`).
+Each file holds EXERCISES and QUESTIONS, tuples of plain data (see
+sdlearn.course.grading.exercise). It is imported when one of its exercises is asked for. Where there
+is a file `nb05_attention.md` beside it, that holds the mistakes (see `edits`).
 """
 
 import re
 from importlib import import_module
 from pkgutil import iter_modules
 
-from sdlearn.course.exercise import Exercise, Question, Refused
+from sdlearn.course.grading.exercise import Exercise, Question, Refused
 
 
 def files() -> dict[str, str]:

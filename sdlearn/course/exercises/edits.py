@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sdlearn.course.exercise import Exercise, Mistake, source
+from sdlearn.course.grading.exercise import Exercise, Mistake, source
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
 
 # ------------------------------------------------------------------------------ 01.1 three factors
 

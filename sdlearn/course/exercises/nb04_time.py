@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
 from sdlearn.embeddings import sinusoidal_embedding
 
 # float32 loses digits where angles are large: times have angles up to 999, sizes up to 3000.

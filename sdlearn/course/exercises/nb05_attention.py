@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sdlearn.attention import Attention, GatedFeedForward
-from sdlearn.course.exercise import Answer, Case, Exercise, Question, normal
 from sdlearn.course.exercises.edits import with_mistakes
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
 
 # ----------------------------------------------------------------------------------- 05.1 one query
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
 from sdlearn.schedule import NoiseSchedule
 
 PUBLISHED = NoiseSchedule()

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
-from sdlearn.samplers import Denoiser, noise_in, slide
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.samplers import Denoiser, predicted_noise, step_to
 from sdlearn.schedule import Point
 
 # ------------------------------------------------------------------------------- 09.1 the budget
@@ -828,14 +828,14 @@ def midpoint(denoise: "Denoiser", z: Tensor, path: "list[Point]") -> "Iterator[T
     """Yields z at every point of the path, the start included, by the midpoint method."""
     yield z
     for here, there in pairwise(path):
-        eps = noise_in(z, denoise(z, here), here)
+        eps = predicted_noise(z, denoise(z, here), here)
         if there.sigma > 0:
             ratio = (here.sigma / here.alpha * there.sigma / there.alpha).sqrt()
             alpha = 1 / (1 + ratio**2).sqrt()
             middle = Point((here.t + there.t) / 2, alpha, ratio * alpha)
-            ahead = slide(z, eps, here, middle)
-            eps = noise_in(ahead, denoise(ahead, middle), middle)
-        z = slide(z, eps, here, there)
+            ahead = step_to(z, eps, here, middle)
+            eps = predicted_noise(ahead, denoise(ahead, middle), middle)
+        z = step_to(z, eps, here, there)
         yield z
 
 
@@ -884,7 +884,7 @@ def without_t(here: Point, there: Point) -> Point:
 
 
 def slope(denoise: Denoiser, z: Tensor, point: Point) -> Tensor:
-    return noise_in(z, denoise(z, point), point)
+    return predicted_noise(z, denoise(z, point), point)
 
 
 Walk = Callable[[Denoiser, Tensor, list[Point]], list[Tensor]]
@@ -901,7 +901,7 @@ def stepping(
         states = [z] if first else []
         for here, there in pairwise(path):
             if clean and there.sigma == 0:
-                z = slide(z, slope(denoise, z, here), here, there)
+                z = step_to(z, slope(denoise, z, here), here, there)
             else:
                 z = step(denoise, z, here, there)
             states.append(z)
@@ -915,75 +915,75 @@ def middle_step(
 ) -> Callable[[Denoiser, Tensor, Point, Point], Tensor]:
     def step(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
         stop = middle(here, there)
-        ahead = slide(z, slope(denoise, z, here), here, stop)
-        return slide(z, slope(denoise, ahead, stop), here, there)
+        ahead = step_to(z, slope(denoise, z, here), here, stop)
+        return step_to(z, slope(denoise, ahead, stop), here, there)
 
     return step
 
 
 def euler_step(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
-    return slide(z, slope(denoise, z, here), here, there)
+    return step_to(z, slope(denoise, z, here), here, there)
 
 
 def heun_step(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     eps = slope(denoise, z, here)
-    ahead = slide(z, eps, here, there)
-    return slide(z, (eps + slope(denoise, ahead, there)) / 2, here, there)
+    ahead = step_to(z, eps, here, there)
+    return step_to(z, (eps + slope(denoise, ahead, there)) / 2, here, there)
 
 
 def far_end_step(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     ahead = euler_step(denoise, z, here, there)
-    return slide(z, slope(denoise, ahead, there), here, there)
+    return step_to(z, slope(denoise, ahead, there), here, there)
 
 
 def from_the_middle(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, stop)
-    return slide(ahead, slope(denoise, ahead, stop), stop, there)
+    ahead = step_to(z, slope(denoise, z, here), here, stop)
+    return step_to(ahead, slope(denoise, ahead, stop), stop, there)
 
 
 def mean_of_slopes(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
     eps = slope(denoise, z, here)
-    ahead = slide(z, eps, here, stop)
-    return slide(z, (eps + slope(denoise, ahead, stop)) / 2, here, there)
+    ahead = step_to(z, eps, here, stop)
+    return step_to(z, (eps + slope(denoise, ahead, stop)) / 2, here, there)
 
 
 def old_z_in_the_noise(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, stop)
-    return slide(z, noise_in(z, denoise(ahead, stop), stop), here, there)
+    ahead = step_to(z, slope(denoise, z, here), here, stop)
+    return step_to(z, predicted_noise(z, denoise(ahead, stop), stop), here, there)
 
 
 def old_place_in_the_noise(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, stop)
-    return slide(z, noise_in(ahead, denoise(ahead, stop), here), here, there)
+    ahead = step_to(z, slope(denoise, z, here), here, stop)
+    return step_to(z, predicted_noise(ahead, denoise(ahead, stop), here), here, there)
 
 
 def asked_about_the_old_z(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
-    return slide(z, slope(denoise, z, geometric(here, there)), here, there)
+    return step_to(z, slope(denoise, z, geometric(here, there)), here, there)
 
 
 def asked_at_here_only(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, stop)
-    return slide(z, noise_in(ahead, denoise(ahead, here), stop), here, there)
+    ahead = step_to(z, slope(denoise, z, here), here, stop)
+    return step_to(z, predicted_noise(ahead, denoise(ahead, here), stop), here, there)
 
 
 def asked_at_the_old_time(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     stop = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, stop)
-    return slide(z, slope(denoise, ahead, here), here, there)
+    ahead = step_to(z, slope(denoise, z, here), here, stop)
+    return step_to(z, slope(denoise, ahead, here), here, there)
 
 
 def estimate_kept(denoise: Denoiser, z: Tensor, here: Point, there: Point) -> Tensor:
     """z_0 of the middle for the whole step, with the noise that z had at its beginning."""
     stop = geometric(here, there)
     z_0 = denoise(z, here)
-    ahead = slide(z, noise_in(z, z_0, here), here, stop)
+    ahead = step_to(z, predicted_noise(z, z_0, here), here, stop)
     later = denoise(ahead, stop)
-    return there.alpha * later + there.sigma * noise_in(z, z_0, here)
+    return there.alpha * later + there.sigma * predicted_noise(z, z_0, here)
 
 
 def two_values(m: float, s: float) -> Denoiser:
@@ -1050,16 +1050,17 @@ MIDPOINT = Exercise(
     "ends, the root of their product; its `Point` must have $\\alpha^2 + \\sigma^2 = 1$. Its `t`, "
     "which networks read, is the mean of both. A step that ends clean has no such middle and is "
     "Euler's. So there are two calls a step, and one where it ends clean; more are not paid for. "
-    "Yield `z` at every point, the start included. `noise_in` and `slide` "
+    "Yield `z` at every point, the start included. `predicted_noise` and `step_to` "
     "of sections 5 and 7 may help.",
     hints=(
         "Take `heun` from section 7 and change only what happens between the two calls: where "
         "is the second call made, and which noise is used in the end?",
         "With `ratio = (here.sigma / here.alpha * there.sigma / there.alpha).sqrt()` the middle "
         "has `alpha = 1 / (1 + ratio ** 2).sqrt()` and `sigma = ratio * alpha`. Go there with "
-        "`slide`, and ask.",
-        "`ahead = slide(z, eps, here, middle)`, `eps = noise_in(ahead, denoise(ahead, middle), "
-        "middle)`, and then `z = slide(z, eps, here, there)`, for steps with `there.sigma > 0`.",
+        "`step_to`, and ask.",
+        "`ahead = step_to(z, eps, here, middle)`, `eps = predicted_noise(ahead, denoise(ahead, "
+        "middle), middle)`, and then `z = step_to(z, eps, here, there)`, for steps with "
+        "`there.sigma > 0`.",
     ),
     solution=midpoint,
     cases=midpoint_cases,
@@ -1099,7 +1100,7 @@ MIDPOINT = Exercise(
             "old z in the noise",
             stepping(old_z_in_the_noise),
             "In the middle you subtract the new estimate from the *old* z. The noise in the middle "
-            "is that of the latent in the middle: `noise_in(ahead, …, middle)`.",
+            "is that of the latent in the middle: `predicted_noise(ahead, …, middle)`.",
         ),
         Mistake(
             "old place in the noise",
@@ -1111,18 +1112,18 @@ MIDPOINT = Exercise(
             "asked about the old z",
             stepping(asked_about_the_old_z),
             "You ask the denoiser about the old z at the new time. It must be shown what the "
-            "latent would be there: slide to the middle first.",
+            "latent would be there: go to the middle first.",
         ),
         Mistake(
             "asked at the old time",
             stepping(asked_at_the_old_time),
-            "You slide to the middle, but ask there with the time of the start: the denoiser is "
+            "You go to the middle, but ask there with the time of the start: the denoiser is "
             "told that there is more noise than there is.",
         ),
         Mistake(
             "asked with the start's point",
             stepping(asked_at_here_only),
-            "You slide to the middle and compute its noise with its own alpha and sigma, but you "
+            "You go to the middle and compute its noise with its own alpha and sigma, but you "
             "ask the denoiser with the point of the start. It must be told where it looks.",
         ),
         Mistake(
@@ -1147,7 +1148,7 @@ MIDPOINT = Exercise(
             "z_0 of one, noise of the other",
             stepping(estimate_kept),
             "You put the z_0 of the middle together with the noise of the start. They do not "
-            "belong to one latent. Take one of them from the middle, and let `slide` find the "
+            "belong to one latent. Take one of them from the middle, and let `step_to` find the "
             "other.",
         ),
         Mistake(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
 
 # ------------------------------------------------------------------------------ 10.1 guided twice
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sdlearn.course.exercise import Answer, Case, Exercise, Mistake, Question, normal
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Question, normal
 from sdlearn.schedule import NoiseSchedule, Point
 
 # ------------------------------------------------------------------------------ 11.1 what to encode
@@ -470,13 +470,13 @@ def along_the_last_axis(z_0: Tensor, eps: Tensor, path: list, strengths: list[fl
 def enter_cases(rng: Generator) -> Iterator[Case]:
     schedule = NoiseSchedule()
     for shape, steps, strengths, final in (
-        ((3, 4, 5, 3), 10, [0.77, 0.4, 0.2], "first"),
-        ((1, 3, 4, 2), 20, [0.37], "clean"),
-        ((2, 2, 2, 2), 7, [0.5, 1.0], "first"),
-        ((4, 2, 3, 5), 30, [1.0, 0.0, 0.65, 0.3], "first"),
-        ((2, 1, 3, 2), 9, [0.36, 0.9], "clean"),
+        ((3, 4, 5, 3), 10, [0.77, 0.4, 0.2], "min"),
+        ((1, 3, 4, 2), 20, [0.37], "zero"),
+        ((2, 2, 2, 2), 7, [0.5, 1.0], "min"),
+        ((4, 2, 3, 5), 30, [1.0, 0.0, 0.65, 0.3], "min"),
+        ((2, 1, 3, 2), 9, [0.36, 0.9], "zero"),
     ):
-        path = schedule.path(steps, final=final)  # type: ignore[arg-type]
+        path = schedule.path(steps, final_sigma=final)  # type: ignore[arg-type]
         yield Case((normal(rng, *shape), normal(rng, *shape), path, strengths))
 
 

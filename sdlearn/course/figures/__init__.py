@@ -1,31 +1,31 @@
-"""The figures of the notebooks: functions from tensors and pictures to a picture, and `show`.
+"""The figures of the notebooks: functions from tensors and images to a figure, and `show`.
 
-Grids of pictures are drawn with Pillow, every pixel a square (nearest neighbour); everything with
-axes is a matplotlib Figure. Lines differ in dashes and markers, maps in lightness, so that all of
-it can be read in black and white.
+Grids of images are drawn with Pillow and enlarged without smoothing (nearest neighbour). Everything
+with axes is a matplotlib Figure. Lines differ in dashes and markers and maps differ in lightness,
+so every figure can be read in black and white.
 """
 
-from sdlearn.course.figures.looks import lit, tile, word_maps
-from sdlearn.course.figures.pages import grid, img, label_font, png, show, wrapped
-from sdlearn.course.figures.plan import MAP_IN_WORDS, PLACES, course_map
+from sdlearn.course.figures.attention import attention_map_grid, heatmap, overlay
+from sdlearn.course.figures.course_plan import MAP_IN_WORDS, PLACES, course_map
+from sdlearn.course.figures.images import grid, img, label_font, png, show, wrapped
 from sdlearn.course.figures.plots import axes_for, curves, latent, schedule_path, table
 
 __all__ = [
     "MAP_IN_WORDS",
     "PLACES",
+    "attention_map_grid",
     "axes_for",
     "course_map",
     "curves",
     "grid",
+    "heatmap",
     "img",
     "label_font",
     "latent",
-    "lit",
+    "overlay",
     "png",
     "schedule_path",
     "show",
     "table",
-    "tile",
-    "word_maps",
     "wrapped",
 ]

@@ -1,8 +1,9 @@
-"""Guidance where all of it can be computed: animals on a line, and figures of densities and walks.
+"""Guidance on a one-dimensional mixture of Gaussians: its exact quantities, and their figures.
 
-The line of notebook 10: an animal is one number, its size. A quarter are kittens, a quarter grown
-cats, half are dogs; each kind is a normal density. A prompt is the shares of the three. Noised,
-normal densities stay normal, so that what a perfect network would answer is a formula.
+This is the toy dataset of notebook 10. An animal is one value, its size. A quarter of the animals
+are kittens, a quarter are grown cats and half are dogs, and the sizes of each kind are normally
+distributed. A prompt is the mixture weights of the three kinds. A Gaussian with noise is a
+Gaussian again, so the prediction of a perfect network is a formula.
 """
 
 import math
@@ -14,83 +15,113 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdlearn.course.figures.plots import WIDE
-from sdlearn.guidance import denoiser, guided
+from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.samplers import ddim
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.text import Conditioning
 
-MIDDLES = torch.tensor([-1.8, -0.2, 1.0], dtype=torch.float64)
-SPREADS = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
-SHARES = {"": (0.25, 0.25, 0.5), "cat": (0.5, 0.5, 0.0), "dog": (0.0, 0.0, 1.0)}
-BETWEEN = -1.0  # halfway from the middle of the kittens to that of the grown cats
+MEANS = torch.tensor([-1.8, -0.2, 1.0], dtype=torch.float64)
+STDS = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
+WEIGHTS = {"": (0.25, 0.25, 0.5), "cat": (0.5, 0.5, 0.0), "dog": (0.0, 0.0, 1.0)}
+THRESHOLD = -1.0  # halfway between the means of the kittens and of the grown cats
 SCHEDULE = NoiseSchedule(kind="cosine")  # ends in noise alone, unlike Stable Diffusion's own
 GRID = torch.linspace(-12, 6, 3601, dtype=torch.float64)
 
 
-def shares_of(prompt: str) -> Tensor:
-    """(3,) of kittens, grown cats and dogs."""
-    return torch.tensor(SHARES[prompt], dtype=torch.float64)
+def mixture_weights(prompt: str) -> Tensor:
+    """Return the weights (3,) of kittens, grown cats and dogs for "", "cat" or "dog"."""
+    return torch.tensor(WEIGHTS[prompt], dtype=torch.float64)
 
 
 def log_density(z: Tensor, shares: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
-    """log p_t(z) of animals (...) with these shares (3,), at the noise level of alpha and sigma."""
-    variance = alpha**2 * SPREADS**2 + sigma**2
-    away = z[..., None] - alpha * MIDDLES
+    """Return log p_t(z) of the mixture at one noise level.
+
+    Args:
+        z: Sizes, (...).
+        shares: Mixture weights, (3,).
+        alpha: Factor of the signal.
+        sigma: Factor of the noise.
+    """
+    variance = alpha**2 * STDS**2 + sigma**2
+    away = z[..., None] - alpha * MEANS
     logs = shares.log() - away**2 / (2 * variance) - (2 * math.pi * variance).log() / 2
     return logs.logsumexp(dim=-1)
 
 
-def animals(z: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-    """The noise in z_t (b, c, h, w) that a perfect network would see; every number is an animal.
+def exact_noise(z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """Return the noise that a perfect network predicts, E[eps | z_t]; it is called like a U-Net.
 
-    t (b,); the context (b, 1, 3) holds the shares.
+    Args:
+        z: (b, c, h, w). Every element is one animal.
+        t: Timesteps, (b,).
+        context: Mixture weights, (b, 1, 3).
     """
     alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in SCHEDULE.at(t))
-    shares = conditioning.context[:, 0, None, None, None]  # (b, 1, 1, 1, 3)
-    variance = alpha**2 * SPREADS**2 + sigma**2
-    away = z[..., None] - alpha * MIDDLES
+    shares = context[:, 0, None, None, None]  # (b, 1, 1, 1, 3)
+    variance = alpha**2 * STDS**2 + sigma**2
+    away = z[..., None] - alpha * MEANS
     comes_from = (shares.log() - away**2 / (2 * variance) - variance.log() / 2).softmax(dim=-1)
     return sigma[..., 0] * (comes_from * away / variance).sum(dim=-1)
 
 
-def sharpened(away: str, scale: float, prompt: str = "cat") -> Tensor:
-    """p(z | away)^(1 - scale) p(z | prompt)^scale over GRID, of area one."""
-    logs = (1 - scale) * log_density(GRID, shares_of(away))
+def sharpened_density(away: str, scale: float, prompt: str = "cat") -> Tensor:
+    """Return p(z | away)^(1 - scale) p(z | prompt)^scale over GRID, normalised to area 1."""
+    logs = (1 - scale) * log_density(GRID, mixture_weights(away))
     if scale != 0:
-        logs = logs + scale * log_density(GRID, shares_of(prompt))
+        logs = logs + scale * log_density(GRID, mixture_weights(prompt))
     density = (logs - logs.max()).exp()
     return density / (density.sum() * (GRID[1] - GRID[0]))
 
 
 def moments(density: Tensor) -> tuple[float, float, float]:
-    """Mean, standard deviation, and the part to the right of BETWEEN, of a density over GRID."""
+    """Return mean, standard deviation and mass above THRESHOLD of a density over GRID."""
     weight = density / density.sum()
     mean = (weight * GRID).sum()
-    spread = (weight * (GRID - mean) ** 2).sum().sqrt()
-    return float(mean), float(spread), float(weight[GRID > BETWEEN].sum())
+    std = (weight * (GRID - mean) ** 2).sum().sqrt()
+    return float(mean), float(std), float(weight[GRID > THRESHOLD].sum())
 
 
-def walkers(
+def guided_samples(
     scale: float,
     away: str = "",
     interval: tuple[float, float] | None = None,
     n: int = 400,
     steps: int = 80,
 ) -> Tensor:
-    """Where n guided walkers arrive, (n,), from the n middle quantiles of standard normal noise.
+    """Sample with DDIM and guidance from the n mid-quantiles of standard normal noise.
 
-    The walk is deterministic and keeps the order, so these are the quantiles of what is sampled.
+    DDIM is deterministic and keeps the order of the samples, so the results are the quantiles of
+    the sampled distribution.
+
+    Args:
+        scale: Guidance scale; 1 is no guidance.
+        away: The negative prompt: "", "cat" or "dog".
+        interval: Lowest and highest timestep with guidance. None guides at every timestep.
+        n: Number of samples.
+        steps: Sampling steps.
+
+    Returns:
+        Samples, (n,) float64.
     """
     z = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).view(n, 1, 1, 1)
-    cond, uncond = (Conditioning(shares_of(p).expand(n, 1, 3)) for p in ("cat", away))
-    denoise = denoiser(guided(animals, cond, uncond, scale, interval=interval), "noise")
-    for step in ddim(denoise, z, SCHEDULE.path(steps, "trailing", "clean")):
+    cond, uncond = (Conditioning(mixture_weights(p).expand(n, 1, 3)) for p in ("cat", away))
+    denoise = denoiser(
+        classifier_free_guidance(exact_noise, cond, uncond, scale, interval=interval), "noise"
+    )
+    for step in ddim(denoise, z, SCHEDULE.path(steps, "trailing", "zero")):
         z = step.z
     return z.flatten()
 
 
-def outline(ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The density whose n quantiles these are: between neighbours, 1 / (n * their distance)."""
+def density_from_quantiles(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimate a density from its n quantiles: 1 / (n * distance) between neighbours.
+
+    Args:
+        ends: Quantiles, (n,), in any order.
+
+    Returns:
+        Midpoints and densities, (n - 1,) each.
+    """
     ends = ends.sort().values
     gaps = ends.diff().clamp(min=1e-6)
     return (ends[1:] + ends[:-1]) / 2, 1 / (len(ends) * gaps)
@@ -99,8 +130,14 @@ def outline(ends: Tensor) -> tuple[Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------- figures
 
 
-class Bells(NamedTuple):
-    """One pair of axes. filled: (xs, ys), what was sampled; lines: up to three, by name."""
+class DensityPanel(NamedTuple):
+    """One pair of axes.
+
+    Attributes:
+        title: Of the axes.
+        filled: (xs, ys) of the sampled density, drawn as a grey area.
+        lines: Up to three other densities (xs, ys), by name.
+    """
 
     title: str
     filled: tuple[Tensor, Tensor]
@@ -110,10 +147,18 @@ class Bells(NamedTuple):
 STROKES = (("0.25", ":", 1.8), ("black", "--", 1.5), ("0.5", "-.", 1.5))
 
 
-def bells(
-    parts: Sequence[Bells], title: str, name: str, span: tuple[float, float], top: float
+def densities(
+    parts: Sequence[DensityPanel], title: str, name: str, span: tuple[float, float], top: float
 ) -> Figure:
-    """Densities over the line, two panels a row; grey and filled is the one that is `name`d."""
+    """Draw densities over the size, two panels a row.
+
+    Args:
+        parts: The panels.
+        title: Of the figure.
+        name: Legend entry of the filled density.
+        span: Lowest and highest size.
+        top: Highest density.
+    """
     down = -(-len(parts) // 2)
     figure = Figure(figsize=(WIDE, 0.8 + 2.2 * down), dpi=100, layout="constrained")
     axes = figure.subplots(down, min(2, len(parts)), squeeze=False, sharex=True).flatten()
@@ -136,18 +181,24 @@ def bells(
     return figure
 
 
-def ways(
+def trajectories(
     walks: Mapping[str, Tensor], times: Sequence[float], title: str, every: int = 20
 ) -> Figure:
-    """Walks (points, n) by name, side by side: z over t from noise, on the left, to clean.
+    """Draw trajectories z over t in panels side by side, from noise on the left to data.
 
-    times: of the points. Every so many walkers are drawn, dark those that end as grown cats.
+    Trajectories that end above THRESHOLD, at grown cats, are dark.
+
+    Args:
+        walks: States by name, (points, n) each.
+        times: Timesteps of the points.
+        title: Of the figure.
+        every: Draw one of so many trajectories.
     """
     figure = Figure(figsize=(WIDE, 2.8), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(walks), squeeze=False, sharey=True)[0]
     for ax, (name, walk) in zip(axes, walks.items(), strict=True):
         for k in range(every // 2, walk.shape[1], every):
-            grown = float(walk[-1, k]) > BETWEEN
+            grown = float(walk[-1, k]) > THRESHOLD
             colour, width = ("black", 1.3) if grown else ("0.65", 1.0)
             ax.plot(times, walk[:, k].tolist(), color=colour, lw=width)
         ax.set(title=name, xlabel="time t", xlim=(times[0], times[-1]))

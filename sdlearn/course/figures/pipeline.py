@@ -1,4 +1,4 @@
-"""Where image-to-image enters, ways between noises, maps beside true masks, pages of any size."""
+"""Figures of the pipeline: strength, interpolation of noise, attention maps and masks, images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,22 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdlearn.course.figures.looks import tile
-from sdlearn.course.figures.pages import OUTLINE, grid, label_font
+from sdlearn.course.figures.attention import heatmap
+from sdlearn.course.figures.images import OUTLINE, grid, label_font
 from sdlearn.course.figures.plots import WIDE, axes_for
 from sdlearn.schedule import Point
 
-WAYS = ("on the sphere", "straight")
+INTERPOLATIONS = ("on the sphere", "straight")
 EXAMPLE = (-3, -2, -1)  # the axes of one latent
 
 
-def doors(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
-    """alpha and sigma along a path, step by step, and where each strength enters it."""
+def strengths_on_path(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
+    """Draw alpha and sigma along a path and the point at which each strength starts.
+
+    Args:
+        path: The points of a sampling path, noisiest first.
+        strengths: Image-to-image strengths, 0 to 1.
+    """
     total = len(path) - 1
     figure, ax = axes_for(
         f"Where on a path of {total} steps each strength enters",
@@ -38,47 +43,59 @@ def doors(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
     return figure
 
 
-def between(a: Tensor, b: Tensor, w: float, way: str) -> Tensor:
-    """The latent w of the way from a to b, each (c, h, w) or a batch of them: a at 0, b at 1.
+def interpolate(a: Tensor, b: Tensor, w: float, path: str) -> Tensor:
+    """Interpolate between two latents, linearly or spherically (lerp or slerp).
 
-    way: "straight", or "on the sphere", where every example keeps to the arc between the two
-    directions. Raises ValueError for another way.
+    Args:
+        a: The latent at w = 0, (c, h, w) or a batch of them.
+        b: The latent at w = 1, in the shape of a.
+        w: 0 to 1.
+        path: "straight" for linear interpolation, "on the sphere" for spherical interpolation of
+            every latent in the batch.
+
+    Raises:
+        ValueError: If path is another string.
     """
-    if way not in WAYS:
-        raise ValueError(f"way is {way!r}; it is one of {', '.join(WAYS)}")
-    if way == "straight":
+    if path not in INTERPOLATIONS:
+        raise ValueError(f"path is {path!r}; accepted: {', '.join(INTERPOLATIONS)}")
+    if path == "straight":
         return (1 - w) * a + w * b
-    lengths = length(a) * length(b)
+    lengths = norm(a) * norm(b)
     cosine = ((a * b).sum(dim=EXAMPLE, keepdim=True) / lengths).clamp(-1, 1)
     angle = cosine.arccos()
     arc = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
-    # Two latents of one direction have no arc between them; their straight line is one.
+    # Two latents in the same direction have no arc between them, so they take the straight line.
     return torch.where(angle.sin() < 1e-4, (1 - w) * a + w * b, arc)
 
 
-def length(z: Tensor) -> Tensor:
+def norm(z: Tensor) -> Tensor:
+    """Return the Euclidean norm of each latent, (..., c, h, w) -> (..., 1, 1, 1)."""
     return torch.linalg.vector_norm(z, dim=EXAMPLE, keepdim=True)
 
 
-def chord_and_arc(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
-    """The plane through the origin and two noises, with both ways between them.
+def lerp_and_slerp(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
+    """Draw linear and spherical interpolation in the plane spanned by two noise tensors.
 
-    a, b: noises of one shape. The first axis points to a.
+    Args:
+        a: Noise of any shape; the first axis points to it.
+        b: Noise in the shape of a.
+        parts: Interpolation steps.
     """
     x = a.flatten() / a.norm()
     y = b.flatten() - (b.flatten() @ x) * x
     y = y / y.norm()
     figure = Figure(figsize=(WIDE * 0.62, 4.6), dpi=100, layout="constrained")
     ax = figure.subplots()
-    for way, style in zip(WAYS, ("o-", "s--"), strict=True):
-        steps = [between(a, b, k / parts, way).flatten() for k in range(parts + 1)]
+    styles = (("o-", "black"), ("s--", "0.45"))
+    for path, (style, colour) in zip(INTERPOLATIONS, styles, strict=True):
+        steps = [interpolate(a, b, k / parts, path).flatten() for k in range(parts + 1)]
         across, up = [float(z @ x) for z in steps], [float(z @ y) for z in steps]
-        ax.plot(across, up, style, color="black" if way == WAYS[0] else "0.45", ms=5, label=way)
+        ax.plot(across, up, style, color=colour, ms=5, label=path)
     for end, name in ((a, "first noise"), (b, "second noise")):
-        place = float(end.flatten() @ x), float(end.flatten() @ y)
-        ax.annotate("", place, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "0.7"})
+        tip = float(end.flatten() @ x), float(end.flatten() @ y)
+        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "0.7"})
         below = -16 if end is a else 8
-        ax.annotate(name, place, (0, below), textcoords="offset points", ha="center")
+        ax.annotate(name, tip, (0, below), textcoords="offset points", ha="center")
     ax.plot(0, 0, "k+", ms=10)
     most = 1.25 * float(max(a.norm(), b.norm()))
     ax.set(
@@ -94,20 +111,27 @@ def chord_and_arc(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
     return figure
 
 
-def beside_truth(
+def maps_and_masks(
     pages: Sequence[Image.Image],
     masks: Sequence[Tensor],
     maps: Mapping[str, Sequence[Tensor]],
     title: str,
     names: Sequence[str],
 ) -> Image.Image:
-    """A row for each page: the page, the true mask of a thing (h, w), and maps (h, w) of the page.
+    """Draw a row for each image: the image, the true mask of an object, and attention maps.
 
-    maps: by heading, one for each page. Each map has its own scale, white is its largest.
+    Each map has its own scale: white is its largest value.
+
+    Args:
+        pages: The images.
+        masks: For each image the true mask, (h, w) in 0 ... 1.
+        maps: By heading, one map (h, w) for each image.
+        title: Of the figure.
+        names: One for each row.
     """
     rows = [
-        [page, tile(mask, most=1.0, size=page.width)]
-        + [tile(column[k], size=page.width) for column in maps.values()]
+        [page, heatmap(mask, most=1.0, size=page.width)]
+        + [heatmap(column[k], size=page.width) for column in maps.values()]
         for k, (page, mask) in enumerate(zip(pages, masks, strict=True))
     ]
     return grid(rows, ["page", "true mask", *maps], names, title, scale=2)
@@ -116,7 +140,14 @@ def beside_truth(
 def side_by_side(
     pictures: Sequence[Image.Image], names: Sequence[str], title: str, scale: int = 2
 ) -> Image.Image:
-    """Pictures of any sizes in a row, every pixel a square of `scale` pixels, with their names."""
+    """Draw images of any sizes in a row, with their names above them.
+
+    Args:
+        pictures: The images.
+        names: One for each image.
+        title: Written above the row.
+        scale: Side of an enlarged pixel, in pixels.
+    """
     font, gap, line = label_font(13), 8, 20
     wide = [
         max(scale * picture.width, round(font.getlength(name)))

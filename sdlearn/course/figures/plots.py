@@ -1,4 +1,4 @@
-"""Everything with axes: maps of tensors, curves."""
+"""Figures with axes that several notebooks share: latents, schedules, curves, tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -16,9 +16,15 @@ ARROW = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
 
 
 def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float = 3.0) -> Figure:
-    """The channels of one latent (c, h, w) or (1, c, h, w) side by side, after its page if given.
+    """Draw the channels of one latent side by side.
 
-    Light is positive, dark negative; the scale ends at -limit and limit, the same for every latent.
+    Light is positive and dark is negative.
+
+    Args:
+        z: (c, h, w) or (1, c, h, w).
+        title: Of the figure.
+        page: The image of the latent, drawn first if given.
+        limit: The scale ranges from -limit to limit, for every latent.
     """
     channels = z.detach().float().cpu().reshape(-1, *z.shape[-2:]).numpy()
     figure = Figure(figsize=(WIDE, 2.6 if page else 2.9), dpi=100, layout="constrained")
@@ -39,7 +45,7 @@ def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float 
 
 
 def schedule_path(schedule: NoiseSchedule, path: Sequence[Point]) -> Figure:
-    """alpha and sigma over all t, and the points of a path on them."""
+    """Draw alpha and sigma over all timesteps, with the points of a path on both curves."""
     times = range(schedule.num_steps)
     alpha, sigma = schedule.at(schedule.alphas_cumprod.new_tensor(times))
     stops = [point.t for point in path]
@@ -63,10 +69,15 @@ def curves(
     ylabel: str,
     log: Literal["", "x", "y", "xy"] = "",
 ) -> Figure:
-    """Up to four named lines, each (xs, ys), told apart by dashes and markers.
+    """Draw up to four lines that differ in dashes and markers.
 
-    log: the axes that are logarithmic; with "xy" a power of x is a straight line. A plain y begins
-    at 0, or below where there are negative values.
+    Args:
+        lines: (xs, ys), by name.
+        title: Of the figure.
+        xlabel: Of the x axis.
+        ylabel: Of the y axis.
+        log: The logarithmic axes. With "xy", a power of x is a straight line. A linear y axis
+            starts at 0, or lower if there are negative values.
     """
     figure, ax = axes_for(title, xlabel, ylabel)
     for (name, (xs, ys)), style in zip(lines.items(), STYLES[: len(lines)], strict=True):
@@ -82,6 +93,7 @@ def curves(
 
 
 def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """Create a figure of the notebook's width with one pair of axes and a grid."""
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
     ax = figure.subplots()
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -97,7 +109,16 @@ def table(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """A matrix of numbers from 0 to 1, written into squares that are darker the larger they are."""
+    """Draw a matrix of values from 0 to 1 as numbers in squares; larger values are darker.
+
+    Args:
+        weights: (rows, columns).
+        rows: Labels of the rows.
+        columns: Labels of the columns.
+        title: Of the figure.
+        xlabel: Of the x axis.
+        ylabel: Of the y axis.
+    """
     height, width = weights.shape
     size = 2.0 + 0.75 * width, 1.5 + 0.5 * height
     figure = Figure(figsize=size, dpi=100, layout="constrained")

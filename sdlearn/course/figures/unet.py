@@ -1,8 +1,8 @@
-"""A walk through a U-Net: what goes into each block, what comes out, what it costs; and its shape.
+"""Shapes, parameters and multiplications of every block of a U-Net, and figures of them.
 
-`walk` sends one latent through and writes down what passes; on torch's meta device that takes no
-memory, whatever the size. All else here is made of its list of stops. Blocks are told apart by the
-names of the published files, so that a U-Net built in the notebook is walked like the finished one.
+`trace` runs one forward pass and records every block. On torch's meta device this takes no memory
+at any size. The other functions draw its list of records. Blocks are recognised by their published
+names, so a U-Net built in the notebook is traced like the reference.
 """
 
 import re
@@ -29,15 +29,19 @@ KINDS = {
     "downsamplers": ("↓", "a downsampling", "0.93"),
     "upsamplers": ("↑", "an upsampling", "0.93"),
 }
-BOX, STEP = 0.24, 0.15  # height of a box, distance of two brackets; rows are 1 apart
+BOX, STEP = 0.24, 0.15  # height of a box, gap between two brackets; rows are 1 apart
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A block, and what passed through it.
+class BlockTrace:
+    """One block in a forward pass.
 
-    shape_in, shape: (c, h, w) of the map that came in, with the skip that was put to it, and of
-    the one that went out. multiplications: in convolutions and matrix products, for one picture.
+    Attributes:
+        name: Published name, such as "down_blocks.0.resnets.0".
+        shape_in: (c, h, w) of the input, with the concatenated skip connection.
+        shape: (c, h, w) of the output.
+        parameters: Number of parameters.
+        multiplications: In convolutions and matrix products, for one image.
     """
 
     name: str
@@ -48,12 +52,19 @@ class Stop:
 
     @property
     def kind(self) -> str:
-        """A key of KINDS."""
+        """The kind of the block, a key of KINDS."""
         return "conv" if self.name.startswith("conv_") else self.name.split(".")[-2]
 
 
-def walk(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Stop]:
-    """All blocks in the order in which a latent of this size, and a text, pass through them."""
+def trace(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[BlockTrace]:
+    """Record all blocks in the order of a forward pass.
+
+    Args:
+        unet: A U-Net with published names and a `config`.
+        height: Of the latent, in positions.
+        width: Of the latent, in positions.
+        tokens: Length of the text.
+    """
     modules = dict(unet.named_modules())
     blocks = [name for name in modules if BLOCK.fullmatch(name)]
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -78,30 +89,33 @@ def walk(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Sto
             handles.append(module.register_forward_hook(paying(inside[0])))
     try:
         with torch.no_grad():
-            unet(*nothing(unet, height, width, tokens))
+            unet(*zero_inputs(unet, height, width, tokens))
     finally:
         for handle in handles:
             handle.remove()
     return [
-        Stop(name, *shapes[name], sum(p.numel() for p in modules[name].parameters()), costs[name])
+        BlockTrace(
+            name, *shapes[name], sum(p.numel() for p in modules[name].parameters()), costs[name]
+        )
         for name in shapes
     ]
 
 
 def is_attention(name: str) -> bool:
+    """Tell whether a module is a self- or cross-attention, by its published name."""
     return name.rpartition(".")[2] in ("attn1", "attn2")
 
 
 def multiplications(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Of one layer; of an attention, the two products with the scores."""
+    """Count the multiplications of one layer; for attention, those of its two matrix products."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return output.numel() * module.weight[0].numel()
     x, context = inputs[0], inputs[-1]  # one and the same in self-attention
     return 2 * x.numel() * context.shape[1]
 
 
-def nothing(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, ...]:
-    """Zeros of the right shapes, where the network is: latent, time, text, and SDXL's addition."""
+def zero_inputs(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, ...]:
+    """Return zero inputs on the network's device: latent, time, context and SDXL's added inputs."""
     config, device = unet.config, next(unet.parameters()).device
     z = torch.zeros(1, config.in_channels, height, width, device=device)
     context = torch.zeros(1, tokens, config.cross_attention_dim, device=device)
@@ -111,8 +125,8 @@ def nothing(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, ...]:
     return z, 0.0, context, (pooled, torch.zeros(1, 6, device=device))
 
 
-def skips(stops: Sequence[Stop]) -> list[tuple[int, int]]:
-    """For each skip, in the order of keeping, the stop that makes it and the one that takes it."""
+def skip_connections(stops: Sequence[BlockTrace]) -> list[tuple[int, int]]:
+    """Return (source, target) of every skip connection, as indices into `stops`, by source."""
     stack: list[int] = []
     pairs = []
     for k, stop in enumerate(stops):
@@ -124,8 +138,8 @@ def skips(stops: Sequence[Stop]) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def by_size(stops: Sequence[Stop]) -> dict[str, tuple[int, int]]:
-    """Parameters and multiplications of the blocks that give a map of each size, largest first."""
+def by_resolution(stops: Sequence[BlockTrace]) -> dict[str, tuple[int, int]]:
+    """Sum (parameters, multiplications) of the blocks by output size, largest first."""
     sums: dict[tuple[int, ...], tuple[int, int]] = {}
     for stop in stops:
         parameters, spent = sums.get(stop.shape[1:], (0, 0))
@@ -133,13 +147,13 @@ def by_size(stops: Sequence[Stop]) -> dict[str, tuple[int, int]]:
     return {f"{h} × {w}": sums[h, w] for h, w in sorted(sums, reverse=True)}
 
 
-def account(stops: Sequence[Stop], k: int) -> str:
-    """What there is to say of one stop, in sentences."""
+def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
+    """Describe one block in sentences: its shapes, parameters and multiplications."""
     stop = stops[k]
     parameters = sum(s.parameters for s in stops)
     spent = sum(s.multiplications for s in stops)
     shape_in, shape = (" × ".join(map(str, s)) for s in (stop.shape_in, stop.shape))
-    takes = next((kept for kept, taken in skips(stops) if taken == k), None)
+    takes = next((kept for kept, taken in skip_connections(stops) if taken == k), None)
     skip = ""
     if takes is not None:
         skip = f" ({stops[takes].shape[0]} channels of it kept from {stops[takes].name})"
@@ -151,13 +165,18 @@ def account(stops: Sequence[Stop], k: int) -> str:
     )
 
 
-# -------------------------------------------------------------------------------------- as pictures
+# ------------------------------------------------------------------------------------------ figures
 
 
-def u_shape(stops: Sequence[Stop], title: str, chosen: int | None = None) -> Figure:
-    """The walk from left to right, one row for each size of the map, the skips as brackets.
+def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) -> Figure:
+    """Draw the blocks from left to right, one row for each resolution, with skip connections.
 
-    Each bracket tells the number of its skip and its channels. chosen: the stop to mark.
+    A skip connection is a bracket, labelled with its number and channels.
+
+    Args:
+        stops: The blocks, from `trace`.
+        title: Of the figure.
+        chosen: Index of a block to draw in black, or None.
     """
     sizes = sorted({stop.shape[1:] for stop in stops}, reverse=True)
     rows = [-sizes.index(stop.shape[1:]) for stop in stops]
@@ -175,7 +194,7 @@ def u_shape(stops: Sequence[Stop], title: str, chosen: int | None = None) -> Fig
         ax.add_patch(Rectangle((k, y), 0.9, BOX, fc=face, ec="black", lw=0.8))
         ax.text(k + 0.45, y + BOX / 2, letter, ha="center", va="center", fontsize=8, color=ink)
     write_channels(ax, stops, rows)
-    pairs = skips(stops)
+    pairs = skip_connections(stops)
     for number, (kept, taken) in enumerate(pairs, start=1):
         inside = [a for a, _ in pairs if a > kept and rows[a] == rows[kept]]
         top = rows[kept] + BOX + STEP * (1 + len(inside))
@@ -191,8 +210,8 @@ def u_shape(stops: Sequence[Stop], title: str, chosen: int | None = None) -> Fig
     return figure
 
 
-def write_channels(ax: Axes, stops: Sequence[Stop], rows: Sequence[int]) -> None:
-    """Under each run of boxes of one size and width, the number of channels."""
+def write_channels(ax: Axes, stops: Sequence[BlockTrace], rows: Sequence[int]) -> None:
+    """Write the number of channels below each run of boxes of the same shape."""
     first = 0
     for k in range(1, len(stops) + 1):
         if k == len(stops) or stops[k].shape != stops[first].shape:
@@ -202,9 +221,9 @@ def write_channels(ax: Axes, stops: Sequence[Stop], rows: Sequence[int]) -> None
             first = k
 
 
-def shares(stops: Sequence[Stop], title: str) -> Figure:
-    """Where the parameters are and where the work is: two bars for each size of the map."""
-    sums = by_size(stops)
+def cost_bars(stops: Sequence[BlockTrace], title: str) -> Figure:
+    """Draw the share of parameters and of multiplications at each resolution, as bars."""
+    sums = by_resolution(stops)
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
     figure = Figure(figsize=(WIDE, 1.4 + 0.55 * len(sums)), dpi=100, layout="constrained")
     ax = figure.subplots()
@@ -221,10 +240,12 @@ def shares(stops: Sequence[Stop], title: str) -> Figure:
     return figure
 
 
-def relief(feature_map: Tensor, size: int = 64) -> Image.Image:
-    """One channel (h, w): white is its largest number, black its smallest, size pixels a side.
+def channel_image(feature_map: Tensor, size: int = 64) -> Image.Image:
+    """Draw one channel (h, w) in 16 shades, from its smallest value (black) to its largest (white).
 
-    In 16 shades, like figures.tile.
+    Args:
+        feature_map: (h, w).
+        size: Side of the image in pixels.
     """
     values = feature_map.detach().float().cpu().numpy()
     low, high = float(values.min()), float(values.max())
@@ -232,7 +253,7 @@ def relief(feature_map: Tensor, size: int = 64) -> Image.Image:
     return Image.fromarray(shades.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
 
 
-def loudest(feature_maps: Tensor, count: int = 4) -> list[int]:
-    """The channels of (c, h, w) that differ most from place to place, the first one most."""
-    spread = feature_maps.float().flatten(1).std(dim=1)
-    return spread.topk(min(count, len(spread))).indices.tolist()
+def most_varying_channels(feature_maps: Tensor, count: int = 4) -> list[int]:
+    """Return the `count` channels of (c, h, w) with the largest standard deviation, in order."""
+    stds = feature_maps.float().flatten(1).std(dim=1)
+    return stds.topk(min(count, len(stds))).indices.tolist()

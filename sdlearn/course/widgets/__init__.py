@@ -1,31 +1,31 @@
-"""The live parts of the notebooks: thin ipywidgets over the functions of figures and package."""
+"""The widgets of the notebooks: controls around the functions of `figures` and the package."""
 
-from sdlearn.course.widgets.autoencoding import Walk
-from sdlearn.course.widgets.clocks import Clocks
-from sdlearn.course.widgets.guidance import Guide
-from sdlearn.course.widgets.latents import Blender
-from sdlearn.course.widgets.learning import Reel
-from sdlearn.course.widgets.lens import Lens
-from sdlearn.course.widgets.painter import Painter
-from sdlearn.course.widgets.pipeline import Crossing
+from sdlearn.course.widgets.attention import AttentionLens
+from sdlearn.course.widgets.guidance import GuidanceWidget
+from sdlearn.course.widgets.interpolation import InterpolationWidget
+from sdlearn.course.widgets.latents import LatentBlendWidget
+from sdlearn.course.widgets.noise_schedule import NoiseScheduleWidget
 from sdlearn.course.widgets.playground import Playground
-from sdlearn.course.widgets.reading import ReadingGlass
-from sdlearn.course.widgets.sampling import Tracks
-from sdlearn.course.widgets.schedules import Fog
-from sdlearn.course.widgets.unet import Tour
+from sdlearn.course.widgets.samplers import SamplerWidget
+from sdlearn.course.widgets.text_encoder import TextEncoderWidget
+from sdlearn.course.widgets.text_to_image import TextToImageWidget
+from sdlearn.course.widgets.timestep import TimestepWidget
+from sdlearn.course.widgets.training import TrainingWidget
+from sdlearn.course.widgets.unet import UNetTour
+from sdlearn.course.widgets.vae import LatentPlaneWidget
 
 __all__ = [
-    "Blender",
-    "Clocks",
-    "Crossing",
-    "Fog",
-    "Guide",
-    "Lens",
-    "Painter",
+    "AttentionLens",
+    "GuidanceWidget",
+    "InterpolationWidget",
+    "LatentBlendWidget",
+    "LatentPlaneWidget",
+    "NoiseScheduleWidget",
     "Playground",
-    "ReadingGlass",
-    "Reel",
-    "Tour",
-    "Tracks",
-    "Walk",
+    "SamplerWidget",
+    "TextEncoderWidget",
+    "TextToImageWidget",
+    "TimestepWidget",
+    "TrainingWidget",
+    "UNetTour",
 ]

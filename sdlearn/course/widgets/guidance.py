@@ -1,37 +1,45 @@
-"""The live part of notebook 10: what guidance makes of the cats on the line."""
+"""The widget of notebook 10: guidance on a one-dimensional mixture of Gaussians."""
 
-import html
 import io
 
 import ipywidgets as widgets
 from PIL import Image
 
 from sdlearn.course.figures.guidance import (
-    BETWEEN,
     GRID,
-    Bells,
-    bells,
+    THRESHOLD,
+    DensityPanel,
+    densities,
+    density_from_quantiles,
+    guided_samples,
     log_density,
+    mixture_weights,
     moments,
-    outline,
-    shares_of,
-    sharpened,
-    walkers,
+    sharpened_density,
 )
-from sdlearn.course.figures.pages import img, png
+from sdlearn.course.figures.images import png
+from sdlearn.course.widgets.figure_widget import FigureWidget
 
 AWAY = {"nothing (the empty prompt)": "", "dog (a negative prompt)": "dog"}
 
 
-class Guide(widgets.VBox):
-    """Scale, what is led away from, and the times of guidance; the walkers and both densities.
+class GuidanceWidget(FigureWidget):
+    """Guidance scale, negative prompt and guided timesteps; the samples and both densities.
 
-    `picture` is what is shown; `mean`, `spread` and `grown` are the walkers', the last one the part
-    of them that is larger than the middle between kittens and grown cats.
+    Attributes:
+        image: The figure on display.
+        mean: Mean of the samples.
+        std: Standard deviation of the samples.
+        grown_fraction: Fraction of the samples above THRESHOLD, which are grown cats.
     """
 
     def __init__(self, scale: float = 3.0, width: int = 720) -> None:
-        """scale: 0 to 8. width: in CSS pixels."""
+        """Build the widget.
+
+        Args:
+            scale: Guidance scale at the start, 0 to 8.
+            width: Of the figure, in CSS pixels.
+        """
         self.width = width
         row = {"style": {"description_width": "8em"}, "layout": {"width": "36em"}}
         self.scale = widgets.FloatSlider(
@@ -43,33 +51,28 @@ class Guide(widgets.VBox):
             value=(0, 999), min=0, max=999, description="Guided for t in",
             continuous_update=False, **row,
         )  # fmt: skip
-        self.message = widgets.HTML()
-        self.view = widgets.HTML()
-        controls = [self.scale, self.away, self.times]
-        for control in controls:
-            control.observe(lambda _: self.look(), "value")
-        self.look()
-        super().__init__([*controls, self.message, self.view])
+        super().__init__([self.scale, self.away, self.times])
 
-    def look(self) -> None:
-        """Send the walkers with the current settings, and say where they arrive."""
+    def update(self) -> None:
+        """Sample with the current settings and describe the samples."""
         scale, away, times = self.scale.value, self.away.value, self.times.value
-        ends = walkers(scale, away, times)
-        goal = sharpened(away, scale)
-        self.mean, self.spread = float(ends.mean()), float(ends.std())
-        self.grown = float((ends > BETWEEN).double().mean())
-        means, spreads, part = moments(goal)
-        told = "nothing" if away == "" else away
+        ends = guided_samples(scale, away, times)
+        goal = sharpened_density(away, scale)
+        self.mean, self.std = float(ends.mean()), float(ends.std())
+        self.grown_fraction = float((ends > THRESHOLD).double().mean())
+        mean, std, fraction = moments(goal)
+        negative = "nothing" if away == "" else away
         sentence = (
-            f"Scale {scale:g}, away from {told}, guided for t from {times[0]} to {times[1]}: the "
-            f"walkers have mean {self.mean:.2f} and spread {self.spread:.2f}, and {self.grown:.0%} "
-            f"are larger than {BETWEEN:g}. The sharpened density: {means:.2f}, {spreads:.2f} and "
-            f"{part:.0%}."
+            f"Scale {scale:g}, away from {negative}, guided for t from {times[0]} to {times[1]}: "
+            f"the samples have mean {self.mean:.2f} and standard deviation {self.std:.2f}, and "
+            f"{self.grown_fraction:.0%} are larger than {THRESHOLD:g}. The sharpened density: "
+            f"{mean:.2f}, {std:.2f} and {fraction:.0%}."
         )
-        cats = GRID, log_density(GRID, shares_of("cat")).exp()
-        part_of = Bells("", outline(ends), {"all cats": cats, "sharpened": (GRID, goal)})
-        title = f"Cats, guided with scale {scale:g}, away from {told}"
-        figure = bells([part_of], title, "the walkers", (-7, 3), 2.5)
-        self.picture = Image.open(io.BytesIO(png(figure))).convert("L")
-        self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
-        self.view.value = img(self.picture, f"Densities over the size. {sentence}", self.width)
+        cats = GRID, log_density(GRID, mixture_weights("cat")).exp()
+        part_of = DensityPanel(
+            "", density_from_quantiles(ends), {"all cats": cats, "sharpened": (GRID, goal)}
+        )
+        title = f"Cats, guided with scale {scale:g}, away from {negative}"
+        figure = densities([part_of], title, "samples", (-7, 3), 2.5)
+        self.image = Image.open(io.BytesIO(png(figure))).convert("L")
+        self.show(sentence, f"Densities over the size. {sentence}")

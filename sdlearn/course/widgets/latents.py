@@ -1,30 +1,40 @@
-"""The live part of notebook 01: two pages, squeezed and blended."""
+"""The widget of notebook 01: interpolation between two pages in three representations."""
 
-import html
 from collections.abc import Sequence
 
 import ipywidgets as widgets
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures import grid, img
+from sdlearn.course.figures import grid
 from sdlearn.course.figures.latents import blends
-from sdlearn.evaluation.pixels import as_tensor, psnr
-from sdlearn.pipeline import to_pil
+from sdlearn.course.widgets.figure_widget import FigureWidget
+from sdlearn.evaluation.image_metrics import as_tensor, psnr
+from sdlearn.utils.images import to_pil
 from sdlearn.vae import VAE
 
 
-class Blender(widgets.VBox):
-    """Two pages and a weight: blended as pixels, as k numbers a patch, and as latents.
+class LatentBlendWidget(FigureWidget):
+    """Two pages and a weight: interpolated as pixels, as k values a patch, and as latents.
 
-    At weight 0 and 1 there is nothing to blend, and the three pictures are the page and its two
-    round trips. `picture` is what is shown.
+    At weight 0 and 1 the three images are a page and its two reconstructions.
+
+    Attributes:
+        image: The figure on display.
     """
 
     def __init__(
         self, pages: Sequence[Image.Image], vae: VAE, mean: Tensor, basis: Tensor, width: int = 600
     ) -> None:
-        """pages: of one size. mean, basis: see figures.latents.squeezed. width: in CSS pixels."""
+        """Build the widget.
+
+        Args:
+            pages: Images of one size.
+            vae: The autoencoder of the latents.
+            mean: See `figures.latents.project_patches`.
+            basis: See `figures.latents.project_patches`.
+            width: Of the figure, in CSS pixels.
+        """
         self.x = as_tensor(pages)
         self.vae, self.mean, self.basis = vae, mean, basis
         self.width = width
@@ -38,21 +48,15 @@ class Blender(widgets.VBox):
         self.numbers = widgets.IntSlider(
             value=4, max=len(basis), description="Numbers a patch", **row
         )
-        self.message = widgets.HTML()
-        self.view = widgets.HTML()
-        controls = [self.first, self.second, self.weight, self.numbers]
-        for control in controls:
-            control.observe(lambda _: self.look(), "value")
-        self.look()
-        super().__init__([*controls, self.message, self.view])
+        super().__init__([self.first, self.second, self.weight, self.numbers])
 
-    def look(self) -> None:
-        """Show the pictures of the current settings, and say how good they are."""
+    def update(self) -> None:
+        """Show the images of the current settings and give their PSNR."""
         first, second, weight = self.first.value, self.second.value, self.weight.value
         k, a, b = self.numbers.value, self.x[[first]], self.x[[second]]
         seen = blends(a, b, weight, self.vae, self.mean, self.basis, k)
         headings = ["pixels", f"{k} numbers a patch", "latents"]
-        self.picture = grid([to_pil(seen)], headings, scale=3)
+        self.image = grid([to_pil(seen)], headings, scale=3)
         if weight in (0, 1):
             page, name = (a, first) if weight == 0 else (b, second)
             directions, latents = psnr(seen[1:], page.expand(2, -1, -1, -1)).tolist()
@@ -62,5 +66,4 @@ class Blender(widgets.VBox):
             )
         else:
             sentence = f"Page {first} and page {second}, {weight:.0%} of the way."
-        self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
-        self.view.value = img(self.picture, f"Three pictures. {sentence}", self.width)
+        self.show(sentence, f"Three pictures. {sentence}")

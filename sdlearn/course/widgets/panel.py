@@ -13,20 +13,19 @@ import ipywidgets as widgets
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sdlearn import settings as stamped
-from sdlearn.course import looking
-from sdlearn.course.figures import grid, img, lit, tile
-from sdlearn.course.figures.strip import chosen, strip
-from sdlearn.course.widgets.painter import unknown_words
-from sdlearn.pipeline import StableDiffusion, State, to_pil
-from sdlearn.samplers import SAMPLERS
-from sdlearn.settings import Settings
+from sdlearn.course import attention_maps
+from sdlearn.course.figures import grid, heatmap, img, overlay
+from sdlearn.course.figures.trajectory import pick_steps, strip
+from sdlearn.course.widgets import controls
+from sdlearn.course.widgets.controls import ROW
+from sdlearn.course.widgets.text_to_image import unknown_words
+from sdlearn.pipeline import StableDiffusion
+from sdlearn.samplers import State
+from sdlearn.utils import png_metadata, sampling
+from sdlearn.utils.images import fit_image, to_pil
+from sdlearn.utils.png_metadata import GenerationSettings
 
 WIDTH = 384  # of a picture on the page, in CSS pixels: six for each of the storybook's
-ROW = {
-    "style": {"description_width": "8.5em"},
-    "layout": widgets.Layout(width="auto", max_width="30em"),
-}
 LINE = ROW | {"layout": widgets.Layout(width="auto", max_width="56em")}
 
 
@@ -41,24 +40,16 @@ class Panel(widgets.VBox):
         """name: what the panel is called where there are two."""
         self.sd = sd
         self.picture: Image.Image | None = None
-        self.made: Settings | None = None
+        self.made: GenerationSettings | None = None
         self.start: Image.Image | None = None
         self.maps: Tensor | None = None
-        spec = sd.spec
         self.name = name
         self.title = widgets.HTML(f"<h3>{html.escape(name)}</h3>")
         self.prompt = widgets.Text(value=prompt, description="Prompt", **LINE)
         self.negative = widgets.Text(
             description="Negative prompt", placeholder="what to move away from, or nothing", **LINE
         )
-        self.seed = widgets.BoundedIntText(value=0, max=2**31 - 1, description="Seed", **ROW)
-        self.sampler = widgets.Dropdown(
-            options=[*SAMPLERS], value=spec.sampler, description="Sampler", **ROW
-        )
-        self.steps = widgets.IntSlider(value=spec.steps, min=1, max=100, description="Steps", **ROW)
-        self.guidance = widgets.FloatSlider(
-            value=spec.guidance, min=0, max=15, step=0.5, description="Guidance", **ROW
-        )
+        self.controls = controls.controls(sd.spec)
         button = {"width": "auto"}
         self.afresh = widgets.Button(description="Noise", layout=button)
         self.upload = widgets.FileUpload(accept="image/*", description="A file", layout=button)
@@ -89,14 +80,15 @@ class Panel(widgets.VBox):
         self.say("Nothing drawn yet.")
         starts = widgets.HBox([widgets.Label("Begin from"), self.afresh, self.upload, self.again])
         starts.layout.flex_flow = "row wrap"
-        controls = [
-            self.seed, self.sampler, self.steps, self.guidance, starts, self.begins, self.strength,
-            self.load,
-        ]  # fmt: skip
+        known = sampling.knobs(sampling.Sampling)
+        plain = [each for name, each in self.controls.items() if not known[name].advanced]
+        more = [each for name, each in self.controls.items() if known[name].advanced]
+        folded = widgets.Accordion([widgets.VBox(more)], titles=["More settings"])
+        column = [*plain, folded, starts, self.begins, self.strength, self.load]
         drawn = [self.view, self.caption, self.progress, self.message, self.link]
         beside = {"flex": "1 1 22em", "max_width": "30em", "padding": "0 0 0 0.7em"}
         columns = [
-            widgets.VBox(controls, layout={"flex": "0 1 24em", "min_width": "18em"}),
+            widgets.VBox(column, layout={"flex": "0 1 24em", "min_width": "18em"}),
             widgets.VBox(drawn, layout=beside),
             widgets.VBox([self.words, self.map], layout=beside),
         ]
@@ -108,31 +100,21 @@ class Panel(widgets.VBox):
 
     # ------------------------------------------------------------------------------- the controls
 
-    def settings(self) -> Settings:
+    def settings(self) -> GenerationSettings:
         """What the controls say now."""
-        return Settings(
+        return GenerationSettings(
             self.prompt.value,
             self.negative.value,
-            self.seed.value,
-            self.steps.value,
-            self.guidance.value,
-            self.sampler.value,
-            1.0 if self.start is None else self.strength.value,
+            controls.sampling_of(self.controls),
             self.start,
+            1.0 if self.start is None else self.strength.value,
+            self.sd.spec.name,
         )
 
-    def set(self, settings: Settings) -> None:
-        """Let the controls say this. Raises ValueError where one of them cannot."""
-        if settings.steps > self.steps.max or not 0 <= settings.guidance_scale <= self.guidance.max:
-            raise ValueError(
-                f"{settings.steps} steps of guidance {settings.guidance_scale} do not fit the "
-                f"sliders, which end at {self.steps.max} and {self.guidance.max:g}"
-            )
-        if settings.seed > self.seed.max:
-            raise ValueError(f"seed {settings.seed} is above {self.seed.max}, the largest here")
+    def set(self, settings: GenerationSettings) -> None:
+        """Let the controls say this. Raises ValueError, with nothing changed, where one cannot."""
+        controls.show(self.controls, settings.sampling, self.sd.spec)
         self.prompt.value, self.negative.value = settings.prompt, settings.negative_prompt
-        self.seed.value, self.steps.value = settings.seed, settings.steps
-        self.guidance.value, self.sampler.value = settings.guidance_scale, settings.sampler
         self.begin_from(settings.image)
         if settings.image is not None:
             self.strength.value = settings.strength
@@ -140,8 +122,8 @@ class Panel(widgets.VBox):
     def begin_from(self, picture: Image.Image | None) -> None:
         """Take a picture to begin from, in the model's size; None for noise alone."""
         if picture is not None:
-            size = self.sd.spec.size
-            (picture,) = to_pil(2 * self.sd.fitted(picture, size, size) - 1)
+            side = self.sd.spec.resolution
+            (picture,) = to_pil(2 * fit_image(picture, side, side, self.sd.vae.factor) - 1)
         self.start = picture
         self.strength.disabled = picture is None
         self.begins.value = (
@@ -165,11 +147,17 @@ class Panel(widgets.VBox):
         """Set the controls to what made the picture that was handed in, or say why not."""
         for file in self.load.value:
             try:
-                self.set(stamped.read(bytes(file["content"]), file["name"]))
+                settings = png_metadata.read_png(bytes(file["content"]), file["name"])
+                self.set(settings)
             except ValueError as error:
                 self.say(f"Nothing was changed: {error}.")
-            else:
-                self.say(f"These are the settings of {file['name']}. Press Draw.")
+                continue
+            said = f"These are the settings of {file['name']}."
+            try:
+                settings.check_model(self.sd)
+            except ValueError as error:
+                said += f" But {error}."
+            self.say(f"{said} Press Draw.")
         self.load.value = ()
 
     def say(self, sentence: str) -> None:
@@ -178,7 +166,7 @@ class Panel(widgets.VBox):
 
     # -------------------------------------------------------------------------------- the drawing
 
-    def draw(self, settings: Settings, stopping: Event) -> None:
+    def draw(self, settings: GenerationSettings, stopping: Event) -> None:
         """Draw the picture of these settings, or as much as there is until `stopping` is set.
 
         What cannot be drawn is said in a sentence, and what was there before stays.
@@ -188,26 +176,26 @@ class Panel(widgets.VBox):
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                walk = settings.walk(self.sd)
+                states = settings.trajectory(self.sd)
             looks: dict[str, Tensor] = {}
-            with looking.added_up(self.sd.unet, looks):
-                states, done = self.follow(walk, settings, stopping)
+            with attention_maps.accumulate_weights(self.sd.unet, looks):
+                shown, done = self.follow(states, settings, stopping)
         except (ValueError, FloatingPointError) as error:
             self.say(f"This cannot be drawn: {error}.")
             return
-        self.show_strip(states, settings)
+        self.show_strip(shown, settings)
         if not done:
             self.say(f"Stopped. The strip shows how far it came; {self.kept()}.")
             self.show_picture()
             return
-        (self.picture,) = self.sd.to_images(states[-1].z)
+        (self.picture,) = self.sd.to_images(shown[-1].z)
         self.made = settings
         self.show_picture()
         self.show_words(looks, settings)
         self.show_link()
         notes = [sentence(str(warning.message)) for warning in warned]
         unknown = unknown_words(self.sd, f"{settings.prompt} {settings.negative_prompt}")
-        if settings.walked == 0:
+        if settings.num_steps(self.sd) == 0:
             notes.insert(0, "Nothing was drawn over the picture: strength times steps is below 1.")
         self.say(" ".join([f"Done in {time.perf_counter() - begun:.1f} s.", *unknown, *notes]))
 
@@ -218,14 +206,14 @@ class Panel(widgets.VBox):
         return "the picture is the last finished one"
 
     def follow(
-        self, walk: Iterator[State], settings: Settings, stopping: Event
+        self, trajectory: Iterator[State], settings: GenerationSettings, stopping: Event
     ) -> tuple[list[State], bool]:
-        """Walk, showing some of the estimates; the states shown, and whether it came to the end."""
-        total = settings.walked
-        shown = chosen(total)
+        """Run, showing some of the estimates; the states shown, and whether it came to the end."""
+        total = settings.num_steps(self.sd)
+        shown = pick_steps(total)
         states: list[State] = []
         self.progress.value, self.progress.max = 0, max(total, 1)
-        for state in walk:
+        for state in trajectory:
             self.progress.value = state.step if total else 1
             self.progress.description = f"Step {state.step} of {total}"
             if state.step in shown:
@@ -241,28 +229,28 @@ class Panel(widgets.VBox):
     def show_picture(self) -> None:
         """The last finished picture; while there is none, the last estimate stays."""
         if self.picture is not None and self.made is not None:
-            made = self.made
+            made, how = self.made, self.made.sampling
             self.view.value = img(self.picture, f"The picture drawn for: {made.prompt}", WIDTH)
             self.caption.value = (
-                f"“{html.escape(made.prompt)}”, seed {made.seed}, {made.steps} steps of "
-                f"{made.sampler}, guidance {made.guidance_scale:g}"
+                f"“{html.escape(made.prompt)}”, seed {how.seed}, {how.steps} steps of "
+                f"{how.sampler}, guidance {how.guidance_scale:g}"
             )
 
-    def show_strip(self, states: Sequence[State], settings: Settings) -> None:
+    def show_strip(self, states: Sequence[State], settings: GenerationSettings) -> None:
         estimates = [self.sd.to_images(state.z_0)[0] for state in states]
         numbers = [state.step for state in states]
         self.walked = strip(numbers, [state.z[0] for state in states], estimates)
         alt = (
             f"The latent and its decoded estimate after the steps {', '.join(map(str, numbers))} "
-            f"of {settings.walked}. Light is positive, dark negative."
+            f"of {settings.num_steps(self.sd)}. Light is positive, dark negative."
         )
         self.strip.value = img(self.walked, alt, self.walked.width, squares=False)
 
-    def show_words(self, looks: dict[str, Tensor], settings: Settings) -> None:
+    def show_words(self, looks: dict[str, Tensor], settings: GenerationSettings) -> None:
         """A button for each word. The chosen one stays so; else it is the one looked at hardest."""
         with warnings.catch_warnings(action="ignore"):  # the walk has warned already
-            words, before = looking.words_of(self.sd, settings.prompt), self.words.value
-        self.maps = looking.word_maps(looks) if looks else None
+            words, before = attention_maps.prompt_tokens(self.sd, settings.prompt), self.words.value
+        self.maps = attention_maps.token_maps(looks) if looks else None
         index = None
         if self.maps is not None:
             most = self.maps.flatten(1).amax(1).tolist()
@@ -282,7 +270,7 @@ class Panel(widgets.VBox):
             return
         seen = self.maps[k]
         page = grid(
-            [[lit(self.picture, seen), tile(seen, size=self.picture.width)]],
+            [[overlay(self.picture, seen), heatmap(seen, size=self.picture.width)]],
             ["lit by the map", "the map"],
             scale=max(1, 192 // self.picture.width),
         )
@@ -299,9 +287,9 @@ class Panel(widgets.VBox):
         """A link that saves the picture, with its settings inside, in the browser."""
         if self.picture is None or self.made is None:
             return
-        data = base64.b64encode(stamped.png(self.picture, self.made, self.sd.spec.name)).decode()
+        data = base64.b64encode(png_metadata.png_bytes(self.picture, self.made)).decode()
         self.link.value = (
-            f'<a download="picture-{self.name.lower()}-{self.made.seed}.png" '
+            f'<a download="picture-{self.name.lower()}-{self.made.sampling.seed}.png" '
             f'href="data:image/png;base64,{data}" '
             'style="text-decoration: underline">Save this picture</a>, with its settings inside'
         )

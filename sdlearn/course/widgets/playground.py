@@ -1,4 +1,4 @@
-"""The playground: every knob of the model, live; one picture, or two side by side."""
+"""The playground: controls for every setting of the model, for one image or two side by side."""
 
 import html
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from threading import Event, Lock, Thread
 
 import ipywidgets as widgets
 
-from sdlearn import settings as stamped
 from sdlearn.course.widgets.panel import Panel
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.settings import Settings
 from sdlearn.storybook.captions import NOUNS, PLACES, TIMES
 from sdlearn.storybook.scenes import COLOURS, POSES
+from sdlearn.utils.png_metadata import GenerationSettings, write_png
 
 PROMPT = "a red cat to the left of a blue house on the sand at night"
 
 
 class Playground(widgets.VBox):
-    """Draw, Stop, and one or two panels of controls with their pictures.
+    """Buttons to draw and stop, and one or two panels of controls with their images.
 
-    Drawing runs in a thread of its own, so that every control answers meanwhile; what is changed
-    then counts for the next picture. Drawing again stops what is being drawn.
+    Drawing runs in its own thread, so the controls stay responsive. A change made while an image
+    is being drawn applies to the next image. Drawing again stops the current drawing.
     """
 
     def __init__(self, sd: StableDiffusion, prompt: str = PROMPT) -> None:
+        """Build the playground of a model, with a prompt to start from."""
         self.panels = [Panel(sd, prompt, "A"), Panel(sd, prompt, "B")]
         self.button = widgets.Button(
             description="Draw", button_style="primary", tooltip="Draw with these settings"
@@ -38,7 +38,7 @@ class Playground(widgets.VBox):
         self.compare = widgets.ToggleButton(
             description="Two settings side by side", layout={"width": "auto"}
         )
-        # They stay enabled all the time: a disabled button loses the keyboard's focus.
+        # The buttons are never disabled, because a disabled button loses keyboard focus.
         self.button.on_click(lambda _: self.draw())
         self.stopper.on_click(lambda _: self.stop())
         self.next.on_click(lambda _: self.draw_next())
@@ -58,8 +58,11 @@ class Playground(widgets.VBox):
         super().__init__([bar, self.shown, *vocabulary(sd)])
 
     def show_panels(self) -> None:
-        """One panel, or two; the second begins with the settings of the first, and keeps its own
-        when it comes back."""
+        """Show one panel or two.
+
+        The second panel starts with the settings of the first. Hidden and shown again, it keeps
+        its own.
+        """
         first, second = self.panels
         if self.compare.value and not self.compared:
             second.set(first.settings())
@@ -68,18 +71,18 @@ class Playground(widgets.VBox):
         self.shown.children = (first, second) if self.compare.value else (first,)
 
     def take_message(self, _: widgets.Widget, content: dict[str, str], __: object) -> None:
-        """Enter in a line of text is as good as the button."""
+        """Draw if Enter was pressed in a text field."""
         if content.get("event") == "submit":
             self.draw()
 
     def draw_next(self) -> None:
-        """Draw what the panels say, each with the seed after its own."""
+        """Draw the panels' settings, each with the next seed."""
         for panel in self.shown.children:
-            panel.seed.value += 1
+            panel.controls["seed"].value += 1
         self.draw()
 
     def draw(self) -> None:
-        """Begin to draw what the panels say, and return at once; `wait` waits for the end."""
+        """Start drawing the panels' settings and return at once; `wait` waits for the end."""
         self.stop()
         jobs = []
         for panel in self.shown.children:
@@ -91,8 +94,8 @@ class Playground(widgets.VBox):
         self.worker = Thread(target=self.work, args=(jobs, self.stopping), daemon=True)
         self.worker.start()
 
-    def work(self, jobs: list[tuple[Panel, Settings]], stopping: Event) -> None:
-        """The thread: one picture after the other, and one thread after the other."""
+    def work(self, jobs: list[tuple[Panel, GenerationSettings]], stopping: Event) -> None:
+        """Draw one image after the other, in a thread that first waits for the previous one."""
         with self.turn:
             for panel, settings in jobs:
                 if stopping.is_set():
@@ -100,34 +103,43 @@ class Playground(widgets.VBox):
                     continue
                 try:
                     panel.draw(settings, stopping)
-                except Exception as error:  # said, and raised again by wait
+                except Exception as error:  # shown here, and raised again by wait
                     self.failure = error
                     panel.say(f"It failed with {type(error).__name__}: {error}.")
 
     def stop(self) -> None:
-        """Stop what is being drawn after the step that is being computed."""
+        """Stop drawing after the current step."""
         self.stopping.set()
 
     def wait(self) -> None:
-        """Until nothing is being drawn any more. Raises what went wrong in the drawing."""
+        """Wait until drawing has ended.
+
+        Raises:
+            Exception: The error that ended the drawing, if there was one.
+        """
         if self.worker is not None:
             self.worker.join()
         if self.failure is not None:
             raise self.failure
 
     def save(self, place: str | Path) -> None:
-        """Write the first panel's picture as a PNG file with its settings inside.
+        """Write the first panel's image as a PNG file with its settings inside.
 
-        Raises ValueError where nothing has been drawn, OSError where it cannot be written.
+        Args:
+            place: Path of the file.
+
+        Raises:
+            ValueError: If nothing has been drawn yet.
+            OSError: If the file cannot be written.
         """
         panel = self.panels[0]
         if panel.picture is None or panel.made is None:
-            raise ValueError("there is no picture to save yet; press Draw first")
-        stamped.write(panel.picture, Path(place), panel.made, panel.sd.spec.name)
+            raise ValueError("there is no image to save yet; press Draw first")
+        write_png(panel.picture, Path(place), panel.made)
 
 
 def vocabulary(sd: StableDiffusion) -> Iterator[widgets.HTML]:
-    """A fold with the words of the storybook's captions, where it is the storybook that draws."""
+    """Yield a folded list of the captions' words for the storybook model, nothing for others."""
     if sd.spec.name != "storybook":
         return
     rows = {

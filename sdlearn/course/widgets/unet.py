@@ -1,4 +1,4 @@
-"""A tour of U-Nets: choose a block, and see where it stands, what it does and what it costs."""
+"""The widget of notebook 06: any block of a U-Net, its position, shapes and cost."""
 
 import html
 import io
@@ -8,72 +8,86 @@ import ipywidgets as widgets
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures.pages import grid, img, png
-from sdlearn.course.figures.unet import Stop, account, loudest, relief, u_shape
+from sdlearn.course.figures.images import grid, img, png
+from sdlearn.course.figures.unet import (
+    BlockTrace,
+    channel_image,
+    describe_block,
+    most_varying_channels,
+    u_shape,
+)
 
 
-class Tour(widgets.VBox):
-    """One of several networks, and a slider along its blocks in the order of a forward pass.
+class UNetTour(widgets.VBox):
+    """One of several networks, and a slider over its blocks in the order of a forward pass.
 
-    `sentence` tells its numbers; `picture` is the network with the block in black; `maps` are four
-    channels of what the block gave, None where they are not known.
+    Attributes:
+        sentence: Description of the block.
+        image: The network with the block in black.
+        maps: Four channels of the block's output, or None if its output was not given.
     """
 
     def __init__(
         self,
-        walks: Mapping[str, Sequence[Stop]],
-        seen: Mapping[str, Mapping[str, Tensor]],
+        traces: Mapping[str, Sequence[BlockTrace]],
+        feature_maps: Mapping[str, Mapping[str, Tensor]],
         width: int = 900,
     ) -> None:
-        """walks: for each network its stops. seen: for some of the networks, by block, the maps
-        (c, h, w) that it gave. width: of the picture, in CSS pixels."""
-        self.walks, self.seen, self.width = walks, seen, width
+        """Build the widget.
+
+        Args:
+            traces: For each network its blocks, from `figures.unet.trace`.
+            feature_maps: For some of the networks, by block, its output (c, h, w).
+            width: Of the figure, in CSS pixels.
+        """
+        self.traces, self.feature_maps, self.width = traces, feature_maps, width
         self.maps: Image.Image | None = None
         row = {"style": {"description_width": "6em"}, "layout": {"width": "42em"}}
-        self.network = widgets.Dropdown(options=list(walks), description="Network", **row)
+        self.network = widgets.Dropdown(options=list(traces), description="Network", **row)
         self.block = widgets.SelectionSlider(
             options=self.blocks(), description="Block", continuous_update=False, **row
         )
         self.message = widgets.HTML()
         self.view = widgets.HTML()
-        self.network.observe(lambda _: self.enter(), "value")
-        self.block.observe(lambda _: self.look(), "value")
-        self.look()
+        self.network.observe(lambda _: self.change_network(), "value")
+        self.block.observe(lambda _: self.update(), "value")
+        self.update()
         super().__init__([self.network, self.block, self.message, self.view])
 
     def blocks(self) -> list[tuple[str, int]]:
-        """The names of the blocks with their places on the walk."""
-        return [(stop.name, k) for k, stop in enumerate(self.walks[self.network.value])]
+        """Return the names and indices of the current network's blocks."""
+        return [(stop.name, k) for k, stop in enumerate(self.traces[self.network.value])]
 
-    def enter(self) -> None:
-        """Begin at the first block of another network."""
+    def change_network(self) -> None:
+        """Go to the first block of the chosen network."""
         stays = self.block.value == 0
-        self.block.index = 0  # looks, if it moves
+        self.block.index = 0  # calls update if the value changes
         self.block.options = self.blocks()
         if stays:
-            self.look()
+            self.update()
 
-    def look(self) -> None:
-        """Show the chosen block, and say its numbers."""
+    def update(self) -> None:
+        """Show the chosen block and describe it."""
         name, k = self.network.value, self.block.value
-        stops = self.walks[name]
-        self.sentence = account(stops, k)
-        self.picture = Image.open(io.BytesIO(png(u_shape(stops, f"The U-Net: {name}", k))))
-        shown = img(self.picture, f"The blocks of {name}; marked is {stops[k].name}.", self.width)
-        given = self.seen.get(name, {}).get(stops[k].name)
-        self.maps = None if given is None else channels(given, stops[k].name)
+        stops = self.traces[name]
+        self.sentence = describe_block(stops, k)
+        self.image = Image.open(io.BytesIO(png(u_shape(stops, f"The U-Net: {name}", k))))
+        shown = img(self.image, f"The blocks of {name}; {stops[k].name} is marked.", self.width)
+        output = self.feature_maps.get(name, {}).get(stops[k].name)
+        self.maps = None if output is None else channels(output, stops[k].name)
         if self.maps is not None:
-            shown += img(self.maps, f"Four channels of what {stops[k].name} gave.", self.maps.width)
+            alt = f"Four channels of the output of {stops[k].name}."
+            shown += img(self.maps, alt, self.maps.width)
         self.message.value = f'<span role="status">{html.escape(self.sentence)}</span>'
         self.view.value = shown
 
 
-def channels(given: Tensor, name: str) -> Image.Image:
-    """The four channels (h, w) of (c, h, w) that vary most, side by side."""
-    chosen = loudest(given)
+def channels(output: Tensor, name: str) -> Image.Image:
+    """Draw the four channels of a block's output (c, h, w) that vary most, side by side."""
+    chosen = most_varying_channels(output)
     return grid(
-        [[relief(given[k]) for k in chosen]],
+        [[channel_image(output[k]) for k in chosen]],
         [f"channel {k}" for k in chosen],
-        title=f"What {name} gave: the channels that vary most, each on its own scale",
+        title=f"Output of {name}: the channels that vary most, each on its own scale",
         scale=2,
     )

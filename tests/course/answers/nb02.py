@@ -4,14 +4,8 @@ style."""
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb02_vae import (
-    best_guesses,
-    draw,
-    fit,
-    kl_between,
-    scaling_factor,
-)
-from sdlearn.vae import kl_divergence
+from sdlearn.course.exercises.nb02_vae import best_guesses, draw, fit, kl_between, scaling_factor
+from sdlearn.vae_losses import kl_divergence
 
 
 def missing(x, factor):

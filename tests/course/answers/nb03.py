@@ -6,13 +6,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb03_text import (
-    frame,
-    look_back,
-    matching_loss,
-    sdxl_text,
-    spell,
-)
+from sdlearn.course.exercises.nb03_text import frame, look_back, matching_loss, sdxl_text, spell
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
@@ -150,6 +144,7 @@ def place_of(ids, end):
 
 WRONG = {
     "03.1": [
+        one_place_at_a_time,
         shortest_pair,
         lambda word, merges: spell(word, merges[::-1]),
         lambda word, merges: spell(word[::-1], merges)[::-1],
@@ -221,7 +216,6 @@ WRONG = {
 }
 RIGHT = {
     "03.1": [
-        one_place_at_a_time,
         by_recursion,
         lambda word, merges: tuple(spell(word, merges)),
     ],

@@ -14,7 +14,7 @@ from sdlearn.course.exercises.nb09_sampling import (
     slope,
     velocity_step,
 )
-from sdlearn.samplers import SAMPLERS, ddim, ddpm, slide
+from sdlearn.samplers import SAMPLERS, ddim, ddpm, step_to
 from sdlearn.schedule import NoiseSchedule, Point
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
@@ -31,9 +31,11 @@ def counted(sampler, steps):
     if steps > 60:
         return {"heun": 2 * steps - 1, "plms": steps + 1}.get(sampler, steps)
     calls = []
-    path = NoiseSchedule().path(steps, final="clean")
+    path = NoiseSchedule().path(steps, final_sigma="zero")
     list(
-        SAMPLERS[sampler].walk(lambda z, point: calls.append(1) or z, torch.zeros(1, 1, 1, 1), path)
+        SAMPLERS[sampler].sample(
+            lambda z, point: calls.append(1) or z, torch.zeros(1, 1, 1, 1), path
+        )
     )
     return len(calls)
 
@@ -126,15 +128,15 @@ def in_karras_form(denoise, z, here, there):
 
 def right_step(denoise, z, here, there):
     middle = geometric(here, there)
-    ahead = slide(z, slope(denoise, z, here), here, middle)
-    return slide(z, slope(denoise, ahead, middle), here, there)
+    ahead = step_to(z, slope(denoise, z, here), here, middle)
+    return step_to(z, slope(denoise, ahead, middle), here, there)
 
 
 def middle_of(choose):
     def step(denoise, z, here, there):
         middle = choose(here, there)
-        ahead = slide(z, slope(denoise, z, here), here, middle)
-        return slide(z, slope(denoise, ahead, middle), here, there)
+        ahead = step_to(z, slope(denoise, z, here), here, middle)
+        return step_to(z, slope(denoise, ahead, middle), here, there)
 
     return step
 
@@ -163,8 +165,8 @@ def extrapolated(denoise, z, here, there):
     """Twice the slope of the middle less that of the start: the slope of the far end."""
     middle = geometric(here, there)
     eps = slope(denoise, z, here)
-    ahead = slide(z, eps, here, middle)
-    return slide(z, 2 * slope(denoise, ahead, middle) - eps, here, there)
+    ahead = step_to(z, eps, here, middle)
+    return step_to(z, 2 * slope(denoise, ahead, middle) - eps, here, there)
 
 
 def asking(times, step):

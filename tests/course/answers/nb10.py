@@ -11,7 +11,7 @@ from sdlearn.course.exercises.nb10_guidance import (
     sharpened_bell,
     steered,
 )
-from sdlearn.guidance import rescaled
+from sdlearn.guidance import rescale_guidance
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 # --------------------------------------------------------------------------------------- 10.2
@@ -102,7 +102,7 @@ def gated(
 
 
 def by_the_finished_one(z, output, cond, alpha, sigma, phi):
-    z_0 = rescaled((z - sigma * output) / alpha, (z - sigma * cond) / alpha, phi)
+    z_0 = rescale_guidance((z - sigma * output) / alpha, (z - sigma * cond) / alpha, phi)
     return z / sigma - alpha / sigma * z_0
 
 
@@ -220,7 +220,7 @@ WRONG = {
         by_size,
         changed(lambda new, output, cond, phi: torch.lerp(output, new, phi)),
         changed(lambda new, output, cond, phi: -new),
-        changed(lambda new, output, cond, phi: rescaled(new, cond, phi)),
+        changed(lambda new, output, cond, phi: rescale_guidance(new, cond, phi)),
         changed(lambda new, output, cond, phi: new.detach()),
         changed(inside=lambda z, output, cond, a, s, phi: (z, cond, output, a, s, phi)),
         changed(inside=lambda z, output, cond, a, s, phi: (z, output, cond, a**2, 1 - a**2, phi)),
@@ -228,12 +228,12 @@ WRONG = {
         changed(inside=lambda z, output, cond, a, s, phi: (z, output, cond, a, s, phi / 2)),
         changed(inside=lambda z, output, cond, a, s, phi: (z, output, z, a, s, phi)),
         changed(inside=lambda z, output, cond, a, s, phi: (z / a, output, cond, a, s, phi)),
-        lambda z, output, cond, alpha, sigma, phi: rescaled(output, cond, phi),
+        lambda z, output, cond, alpha, sigma, phi: rescale_guidance(output, cond, phi),
         lambda z, output, cond, alpha, sigma, phi: (
-            (z - alpha * rescaled((z - sigma * output) / alpha, cond, phi)) / sigma
+            (z - alpha * rescale_guidance((z - sigma * output) / alpha, cond, phi)) / sigma
         ),
         lambda z, output, cond, alpha, sigma, phi: (
-            (z - alpha * rescaled(z - sigma * output, z - sigma * cond, phi)) / sigma
+            (z - alpha * rescale_guidance(z - sigma * output, z - sigma * cond, phi)) / sigma
         ),
     ],
 }

@@ -1,0 +1,75 @@
+"""`sdlearn evaluate`: measure caption accuracy, PSNR and SSIM of a model."""
+
+import argparse
+from pathlib import Path
+
+from sdlearn.utils.atomic_files import check_writable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `sdlearn evaluate`."""
+    add = parser.add_argument
+    add("--model", metavar="FOLDER", help="a model's folder or hub id (default: the storybook)")
+    add("--n", type=int, default=200, metavar="N", help="captions a split (default: %(default)s)")
+    add("--seeds", type=int, default=1, metavar="N", help="images a caption (default: %(default)s)")
+    add("--guidance", type=float, metavar="SCALE", help="guidance scale (default: the model's)")
+    add("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
+    add("--sampler", metavar="NAME", help="sampler (default: the model's)")
+    add(
+        "--split",
+        choices=("test", "held_out", "both"),
+        default="test",
+        help="test: captions that training excludes; held_out: pairs of kind and colour that it "
+        "excludes (default: %(default)s)",
+    )
+    add("--out", type=Path, metavar="FILE.json", help="write all results to this file")
+    add(
+        "--table",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="measure accuracy for every guidance scale and number of steps, on N captions "
+        "(default: as --n)",
+    )
+    add("--sheet", action="store_true", help="draw the first 64 images and the 16 worst")
+    add(
+        "--card",
+        action="store_true",
+        help="measure both splits and write the model card with its images into the model's "
+        "folder; without it, images go into the folder of --out or into evaluation/",
+    )
+    add(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="with --card: training runs of the model, added to those that its card lists",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure a model, print the results and write the files.
+
+    Args:
+        args: From `add_arguments`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: If an argument is wrong.
+        OSError: If a file cannot be read or written.
+    """
+    for name in ("n", "seeds"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if args.table is not None and args.table < 0:
+        raise ValueError(f"--table is {args.table}; it must be at least 1")
+    if args.out is not None:
+        check_writable(args.out, ".json", "the results")
+
+    from sdlearn.evaluation.report import evaluate  # imports torch, which takes seconds
+
+    return evaluate(args)

@@ -1,0 +1,138 @@
+"""Images in a notebook: `show` a figure and its description, draw rows of images with `grid`."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from IPython.display import Image as Shown
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+# ----------------------------------------------------------------------------------- in a notebook
+
+
+def show(figure: Image.Image | Figure, alt: str) -> None:
+    """Display a figure and, folded below it, its description.
+
+    The description is also the alternative text of the image. JupyterLab drops that text, so
+    screen readers need the fold.
+
+    Args:
+        figure: What to show.
+        alt: What the figure shows, in words.
+    """
+    display(Shown(data=png(figure), format="png", alt=alt))
+    fold = f"<details><summary>The figure in words</summary>{html.escape(alt)}</details>"
+    display({"text/html": fold, "text/plain": alt}, raw=True)
+
+
+def png(figure: Image.Image | Figure) -> bytes:
+    """Encode a figure as PNG. The same figure gives the same bytes."""
+    file = io.BytesIO()
+    if isinstance(figure, Figure):
+        figure.savefig(file, format="png", metadata={"Software": None})
+    else:
+        figure.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def img(picture: Image.Image, alt: str, width: int, squares: bool = True) -> str:
+    """Return an image as an HTML element, for use inside a widget.
+
+    Args:
+        picture: The image, stored in the element as PNG.
+        alt: Alternative text.
+        width: In CSS pixels.
+        squares: Enlarge without smoothing, so that pixels stay squares. Pass False for images that
+            contain text.
+    """
+    data = base64.b64encode(png(picture)).decode()
+    rendering = "pixelated" if squares else "auto"
+    return (
+        f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}" '
+        f'style="image-rendering: {rendering}; max-width: 100%">'
+    )
+
+
+# ----------------------------------------------------------------------------------- rows of images
+
+OUTLINE = (170, 170, 170)
+
+
+def grid(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+    title: str = "",
+    scale: int = 3,
+) -> Image.Image:
+    """Draw images of one size in rows, enlarged without smoothing.
+
+    A thin grey outline makes a white image visible on the white background.
+
+    Args:
+        rows: The images. All rows have one length; the last may be shorter.
+        columns: A heading for each column, or none.
+        names: A name for each row, drawn to its left, or none.
+        title: Written above the grid.
+        scale: Side of an enlarged pixel, in pixels.
+
+    Raises:
+        ValueError: If the lengths of rows, columns and names do not agree.
+    """
+    lengths = [len(row) for row in rows]
+    across = len(columns) or max(lengths, default=0)
+    full = bool(rows) and set(lengths[:-1]) <= {across} and 0 < lengths[-1] <= across
+    if not full or (names and len(names) != len(rows)):
+        raise ValueError(
+            f"the rows have {lengths} images, with {len(columns)} headings and {len(names)} names; "
+            "accepted: rows of one length (the last may be shorter), a heading for each column or "
+            "none, and a name for each row or none"
+        )
+    font, gap, line = label_font(13), 6, 20
+    w, h = (scale * side for side in rows[0][0].size)
+    left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
+    wide = max(left + across * (w + gap), 240)
+    heading_lines = wrapped(title, font, wide - 2 * gap)
+    top = gap + line * len(heading_lines) + line * bool(columns)
+    page = Image.new("RGB", (wide, top + len(rows) * (h + gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, text in enumerate(heading_lines):
+        pen.text((gap, gap + i * line), text, "black", font)
+    for i, heading in enumerate(columns):
+        pen.text((left + i * (w + gap) + w / 2, top - line), heading, "black", font, anchor="ma")
+    for j, row in enumerate(rows):
+        y = top + j * (h + gap)
+        if names:
+            pen.text((gap, y + h / 2), names[j], "black", font, anchor="lm")
+        for i, picture in enumerate(row):
+            enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
+            x = left + i * (w + gap)
+            pen.rectangle((x - 1, y - 1, x + w, y + h), outline=OUTLINE)
+            page.paste(enlarged, (x, y))
+    return page
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break a text between words into lines of at most `width` pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@cache
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return matplotlib's own font, which is the same on every system."""
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size
+    )

@@ -1,0 +1,310 @@
+"""Figures of the autoencoder: latent planes, densities, convolution windows, errors."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sdlearn.course.figures.images import grid, label_font
+from sdlearn.course.figures.plots import STYLES, WIDE, axes_for
+
+Decode = Callable[[Tensor], Tensor]
+
+
+def to_images(x: Tensor) -> list[Image.Image]:
+    """Convert (b, 3, h, w) in [-1, 1] to a list of images; values outside are clamped."""
+    bytes_ = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(one.numpy()) for one in bytes_.permute(0, 2, 3, 1).cpu()]
+
+
+# ---------------------------------------------------------------------------------- latent planes
+
+
+def plane_points(across: int, reach: float) -> Tensor:
+    """Return a square grid of points (across * across, 2) in [-reach, reach], top row first."""
+    ticks = torch.linspace(-reach, reach, across)
+    y, x = torch.meshgrid(-ticks, ticks, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+
+
+@torch.no_grad()
+def plane_image(decode: Decode, across: int, reach: float) -> Image.Image:
+    """Decode a grid of across * across latents and tile the results into one image."""
+    tiles = to_images(decode(plane_points(across, reach)))
+    w, h = tiles[0].size
+    sheet = Image.new("RGB", (across * w, across * h))
+    for k, one in enumerate(tiles):
+        sheet.paste(one, (k % across * w, k // across * h))
+    return sheet
+
+
+def nearest_image(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the nearest page of every image by mean absolute error.
+
+    Args:
+        pictures: (n, 3, h, w), clamped to [-1, 1].
+        pages: (m, 3, h, w) in [-1, 1].
+
+    Returns:
+        The errors in levels of 0..255 and the indices of the pages, (n,) each.
+    """
+    shown = pictures.clamp(-1, 1)
+    apart = torch.stack([(shown - page).abs().mean((1, 2, 3)) for page in pages])
+    least, which = apart.min(0)
+    return 127.5 * least, which
+
+
+NEAREST_LEVELS = {10.0: ("1.0", "like a page: within 10 levels"), 20.0: ("0.8", "within 20"),
+         256.0: ("0.5", "like no page")}  # fmt: skip
+
+
+@torch.no_grad()
+def nearest_image_map(decode: Decode, pages: Tensor, across: int, reach: float) -> np.ndarray:
+    """Map a latent plane by the distance of each decoded point to its nearest page.
+
+    Args:
+        decode: Maps (b, 2) to images (b, 3, h, w).
+        pages: (m, 3, h, w) in [-1, 1].
+        across: Side of the map in points.
+        reach: The map covers [-reach, reach] in both directions.
+
+    Returns:
+        (across, across) in 0..1: the greys of NEAREST_LEVELS, lighter for smaller distances, and 0
+        at borders between the regions of two pages.
+    """
+    least, which = nearest_image(decode(plane_points(across, reach)), pages)
+    shade = np.full(across * across, 0.0)
+    for limit, (grey, _) in reversed(NEAREST_LEVELS.items()):
+        shade[least.numpy() < limit] = float(grey)
+    own = which.numpy().reshape(across, across)
+    border = np.zeros((across, across), bool)
+    border[:, 1:] |= own[:, 1:] != own[:, :-1]
+    border[1:] |= own[1:] != own[:-1]
+    return np.where(border, 0.0, shade.reshape(across, across))
+
+
+def latent_planes(
+    decoders: Sequence[Decode],
+    codes: Sequence[Tensor],
+    names: Sequence[str],
+    pages: Tensor,
+    title: str,
+    across: int = 7,
+    reach: float = 2.5,
+) -> Figure:
+    """Draw the latent plane of each decoder: decoded points, and below them the nearest pages.
+
+    Args:
+        decoders: Each maps (b, 2) to images (b, 3, h, w).
+        codes: For each decoder the latents (n, 2) of the pages, drawn as their indices.
+        names: One for each decoder.
+        pages: (n, 3, h, w) in [-1, 1].
+        title: Of the figure.
+        across: Decoded points in a row.
+        reach: The outermost points are at -reach and reach.
+    """
+    size = WIDE, 1.1 + 2 * WIDE / len(names)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey=True)
+    edge = reach * across / (across - 1)
+    box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
+    for (above, below), decode, points, name in zip(axes.T, decoders, codes, names, strict=True):
+        above.imshow(plane_image(decode, across, reach), **box)
+        below.imshow(
+            nearest_image_map(decode, pages, 20 * across, edge), cmap="gray", vmin=0, vmax=1, **box
+        )
+        for label, (x, y) in cluster_labels(points, 0.3):
+            if abs(x) <= edge and abs(y) <= edge:
+                spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
+                below.text(x, y, label, ha="center", va="center", fontsize=8, bbox=spot)
+        above.set(title=name)
+        below.set(xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$z_1$")
+    keys = [Patch(fc=grey, ec="black", label=words) for grey, words in NEAREST_LEVELS.values()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def cluster_labels(points: Tensor, near: float) -> list[tuple[str, tuple[float, float]]]:
+    """Group points (n, 2) within `near` of a group's first point; return labels and centres."""
+    groups: list[list[int]] = []
+    for k, point in enumerate(points):
+        for group in groups:
+            if (points[group[0]] - point).norm() < near:
+                group.append(k)
+                break
+        else:
+            groups.append([k])
+    centres = (points[group].mean(0).tolist() for group in groups)
+    return [(" ".join(map(str, g)), (x, y)) for g, (x, y) in zip(groups, centres, strict=True)]
+
+
+def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Interpolate linearly between two points (d,): (steps, d), both ends included."""
+    weight = torch.linspace(0, 1, steps)[:, None]
+    return (1 - weight) * start + weight * end
+
+
+def plane_view(
+    decoders: Sequence[Decode],
+    codes: Sequence[Tensor],
+    names: Sequence[str],
+    points: Sequence[tuple[float, float]],
+    title: str,
+    reach: float = 2.5,
+    size: int = 180,
+) -> Image.Image:
+    """Draw a point in the latent plane of each decoder and, below, the image decoded from it.
+
+    Args:
+        decoders: Each maps (b, 2) to images (b, 3, h, w).
+        codes: For each decoder the latents (n, 2) of the pages.
+        names: One for each decoder.
+        points: For each decoder the point to decode.
+        title: Of the figure.
+        reach: The maps cover [-reach, reach] in both directions.
+        size: Side of a map and of a decoded image, in pixels.
+    """
+    with torch.no_grad():
+        drawn = [
+            to_images(decode(torch.tensor([point])))[0]
+            for decode, point in zip(decoders, points, strict=True)
+        ]
+    enlarged = [one.resize((size, size), Image.Resampling.NEAREST) for one in drawn]
+    maps = [
+        plane_map(latents, point, reach, size) for latents, point in zip(codes, points, strict=True)
+    ]
+    return grid([maps, enlarged], names, ["where it is", "its picture"], title, scale=1)
+
+
+def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: int) -> Image.Image:
+    """Draw latents (n, 2) as their indices, and a point as a cross with an open centre.
+
+    Two grey lines are the axes. A point outside the reach is drawn at the edge.
+    """
+    canvas = Image.new("RGB", (size, size), "white")
+    pen, last = ImageDraw.Draw(canvas), size - 1
+    pen.line((last / 2, 0, last / 2, last), fill=(215, 215, 215))
+    pen.line((0, last / 2, last, last / 2), fill=(215, 215, 215))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, down = ((v / reach + 1) / 2 * last for v in (x, -y))
+        return min(max(across, 0), last), min(max(down, 0), last)
+
+    for k, (x, y) in enumerate(latents.tolist()):
+        if max(abs(x), abs(y)) <= reach:
+            pen.text(at(x, y), str(k), (90, 90, 90), label_font(13), anchor="mm")
+    x, y = at(*point)
+    for near, far in ((-15, -8), (8, 15)):
+        pen.line((x + near, y, x + far, y), fill="black", width=3)
+        pen.line((x, y + near, x, y + far), fill="black", width=3)
+    return canvas
+
+
+# ------------------------------------------------------------------------------------------ curves
+
+
+def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Figure:
+    """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
+    figure, ax = axes_for(title, "z", "density")
+    z = np.linspace(-5, 5, 401)
+    ax.fill_between(z, density(z, 0, 1), color="0.85", label="N(0, 1)")
+    for (mean, std), style in zip(pairs, ("-", "--", ":", "-."), strict=False):
+        name = f"mean {mean:g}, std {std:g}: KL {0.5 * (mean**2 + std**2 - 1) - np.log(std):.2f}"
+        ax.plot(z, density(z, mean, std), "k" + style, label=name)
+    ax.legend()
+    return figure
+
+
+def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
+    """Return the normal density at z."""
+    return np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+
+
+def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Figure:
+    """Draw the expected squared and absolute error of a constant guess c, with their minima.
+
+    Args:
+        values: Possible values of the pixel, in [-1, 1].
+        chances: Their probabilities.
+    """
+    figure, ax = axes_for(
+        "Which single guess costs least?", "the guess c", "expected error of the pixel"
+    )
+    c = np.linspace(-1.4, 1.4, 281)
+    for name, power, style in (("squared", 2, "k-"), ("absolute", 1, "k--")):
+        pairs = zip(values, chances, strict=True)
+        cost = np.sum([p * np.abs(c - x) ** power for x, p in pairs], axis=0)
+        best = int(cost.argmin())
+        ax.plot(c, cost, style, label=f"{name}: least at {c[best]:.2f}")
+        ax.plot(c[best], cost[best], "ko")
+    for x, p in zip(values, chances, strict=True):
+        ax.axvline(x, color="0.6", lw=1)
+        ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the pages", color="0.3")
+    ax.legend(loc="upper center")
+    return figure
+
+
+# -------------------------------------------------------------------------------------- convolution
+
+
+def convolution_windows(width: int, starts: dict[str, int]) -> Figure:
+    """Draw which pixels the windows of a stride-2 convolution of width 3 cover.
+
+    Args:
+        width: Number of pixels.
+        starts: By name, the column of the first window's left end: 0 with padding on the right
+            only, -1 with padding on both sides.
+    """
+    figure = Figure(figsize=(WIDE, 1.0 + 1.5 * len(starts)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
+    for ax, (name, first) in zip(axes, starts.items(), strict=True):
+        for column in range(first, width + 1):
+            is_pixel = 0 <= column < width
+            ax.text(
+                column, 0, str(column) if is_pixel else "pad", ha="center", va="center", fontsize=9,
+                bbox={"boxstyle": "square,pad=0.45", "fc": "0.85" if is_pixel else "white",
+                      "ec": "black", "ls": "-" if is_pixel else ":"},
+            )  # fmt: skip
+        for k in range(width // 2):
+            left, height = 2 * k + first, 0.75 + 0.45 * (k % 2)
+            ax.plot([left - 0.35, left + 2.35], [height] * 2, "k-", lw=3)
+            ax.plot(left + 1, height, "ko", ms=7)
+            ax.text(left + 1, height + 0.13, f"output {k}", ha="center", fontsize=8)
+        ax.set(xlim=(-1.8, width + 0.8), ylim=(-0.5, 1.6), yticks=[], title=name, xlabel="column")
+    figure.suptitle("Where the windows of a stride-2 convolution lie (pad: a zero)")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+def error_map(x: Tensor, y: Tensor, most: float = 0.5) -> list[Image.Image]:
+    """Draw the mean absolute error over the colours: black is 0, white is `most` or more.
+
+    Args:
+        x: Originals, (b, 3, h, w) in [-1, 1].
+        y: Reconstructions, (b, 3, h, w), clamped to [-1, 1].
+        most: In units of x.
+    """
+    error = (x - y.clamp(-1, 1)).abs().mean(1) / most
+    return [Image.fromarray((e.clamp(0, 1) * 255).byte().numpy()) for e in error.detach()]
+
+
+def loss_curves(
+    losses: dict[str, Sequence[float]], title: str, ylabel: str, window: int = 10
+) -> Figure:
+    """Draw running means over `window` steps of up to four training curves, by name."""
+    figure, ax = axes_for(title, "training step", ylabel)
+    for (name, values), style in zip(losses.items(), STYLES, strict=False):
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        ax.plot(np.arange(window, len(values) + 1), smooth, style, ms=4, markevery=10, label=name)
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return figure

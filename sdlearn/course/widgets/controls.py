@@ -1,0 +1,91 @@
+"""A control for every field of Sampling, made from what the field says of itself."""
+
+from typing import Any
+
+import ipywidgets as widgets
+
+from sdlearn.samplers import SAMPLERS
+from sdlearn.utils import sampling
+from sdlearn.utils.sampling import Knob, Sampling
+from sdlearn.versions import ModelSpec
+
+OWN = "the model's own"
+LONGEST_SLIDER = 1000  # steps; a longer range is typed in
+ROW = {
+    "style": {"description_width": "8.5em"},
+    "layout": widgets.Layout(width="auto", max_width="30em"),
+}
+
+
+def controls(spec: ModelSpec) -> dict[str, widgets.Widget]:
+    """A control for each field that has one, by the field's name, set to the model's own."""
+    defaults = sampling.Sampling().with_defaults(spec)
+    return {
+        name: control(name, knob, getattr(defaults, name))
+        for name, knob in sampling.knobs(sampling.Sampling).items()
+        if has_control(name, knob)
+    }
+
+
+def has_control(name: str, knob: Knob) -> bool:
+    """Whether the playground can set it: it has a range, or a list of values."""
+    return knob.high is not None or bool(values(name, knob))
+
+
+def values(name: str, knob: Knob) -> tuple[str, ...]:
+    """The values to choose from, () for a number."""
+    return tuple(SAMPLERS) if name == "sampler" else knob.choices or ()
+
+
+def control(name: str, knob: Knob, value: Any) -> widgets.Widget:
+    """The control of one field, showing this value; None is the model's own, or the whole range."""
+    row = ROW | {"description": knob.label, "tooltip": knob.help}
+    if values(name, knob):
+        options: list[tuple[str, str | None]] = [(each, each) for each in values(name, knob)]
+        if not knob.spec:
+            options = [(OWN, None), *options]
+        return widgets.Dropdown(options=options, value=value, **row)
+    ends = {"min": knob.low, "max": knob.high, "step": knob.step}
+    if knob.size == 2:
+        return widgets.FloatRangeSlider(value=value or (knob.low, knob.high), **ends, **row)
+    if knob.kind is int:
+        long = (knob.high or 0) - (knob.low or 0) > LONGEST_SLIDER * (knob.step or 1)
+        kind = widgets.BoundedIntText if long else widgets.IntSlider
+        return kind(value=value, **ends, **row)
+    return widgets.FloatSlider(value=value, **ends, **row)
+
+
+def sampling_of(shown: dict[str, widgets.Widget]) -> Sampling:
+    """What the controls say. Raises ValueError for what cannot be used."""
+    known = sampling.knobs(sampling.Sampling)
+    return sampling.Sampling(**{name: value_of(each, known[name]) for name, each in shown.items()})
+
+
+def value_of(shown: widgets.Widget, knob: Knob) -> Any:
+    """The value of one control; a range from end to end is None."""
+    value = shown.value
+    return None if knob.size == 2 and value == (knob.low, knob.high) else value
+
+
+def show(shown: dict[str, widgets.Widget], wanted: Sampling, spec: ModelSpec) -> None:
+    """Let the controls show these settings, and the model's own for each None.
+
+    Raises ValueError, with nothing changed, where one of them cannot.
+    """
+    wanted = wanted.with_defaults(spec)
+    known = sampling.knobs(type(wanted))
+    for name, knob in known.items():
+        value = getattr(wanted, name)
+        if name not in shown:
+            if value != getattr(sampling.Sampling(), name):
+                raise ValueError(f"{name} is {value}; there is no control for it here")
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            fits = isinstance(each, str) or each is None or knob.low is None or knob.high is None
+            if not fits and not knob.low <= each <= knob.high:
+                raise ValueError(
+                    f"{name} is {each}; its control goes from {knob.low:.12g} to {knob.high:.12g}"
+                )
+    for name, each in shown.items():
+        value, knob = getattr(wanted, name), known[name]
+        each.value = (knob.low, knob.high) if value is None and knob.size == 2 else value

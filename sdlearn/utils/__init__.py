@@ -1,0 +1,14 @@
+"""What the layers above share: checks of input, files, checkpoints, devices.
+
+sampling          every number and choice that decides an image
+pipeline_inputs   what a caller hands to the pipeline, checked and made into tensors
+images            images between PIL and tensors
+validation        numbers, choices and prompts, checked
+noise             the noise of an image: from a seed, a tensor or a function
+png_metadata      how an image was made, stored inside its PNG file
+device            where a network runs, and in which precision
+prepack           convolution weights laid out once for the CPU
+checkpoint        checkpoints of a training run, whole or absent
+atomic_files      files that are whole or absent
+resources         where the files that come with the package are
+"""

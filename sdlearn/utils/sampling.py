@@ -1,0 +1,199 @@
+"""The settings of an image besides its prompt, defined in one place.
+
+The fields of `Sampling` are the keyword arguments of the pipeline's methods, the settings in a PNG
+file, the options of `sdlearn generate` and the controls of the playground. A field that is added
+here appears in all four.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self, TypedDict, cast
+
+from sdlearn.utils.validation import (
+    check_finite,
+    check_int,
+    check_interval,
+    check_positive_int,
+    check_text,
+    check_unit_interval,
+)
+
+
+class Knob(NamedTuple):
+    """How the pipeline, a PNG file, the command line and the playground handle a field.
+
+    Attributes:
+        label: Its label in the playground.
+        help: Its help on the command line and its tooltip in the playground.
+        kind: The type of one value: int, float or str.
+        check: (name, value) -> the value; raises ValueError if it cannot be used.
+        low, high, step: The range of the playground's control; None for a field without one.
+        option: Its option on the command line; "" for the field's own name.
+        metavar: Its metavar on the command line.
+        size: How many values make one setting.
+        spec: The entry of ModelSpec that replaces None; "" if None is a value of its own.
+        choices: The accepted strings; None if `check` or the sampler checks them.
+        advanced: Whether the playground folds the control away.
+    """
+
+    label: str
+    help: str
+    kind: type
+    check: Callable[[str, Any], Any]
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    option: str = ""
+    metavar: str | tuple[str, ...] = "N"
+    size: int = 1
+    spec: str = ""
+    choices: tuple[str, ...] | None = None
+    advanced: bool = True
+
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value; raise ValueError if it cannot be used."""
+        if self.choices is not None and value not in self.choices:
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(self.choices)}")
+        return self.check(name, value)
+
+    def to_text(self, value: Any) -> str:
+        """The text of a value in a PNG entry."""
+        return " ".join(map(str, value)) if self.size > 1 else str(value)
+
+    def from_text(self, text: str) -> Any:
+        """The value from the text of a PNG entry; ValueError if it cannot be read."""
+        if self.size == 1:
+            return self.kind(text)
+        values = tuple(map(self.kind, text.split()))
+        if len(values) != self.size:
+            raise ValueError(f"{text!r} is not {self.size} numbers")
+        return values
+
+
+def knob(default: Any, *args: Any, **settings: Any) -> Any:
+    """A field of Sampling: its default, then the arguments of its Knob."""
+    return field(default=default, metadata={"knob": Knob(*args, **settings)})
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as keyword arguments."""
+
+    steps: int | None
+    guidance_scale: float | None
+    sampler: str | None
+    seed: int
+    height: int | None
+    width: int | None
+    n: int
+    sigmas: str | None
+    eta: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """All settings of an image besides its prompt; None is the model's default.
+
+    Attributes:
+        steps: Number of denoising steps.
+        guidance_scale: uncond + scale * (cond - uncond), so 1 is off.
+        sampler: A name in samplers.SAMPLERS.
+        seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
+            so it is the same alone and in a batch.
+        height, width: In pixels, multiples of the autoencoder's factor.
+        n: Images for each prompt.
+        sigmas: The noise levels of the path, see NoiseSchedule.path.
+        eta: Fresh noise of DDIM, 0 for none, 1 for that of DDPM.
+        guidance_rescale: 0 … 1, see guidance.rescale_guidance.
+        guidance_interval: (lo, hi), the timesteps of 0 … 999 with guidance; None for all.
+
+    Raises:
+        ValueError: For a value that cannot be used.
+    """
+
+    steps: int | None = knob(
+        None, "Steps", "denoising steps", int, check_positive_int, 1, 100, 1,
+        spec="steps", advanced=False,
+    )  # fmt: skip
+    guidance_scale: float | None = knob(
+        None, "Guidance", "guidance scale; 1 is off", float, check_finite, 0, 15, 0.5,
+        option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
+    )  # fmt: skip
+    sampler: str | None = knob(
+        None, "Sampler", "ddim, ddpm, plms, euler, euler_ancestral, heun, lms or dpm_pp_2m", str,
+        check_text, metavar="NAME", spec="sampler", advanced=False,
+    )  # fmt: skip
+    seed: int = knob(
+        0, "Seed", "image k has seed N + k (default: 0)", int, check_int, 0, 2**31 - 1, 1,
+        advanced=False,
+    )  # fmt: skip
+    height: int | None = knob(
+        None, "Height", "in pixels", int, check_int, 8, 1024, 8, metavar="PX", spec="resolution"
+    )
+    width: int | None = knob(
+        None, "Width", "in pixels", int, check_int, 8, 1024, 8, metavar="PX", spec="resolution"
+    )
+    n: int = knob(1, "Images", "number of images (default: 1)", int, check_positive_int)
+    sigmas: str | None = knob(
+        None, "Noise levels", "noise levels of the path: table, karras or uniform_lambda", str,
+        check_text, metavar="NAME", choices=("table", "karras", "uniform_lambda"),
+    )  # fmt: skip
+    eta: float = knob(
+        0.0, "Eta", "fresh noise of ddim, 0 to 1 (default: 0)", float, check_unit_interval,
+        0, 1, 0.05, metavar="ETA",
+    )  # fmt: skip
+    guidance_rescale: float = knob(
+        0.0, "Guidance rescale", "0 to 1, how far to undo the contrast that guidance adds "
+        "(default: 0)", float, check_unit_interval, 0, 1, 0.05, metavar="PHI",
+    )  # fmt: skip
+    guidance_interval: tuple[float, float] | None = knob(
+        None, "Guide between", "guide only at the timesteps LO to HI of 0 to 999", float,
+        check_interval, 0, 999, 1, metavar=("LO", "HI"), size=2,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, each in knobs(type(self)).items():
+            value = getattr(self, name)
+            if value is not None or getattr(type(self), name) is not None:  # its default
+                object.__setattr__(self, name, each.checked(name, value))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """From keyword arguments; names that are not fields are ignored."""
+        return cls(**{name: options[name] for name in knobs(cls) if name in options})
+
+    def to_options(self) -> SamplingOptions:
+        """The fields as keyword arguments for the pipeline's methods."""
+        return cast(SamplingOptions, {name: getattr(self, name) for name in knobs(type(self))})
+
+    def with_defaults(self, spec: object) -> Self:
+        """Replace each None by the default in a ModelSpec, if it has one."""
+        return replace(
+            self,
+            **{
+                name: getattr(spec, each.spec)
+                for name, each in knobs(type(self)).items()
+                if each.spec and getattr(self, name) is None
+            },
+        )
+
+    def to_text(self) -> dict[str, str]:
+        """The fields that are not None, as strings."""
+        values = {name: (each, getattr(self, name)) for name, each in knobs(type(self)).items()}
+        return {name: each.to_text(x) for name, (each, x) in values.items() if x is not None}
+
+    @classmethod
+    def from_text(cls, texts: Mapping[str, str]) -> Self:
+        """From the strings of `to_text`; entries that are not fields are ignored.
+
+        Raises:
+            ValueError: For an entry that cannot be read.
+        """
+        given = {name: each for name, each in knobs(cls).items() if name in texts}
+        return cls(**{name: each.from_text(texts[name]) for name, each in given.items()})
+
+
+def knobs(sampling: type[Sampling]) -> dict[str, Knob]:
+    """The fields of Sampling, by name."""
+    return {each.name: each.metadata["knob"] for each in fields(sampling)}

@@ -1,0 +1,51 @@
+"""Weight files: the published folders and the original single files, read and written.
+
+    sdlearn.weights.load(module, path)          fill one network from a file or a folder, strictly
+    sdlearn.weights.save(module, path)          write one network as safetensors, published names
+    sdlearn.weights.load_original(spec, path)   read a whole system from one original file
+
+The modules, in reading order:
+
+    state_dict        a network's tensors: published names, strict match, load, save
+    tensor_files      safetensors files and pickles, opened without reading the tensors
+    ldm_keys          the tensor names of the original CompVis and Stability files
+    model_detection   which system a file is for, from the names and shapes of its tensors
+    single_file       a whole system in one original file
+    diffusers_folder  a whole system as a folder in the published layout
+    configs           config.json of each network, read and written
+    scheduler_config  scheduler_config.json, read and written
+    json_config       a JSON file's entries, checked
+    controlnet_files  ControlNets, as a folder or as one file
+    hub               folders on the Hugging Face hub
+
+Importing this package does not import torch: each name is loaded when it is first used (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .single_file import Parts as Parts
+    from .single_file import load_original as load_original
+    from .state_dict import load as load
+    from .state_dict import save as save
+
+# Where each public name comes from.
+_HOME = {
+    "Parts": "single_file",
+    "load": "state_dict",
+    "load_original": "single_file",
+    "save": "state_dict",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

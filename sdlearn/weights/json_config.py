@@ -1,0 +1,143 @@
+"""A JSON configuration file, read with a check of every entry's type and range.
+
+`Config` is the file's entries with typed getters. Their errors name the file, the entry, its value
+and the accepted values.
+"""
+
+import math
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdlearn.utils.atomic_files import read_json
+
+Json = Mapping[str, Any]
+Integers = tuple[int, ...]
+
+# No size in a configuration comes near this, and torch can count the elements of a tensor with it.
+LARGEST = 2**20
+
+
+@contextmanager
+def errors_name_file(path: Path) -> Iterator[Path]:
+    """Add the path to every ValueError that is raised inside and does not name it yet.
+
+    For the errors of classes that are built from a file's values. Only ValueError is changed:
+    Config checks the types of the values, so any other error is a bug in the code.
+
+    Yields:
+        The path.
+    """
+    try:
+        yield path
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_config(path: Path, fixed: Json) -> "Config":
+    """Read a configuration file and compare some of its entries with the supported values.
+
+    Args:
+        path: The JSON file.
+        fixed: The only supported value of each of these entries. The file may leave them out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a JSON object, or has another value for an entry of `fixed`.
+    """
+    config = Config(path)
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{path}: {key} is {config[key]!r}; only {value!r} is supported")
+    return config
+
+
+class Config(dict[str, Any]):
+    """The entries of a JSON configuration file, with typed getters.
+
+    Each getter returns the default if the file does not have the entry. It raises ValueError if
+    there is no default either, or if the value has the wrong type or is out of range.
+
+    Args:
+        path: The JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(read_json(path))
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"{self.path} has no entry {key!r}")
+
+    def entry(self, key: str, default: Any) -> Any:
+        """The unchecked value of an entry; None is no default."""
+        return self[key] if default is None else self.get(key, default)
+
+    def wrong(self, key: str, expected: str) -> ValueError:
+        """The error for an entry that is not what it is expected to be."""
+        return ValueError(
+            f"{self.path} has an entry of the wrong kind: {key} is {reprlib.repr(self[key])}; it "
+            f"must be {expected}"
+        )
+
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number in least … LARGEST."""
+        value = self.entry(key, default)
+        if not is_integer(value, least):
+            raise self.wrong(key, f"a whole number from {least} to {LARGEST}")
+        return int(value)
+
+    def integers(self, key: str, default: Sequence[int] | None = None, least: int = 1) -> Integers:
+        """A list of whole numbers in least … LARGEST, at least one of them."""
+        values = self.entry(key, default)
+        if not is_list(values) or not values or not all(is_integer(v, least) for v in values):
+            raise self.wrong(key, f"a list of whole numbers from {least} to {LARGEST}")
+        return tuple(values)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self.entry(key, default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise self.wrong(key, "a number above 0")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """A bool; null counts as false."""
+        value = self.get(key, default)
+        if not (value is None or isinstance(value, bool)):
+            raise self.wrong(key, "true or false")
+        return bool(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A string."""
+        value = self.entry(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, "a string")
+        return value
+
+    def texts(self, key: str, default: Sequence[str] | None = None) -> list[str]:
+        """A list of strings; null counts as an empty list if there is a default."""
+        values = self.entry(key, default)
+        if values is None and default is not None:
+            return []
+        if not is_list(values) or not all(isinstance(value, str) for value in values):
+            raise self.wrong(key, "a list of strings")
+        return list(values)
+
+
+def is_integer(value: object, least: int) -> bool:
+    """Whether the value is a whole number in least … LARGEST, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+
+
+def is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)

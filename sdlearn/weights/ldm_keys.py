@@ -1,0 +1,320 @@
+"""The tensor names in the original files of CompVis and Stability (the ldm layout).
+
+One file contains a whole system, with the names of the code that trained it. The U-Net's blocks are
+numbered through, the decoder of the autoencoder counts its levels in the reverse order of
+execution, and OpenCLIP stacks the projections of queries, keys and values. Most names follow from a
+table, and the numbers from the configuration. The prefix tells which part a tensor belongs to:
+
+    model.diffusion_model.       the U-Net; model_ema. its moving average, names without dots
+    first_stage_model.           the autoencoder
+    cond_stage_model.            the text encoder of SD 1 and 2
+    conditioner.embedders.0.     the first text encoder of SDXL, conditioner.embedders.1. the second
+    control_model.               a ControlNet
+
+A file of one part has these names without the prefix.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.unet import UNet, UNetConfig, UNetEncoder
+from sdlearn.vae import VAE, VAEConfig
+from sdlearn.weights.tensor_files import LazyTensor
+
+KeyMap = dict[str, str]
+
+# The start of a name here -> the start of the original name.
+UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+    "text_projection.weight": "text_projection",
+}
+OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+STACKED = ("q_proj", "k_proj", "v_proj")  # the order in which OpenCLIP stacks them
+
+# The prefixes of the parts of a system.
+PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+# Entries that are ignored: the schedule's tables, what training needs, and constants (CLIP's
+# temperature is not needed for sampling).
+SCHEDULE_TABLES = {
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
+IGNORED_PREFIXES = ("model_ema.", "denoiser.", "loss.")
+IGNORED_SUFFIXES = ("position_ids", "logit_scale")
+
+
+# ------------------------------------------------------------------------------------ the key maps
+
+
+def unet_key_map(config: UNetConfig) -> KeyMap:
+    """The key map of a U-Net, or of the half that a ControlNet has.
+
+    input_blocks are counted from 1 (0 is conv_in): the layers of each level, then its downsampling.
+    output_blocks are counted from 0: one layer more per level, and the last also upsamples.
+    """
+    keys = dict(UNET)
+    layers, levels = config.layers_per_block, len(config.block_out_channels)
+    for n in range(2):
+        keys |= nested_keys(f"mid_block.resnets.{n}", f"middle_block.{2 * n}", UNET_RESNET)
+    for b in range(levels):
+        down, up = f"down_blocks.{b}", f"up_blocks.{b}"
+        for n in range(layers):
+            i = 1 + b * (layers + 1) + n
+            keys |= nested_keys(f"{down}.resnets.{n}", f"input_blocks.{i}.0", UNET_RESNET)
+            keys[f"{down}.attentions.{n}"] = f"input_blocks.{i}.1"
+        i = (b + 1) * (layers + 1)
+        keys[f"{down}.downsamplers.0.conv"] = f"input_blocks.{i}.0.op"
+        for n in range(layers + 1):
+            i = b * (layers + 1) + n
+            keys |= nested_keys(f"{up}.resnets.{n}", f"output_blocks.{i}.0", UNET_RESNET)
+            keys[f"{up}.attentions.{n}"] = f"output_blocks.{i}.1"
+        upsampler = 2 if config.cross_attention[levels - 1 - b] else 1
+        keys[f"{up}.upsamplers.0.conv"] = f"output_blocks.{i}.{upsampler}.conv"
+    return keys
+
+
+def controlnet_key_map(config: UNetConfig, convolutions: int) -> KeyMap:
+    """The key map of a ControlNet whose hint encoder has this many convolutions.
+
+    There is a SiLU between two of them, which takes a number, too.
+    """
+    keys = unet_key_map(config) | {"controlnet_mid_block": "middle_block_out.0"}
+    for i in range(len(config.block_out_channels) * (config.layers_per_block + 1)):
+        keys[f"controlnet_down_blocks.{i}"] = f"zero_convs.{i}.0"
+    blocks = [f"blocks.{i}" for i in range(convolutions - 2)]
+    for i, name in enumerate(["conv_in", *blocks, "conv_out"]):
+        keys[f"controlnet_cond_embedding.{name}"] = f"input_hint_block.{2 * i}"
+    return keys
+
+
+def vae_key_map(config: VAEConfig) -> KeyMap:
+    """The key map of an autoencoder; the decoder's first level has the highest number."""
+    keys = {}
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    for half in ("encoder", "decoder"):
+        keys[f"{half}.conv_norm_out"] = f"{half}.norm_out"
+        for n in range(2):
+            ours, theirs = f"{half}.mid_block.resnets.{n}", f"{half}.mid.block_{n + 1}"
+            keys |= nested_keys(ours, theirs, VAE_RESNET)
+        ours, theirs = f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1"
+        keys |= nested_keys(ours, theirs, VAE_ATTENTION)
+    for b in range(levels):
+        down, up = f"encoder.down.{b}", f"decoder.up.{levels - 1 - b}"
+        for n in range(layers + 1):
+            ours = f"encoder.down_blocks.{b}.resnets.{n}"
+            keys |= nested_keys(ours, f"{down}.block.{n}", VAE_RESNET)
+            ours = f"decoder.up_blocks.{b}.resnets.{n}"
+            keys |= nested_keys(ours, f"{up}.block.{n}", VAE_RESNET)
+        keys[f"encoder.down_blocks.{b}.downsamplers.0"] = f"{down}.downsample"
+        keys[f"decoder.up_blocks.{b}.upsamplers.0"] = f"{up}.upsample"
+    return keys
+
+
+def open_clip_key_map(config: CLIPTextConfig) -> KeyMap:
+    """The key map of an OpenCLIP text encoder; q_proj, k_proj and v_proj share one tensor there."""
+    keys = dict(OPEN_CLIP)
+    for n in range(config.num_layers):
+        ours, theirs = f"encoder.layers.{n}", f"transformer.resblocks.{n}"
+        keys |= nested_keys(ours, theirs, OPEN_CLIP_LAYER)
+        for name in STACKED:
+            for kind in ("weight", "bias"):
+                keys[f"{ours}.self_attn.{name}.{kind}"] = f"{theirs}.attn.in_proj_{kind}"
+    return keys
+
+
+def nested_keys(ours: str, theirs: str, inner: KeyMap) -> KeyMap:
+    """The key map of a block that is called `ours` here and `theirs` in the original."""
+    return {ours: theirs} | {f"{ours}.{a}": f"{theirs}.{b}" for a, b in inner.items()}
+
+
+def map_key(key: str, keys: KeyMap) -> str:
+    """Translate a name: its longest start that is in the key map is replaced."""
+    start, rest = key, ""
+    while start and start not in keys:
+        start, _, last = start.rpartition(".")
+        rest = f".{last}{rest}"
+    return keys[start] + rest if start else key
+
+
+def key_map(module: nn.Module, open_clip: bool = False) -> KeyMap:
+    """The original name of each tensor of a network, without the prefix of its part.
+
+    Args:
+        module: A UNet, ControlNet, VAE or CLIPTextEncoder.
+        open_clip: For a text encoder, OpenCLIP's names instead of the published folders'.
+    """
+    keys: KeyMap = {}
+    if isinstance(module, UNet):
+        keys = unet_key_map(module.config)
+    elif isinstance(module, UNetEncoder):
+        hints = [key for key in module.state_dict() if key.startswith("controlnet_cond_")]
+        keys = controlnet_key_map(module.config, len(hints) // 2)  # a weight and a bias each
+    elif isinstance(module, VAE):
+        keys = vae_key_map(module.config)
+    elif isinstance(module, CLIPTextEncoder) and open_clip:
+        keys = open_clip_key_map(module.config)
+    return {key: map_key(key, keys) for key in module.state_dict()}
+
+
+# ------------------------------------------------------------------------------- one part of a file
+
+
+class Location(NamedTuple):
+    """Where an original file may contain a network."""
+
+    prefix: str  # of the names of its tensors
+    known_key: str  # a name after the prefix that it always has
+    open_clip: bool = False  # whether it is an OpenCLIP text encoder
+
+
+class FoundPart(NamedTuple):
+    """A network's tensors in an original file: the prefix of their names, and the tensors.
+
+    They have the names here; tensors that the network does not have keep their own.
+    """
+
+    prefix: str
+    tensors: dict[str, LazyTensor]
+
+
+def possible_locations(module: nn.Module, encoder: int) -> Iterator[Location]:
+    """Where to look for a network, in this order; encoder: which text encoder, from 0."""
+    if isinstance(module, UNetEncoder):
+        own = "model.diffusion_model." if isinstance(module, UNet) else "control_model."
+        yield from (Location(prefix, "input_blocks.0.0.weight") for prefix in (own, ""))
+    elif isinstance(module, VAE):
+        for prefix in ("first_stage_model.", ""):
+            yield Location(prefix, "encoder.mid.block_1.norm1.weight")
+    elif isinstance(module, CLIPTextEncoder):
+        roots = [f"conditioner.embedders.{encoder}."]
+        roots += ["cond_stage_model."] if encoder == 0 else []
+        for root in roots:
+            for prefix in (f"{root}transformer.text_model.", f"{root}transformer."):
+                yield Location(prefix, "embeddings.token_embedding.weight")
+            yield Location(f"{root}model.", "positional_embedding", open_clip=True)
+
+
+def ema_key(name: str) -> str:
+    """The name of the moving average of a tensor of the U-Net."""
+    return "model_ema.diffusion_model" + name.replace(".", "")
+
+
+def find_part(
+    module: nn.Module, tensors: Mapping[str, LazyTensor], encoder: int = 0, ema: bool = False
+) -> FoundPart | None:
+    """Find a network's tensors in an original file.
+
+    Args:
+        module: The network.
+        tensors: The file's tensors by name.
+        encoder: Which text encoder of the system, from 0.
+        ema: Take the moving average of the U-Net's weights; it is always taken if the file has
+            nothing else.
+
+    Returns:
+        None if the file does not contain such a network, or is in another layout.
+    """
+    locations = [
+        location
+        for location in possible_locations(module, encoder)
+        if location.prefix + location.known_key in tensors
+    ]
+    if isinstance(module, UNet) and ema_key("input_blocks.0.0.weight") in tensors:
+        ema = ema or not locations
+        locations = locations or [next(possible_locations(module, encoder))]
+    elif ema and isinstance(module, UNet):
+        return None
+    if not locations:
+        return None
+    prefix, _, open_clip = locations[0]
+    found, used = {}, set()
+    for key, name in key_map(module, open_clip).items():
+        theirs = ema_key(name) if ema and isinstance(module, UNet) else prefix + name
+        used.add(prefix + name)
+        if theirs in tensors:
+            found[key] = split_stacked(key, tensors[theirs]) if open_clip else tensors[theirs]
+    for name, tensor in tensors.items():
+        if name.startswith(prefix) and name not in used and not is_ignored(name, prefix, module):
+            found[name] = tensor
+    return FoundPart(prefix, found)
+
+
+def is_ignored(name: str, prefix: str, module: nn.Module) -> bool:
+    """Whether a tensor with this prefix is not one of the weights that the module needs.
+
+    SD 2 uses the hidden states of the last but one layer of its text encoder, so its file contains
+    one layer more; and only SDXL uses the projection.
+    """
+    name = name.removeprefix(prefix)
+    if isinstance(module, CLIPTextEncoder):
+        unused = f"transformer.resblocks.{module.config.num_layers}."
+        no_projection = module.config.projection_dim is None
+        if name.startswith(unused) or (name == "text_projection" and no_projection):
+            return True
+    return (
+        name in SCHEDULE_TABLES
+        or name.startswith(IGNORED_PREFIXES)
+        or name.endswith(IGNORED_SUFFIXES)
+    )
+
+
+def split_stacked(key: str, tensor: LazyTensor) -> LazyTensor:
+    """An OpenCLIP tensor in our shape: a third of a stack, or the projection transposed."""
+    _, shape, _, read = tensor
+    if key == "text_projection.weight" and len(shape) == 2:  # (hidden_size, projection_dim) there
+        return tensor._replace(shape=shape[::-1], read=lambda: read().T.contiguous())
+    owner = key.split(".")[-2]
+    if owner not in STACKED or not shape or shape[0] % 3:
+        return tensor
+
+    def third() -> Tensor:
+        return read().chunk(3)[STACKED.index(owner)].clone()  # a view would keep all three
+
+    return tensor._replace(shape=(shape[0] // 3, *shape[1:]), read=third)

@@ -1,0 +1,210 @@
+"""The figures and the widget of notebook 03: what they show is what they were given."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from sdlearn.course.figures import text_encoder
+from sdlearn.course.widgets.text_encoder import TextEncoderWidget, compare, describe
+from sdlearn.versions import SPECS
+
+TOKENS = ["<|startoftext|>", "a</w>", "gh", "cat</w>", "<|endoftext|>", "<|endoftext|>"]
+
+
+def box(page, k, title=True, across=11):
+    """The pixels of box k, without its frame."""
+    (w, h), gap, top = text_encoder.BOX, 6, 26 if title else 6
+    x, y = gap + k % across * w, top + k // across * h
+    return np.array(page.convert("L"))[y + 4 : y + h - 3, x + 4 : x + w - 3]
+
+
+def test_tokens_are_written_for_people():
+    assert [text_encoder.display_token(t) for t in TOKENS] == [
+        "(start)",
+        "a",
+        "gh-",
+        "cat",
+        "(end)",
+        "(end)",
+    ]
+
+
+def test_a_page_has_a_box_for_every_token_in_reading_order():
+    tokens = [TOKENS[0], *["a</w>"] * 12, *[TOKENS[-1]] * 64]
+    page = text_encoder.token_grid(tokens, range(77), title="Title")
+    assert page.size == (11 * text_encoder.BOX[0] + 12, 26 + 7 * text_encoder.BOX[1] + 6)
+    darkest = [box(page, k).min() for k in range(77)]
+    assert max(darkest[:14]) < 60  # words, start and the first end in black
+    assert min(darkest[14:]) > 100  # the filling in grey
+    assert np.array_equal(box(page, 5)[:22], box(page, 11)[:22])  # the same word
+    assert not np.array_equal(box(page, 5)[22:], box(page, 11)[22:])  # another number
+
+
+def test_a_state_that_moved_is_shaded_and_says_by_how_much():
+    moved = torch.tensor([0, 1e-7, 0.001, 0.5, 1.3, 0.2])
+    page = text_encoder.token_grid(TOKENS, range(6), moved, title="Title")
+    paper = [np.median(box(page, k)) for k in range(6)]
+    assert paper[0] == paper[1] == 255
+    assert 255 > paper[2] > paper[5] > paper[3] > paper[4] > 100
+    said = [text_encoder.format_distance(value) for value in moved.tolist()]
+    assert said == ["0", "0", "<0.01", "0.50", "1.30", "0.20"]
+    less, more = (
+        text_encoder.token_grid(TOKENS, range(6), torch.full((6,), part), title="Title")
+        for part in (0.5, 0.6)
+    )
+    assert np.array_equal(box(less, 2)[:22], box(more, 2)[:22])  # as dark, each on its own scale
+    assert not np.array_equal(box(less, 2)[22:], box(more, 2)[22:])  # but not as far
+    framed = text_encoder.token_grid(TOKENS, range(6), moved, changed=[3], title="Title")
+    differs = np.array(page.convert("L")) != np.array(framed.convert("L"))
+    columns = np.nonzero(differs)[1]
+    assert columns.min() >= 6 + 3 * 76
+    assert columns.max() <= 6 + 4 * 76
+
+
+def test_no_word_of_a_page_leaves_its_box():
+    page = text_encoder.token_grid(["incomprehensibilities</w>", "a</w>"], [1, 2], title="Title")
+    assert (np.array(page.convert("L"))[30:70, 6 + 77 - 3 : 6 + 77 - 1].min()) > 100
+
+
+def test_moves_writes_every_number():
+    moved = torch.tensor([[0, 0, 0, 0.82, 0, 0], [0, 0, 0, 0.3, 0.25, 0.004]])
+    (ax,) = text_encoder.state_distances(moved, TOKENS, ["embedding", "layer 1"], "Title").axes
+    assert [t.get_text() for t in ax.texts] == [
+        text_encoder.format_distance(v) for v in moved.flatten().tolist()
+    ]
+    shades = np.asarray(ax.images[0].get_array())
+    assert ((shades == 0) == (moved.numpy() == 0)).all()
+    assert shades.max() < 0.5  # black numbers can be read on it
+    assert shades[0, 3] > shades[1, 3] > shades[1, 4] > 0.1  # one scale for all rows
+    assert [label.get_text() for label in ax.get_xticklabels()][3] == "cat"
+    with np.errstate(all="raise"):
+        (nothing,) = text_encoder.state_distances(
+            torch.zeros(2, 6), TOKENS, ["a", "b"], "Title"
+        ).axes
+    assert {t.get_text() for t in nothing.texts} == {"0"}
+
+
+def test_likenesses_share_one_scale():
+    a, b = torch.eye(6), torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    figure = text_encoder.similarity_matrices({"one": a, "two": b}, "Title")
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in panels] == ["one", "two"]
+    for ax, matrix in zip(panels, (a, b), strict=True):
+        assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
+        assert ax.images[0].get_clim() == (-0.2, 1)
+        assert ax.get_xlabel() == "caption"
+        assert len(ax.lines) == 4  # two borders between three couples, both ways
+    assert panels[0].get_ylabel() == "picture"
+
+
+def test_own_and_twin_shows_the_two_pages_of_every_couple():
+    matrix = torch.arange(16.0).reshape(4, 4) / 16
+    figure = text_encoder.own_and_negative({"one": matrix, "two": matrix.T}, "Title")
+    first, second = figure.axes
+    own, twin = ([*line.get_ydata()] for line in first.lines)
+    assert own == [0, 5 / 16, 10 / 16, 15 / 16]
+    assert twin == [4 / 16, 1 / 16, 14 / 16, 11 / 16]  # the row of the twin, the own column
+    assert [*second.lines[1].get_ydata()] == [1 / 16, 4 / 16, 11 / 16, 14 / 16]
+    fills = [line.get_markerfacecolor() for line in first.lines]
+    assert fills == ["k", "white"]  # can be told apart without colours
+    assert len(figure.legends[0].get_texts()) == 2
+    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
+
+
+def test_gelus_draws_both_and_their_difference():
+    left, right = text_encoder.gelus().axes
+    exact, quick = (line.get_ydata() for line in left.lines)
+    assert np.allclose(right.lines[0].get_ydata(), np.array(quick) - np.array(exact))
+    assert np.abs(right.lines[0].get_ydata()).max() == pytest.approx(0.0203, abs=1e-4)
+    assert left.lines[0].get_linestyle() != left.lines[1].get_linestyle()
+
+
+def test_the_towers_name_the_published_sizes():
+    (ax,) = text_encoder.state_sources().axes
+    words = [text.get_text().replace("\n", " ") for text in ax.texts]
+    widths = [int(word.split()[-1]) for word in words if word.startswith("77 ×")]
+    assert widths == [768, 1024, 768, 1280]
+    assert sum(widths[2:]) == SPECS["sdxl"].unet.cross_attention_dim
+    assert "pooled 1280" in words
+    assert [word for word in words if "not used" in word] == [
+        "layer 24 (not used)", "layer 12 (not used)", "final norm (not used)",
+    ]  # fmt: skip
+    assert [word for word in words if word.startswith("layers")] == [
+        "layers 1 … 11", "layers 1 … 23", "layers 1 … 11", "layers 1 … 31",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- the widget
+
+ONE, OTHER = "a red house at night", "a red balloon at night"
+
+
+@pytest.fixture
+def glass(tiny_storybook, caplog):
+    """ipywidgets only logs what a callback raises; here that fails the test."""
+    with caplog.at_level(logging.WARNING):
+        yield TextEncoderWidget(tiny_storybook.text, ONE, OTHER)
+    for record in caplog.records:
+        if record.exc_info:
+            raise record.exc_info[1]
+
+
+def said(glass) -> str:
+    return re.sub(r"<[^>]*>", "", glass.message.value)
+
+
+def test_states_before_the_change_stay_and_all_others_move(tiny_storybook):
+    found = compare(tiny_storybook.text, ONE, OTHER)
+    assert found.changed == [3]
+    assert found.moved.shape == (3, 77)  # embedding, one layer, final norm
+    assert (found.moved[:, :3] < text_encoder.ROUNDING).all()
+    assert (found.moved[0] > text_encoder.ROUNDING).nonzero().flatten().tolist() == [3]
+    assert (found.moved[1:, 3:] > text_encoder.ROUNDING).all()
+    assert describe(found, 0).endswith(
+        "The 3 embeddings before it stay the same; 1 of all 77 change."
+    )
+    assert describe(found, 2).endswith(
+        "The 3 embeddings before it stay the same; 74 of all 77 change."
+    )
+    assert describe(found, 2).startswith("5 tokens between start and end, 70 padding tokens.")
+
+
+def test_every_layer_has_its_page(glass):
+    pages = []
+    for _, layer in glass.layer.options:
+        glass.layer.value = layer
+        pages.append(np.array(glass.image))
+        assert f"{74 if layer else 1} of all 77 change" in said(glass)
+    assert len(pages) == 3
+    assert not np.array_equal(pages[0][30:], pages[1][30:])  # below the title, too
+
+
+def test_typing_reads_again(glass):
+    glass.other.value = ONE
+    assert said(glass) == "Both captions have the same 77 tokens; no embedding changes."
+    glass.caption.value = "a red balloon at night"
+    assert "first change is at position 3 (“balloon”)" in said(glass)
+    glass.caption.value = ""
+    assert said(glass).startswith("0 tokens between start and end, 75 padding tokens.")
+
+
+def test_what_is_cut_is_said_once(glass):
+    glass.caption.value = glass.other.value = "a red cat " * 40
+    assert said(glass).count("this end is ignored") == 1
+    assert "no embedding changes. The prompt" in said(glass)
+    glass.caption.value = "a red cat " * 40 + "house"
+    assert said(glass).count("this end is ignored") == 2
+
+
+def test_its_page_has_words_and_its_controls_names(glass):
+    assert 'alt="The tokens in their positions.' in glass.view.value
+    assert 'role="status"' in glass.message.value
+    for control in (glass.caption, glass.other, glass.layer):
+        assert control.description
+        assert not control.disabled
+    glass.caption.value = "<b>"
+    assert "“&lt;" in glass.message.value
+    assert "“<" not in glass.message.value + glass.view.value

@@ -1,0 +1,186 @@
+"""The figures and the widget of notebook 04: what they draw is what the embedding says."""
+
+import logging
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from sdlearn.course.figures import timestep
+from sdlearn.course.widgets.timestep import CHANNELS, PERIODS, TimestepWidget
+from sdlearn.embeddings import sinusoidal_embedding
+
+
+def test_the_hands_are_the_embedding():
+    t = torch.tensor([0.0, 0.25, 437, 999])
+    for dim in (2, 8, 320):
+        apart = timestep.clock_hands(t, dim).float() - sinusoidal_embedding(t, dim)
+        assert apart.abs().max() < 2e-4
+    assert timestep.clock_hands(437, 8).shape == (8,)
+    assert torch.equal(timestep.clock_hands(437.0, 8), timestep.clock_hands(t, 8)[2])
+
+
+def test_max_period_is_the_limit_of_the_slowest_clock():
+    speeds = timestep.frequencies(8, 16)
+    assert torch.allclose(speeds, torch.tensor([1, 0.5, 0.25, 0.125], dtype=torch.float64))
+
+
+def test_clocks_are_chosen_from_the_fastest_to_the_slowest():
+    assert timestep.pick_clocks(320, 6) == [0, 32, 64, 95, 127, 159]
+    assert timestep.pick_clocks(8, 6) == [0, 1, 2, 3]
+    assert timestep.pick_clocks(2, 6) == [0]
+
+
+@pytest.mark.parametrize("quarter", range(4))
+def test_a_hand_starts_at_the_top_and_turns_to_the_right(quarter):
+    dark = np.array(timestep.clock_face(quarter * math.pi / 2)) < 60
+    y, x = np.nonzero(dark[20:-20, 20:-20])  # without the edge and its marks
+    middle = (dark.shape[0] - 40) / 2
+    right, up = (x - middle + 0.5).mean(), (middle - y - 0.5).mean()
+    assert right == pytest.approx(13 * math.sin(quarter * math.pi / 2), abs=3)
+    assert up == pytest.approx(13 * math.cos(quarter * math.pi / 2), abs=3)
+
+
+def test_the_other_hand_is_grey_and_thin():
+    one, two = (np.array(timestep.clock_face(0.0, other)) for other in (None, math.pi / 2))
+    drawn = two[(one == 255) & (two < 250)]
+    assert 50 < len(drawn) < 200
+    assert drawn.min() > 90
+
+
+def test_rows_of_clocks_are_rows_of_times():
+    page = timestep.clock_rows([0, 5], 8, "A title", count=4)
+    more = timestep.clock_rows([0, 5, 999], 8, "A title", count=4)
+    assert more.width == page.width
+    assert more.height - page.height == timestep.FACE + timestep.GAP
+    pixels = np.array(page)
+    left, top = 86, 2 * timestep.LINE
+    for k, speed in enumerate(timestep.frequencies(8)):
+        x = left + k * (timestep.FACE + timestep.GAP)
+        y = top + timestep.FACE + timestep.GAP
+        seen = pixels[y : y + timestep.FACE, x : x + timestep.FACE]
+        assert np.array_equal(seen, np.array(timestep.clock_face(5 * float(speed))))
+
+
+@pytest.mark.parametrize("dim", CHANNELS)
+@pytest.mark.parametrize("period", PERIODS)
+def test_the_page_can_be_drawn_over_the_whole_range(dim, period):
+    blank = None
+    for t, other in ((0, 0), (0.25, 999), (999, 500), (500, 503)):
+        page = timestep.clock_figure(t, other, dim, period)
+        assert blank in (None, page.size)
+        blank = page.size
+        dark = np.argwhere(np.array(page) < 128)
+        assert dark.min() > 2  # nothing touches the edge, so nothing is cut off
+        assert (np.array(page.size[::-1]) - dark.max(0)).min() > 2
+
+
+def test_the_bars_are_as_long_as_the_numbers():
+    page = np.array(timestep.clock_figure(0, 0, 8))  # at t = 0 cosines are 1 and sines 0
+    rows = (page == 0x40).sum(axis=0)
+    width = (page.shape[1] - 54) / 8
+    heights = [rows[round(44 + (k + 0.5) * width)] for k in range(8)]
+    assert all(height == pytest.approx(60, abs=3) for height in heights[:4])
+    assert all(height <= 2 for height in heights[4:])
+
+
+def test_a_map_has_one_pixel_for_each_number():
+    vectors = timestep.clock_hands(torch.arange(90), 12)
+    figure = timestep.vectors_over_time(vectors, "Title")
+    ax, beside = figure.axes
+    assert np.array_equal(np.asarray(ax.images[0].get_array()), vectors.T.numpy())
+    size = ax.get_window_extent()
+    assert (size.width, size.height) == pytest.approx((90, 12))
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "time t", "channel")
+    assert ax.images[0].get_clim() == pytest.approx((-1, 1))
+    assert beside.get_ylabel() == "value"
+
+
+def test_maps_of_similarity_share_their_scale_and_their_times():
+    one, two = torch.eye(50), torch.eye(50) - 0.5
+    figure = timestep.similarity({"one": one, "two": two}, step=4)
+    maps = [ax for ax in figure.axes if ax.images]
+    for ax, name, matrix in zip(maps, ("one", "two"), (one, two), strict=True):
+        assert ax.get_title() == name
+        assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
+        assert ax.images[0].get_clim() == pytest.approx((-0.5, 1))
+        assert ax.images[0].get_extent() == [0, 200, 200, 0]
+        assert ax.get_window_extent().width == pytest.approx(50)
+
+
+def test_panels_hold_all_lines_and_differ_without_colour():
+    lines = {name: ([0, 1, 2], [k + 1.0, k + 2.0, k + 3.0]) for k, name in enumerate("abcd")}
+    parts = [
+        timestep.Panel("first", lines, "x", "y", points=([0, 2], [1.0, 3.0])),
+        timestep.Panel("second", lines, "x", "y", log=True),
+        timestep.Panel("third", lines, "x", "y"),
+    ]
+    figure = timestep.panels(parts, "A title")
+    drawn = [ax for ax in figure.axes if ax.lines]
+    assert [ax.get_title() for ax in drawn] == ["first", "second", "third"]
+    assert [ax.get_yscale() for ax in drawn] == ["linear", "log", "linear"]
+    assert [len(ax.lines) for ax in drawn] == [5, 4, 4]
+    for line, (xs, ys) in zip(drawn[1].lines, lines.values(), strict=True):
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (xs, ys)
+    assert len({line.get_linestyle() for line in drawn[1].lines}) == 4
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*"abcd", "trained"]
+
+
+# --------------------------------------------------------------------------------------- the widget
+
+
+@pytest.fixture
+def widget(caplog):
+    """ipywidgets only logs what a callback raises; here that fails the test."""
+    with caplog.at_level(logging.WARNING):
+        yield TimestepWidget(t=500, other=503)
+    for record in caplog.records:
+        if record.exc_info:
+            raise record.exc_info[1]
+
+
+def text(part):
+    return re.sub(r"<[^>]*>", "", part.value)
+
+
+def test_the_widget_says_the_similarity_of_the_two_times(widget):
+    widget.channels.value = 320
+    expected = sinusoidal_embedding(torch.tensor([500.0, 503.0]), 320).double()
+    assert widget.similarity == pytest.approx(float(expected[0] @ expected[1]) / 160, abs=1e-4)
+    assert f"similarity {widget.similarity:.4f}" in text(widget.message)
+    assert "89 of 160 clocks" in text(widget.message)
+    assert 'role="status"' in widget.message.value
+    widget.other.value = 500
+    assert widget.similarity == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("control", "value"), [("t", 498.25), ("other", 0.0), ("channels", 8), ("period", 10)]
+)
+def test_every_control_matters(widget, control, value):
+    before, said = np.array(widget.image), widget.message.value
+    getattr(widget, control).value = value
+    after = np.array(widget.image)
+    assert before.shape == after.shape
+    assert not np.array_equal(before, after)
+    assert widget.message.value != said
+    assert "Clocks and their vector" in widget.view.value
+
+
+def test_the_widget_answers_over_its_whole_range(widget):
+    for channels, period in zip(CHANNELS, (*PERIODS, 10), strict=True):
+        widget.channels.value, widget.period.value = channels, period
+        for t, other in ((0, 999), (999, 0.25)):
+            widget.t.value, widget.other.value = t, other
+            assert -1 <= widget.similarity <= 1
+            said = text(widget.message).replace("&#x27;", "'")
+            assert f"t = {t:g} and t' = {other:g}" in said
+
+
+def test_every_control_has_a_name(widget):
+    controls = [widget.t, widget.other, widget.channels, widget.period]
+    assert controls == list(widget.children[:4])
+    assert all(control.description and not control.disabled for control in controls)

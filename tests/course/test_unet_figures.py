@@ -1,0 +1,222 @@
+"""The walk through a U-Net tells what passed; its pictures and its widget show what it tells."""
+
+import io
+import logging
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import sdlearn
+from sdlearn.course.figures import png
+from sdlearn.course.figures.unet import (
+    by_resolution,
+    channel_image,
+    cost_bars,
+    describe_block,
+    most_varying_channels,
+    skip_connections,
+    trace,
+    u_shape,
+    zero_inputs,
+)
+from sdlearn.course.widgets.unet import UNetTour
+from sdlearn.unet import skip_widths
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    config = sdlearn.UNetConfig(
+        block_out_channels=(8, 16, 24),
+        cross_attention=(False, True, True),
+        transformer_depth=(1, 1, 2),
+        num_heads=(1, 2, 3),
+        cross_attention_dim=6,
+        norm_num_groups=4,
+    )
+    return sdlearn.UNet(config).eval()
+
+
+@pytest.fixture(scope="module")
+def large():
+    found = {}
+    for name, side in (("sd1.5", 64), ("sdxl", 128)):
+        with torch.device("meta"):
+            unet = sdlearn.UNet(sdlearn.SPECS[name].unet)
+        found[name] = unet, trace(unet, side, side)
+    return found
+
+
+def test_a_walk_tells_every_block_in_order_with_its_shapes(small):
+    stops = trace(small, 9, 14, tokens=5)
+    names = [stop.name for stop in stops]
+    assert names[:4] == [
+        "conv_in",
+        "down_blocks.0.resnets.0",
+        "down_blocks.0.resnets.1",
+        "down_blocks.0.downsamplers.0",
+    ]
+    assert names[-1] == "conv_out"
+    assert len(names) == len(set(names)) == 1 + 3 + 5 + 4 + 3 + 7 + 7 + 3 + 1
+    shapes = {stop.name: stop.shape for stop in stops}
+    assert shapes["down_blocks.0.downsamplers.0"] == (8, 5, 7)
+    assert shapes["mid_block.attentions.0"] == (24, 3, 4)
+    assert shapes["up_blocks.1.upsamplers.0"] == (16, 9, 14)
+    for before, after in pairwise(stops):
+        grown = after.kind == "resnets" and after.name.startswith("up_blocks")
+        assert after.shape_in[1:] == before.shape[1:]
+        assert (after.shape_in[0] > before.shape[0]) == grown
+    assert not any(m._forward_hooks for m in small.modules())
+
+
+def test_a_walk_counts_what_torch_counts(small, large):
+    stops = trace(small, 9, 14, tokens=5)
+    counter = FlopCounterMode(display=False)
+    with (
+        torch.no_grad(),
+        counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
+        small(*zero_inputs(small, 9, 14, 5))
+    embedding = sum(p.numel() for n, p in small.time_embedding.named_parameters() if "weight" in n)
+    total = sum(stop.multiplications for stop in stops) + embedding
+    assert 2 * total == counter.get_total_flops()
+    # What was measured with forward hooks on diffusers' networks: 803.3 and 6761.2 GFLOP.
+    for name, giga in (("sd1.5", 803.3), ("sdxl", 6761.2)):
+        unet, stops = large[name]
+        assert round(2 * sum(stop.multiplications for stop in stops) / 1e9, 1) == giga
+        blocks = sum(stop.parameters for stop in stops)
+        apart = ("time_embedding", "add_embedding", "conv_norm_out")
+        rest = sum(p.numel() for n, p in unet.named_parameters() if n.startswith(apart))
+        assert blocks + rest == sum(p.numel() for p in unet.parameters())
+
+
+def test_skips_are_a_stack_and_fit(small, large):
+    for unet, stops in ((small, trace(small, 9, 14)), *large.values()):
+        pairs = skip_connections(stops)
+        assert [stops[kept].shape[0] for kept, _ in pairs] == skip_widths(unet.config)
+        takers = [taken for _, taken in pairs]
+        assert takers == sorted(takers, reverse=True)
+        for kept, taken in pairs:
+            assert stops[kept].shape[1:] == stops[taken].shape_in[1:]
+            before = stops[taken - 1].shape[0]
+            assert stops[taken].shape_in[0] == before + stops[kept].shape[0]
+
+
+def test_sizes_add_up_and_the_bars_show_them(large):
+    _, stops = large["sd1.5"]
+    sums = by_resolution(stops)
+    assert list(sums) == ["64 × 64", "32 × 32", "16 × 16", "8 × 8"]
+    totals = [sum(column) for column in zip(*sums.values(), strict=True)]
+    assert totals == [sum(s.parameters for s in stops), sum(s.multiplications for s in stops)]
+    parameters = [100 * p / totals[0] for p, _ in sums.values()]
+    spent = [100 * m / totals[1] for _, m in sums.values()]
+    assert parameters[2] + parameters[3] > 80  # as the notebook says
+    assert spent[0] + spent[1] > 70
+    (ax,) = cost_bars(stops, "Title").axes
+    drawn = [bar.get_width() for bar in ax.patches]
+    assert drawn == pytest.approx(parameters + spent)
+    assert (ax.get_title(), ax.get_xlabel() != "", ax.get_ylabel() != "") == ("Title", True, True)
+    assert len({bar.get_hatch() for bar in ax.patches}) == 2
+
+
+@pytest.mark.parametrize("name", ["sd1.5", "sdxl"])
+def test_the_drawing_has_a_box_for_each_block_and_a_bracket_for_each_skip(large, name):
+    _, stops = large[name]
+    figure = u_shape(stops, "Title", chosen=3)
+    (ax,) = figure.axes
+    boxes = [patch for patch in ax.patches if patch.get_width() == 0.9]
+    assert len(boxes) == len(stops)
+    black = [box.get_x() for box in boxes if box.get_facecolor()[:3] == (0, 0, 0)]
+    assert black == [3]
+    words = [text.get_text() for text in ax.texts]
+    widths = skip_widths(sdlearn.SPECS[name].unet)
+    labels = [word.removeprefix("skip ") for word in words if ": " in word]
+    assert labels == [f"{k}: {c}" for k, c in enumerate(widths, 1)]
+    sizes = {" × ".join(map(str, stop.shape[1:])) for stop in stops}
+    assert sizes <= set(words)
+    heights = {(round(box.get_y()), stop.shape[1]) for box, stop in zip(boxes, stops, strict=True)}
+    assert len(heights) == len(sizes)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in ax.texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.x1, text.get_text()
+        assert box.y0 >= 0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()
+
+
+def test_an_account_tells_the_numbers_of_a_block(large):
+    _, stops = large["sd1.5"]
+    names = [stop.name for stop in stops]
+    said = describe_block(stops, names.index("up_blocks.3.resnets.2"))
+    assert "640 × 64 × 64" in said
+    assert "320 channels of it kept from conv_in" in said
+    assert "become 320 × 64 × 64" in said
+    assert "kept from" not in describe_block(stops, 0)
+    total = sum(
+        float(describe_block(stops, k).split("% of all.")[0].split()[-1]) for k in range(len(stops))
+    )
+    assert total == pytest.approx(100, abs=0.05 * len(stops))
+
+
+def test_relief_and_loudest():
+    maps = torch.stack([torch.zeros(3, 3), torch.eye(3), 5 * torch.eye(3) - 2])
+    assert most_varying_channels(maps, 2) == [2, 1]
+    assert most_varying_channels(maps, 9) == [2, 1, 0]
+    drawn = np.array(channel_image(maps[2], 9))
+    assert (drawn.max(), drawn.min(), drawn.shape) == (255, 0, (9, 9))
+    assert (drawn[:3, :3] == 255).all()
+    assert np.array(channel_image(maps[0], 6)).max() == 0
+
+
+# ------------------------------------------------------------------------------------- the widget
+
+
+@pytest.fixture
+def tour(small, large):
+    walks = {"small": trace(small, 8, 8, 5), "sdxl": large["sdxl"][1]}
+    seen = {
+        "small": {"conv_in": torch.randn(8, 8, 8), "mid_block.attentions.0": torch.randn(24, 2, 2)}
+    }
+    return UNetTour(walks, seen)
+
+
+def test_every_block_of_every_network_can_be_chosen(tour, caplog):
+    with caplog.at_level(logging.WARNING):
+        for name in ("sdxl", "small"):
+            tour.network.value = name
+            assert tour.block.value == 0
+            for k in list(range(len(tour.traces[name])))[:: 1 if name == "small" else 7]:
+                tour.block.value = k
+                assert tour.sentence == describe_block(tour.traces[name], k)
+                assert tour.traces[name][k].name in tour.view.value
+                assert (tour.maps is None) == (
+                    tour.traces[name][k].name not in tour.feature_maps.get(name, {})
+                )
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_it_marks_the_block_and_says_its_numbers(tour):
+    before = np.array(tour.image)
+    tour.block.value = 5
+    after = np.array(tour.image)
+    assert after.shape == before.shape
+    assert (after != before).any()
+    stops = tour.traces["small"]
+    figure = u_shape(stops, "The U-Net: small", chosen=5)
+    assert png(tour.image) != b""
+    assert np.array_equal(after, np.array(picture_of(figure)))
+    assert 'role="status"' in tour.message.value
+    tour.network.value = "sdxl"
+    tour.network.value = "small"
+    assert np.array_equal(np.array(tour.image), before)
+
+
+def picture_of(figure):
+    return Image.open(io.BytesIO(png(figure)))
