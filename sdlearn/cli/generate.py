@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Make the images; raises ValueError or OSError, in one sentence, for what cannot be done."""
+    """Make the images; raises ValueError or OSError for arguments that cannot be used."""
     asked = asked_for(args)
     for path in output_files(args.out, asked.n):
         check_writable(path, ".png", "an image")

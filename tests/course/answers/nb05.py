@@ -78,7 +78,7 @@ def after(x, self, text, image, scale, **change):
     """The right block from the second cross-attention on, but for what is changed."""
     asking = self.norm2(x)
     x = x + self.to_text(change.get("text_asks", asking), text)
-    x = x + change.get("scale", scale) * self.to_image(change.get("image_asks", asking), image)
+    x = x + change.get("factor", scale) * self.to_image(change.get("image_asks", asking), image)
     return x + self.ff(change.get("last", self.norm3)(x))
 
 
@@ -216,8 +216,8 @@ WRONG = {
         block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, last=s.norm2)),
         block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, text_asks=x)),
         block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, image_asks=first(s, x))),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, scale=scale**2)),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, scale=1 + scale)),
+        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, factor=scale**2)),
+        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, factor=1 + scale)),
         block(lambda s, x, t, i, scale: after(x, s, t, i, scale)),
         block(lambda s, x, t, i, scale: after(x + s.attn1(x), s, t, i, scale)),
         block(lambda s, x, t, i, scale: after(first(s, x) + x, s, t, i, scale)),
