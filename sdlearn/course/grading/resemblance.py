@@ -1,6 +1,6 @@
 """What wrong results have in common with the right ones, over all inputs that were tried.
 
-Every function here takes a trial and gives a sentence, or "" where it has nothing to say.
+Each probe takes a trial and returns a sentence, or "" if it finds nothing.
 """
 
 import math
@@ -19,7 +19,7 @@ from sdlearn.course.grading.trials import STUMBLES, Trial, as_tensor, batch, kin
 
 
 def relation(trial: Trial) -> str:
-    """A power, a factor or a difference that explains all results."""
+    """Report a power, a factor or an offset that explains all results."""
     said = []
     for name, pairs in series(trial):
         if not all(a.numel() and a.shape == b.shape for a, b in pairs):
@@ -39,7 +39,7 @@ def relation(trial: Trial) -> str:
 
 
 def entries(trial: Trial) -> str:
-    """Which entries of a tuple are right on every input."""
+    """Report which entries of a tuple are right on every input."""
     found = [all(relations.near(a, b, 1e-9) for a, b in pairs) for _, pairs in series(trial)]
     if len(found) > 1 and any(found) and not all(found):
         right = " and ".join(str(k) for k, fine in enumerate(found) if fine)
@@ -53,7 +53,7 @@ def entries(trial: Trial) -> str:
 
 
 def order(trial: Trial) -> str:
-    """The same numbers in another order, shape or wrapping, or a list that has much in common."""
+    """Report right numbers in another order, shape or container, or a list that is nearly right."""
     a, b = trial.mine[trial.first], trial.expected[trial.first]
     if isinstance(a, Failure) or isinstance(b, Failure):
         return ""
@@ -68,14 +68,14 @@ def order(trial: Trial) -> str:
         return "" if tree_leaves([*a, *b]) else arrangement.sequences(a, b)
     if isinstance(a, (list, tuple)) and isinstance(b, tuple) and 1 < len(a) < len(b):
         begins = not difference(list(a), list(b[: len(a)]), 1e-9)
-        return f"What there is is right; {len(b)} results are asked for." * begins
+        return f"Your results are right, but {len(b)} are expected." * begins
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return arrangement.reshaped(a, b) if a.shape != b.shape else ""
     return wrapped(a, b)
 
 
 def wrapped(a: Any, b: Any) -> str:
-    """Right numbers in a wrong type."""
+    """Report right numbers in a wrong type."""
     if isinstance(a, (list, tuple)) and len(a) == 1 and not difference(a[0], b, 1e-9):
         return "The result is right, but packed into a list or tuple: return it as it is."
     if isinstance(b, (list, tuple)):
@@ -101,7 +101,7 @@ def wrapped(a: Any, b: Any) -> str:
 
 
 def weights(trial: Trial) -> str:
-    """Where results are weighted sums of the inputs, example by example: which weight is wrong."""
+    """Report a wrong weight, if each example's result is a weighted sum of its inputs."""
     mine: list[Tensor] = []
     right: list[Tensor] = []
     names: list[str] = []
@@ -151,10 +151,12 @@ def weights(trial: Trial) -> str:
 
 
 def listing(names: list[str]) -> str:
+    """The names in words: "`x` and `y`"."""
     return " and ".join(f"`{name}`" for name in names)
 
 
 def weight(name: str, a: Tensor, b: Tensor, trial: Trial, where: list[tuple[int, int]]) -> str:
+    """Describe the wrong weights a of one input; b are right, `where` holds (case, example)."""
     example = int(((a - b).abs() > 1e-6 * b.abs()).nonzero()[0])
     numbers = " instead of ".join(told_apart(float(a[example]), float(b[example]), 4))
     if not a.any():
@@ -168,7 +170,7 @@ def weight(name: str, a: Tensor, b: Tensor, trial: Trial, where: list[tuple[int,
 
 
 def fitted(basis: Tensor, x: Tensor) -> Tensor | None:
-    """The weights with which the columns add up to x; None where they do not."""
+    """The weights with which the columns of `basis` add up to x; None if they cannot."""
     enough = 1e-8 if x.dtype == torch.float64 else 1e-5
     x = x.detach().double().flatten()
     if not x.isfinite().all() or not basis.isfinite().all():
@@ -181,7 +183,7 @@ def fitted(basis: Tensor, x: Tensor) -> Tensor | None:
 
 
 def left_over(trial: Trial) -> str:
-    """Where the difference to what is expected is a multiple of one input."""
+    """Report an input of which the difference from the expected result is a multiple."""
     found: dict[str, list[float]] = {}
     for k, case in enumerate(trial.unchanged):
         a, b = trial.mine[k], trial.expected[k]
@@ -207,7 +209,7 @@ def left_over(trial: Trial) -> str:
 
 
 def right_where(trial: Trial) -> str:
-    """What the inputs have in common on which the answer is right."""
+    """Report what the inputs with a right result have in common."""
     if all(trial.wrong) or len(trial.wrong) < 3:
         return ""
     fine, n = trial.wrong.count(False), len(trial.wrong)
@@ -229,13 +231,13 @@ def right_where(trial: Trial) -> str:
 
 
 def any_of(values: set[Any]) -> str:
-    """0.5 or 'noise'"""
+    """Up to four values in words: 0.5 or 'noise'."""
     shown = [f"{x:g}" if isinstance(x, float) else repr(x) for x in sorted(values, key=str)]
     return " or ".join(shown[:4])
 
 
 def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
-    """Properties of inputs, as words and as one truth value a case."""
+    """Yield properties of the inputs: the words, and whether each case has it."""
     cases = trial.unchanged
     tensors = [tree_leaves(list(c.inputs)) for c in cases]
     batches = [batch(row) for row in tensors]
@@ -292,8 +294,11 @@ def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
 
 
 def choices(trial: Trial) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Arguments that can be told apart by their value, and the value in each case. A number counts
-    only if every value occurs several times: others say more about the inputs than the answer."""
+    """Yield arguments with few distinct values, and their value in each case.
+
+    A number counts only if every value occurs several times: others say more about the inputs than
+    about the answer.
+    """
     columns = zip(*(c.inputs for c in trial.unchanged), strict=False)
     for name, column in zip(trial.names, columns, strict=False):
         if not all(isinstance(x, (str, int, float)) or x is None for x in column):
@@ -304,7 +309,7 @@ def choices(trial: Trial) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def located(trial: Trial) -> str:
-    """Where in a result the differences are."""
+    """Report which indices of a result are wrong."""
     a, b = trial.mine[trial.first], trial.expected[trial.first]
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dim():
         said = arrangement.places(a, b, 1e-9)
