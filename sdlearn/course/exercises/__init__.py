@@ -49,12 +49,14 @@ def find(number: str) -> Exercise:
     if number in known:
         return known[number]
     meant = _meant(number)
-    there = [e.number for e in exercises(meant[:2])] if meant else list(known)
-    there = there or [e.number for notebook in files() for e in exercises(notebook)]
+    existing = [e.number for e in exercises(meant[:2])] if meant else list(known)
+    existing = existing or [e.number for notebook in files() for e in exercises(notebook)]
     none_yet = re.fullmatch(r"(\d\d)\.\d", str(number)) and notebook not in files()
     why = f": notebook {notebook} has none yet" * bool(none_yet)
     question = f' Did you mean "{meant}"?' * bool(meant)
-    raise Refused(f"There is no exercise {number!r}{why}; there are: {', '.join(there)}.{question}")
+    raise Refused(
+        f"There is no exercise {number!r}{why}; there are: {', '.join(existing)}.{question}"
+    )
 
 
 def _meant(number: object) -> str:

@@ -35,10 +35,10 @@ def slices(a: Tensor, b: Tensor, axis: int) -> list[int]:
     rows, right = (x.reshape(len(x), -1) for x in (rows, right))
     order = []
     for row in rows:
-        apart = (right - row).norm(dim=1)
-        if float(apart.min()) > 1e-7 * float(row.norm()):
+        distance = (right - row).norm(dim=1)
+        if float(distance.min()) > 1e-7 * float(row.norm()):
             return []
-        order.append(int(apart.argmin()))
+        order.append(int(distance.argmin()))
     return order if sorted(order) == list(range(len(order))) and order != sorted(order) else []
 
 
@@ -82,9 +82,9 @@ def reshaped(a: Tensor, b: Tensor) -> str:
                         )
     if a.dim() == b.dim():
         for axis in range(a.dim()):
-            said = cut(a, b, axis)
-            if said:
-                return said
+            sentence = cut(a, b, axis)
+            if sentence:
+                return sentence
     return ""
 
 
@@ -93,9 +93,9 @@ def reductions(small: Tensor, large: Tensor) -> Iterator[tuple[str, str]]:
     if (small.dim() >= large.dim() and small.numel() >= large.numel()) or large.dim() > 5:
         return
     wide = large.detach().double()
-    for few in range(1, large.dim() + 1):
-        for axes in combinations(range(large.dim()), few):
-            said = " and ".join(map(str, axes))
+    for count in range(1, large.dim() + 1):
+        for axes in combinations(range(large.dim()), count):
+            names = " and ".join(map(str, axes))
             for words, made in (
                 ("the mean over", wide.mean(axes)),
                 ("the sum over", wide.sum(axes)),
@@ -105,7 +105,7 @@ def reductions(small: Tensor, large: Tensor) -> Iterator[tuple[str, str]]:
                 ),
             ):
                 if near(small.reshape(-1), made.reshape(-1)):
-                    yield said, words
+                    yield names, words
 
 
 def cut(a: Tensor, b: Tensor, axis: int) -> str:
@@ -128,8 +128,8 @@ def cut(a: Tensor, b: Tensor, axis: int) -> str:
 
 def places(a: Tensor, b: Tensor, tolerance: float) -> str:
     """Say which indices of an axis are wrong, without a full stop; "" if all of them are."""
-    apart = (a.detach().double() - b.detach().double()).abs()
-    wrong = ~(apart <= tolerance * b.detach().double().abs().nan_to_num(posinf=0).max())
+    distance = (a.detach().double() - b.detach().double()).abs()
+    wrong = ~(distance <= tolerance * b.detach().double().abs().nan_to_num(posinf=0).max())
     wrong &= ~((a == b) | (a.isnan() & b.isnan()))
     for axis in range(b.dim()):
         others = [k for k in range(b.dim()) if k != axis]

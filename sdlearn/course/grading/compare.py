@@ -65,16 +65,16 @@ def same(
 
 def copy_weights(source: nn.Module, target: nn.Module) -> str:
     """Load the weights of `source` into `target`; return "" or why they do not fit, a sentence."""
-    wanted, there = source.state_dict(), target.state_dict()
-    missing, extra = [k for k in wanted if k not in there], [k for k in there if k not in wanted]
+    wanted, found = source.state_dict(), target.state_dict()
+    missing, extra = [k for k in wanted if k not in found], [k for k in found if k not in wanted]
     if missing or extra:
         parts = [f"{list_in_words(missing)} missing"] * bool(missing)
         parts += [f"{list_in_words(extra)} not expected"] * bool(extra)
         return f"The names of the weights differ: {'; '.join(parts)}."
     for key, value in wanted.items():
-        if there[key].shape != value.shape:
+        if found[key].shape != value.shape:
             return (
-                f"The weight `{key}` has the shape {tuple(there[key].shape)}; expected is "
+                f"The weight `{key}` has the shape {tuple(found[key].shape)}; expected is "
                 f"{tuple(value.shape)}."
             )
     target.load_state_dict(wanted, strict=True)
@@ -206,13 +206,13 @@ def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -
     if relative_error(a, b) <= tolerance:
         return ""
     distance = (a - b).abs()
-    apart = distance >= torch.minimum(tolerance * b.abs().max(), distance.max())
-    first = tuple(apart.nonzero()[0].tolist())
+    differs = distance >= torch.minimum(tolerance * b.abs().max(), distance.max())
+    first = tuple(differs.nonzero()[0].tolist())
     numbers = told_apart(float(a[first]), float(b[first]), 4)
     where = f"first at {list(first)} " * bool(first)
     return (
-        f"{place}, of shape {shapes[0]}, differs at {int(apart.sum())} of {apart.numel()} places, "
-        f"{where}where it is {numbers[0]} instead of {numbers[1]}{remark(a, b)}"
+        f"{place}, of shape {shapes[0]}, differs at {int(differs.sum())} of {differs.numel()} "
+        f"places, {where}where it is {numbers[0]} instead of {numbers[1]}{remark(a, b)}"
     )
 
 

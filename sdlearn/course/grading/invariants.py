@@ -29,18 +29,18 @@ def check_no_mutation(exercise: Exercise, answer: Any) -> str:
 
 def in_place(changed: str) -> str:
     """The sentence about a changed input such as "`x`" or "`ids`, a list,"."""
-    said = (
+    sentence = (
         f"your code changes its input {changed} in place, which the caller may still need with its "
         "old values."
     )
     if not changed.endswith(","):
         return (
-            f"{said} Make a new tensor instead: no `+=`, no `x[...] = `, no method whose name ends "
-            "in an underscore, on what you were given."
+            f"{sentence} Make a new tensor instead: no `+=`, no `x[...] = `, no method whose name "
+            "ends in an underscore, on what you were given."
         )
     return (
-        f"{said} Begin with a copy, as `list(x)` makes one: no `append`, `pop`, `sort`, `+=` or "
-        "`x[0] = ` on what you were given."
+        f"{sentence} Begin with a copy, as `list(x)` makes one: no `append`, `pop`, `sort`, `+=` "
+        "or `x[0] = ` on what you were given."
     )
 
 
@@ -61,12 +61,12 @@ def check_no_memory(exercise: Exercise, answer: Any) -> str:
             "The result is right at first and another one later, for the same input: your code "
             "keeps something from one call to the next."
         )
-    said = trouble(fresh, right, exercise.tolerance).rstrip(".")
-    if said:
+    problem = trouble(fresh, right, exercise.tolerance).rstrip(".")
+    if problem:
         return (
             "The result is right for the first inputs, and wrong for others of the same shapes: "
             "your code keeps something from one call to the next, as a cache does that only knows "
-            f"the shape, or it fits the first numbers alone ({said})."
+            f"the shape, or it fits the first numbers alone ({problem})."
         )
     return ""
 
@@ -76,14 +76,14 @@ def check_float32(exercise: Exercise, answer: Any) -> str:
     mine, expected = (
         results(exercise, code, torch.float32) for code in (answer, exercise.solution)
     )
-    said = trouble(mine, expected, max(1e-3, exercise.tolerance)).rstrip(".")
-    if not said:
+    problem = trouble(mine, expected, max(1e-3, exercise.tolerance)).rstrip(".")
+    if not problem:
         return ""
-    if "differs at" in said:
+    if "differs at" in problem:
         why = "Somewhere a number becomes too large or too small for float32, and digits are lost"
     else:
         why = "Make new tensors like the old ones: `x.new_zeros(...)`, `torch.zeros_like(x)`"
-    return f"The result is right for inputs in float64, but not in float32: {said}. {why}."
+    return f"The result is right for inputs in float64, but not in float32: {problem}. {why}."
 
 
 def check_gradients(exercise: Exercise, answer: Any) -> str:
@@ -101,13 +101,13 @@ def check_gradients(exercise: Exercise, answer: Any) -> str:
             "method whose name ends in an underscore) whose old values the backward pass needs, so "
             "a network could not be trained through it. Make a new tensor instead."
         )
-    said = (
+    detail = (
         f" {mine.sentence}" if isinstance(mine, Failure) else f" {lost(exercise, mine, expected)}"
     )
     return (
         "The result is right, but its gradients are not, so a network could not be trained through "
         "it. `.item()`, `.detach()`, `.data`, `float(...)`, `torch.tensor(...)`, numpy and "
-        f"`no_grad` all break the gradient.{said}".rstrip()
+        f"`no_grad` all break the gradient.{detail}".rstrip()
     )
 
 
@@ -144,11 +144,11 @@ def trouble(mine: list[Any], expected: list[Any], tolerance: float) -> str:
     """Describe the first pair of outcomes that differ; "" if none do."""
     for a, b in zip(mine, expected, strict=True):
         if isinstance(a, Failure) or isinstance(b, Failure):
-            said = "" if a == b else getattr(a, "sentence", "it gives a result")
+            problem = "" if a == b else getattr(a, "sentence", "it gives a result")
         else:
-            said = difference(a, b, tolerance)
-        if said:
-            return said
+            problem = difference(a, b, tolerance)
+        if problem:
+            return problem
     return ""
 
 

@@ -52,20 +52,20 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
     for result in mine:
         if isinstance(result, Failure) and result.blank:
             return Finding("not attempted", result.sentence)
-    apart = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
-    if any(apart):
+    differences = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
+    if any(differences):
         mistaken = []
         for mistake in exercise.mistakes:
             mistaken.append(results(exercise, mistake.answer))
             if matches(mine, mistaken[-1], exercise.tolerance):
                 return Finding("not yet", mistake.sentence, mistake.name)
-        wrong = [bool(said) for said in apart]
+        wrong = [bool(text) for text in differences]
         trial = Trial(exercise, answer, mine, expected, wrong, mistaken)
-        return Finding("not yet", unforeseen(trial, apart))
+        return Finding("not yet", unforeseen(trial, differences))
     if exercise.kind == "value":
         return Finding("right", "This is the number.")
-    for law in INVARIANTS:
-        trouble = law(exercise, answer)
+    for invariant in INVARIANTS:
+        trouble = invariant(exercise, answer)
         if trouble:
             return Finding("not yet", trouble)
     return Finding("right", f"Your results are the solution's on {len(mine)} fresh inputs.")
@@ -89,25 +89,26 @@ def matches(mine: list[Any], mistaken: list[Any], tolerance: float) -> bool:
     return not all(raised) and not any(differ(a, b, tolerance) for a, b in pairs)
 
 
-def unforeseen(trial: Trial, apart: list[str]) -> str:
+def unforeseen(trial: Trial, differences: list[str]) -> str:
     """Describe a wrong answer that is none of the known mistakes.
 
     Args:
         trial: The answer's results and the solution's.
-        apart: How they differ in each case, as `differ` says it.
+        differences: How they differ in each case, as `differ` says it.
     """
     k, exercise = trial.first, trial.exercise
     result, sizes = trial.mine[k], sizes_of(exercise, exercise.inputs()[k])
-    told = " ".join(
+    clue_text = " ".join(
         clue
         for clue in clues(trial)
-        if clue.replace("Everywhere your result", "everywhere it").rstrip(".") not in apart[k]
+        if clue.replace("Everywhere your result", "everywhere it").rstrip(".") not in differences[k]
     )
     if isinstance(result, Failure):
-        said = f"{result.sentence} {told}".rstrip()
-        return f"{said} {sizes}".rstrip() if result.raised else said
-    idle = "" if told else ignored(trial)
-    return " ".join(filter(None, (f"{apart[k][0].upper()}{apart[k][1:]}.", told, idle, sizes)))
+        sentence = f"{result.sentence} {clue_text}".rstrip()
+        return f"{sentence} {sizes}".rstrip() if result.raised else sentence
+    unused = "" if clue_text else ignored(trial)
+    first = f"{differences[k][0].upper()}{differences[k][1:]}."
+    return " ".join(filter(None, (first, clue_text, unused, sizes)))
 
 
 def sizes_of(exercise: Exercise, case: Case) -> str:

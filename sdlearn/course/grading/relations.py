@@ -84,10 +84,10 @@ def offsets(pairs: Pairs) -> list[float]:
     for a, b in pairs:
         if a.shape != b.shape or not a.numel() or not (a.isfinite() & b.isfinite()).all():
             return []
-        apart = (a.detach().double() - b.detach().double()).flatten()
-        if len(apart) > 1 and float(apart.std()) > 1e-7 * float(b.double().abs().max() + 1e-9):
+        gap = (a.detach().double() - b.detach().double()).flatten()
+        if len(gap) > 1 and float(gap.std()) > 1e-7 * float(b.double().abs().max() + 1e-9):
             return []
-        found.append(float(apart.mean()))
+        found.append(float(gap.mean()))
     return found
 
 
@@ -120,15 +120,15 @@ def explained(values: list[float], sizes: Sizes, enough: bool) -> str:
         return ""
     if constant(values):
         return number(values[0])
-    for few in (1, 2, 3):
-        for names in combinations(sizes, few):
-            for powers in product((1, -1, 2, -2, 0.5, -0.5)[: 6 if few < 3 else 3], repeat=few):
+    for count in (1, 2, 3):
+        for names in combinations(sizes, count):
+            for powers in product((1, -1, 2, -2, 0.5, -0.5)[: 6 if count < 3 else 3], repeat=count):
                 terms = list(zip(names, powers, strict=True))
                 rest = [
                     x / math.prod(sizes[name][k] ** power for name, power in terms)
                     for k, x in enumerate(values)
                 ]
-                if constant(rest) and fraction(rest[0]) and len(values) > few + (few < 3):
+                if constant(rest) and fraction(rest[0]) and len(values) > count + (count < 3):
                     return formula(fraction(rest[0]), terms)
     return ""
 

@@ -82,14 +82,15 @@ def loaded(answer: Any) -> list[bool]:
 def nearly(trial: Trial) -> str:
     """Report a known mistake that explains at least half of the wrong results."""
     wrong = [k for k, is_wrong in enumerate(trial.wrong) if is_wrong]
-    enough, best, said = max(2, len(wrong) / 2), 0, ""
+    enough, best, sentence = max(2, len(wrong) / 2), 0, ""
     for mistake, results in zip(trial.exercise.mistakes, trial.mistaken, strict=True):
         found = sum(alike(trial.mine[k], results[k], trial.exercise.tolerance) for k in wrong)
         if found >= enough and found > best:
-            best, said = found, mistake.sentence
-    if not said:
+            best, sentence = found, mistake.sentence
+    if not sentence:
         return ""
-    return f"On {best} of the {len(wrong)} inputs on which it is wrong, this is what you do: {said}"
+    share = f"{best} of the {len(wrong)} inputs"
+    return f"On {share} on which it is wrong, this is what you do: {sentence}"
 
 
 def alike(mine: Any, other: Any, tolerance: float) -> bool:
@@ -175,11 +176,11 @@ class First(nn.Module):
 def altered(trial: Trial, k: int, name: str, change: Change) -> bool:
     """Whether the solution with one submodule changed gives the answer's result in case k."""
     module = trial.solutions[k]
-    there = dict(module.named_modules())
-    if name not in there or (isinstance(change, Instead) and change.name not in there):
+    submodules = dict(module.named_modules())
+    if name not in submodules or (isinstance(change, Instead) and change.name not in submodules):
         return False  # this case builds a smaller one
-    part = there[name]
-    other = there[change.name] if isinstance(change, Instead) else change(part)
+    part = submodules[name]
+    other = submodules[change.name] if isinstance(change, Instead) else change(part)
     try:
         module.set_submodule(name, other)
         result = trial.solve(k, trial.unchanged[k].inputs)

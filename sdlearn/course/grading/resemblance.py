@@ -20,7 +20,7 @@ from sdlearn.course.grading.trials import STUMBLES, Trial, as_tensor, batch, kin
 
 def relation(trial: Trial) -> str:
     """Report a power, a factor or an offset that explains all results."""
-    said = []
+    sentences = []
     for name, pairs in series(trial):
         if not all(a.numel() and a.shape == b.shape for a, b in pairs):
             continue
@@ -30,12 +30,12 @@ def relation(trial: Trial) -> str:
         if not words:
             words = relations.scaled(pairs, sizes(trial))
         if words:
-            said.append(f"{name} is {words} what is expected")
+            sentences.append(f"{name} is {words} what is expected")
             continue
         words = relations.shifted(pairs, sizes(trial))
         if words:
-            said.append(f"{name} is {words}")
-    return f"Everywhere {' and '.join(said[:2])}." if said else ""
+            sentences.append(f"{name} is {words}")
+    return f"Everywhere {' and '.join(sentences[:2])}." if sentences else ""
 
 
 def entries(trial: Trial) -> str:
@@ -106,7 +106,7 @@ def weights(trial: Trial) -> str:
     right: list[Tensor] = []
     names: list[str] = []
     where: list[tuple[int, int]] = []
-    few = False  # a case in float32
+    in_float32 = False
     for k, case in enumerate(trial.unchanged):
         a, b = trial.mine[k], trial.expected[k]
         if isinstance(b, tuple):
@@ -115,23 +115,23 @@ def weights(trial: Trial) -> str:
             isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.dim() > 1
         ):
             return ""
-        shown = {
+        tensors = {
             name: x
             for name, x in zip(trial.names, case.inputs, strict=False)
             if isinstance(x, Tensor) and x.shape == b.shape and x.is_floating_point()
         }
-        if not shown or (names and list(shown) != names):
+        if not tensors or (names and list(tensors) != names):
             return ""
-        names = list(shown)
-        if b[0].numel() <= 2 * len(shown):  # too few numbers to tell
+        names = list(tensors)
+        if b[0].numel() <= 2 * len(tensors):  # too few numbers to tell
             continue
         for i in range(len(b)):
-            basis = torch.stack([x[i].double().flatten() for x in shown.values()], dim=1)
+            basis = torch.stack([x[i].double().flatten() for x in tensors.values()], dim=1)
             usable = bool(a[i].isfinite().all() and basis.isfinite().all())
             if not usable or torch.linalg.matrix_rank(basis) < len(names):
                 continue
             both = [fitted(basis, x[i]) for x in (a, b)]
-            few = few or b.dtype != torch.float64
+            in_float32 = in_float32 or b.dtype != torch.float64
             if both[0] is None or both[1] is None:
                 return ""
             mine.append(both[0])
@@ -140,14 +140,14 @@ def weights(trial: Trial) -> str:
     if not mine:
         return ""
     a, b = torch.stack(mine), torch.stack(right)
-    enough = 1e-5 if few else 1e-7
-    wrong = [j for j in range(len(names)) if not relations.near(a[:, j], b[:, j], enough)]
+    tolerance = 1e-5 if in_float32 else 1e-7
+    wrong = [j for j in range(len(names)) if not relations.near(a[:, j], b[:, j], tolerance)]
     if not wrong:
         return ""
-    said = [weight(names[j], a[:, j], b[:, j], trial, where) for j in wrong]
+    sentences = [weight(names[j], a[:, j], b[:, j], trial, where) for j in wrong]
     fine = [f"`{names[j]}`" for j in range(len(names)) if j not in wrong]
     rest = f" The factor of {' and '.join(fine)} is right." if fine else ""
-    return f"Your result is a weighted sum of {listing(names)}. {' '.join(said)}{rest}"
+    return f"Your result is a weighted sum of {listing(names)}. {' '.join(sentences)}{rest}"
 
 
 def listing(names: list[str]) -> str:
@@ -171,13 +171,13 @@ def weight(name: str, a: Tensor, b: Tensor, trial: Trial, where: list[tuple[int,
 
 def fitted(basis: Tensor, x: Tensor) -> Tensor | None:
     """The weights with which the columns of `basis` add up to x; None if they cannot."""
-    enough = 1e-8 if x.dtype == torch.float64 else 1e-5
+    tolerance = 1e-8 if x.dtype == torch.float64 else 1e-5
     x = x.detach().double().flatten()
     if not x.isfinite().all() or not basis.isfinite().all():
         return None
     found = torch.linalg.lstsq(basis, x[:, None]).solution[:, 0]
     scale = float(x.norm()) or 1.0
-    if float((basis @ found - x).norm()) > enough * scale:
+    if float((basis @ found - x).norm()) > tolerance * scale:
         return None
     return found.masked_fill(found.abs() < 1e-9, 0.0)
 
@@ -312,6 +312,6 @@ def located(trial: Trial) -> str:
     """Report which indices of a result are wrong."""
     a, b = trial.mine[trial.first], trial.expected[trial.first]
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dim():
-        said = arrangement.places(a, b, 1e-9)
-        return f"{said[0].upper()}{said[1:]}." if said else ""
+        sentence = arrangement.places(a, b, 1e-9)
+        return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
     return ""

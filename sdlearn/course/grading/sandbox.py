@@ -134,11 +134,11 @@ ADVICE = (
         "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
     ),
     ("object has no attribute '(sqrt|exp|log|shape|view|cos|sin|dim|float)'",
-     "You call a tensor's method on something that is none, a plain number perhaps."),
+     "You call a tensor's method on something else, perhaps a plain number."),
     ("index out of range|out of bounds", "An index is beyond the end: count from 0."),
     ("is invalid for input of size", "The lengths do not multiply to that many numbers."),
     ("is not defined", "A name is missing: is it spelt as where you set it?"),
-    ("math domain error", "A root or logarithm of a number below 0."),
+    ("math domain error", "You take a root or logarithm of a number below 0."),
     ("only (one element|integer) tensors", "A tensor of several numbers cannot become one number."),
     ("Boolean value of Tensor", "A tensor has no single truth value: use `torch.where` or a mask."),
 )  # fmt: skip
@@ -146,7 +146,7 @@ ADVICE = (
 
 def advice(text: str) -> str:
     """The usual cause of an exception, after a space; "" for an unknown one."""
-    return next((f" {said}" for pattern, said in ADVICE if re.search(pattern, text)), "")
+    return next((f" {cause}" for pattern, cause in ADVICE if re.search(pattern, text)), "")
 
 
 # -------------------------------------------------------------------------- inspecting the code
