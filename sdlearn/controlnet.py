@@ -114,10 +114,12 @@ class ControlNet(UNetEncoder):
 
         Args:
             z: Latent, (b, c, h, w).
-            t, context, added: See `UNet.forward`.
+            t: As in `UNet.forward`.
+            context: As in `UNet.forward`.
             hint: RGB, (b, 3, 8h, 8w), or (1, 3, 8h, 8w) for the whole batch, in [0, 1], unlike the
                 autoencoder's images in [-1, 1].
             scale: Factor of the residuals, 0 is off: one for all, or one for each, the middle last.
+            added: As in `UNet.forward`.
 
         Returns:
             One residual for each skip connection, the highest resolution first, and one for the

@@ -202,10 +202,11 @@ class NoiseSchedule:
 
         Args:
             steps: Number of steps, 1 … num_steps.
-            spacing, steps_offset: See `timesteps`.
+            spacing: As in `timesteps`.
             final_sigma: Where the path ends. "min" is the table's smallest noise level, alphabar_0,
                 with t = 0, as in Stable Diffusion's published DDIM (its set_alpha_to_one is false).
                 "zero" is alpha = 1 and sigma = 0 with t = -1, one before the table, as in DDPM.
+            steps_offset: As in `timesteps`.
             sigmas: The noise levels sigma / alpha of the other points. "table": those at the
                 timesteps. "karras": evenly spaced in the seventh root (Karras et al. 2022, eq. 5),
                 between the first and the last timestep for a sampler that steps in sigma, over the

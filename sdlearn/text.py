@@ -153,7 +153,8 @@ def size_conditioning(
 
     Args:
         sizes: What the caller chose; None for the defaults.
-        height, width: Size of the generated image, in pixels.
+        height: Height of the generated image, in pixels.
+        width: Its width, in pixels.
         name: Name of the model, for the message.
         has_sizes: Whether the model has size conditioning.
 

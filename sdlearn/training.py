@@ -216,7 +216,8 @@ def train(
         resume: Start from the newest checkpoint in the folder.
         minutes: Time limit of this run.
         should_stop: Called before every step.
-        checkpoint_steps, checkpoint_seconds: Write a checkpoint every so many steps or seconds.
+        checkpoint_steps: Write a checkpoint every so many steps; None to go by time only.
+        checkpoint_seconds: Write a checkpoint every so many seconds.
         samples_seconds: Save samples every so many seconds.
 
     Yields:

@@ -81,7 +81,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x (b, c_in, h, w), emb (b, time_dim) -> (b, c_out, h, w)."""
+        """Map x (b, c_in, h, w) and emb (b, time_dim) to (b, c_out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))

@@ -18,7 +18,8 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     variance, so the diffusion model needs the scaling factor.
 
     Args:
-        mean, logvar: (b, c, h, w), as `VAE.encode` returns them.
+        mean: (b, c, h, w), as `VAE.encode` returns it.
+        logvar: Log of the variance, of the same shape.
 
     Returns:
         A scalar.
@@ -111,8 +112,8 @@ def adversarial_weight(reconstruction: Tensor, adversarial: Tensor, last_weight:
     With this weight, both losses have gradients of the same norm at the decoder's last layer.
 
     Args:
-        reconstruction, adversarial: Scalar losses that still have their graph, so call this before
-            backward().
+        reconstruction: Scalar loss that still has its graph, so call this before backward().
+        adversarial: Scalar loss that still has its graph.
         last_weight: Weight of the decoder's last layer.
 
     Returns:

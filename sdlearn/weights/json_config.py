@@ -140,4 +140,5 @@ def is_integer(value: object, least: int) -> bool:
 
 
 def is_list(value: object) -> bool:
+    """Whether the value is a list or a tuple."""
     return isinstance(value, list | tuple)

@@ -245,8 +245,11 @@ def published_name(choices: Mapping[str, object], value: object) -> str:
 
 
 def check_published(spec: ModelSpec) -> None:
-    """Raise ValueError if the sampler's published class would compute something else, or if the
-    sampler has no published class."""
+    """Check that a published scheduler class computes the same as the model's sampler.
+
+    Raises:
+        ValueError: If the sampler has no published class, or if that would compute something else.
+    """
     if spec.sampler not in CLASSES:
         raise ValueError(
             f"sampler {spec.sampler!r} cannot be saved: the samplers with a published scheduler "

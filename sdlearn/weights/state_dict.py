@@ -139,6 +139,7 @@ def match_state_dict(
 
 
 def reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """The tensor in another shape, still to be read."""
     return tensor._replace(shape=shape, read=lambda: tensor.read().reshape(shape))
 
 

@@ -1,8 +1,8 @@
-"""The exercises and quizzes of the course: one file a notebook, `nb05_attention.py` for 05.
+"""The exercises and quizzes of the course: one file per notebook, `nb05_attention.py` for 05.
 
 Each file holds EXERCISES and QUESTIONS, tuples of plain data (see
-sdlearn.course.grading.exercise). It is imported when one of its exercises is asked for. Where there
-is a file `nb05_attention.md` beside it, that holds the mistakes (see `edits`).
+sdlearn.course.grading.exercise), and is imported when one of its exercises is needed. The mistakes
+are in a text file next to it, `nb05_attention.md` (see `edits`).
 """
 
 import re
@@ -13,23 +13,35 @@ from sdlearn.course.grading.exercise import Exercise, Question, Refused
 
 
 def files() -> dict[str, str]:
-    """The notebooks that have exercises, and the module that holds them: {"05": "nb05_..."}."""
+    """The modules with exercises, by notebook: {"05": "nb05_attention"}."""
     found = (module.name for module in iter_modules(__path__) if module.name.startswith("nb"))
     return {name[2:4]: name for name in sorted(found)}
 
 
 def exercises(notebook: str) -> tuple[Exercise, ...]:
-    """All exercises of a notebook such as "05", easiest first. Refused where there are none."""
+    """All exercises of a notebook such as "05", easiest first.
+
+    Raises:
+        Refused: If the notebook has none.
+    """
     return _module(notebook).EXERCISES
 
 
 def questions(notebook: str) -> tuple[Question, ...]:
-    """The three questions of a notebook's quiz. Refused where there are none."""
+    """The three questions of a notebook's quiz.
+
+    Raises:
+        Refused: If the notebook has none.
+    """
     return _module(notebook).QUESTIONS
 
 
 def find(number: str) -> Exercise:
-    """The exercise of a number such as "05.2". Refused, in one sentence, where there is none."""
+    """The exercise with a number such as "05.2".
+
+    Raises:
+        Refused: If there is none. The message names the exercises that exist.
+    """
     if callable(number):
         raise Refused('The number comes first, then your answer: `check("05.2", split_heads)`.')
     notebook = str(number).split(".")[0]
@@ -37,16 +49,18 @@ def find(number: str) -> Exercise:
     if number in known:
         return known[number]
     meant = _meant(number)
-    there = [e.number for e in exercises(meant[:2])] if meant else list(known)
-    there = there or [e.number for notebook in files() for e in exercises(notebook)]
+    existing = [e.number for e in exercises(meant[:2])] if meant else list(known)
+    existing = existing or [e.number for notebook in files() for e in exercises(notebook)]
     none_yet = re.fullmatch(r"(\d\d)\.\d", str(number)) and notebook not in files()
     why = f": notebook {notebook} has none yet" * bool(none_yet)
     question = f' Did you mean "{meant}"?' * bool(meant)
-    raise Refused(f"There is no exercise {number!r}{why}; there are: {', '.join(there)}.{question}")
+    raise Refused(
+        f"There is no exercise {number!r}{why}; there are: {', '.join(existing)}.{question}"
+    )
 
 
 def _meant(number: object) -> str:
-    """The exercise that 5.2, "5.2", "0502" or "05.2 " stands for; "" where there is none."""
+    """The number that 5.2, "5.2", "0502" or "05.2 " means; "" if there is no such exercise."""
     parts = re.fullmatch(r"0?(\d|[1-9]\d)\D*0?([1-9])", str(number).strip())
     if not parts:
         return ""

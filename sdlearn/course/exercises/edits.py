@@ -1,7 +1,7 @@
 """Mistakes as edits of the solution, in a text file that can be proof-read as prose.
 
-`nb05_attention.md` is beside `nb05_attention.py`. Each mistake in it has a name, an edit and what
-the learner reads:
+`nb05_attention.md` is next to `nb05_attention.py`. Each mistake in it has a name, an edit and the
+text that the learner reads:
 
     ## 05.2 Splitting heads
 
@@ -10,10 +10,10 @@ the learner reads:
         +
     You stop at (b, n, heads, d). Attention takes the last two axes for tokens and channels.
 
-The text after `-` occurs once in the solution's source, and the text after `+` replaces it. Both
-may be several lines, and a mistake may have several such pairs; all of them are found in the
-solution as it is. The indentation of `-` lines is not compared, and `+` lines are indented as the
-first line that they replace. Instead of an edit, `= expression` gives another answer altogether: a
+The text after `-` must occur exactly once in the solution's source, and the text after `+` replaces
+it. Both may be several lines, and a mistake may have several such pairs, which all refer to the
+unchanged solution. The indentation of `-` lines is not compared, and `+` lines are indented like
+the first line that they replace. Instead of an edit, `= expression` gives a whole other answer: a
 value, or a function of the Python file.
 """
 
@@ -29,7 +29,13 @@ from sdlearn.course.grading.exercise import Exercise, Mistake, source
 
 @dataclass
 class Edit:
-    """Lines of code without their signs; line: where it begins in the text file."""
+    """One replacement in the solution.
+
+    Attributes:
+        line: Line number in the text file.
+        old: The lines after `-`, without the sign.
+        new: The lines after `+`, without the sign.
+    """
 
     line: int
     old: list[str] = field(default_factory=list)
@@ -38,7 +44,17 @@ class Edit:
 
 @dataclass
 class Entry:
-    """A mistake as it is written. exercise: number and title; instead: what is after `=`."""
+    """A mistake as it is written in the text file.
+
+    Attributes:
+        file: Name of the text file.
+        line: Line number of its heading.
+        exercise: Number and title of the exercise.
+        name: Name of the mistake.
+        edits: Its edits.
+        instead: The lines after `=`, without the sign.
+        words: The text for the learner, in words.
+    """
 
     file: str
     line: int
@@ -49,15 +65,20 @@ class Entry:
     words: list[str] = field(default_factory=list)
 
     def error(self, trouble: str, line: int = 0) -> ValueError:
+        """An exception that names file, line, exercise and mistake."""
         place = f"{self.file}, line {line or self.line}"
         return ValueError(f"{place}: {self.exercise}, {self.name!r}: {trouble}")
 
 
 def with_mistakes(module: str, *exercises: Exercise) -> tuple[Exercise, ...]:
-    """The exercises of a module with the mistakes of the `.md` file beside it, in their order.
+    """The exercises of a module, with the mistakes in the `.md` file next to it.
 
-    module: its `__name__`. A mistake that an exercise has already comes before them.
-    Raises: ValueError that names file, line, exercise and mistake, where something does not fit.
+    Args:
+        module: The module's `__name__`.
+        *exercises: Its exercises. Mistakes that they already have come first.
+
+    Raises:
+        ValueError: If an entry of the file does not fit; names file, line, exercise and mistake.
     """
     names = vars(sys.modules[module])
     known = {f"{exercise.number} {exercise.title}": exercise for exercise in exercises}
@@ -80,7 +101,10 @@ def with_mistakes(module: str, *exercises: Exercise) -> tuple[Exercise, ...]:
 
 
 def read(path: Path) -> list[Entry]:
-    """What the file holds. Text above an exercise's first mistake is for whoever edits the file."""
+    """Read the entries of a text file.
+
+    Text above an exercise's first mistake is a note for the authors and is skipped.
+    """
     found: list[Entry] = []
     exercise, entry = "no exercise", None
     for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -97,6 +121,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def add_code(entry: Entry, line: int, sign: str, code: str) -> None:
+    """Add an indented line of the text file to its entry."""
     if sign == "-":
         if not entry.edits or entry.edits[-1].new:
             entry.edits.append(Edit(line))
@@ -110,7 +135,7 @@ def add_code(entry: Entry, line: int, sign: str, code: str) -> None:
 
 
 def mistaken(entry: Entry, called: str, solution: str, names: dict[str, Any]) -> Any:
-    """The mistake as running code, or as a value, made among the names of the solution's module."""
+    """The mistake as running code or a value, in the namespace of the solution's module."""
     instead = f"{called} = " + "\n".join(entry.instead)
     text = instead if entry.instead else edited(entry, solution)
     if text == solution:
@@ -124,8 +149,8 @@ def mistaken(entry: Entry, called: str, solution: str, names: dict[str, Any]) ->
 
 
 def edited(entry: Entry, text: str) -> str:
-    """The solution's source with all edits of a mistake."""
-    places = []
+    """The solution's source with all edits of a mistake applied."""
+    spans = []
     for edit in entry.edits:
         found = list(re.finditer(r"\n *".join(map(re.escape, edit.old)), text))
         if len(found) != 1:
@@ -134,10 +159,10 @@ def edited(entry: Entry, text: str) -> str:
         start, end = found[0].span()
         first_line = text[text.rfind("\n", 0, start) + 1 :]
         indent = " " * (len(first_line) - len(first_line.lstrip(" ")))
-        places.append((start, end, f"\n{indent}".join(edit.new)))
-    places.sort()
-    if any(end > start for (_, end, _), (start, _, _) in pairwise(places)):
+        spans.append((start, end, f"\n{indent}".join(edit.new)))
+    spans.sort()
+    if any(end > start for (_, end, _), (start, _, _) in pairwise(spans)):
         raise entry.error("two of its edits overlap")
-    for start, end, new in reversed(places):
+    for start, end, new in reversed(spans):
         text = text[:start] + new + text[end:]
     return text

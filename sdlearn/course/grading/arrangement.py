@@ -1,4 +1,7 @@
-"""How wrong values are arranged compared with the right ones: order, shape, missing parts."""
+"""How the arrangement of wrong results differs: order, shape, missing entries.
+
+In every function here, a is the answer's result and b the expected one.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations
@@ -10,7 +13,7 @@ from sdlearn.course.grading.relations import near
 
 
 def rearranged(a: Tensor, b: Tensor) -> str:
-    """The same numbers in another order, of one shape: which one, where it is a simple order."""
+    """Name the order, if a holds the numbers of b in a simple other order; else ""."""
     for order in permutations(range(b.dim())):
         if order != tuple(range(b.dim())) and near(a.permute(order), b):
             swapped = [k for k, axis in enumerate(order) if k != axis]
@@ -25,21 +28,22 @@ def rearranged(a: Tensor, b: Tensor) -> str:
 
 
 def slices(a: Tensor, b: Tensor, axis: int) -> list[int]:
-    """Which slice of the expected each of mine is, along one axis; [] where they are others."""
+    """The index in b of each slice of a along one axis; [] if a is not b in another order."""
     rows, right = (x.detach().double().transpose(0, axis) for x in (a, b))
     if not 2 <= len(rows) <= 64 or not rows.numel():
         return []
     rows, right = (x.reshape(len(x), -1) for x in (rows, right))
     order = []
     for row in rows:
-        apart = (right - row).norm(dim=1)
-        if float(apart.min()) > 1e-7 * float(row.norm()):
+        distance = (right - row).norm(dim=1)
+        if float(distance.min()) > 1e-7 * float(row.norm()):
             return []
-        order.append(int(apart.argmin()))
+        order.append(int(distance.argmin()))
     return order if sorted(order) == list(range(len(order))) and order != sorted(order) else []
 
 
 def ordering(order: list[int]) -> str:
+    """Describe a permutation: reversed, shifted, halves exchanged, or the indices."""
     n = len(order)
     if order == list(range(n))[::-1]:
         return "the order is reversed" if n > 2 else "the two entries are exchanged"
@@ -54,7 +58,7 @@ def ordering(order: list[int]) -> str:
 
 
 def reshaped(a: Tensor, b: Tensor) -> str:
-    """What mine, of another shape, has to do with the expected; a sentence, or ""."""
+    """Describe how a, of another shape, is related to b; a sentence, or ""."""
     if a.numel() == b.numel():
         if near(a.reshape(b.shape), b):
             return "The numbers are right and in the right order; only the shape is not."
@@ -78,20 +82,20 @@ def reshaped(a: Tensor, b: Tensor) -> str:
                         )
     if a.dim() == b.dim():
         for axis in range(a.dim()):
-            said = cut(a, b, axis)
-            if said:
-                return said
+            sentence = cut(a, b, axis)
+            if sentence:
+                return sentence
     return ""
 
 
 def reductions(small: Tensor, large: Tensor) -> Iterator[tuple[str, str]]:
-    """The axes over which `small` is the mean, the sum or the first entry of `large`."""
+    """Yield the axes over which `small` is the mean, sum or first entry of `large`, and which."""
     if (small.dim() >= large.dim() and small.numel() >= large.numel()) or large.dim() > 5:
         return
     wide = large.detach().double()
-    for few in range(1, large.dim() + 1):
-        for axes in combinations(range(large.dim()), few):
-            said = " and ".join(map(str, axes))
+    for count in range(1, large.dim() + 1):
+        for axes in combinations(range(large.dim()), count):
+            names = " and ".join(map(str, axes))
             for words, made in (
                 ("the mean over", wide.mean(axes)),
                 ("the sum over", wide.sum(axes)),
@@ -101,11 +105,11 @@ def reductions(small: Tensor, large: Tensor) -> Iterator[tuple[str, str]]:
                 ),
             ):
                 if near(small.reshape(-1), made.reshape(-1)):
-                    yield said, words
+                    yield names, words
 
 
 def cut(a: Tensor, b: Tensor, axis: int) -> str:
-    """One axis longer or shorter than expected, and the rest right."""
+    """Describe an axis of a that is too long or too short, if the other entries are right."""
     if [n for k, n in enumerate(a.shape) if k != axis] != [
         n for k, n in enumerate(b.shape) if k != axis
     ]:
@@ -116,16 +120,16 @@ def cut(a: Tensor, b: Tensor, axis: int) -> str:
     if n > m and near(a.narrow(axis, n - m, m), b):
         return f"Along axis {axis} the last {m} entries are right, and the rest is too much."
     if n < m and near(a, b.narrow(axis, 0, n)):
-        return f"What there is is right; along axis {axis} the last {m - n} are missing."
+        return f"Your entries are right; along axis {axis} the last {m - n} are missing."
     if n < m and near(a, b.narrow(axis, m - n, n)):
-        return f"What there is is right; along axis {axis} the first {m - n} are missing."
+        return f"Your entries are right; along axis {axis} the first {m - n} are missing."
     return ""
 
 
 def places(a: Tensor, b: Tensor, tolerance: float) -> str:
-    """Where the differences are, if that is a part of an axis only; no full stop."""
-    apart = (a.detach().double() - b.detach().double()).abs()
-    wrong = ~(apart <= tolerance * b.detach().double().abs().nan_to_num(posinf=0).max())
+    """Say which indices of an axis are wrong, without a full stop; "" if all of them are."""
+    distance = (a.detach().double() - b.detach().double()).abs()
+    wrong = ~(distance <= tolerance * b.detach().double().abs().nan_to_num(posinf=0).max())
     wrong &= ~((a == b) | (a.isnan() & b.isnan()))
     for axis in range(b.dim()):
         others = [k for k in range(b.dim()) if k != axis]
@@ -138,7 +142,7 @@ def places(a: Tensor, b: Tensor, tolerance: float) -> str:
 
 
 def ranged(indices: list[int], n: int) -> str:
-    """index 0, the last 2 entries, the indices 1 to 3"""
+    """Describe indices: "index 0", "the last 2 entries", "the indices 1 to 3"."""
     first, last, k = indices[0], indices[-1], len(indices)
     if k == 1:
         return "the last entry" if first == n - 1 else f"index {first}"
@@ -150,7 +154,7 @@ def ranged(indices: list[int], n: int) -> str:
 
 
 def sequences(mine: Sequence[Any], theirs: Sequence[Any]) -> str:
-    """What two lists have in common; a sentence, or ""."""
+    """Describe what two lists have in common; a sentence, or ""."""
     mine, theirs = list(mine), list(theirs)
     if not mine or not theirs or mine == theirs:
         return ""
@@ -161,15 +165,15 @@ def sequences(mine: Sequence[Any], theirs: Sequence[Any]) -> str:
     if mine[: len(theirs)] == theirs:
         return f"The first {len(theirs)} entries are right; the rest is too much."
     if mine == theirs[: len(mine)]:
-        return f"What there is is right; the last {len(theirs) - len(mine)} are missing."
+        return f"Your entries are right; the last {len(theirs) - len(mine)} are missing."
     if mine[-len(theirs) :] == theirs:
         return f"The last {len(theirs)} entries are right; there is too much in front."
     if mine == theirs[-len(mine) :]:
-        return f"What there is is right; the first {len(theirs) - len(mine)} are missing."
+        return f"Your entries are right; the first {len(theirs) - len(mine)} are missing."
     if all(isinstance(x, str) for x in (*mine, *theirs)):
         together = "".join(mine), "".join(theirs)
         if together[0] == together[1]:
-            return f"Put together, your pieces are the same text, but cut at other places: {mine}."
+            return f"Put together, your pieces are the same text, but split differently: {mine}."
         return f"Put together, your pieces are {together[0]!r} and should be {together[1]!r}."
     right = next(
         k for k, (x, y) in enumerate(zip([*mine, None], [*theirs, ...], strict=False)) if x != y

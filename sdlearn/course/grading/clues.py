@@ -1,4 +1,4 @@
-"""What can be said of a wrong answer that is none of the known mistakes: the most telling clues."""
+"""The most telling clues about a wrong answer that is none of the known mistakes."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,14 +35,14 @@ PROBES: tuple[Callable[[Trial], str], ...] = (
 
 
 def clues(trial: Trial) -> list[str]:
-    """At most two sentences, the most telling ones."""
+    """At most two sentences about a wrong answer, from the first probes that find something."""
     if trial.exercise.kind == "value":
         return []
     if trial.close:
         return list(filter(None, [tiny(trial)]))
     found: list[str] = []
     for probe in PROBES:
-        with suppress(*STUMBLES):  # a probe that cannot cope with a result has nothing to say
+        with suppress(*STUMBLES):  # a probe that cannot handle a result finds nothing
             found += filter(None, [probe(trial)])
         if len(found) == 2:
             break

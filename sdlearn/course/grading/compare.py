@@ -1,4 +1,4 @@
-"""Are two results the same, and if not, how do they differ? In sentences, by numbers.
+"""Comparing two results, and describing in a sentence how they differ.
 
 `difference` compares results of any shape, `copy_weights` makes two modules comparable, and `same`
 does both for a learner's module and the finished one.
@@ -17,7 +17,7 @@ from sdlearn.course.grading import arrangement, relations
 
 
 class Different(AssertionError):
-    """Said in one sentence, without a traceback where IPython shows it."""
+    """Two results differ; IPython shows the sentence without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
@@ -26,12 +26,20 @@ class Different(AssertionError):
 def same(
     mine: Callable[..., Any], theirs: Callable[..., Any], *inputs: Any, tolerance: float = 1e-12
 ) -> None:
-    """Whether your module, or function, is the same as the finished one.
+    """Check that your module or function gives the same results as the finished one.
 
-    Both are copied, given the same random weights, and run in float64 on the inputs. Prints how
-    well they agree; raises Different, an AssertionError, which says where they do not: missing,
-    additional or differently shaped weights, or a relative error ‖mine - theirs‖ / ‖theirs‖
-    above the tolerance.
+    Modules are copied and given the same random weights. Both sides run in float64, and the
+    function prints how well they agree.
+
+    Args:
+        mine: Your module or function.
+        theirs: The finished one.
+        *inputs: Arguments for both.
+        tolerance: Largest relative error, ‖mine - theirs‖ / ‖theirs‖.
+
+    Raises:
+        Different: If weights are missing, additional or of another shape, or if the results
+            differ by more than the tolerance.
     """
     counted = ""
     if isinstance(theirs, nn.Module):
@@ -56,17 +64,17 @@ def same(
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> str:
-    """Load the weights of `source` into `target`; where they do not fit, a sentence says why."""
-    wanted, there = source.state_dict(), target.state_dict()
-    missing, extra = [k for k in wanted if k not in there], [k for k in there if k not in wanted]
+    """Load the weights of `source` into `target`; return "" or why they do not fit, a sentence."""
+    wanted, found = source.state_dict(), target.state_dict()
+    missing, extra = [k for k in wanted if k not in found], [k for k in found if k not in wanted]
     if missing or extra:
         parts = [f"{list_in_words(missing)} missing"] * bool(missing)
         parts += [f"{list_in_words(extra)} not expected"] * bool(extra)
         return f"The names of the weights differ: {'; '.join(parts)}."
     for key, value in wanted.items():
-        if there[key].shape != value.shape:
+        if found[key].shape != value.shape:
             return (
-                f"The weight `{key}` has the shape {tuple(there[key].shape)}; expected is "
+                f"The weight `{key}` has the shape {tuple(found[key].shape)}; expected is "
                 f"{tuple(value.shape)}."
             )
     target.load_state_dict(wanted, strict=True)
@@ -74,7 +82,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> str:
 
 
 def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy with random numbers added to every weight, so that none is just 0 or 1."""
+    """A copy on the CPU with random numbers added to every weight, so that none is just 0 or 1."""
     rng = torch.Generator().manual_seed(seed)
     module = copy.deepcopy(module).cpu()
     with torch.no_grad():
@@ -84,7 +92,7 @@ def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def converted(value: Any, dtype: torch.dtype) -> Any:
-    """A copy with every floating tensor, also inside tuples, lists and modules, of this dtype."""
+    """A copy with all floating-point tensors, in tuples, lists and modules too, in this dtype."""
     if isinstance(value, Tensor):
         return value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
     if isinstance(value, nn.Module):
@@ -96,12 +104,12 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def materialize(result: Any) -> Any:
-    """A result that can be looked at twice: what a generator yields as a list."""
+    """The result, or a list of what it yields if it is a generator."""
     return list(result) if isinstance(result, Iterator) else result
 
 
 def tree_leaves(result: Any) -> list[Tensor]:
-    """All tensors of a result, in order."""
+    """All tensors in nested tuples, lists and dictionaries, in order."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, Mapping):
@@ -114,7 +122,7 @@ def tree_leaves(result: Any) -> list[Tensor]:
 
 
 def relative_error(mine: Tensor, theirs: Tensor) -> float:
-    """‖mine - theirs‖ / ‖theirs‖, and the plain distance where theirs is zero."""
+    """‖mine - theirs‖ / ‖theirs‖, or ‖mine‖ if theirs is zero."""
     a, b = mine.detach().double(), theirs.detach().double()
     return float((a - b).norm() / (b.norm() or 1.0))
 
@@ -123,10 +131,17 @@ def relative_error(mine: Tensor, theirs: Tensor) -> float:
 
 
 def difference(mine: Any, theirs: Any, tolerance: float, place: str = "the result") -> str:
-    """How `mine` differs from the expected `theirs`, without a full stop; "" where it does not.
+    """Describe how `mine` differs from the expected `theirs`.
 
-    Tensors, numbers (of any type that has the value), texts, pictures, and tuples, lists and
-    dictionaries of these. Infinite and undefined numbers agree with themselves.
+    Args:
+        mine: The result to compare. A number may have any type that holds its value.
+        theirs: The expected tensor, number, text or image, or a tuple, list or dictionary of them.
+            inf and nan agree with themselves.
+        tolerance: Largest relative error.
+        place: What the message calls the result.
+
+    Returns:
+        A sentence without a full stop, or "" if they agree.
     """
     if isinstance(theirs, Tensor):
         return tensor_difference(mine, theirs, tolerance, place)
@@ -168,7 +183,7 @@ def difference(mine: Any, theirs: Any, tolerance: float, place: str = "the resul
 
 
 def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -> str:
-    """`difference` where a tensor is expected."""
+    """Describe how `mine` differs from an expected tensor; as `difference`."""
     if not isinstance(mine, Tensor):
         return f"{place} is {a_type(mine)}, and a torch tensor is expected"
     shapes = tuple(mine.shape), tuple(theirs.shape)
@@ -191,18 +206,18 @@ def tensor_difference(mine: Any, theirs: Tensor, tolerance: float, place: str) -
     if relative_error(a, b) <= tolerance:
         return ""
     distance = (a - b).abs()
-    apart = distance >= torch.minimum(tolerance * b.abs().max(), distance.max())
-    first = tuple(apart.nonzero()[0].tolist())
+    differs = distance >= torch.minimum(tolerance * b.abs().max(), distance.max())
+    first = tuple(differs.nonzero()[0].tolist())
     numbers = told_apart(float(a[first]), float(b[first]), 4)
     where = f"first at {list(first)} " * bool(first)
     return (
-        f"{place}, of shape {shapes[0]}, differs at {int(apart.sum())} of {apart.numel()} places, "
-        f"{where}where it is {numbers[0]} instead of {numbers[1]}{remark(a, b)}"
+        f"{place}, of shape {shapes[0]}, differs at {int(differs.sum())} of {differs.numel()} "
+        f"places, {where}where it is {numbers[0]} instead of {numbers[1]}{remark(a, b)}"
     )
 
 
 def told_apart(a: float, b: float, digits: int) -> tuple[str, str]:
-    """Two numbers with at least these digits, and as many more as it takes to see a difference."""
+    """Format two numbers with at least these digits, and more if they would look the same."""
     for enough in (digits, 9, 12, 17):
         if f"{a:.{enough}g}" != f"{b:.{enough}g}":
             break
@@ -210,7 +225,7 @@ def told_apart(a: float, b: float, digits: int) -> tuple[str, str]:
 
 
 def remark(mine: Tensor, theirs: Tensor) -> str:
-    """What a look at all numbers tells: a factor, a shift, an order, too few digits."""
+    """Describe a pattern in the difference: a factor, an offset, an order, too few digits."""
     a, b = mine.flatten(), theirs.flatten()
     error = relative_error(a, b)
     if error < 1e-5:
@@ -239,12 +254,12 @@ def remark(mine: Tensor, theirs: Tensor) -> str:
 
 
 def kind(x: Tensor) -> str:
-    """float32 for torch.float32"""
+    """The dtype's short name: float32 for torch.float32."""
     return str(x.dtype).removeprefix("torch.")
 
 
 def a_type(value: Any) -> str:
-    """The type of a value in words."""
+    """The type of a value in words, such as "a tuple"."""
     words = {tuple: "a tuple", list: "a list", dict: "a dictionary", str: "a text", type: "a class"}
     if value is None:
         return "None"
@@ -252,6 +267,6 @@ def a_type(value: Any) -> str:
 
 
 def list_in_words(names: list[str], most: int = 4) -> str:
-    """`a`, `b` and 3 more"""
+    """A list of names such as "`a`, `b` and 3 more"."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
     return shown + f" and {len(names) - most} more" * (len(names) > most)

@@ -1,4 +1,4 @@
-"""What an exercise and a quiz question are: plain data, from which all the rest is made.
+"""Exercises and quiz questions as plain data, and the notebook cells made from them.
 
 The checker (`judge`) runs the solution and the mistakes; the notebook shows `cells`.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Case:
-    """One input to try an answer on: `answer(*inputs)`, for a module `answer(*build)(*inputs)`."""
+    """Inputs for one run: `answer(*inputs)`, or `answer(*build)(*inputs)` for a module."""
 
     inputs: tuple[Any, ...] = ()
     build: tuple[Any, ...] = ()
@@ -24,10 +24,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that people really give.
+    """A wrong answer that learners often give.
 
-    answer: the mistake as running code, to be called like the solution. sentence: what the learner
-    reads: what the code does, why that is wrong, how one would notice.
+    Attributes:
+        name: Short name, unique within the exercise.
+        answer: The mistake as running code, called like the solution.
+        sentence: What the learner reads: what the code does, why that is wrong and what the
+            symptom is.
     """
 
     name: str
@@ -36,21 +39,29 @@ class Mistake:
 
 
 def no_input(rng: torch.Generator) -> Iterator[Case]:
-    """The cases of an exercise whose answer is a value."""
+    """Yield the single, empty case of an exercise whose answer is a value."""
     yield Case()
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise, everything about it.
+    """One exercise: its text, its solution and how an answer is tested.
 
-    number: "05.2". minutes: for most readers. difficulty: 1 to 3. statement: markdown, ends up in
-    the notebook. hints: three, each giving away more. solution: a function, a class of modules, or
-    a value; its signature and docstring are the learner's stub. cases: draws the inputs, tensors in
-    float64 (half precision where that is the point); called again with an equal generator it gives
-    the same ones.
-    given: methods of a class that the stub keeps. trained: gradients must flow back through the
-    answer. tolerance: largest relative error in float64.
+    Attributes:
+        number: Notebook and position, such as "05.2".
+        title: Heading of the card.
+        minutes: Time that most readers need.
+        difficulty: 1 to 3.
+        statement: The task in markdown, shown in the notebook.
+        hints: Three, each giving away more than the one before.
+        solution: A function, a subclass of nn.Module or a value. Its signature and docstring are
+            the learner's stub.
+        mistakes: Wrong answers that the checker recognises.
+        cases: Draws the inputs, with tensors in float64 (half precision where that is the point).
+            An equal generator must give equal inputs.
+        given: Methods of a class that the stub keeps.
+        trained: Whether gradients must flow back through the answer.
+        tolerance: Largest relative error in float64.
     """
 
     number: str
@@ -68,30 +79,29 @@ class Exercise:
 
     @property
     def kind(self) -> str:
-        """What an answer is: "class", "function" or "value"."""
+        """The kind of answer: "class", "function" or "value"."""
         if isinstance(self.solution, type) and issubclass(self.solution, nn.Module):
             return "class"
         return "function" if callable(self.solution) else "value"
 
     @property
     def points(self) -> int:
-        """What it counts where a class is graded: one for each level of difficulty, and one for
-        every full five minutes."""
+        """Points in a graded class: the difficulty, plus one for every full five minutes."""
         return self.difficulty + self.minutes // 5
 
     @property
     def name(self) -> str:
-        """What the notebook calls the answer."""
+        """The name that the notebook gives the answer."""
         return "answer" if self.kind == "value" else self.solution.__name__
 
     def inputs(self, seed: int = 0) -> list[Case]:
-        """The cases; the same seed gives the same ones, in new tensors."""
+        """Draw the cases; the same seed gives the same ones, in new tensors."""
         return list(self.cases(torch.Generator().manual_seed(seed)))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One of the answers to choose from; reason: why it is right, or why not."""
+    """One of the answers to choose from, with the reason why it is right or wrong."""
 
     text: str
     right: bool
@@ -107,22 +117,22 @@ class Question:
 
 
 class Refused(ValueError):
-    """Said to the learner in one sentence, without a traceback where IPython shows it."""
+    """An error for the learner, which IPython shows as one sentence without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
 
 
 def normal(rng: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal numbers in float64, for cases."""
+    """Draw standard normal numbers of this shape in float64."""
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------- what the notebook shows
+# ------------------------------------------------------------------------------- notebook cells
 
 
 def cells(exercise: Exercise) -> list[dict[str, Any]]:
-    """An exercise as a notebook stores it, but for outputs: the card, the answer, the check."""
+    """The three notebook cells of an exercise, without outputs: card, answer and check."""
     name = f"exercise-{exercise.number.split('.')[1]}"
     answer, checked = f"{name}-answer", f"{name}-check"
     return [
@@ -133,12 +143,17 @@ def cells(exercise: Exercise) -> list[dict[str, Any]]:
 
 
 def cell(kind: str, name: str, text: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """A notebook cell in nbformat's JSON; kind is "markdown" or "code"."""
     return {"cell_type": kind, "id": name, "metadata": metadata, "source": text}
 
 
 def nbgrader(name: str, points: int | None = None) -> dict[str, Any]:
-    """What nbgrader reads in a cell: with points one that it grades and learners leave as it is,
-    without points one that they fill in."""
+    """The metadata with which nbgrader recognises a cell.
+
+    Args:
+        name: Identifier of the cell, unique within the notebook.
+        points: Points of a locked cell that nbgrader runs; None for a cell that learners fill in.
+    """
     graded = points is not None
     marks = {"grade": graded, "grade_id": name, "locked": graded, "schema_version": 3}
     marks |= {"solution": not graded, "task": False}
@@ -158,19 +173,19 @@ def card(exercise: Exercise) -> str:
 
 
 def check_cell(exercise: Exercise, call: str = "check") -> str:
-    """The cell that checks the answer, or with "check.grade" grades it."""
+    """The code that checks the answer, or grades it if call is "check.grade"."""
     return f'{call}("{exercise.number}", {exercise.name})'
 
 
 def stub(exercise: Exercise) -> str:
-    """The solution with its bodies taken out; docstrings and what is `given` stay."""
+    """The solution with `...` for its bodies; docstrings and the methods in `given` stay."""
     if exercise.kind == "value":
         return "answer = ..."
     return with_bodies(exercise, lambda body, indent: [f"{indent}..."])
 
 
 def marked_solution(exercise: Exercise) -> str:
-    """The solution with marks around its bodies, from which nbgrader makes the stub."""
+    """The solution with nbgrader's marks around the bodies that it removes for learners."""
     begin, end = "### BEGIN SOLUTION", "### END SOLUTION"
     if exercise.kind == "value":
         return "\n".join([stub(exercise), begin, source(exercise), end])
@@ -178,7 +193,7 @@ def marked_solution(exercise: Exercise) -> str:
 
 
 def with_bodies(exercise: Exercise, change: Callable[[list[str], str], list[str]]) -> str:
-    """The solution's text, with `change(lines, indent)` for every body that a learner writes."""
+    """The solution's source, with `change(lines, indent)` for every body that a learner writes."""
     text = source(exercise)
     lines = text.splitlines()
     (tree,) = ast.parse(text).body
@@ -194,7 +209,7 @@ def with_bodies(exercise: Exercise, change: Callable[[list[str], str], list[str]
 
 
 def source(exercise: Exercise) -> str:
-    """The solution as text."""
+    """The solution's source code."""
     if exercise.kind == "value":
         return f"answer = {exercise.solution!r}"
     return textwrap.dedent(inspect.getsource(exercise.solution)).rstrip()

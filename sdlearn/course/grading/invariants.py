@@ -1,4 +1,7 @@
-"""What an answer with the right numbers can still do wrong: the same laws for every exercise."""
+"""Checks that apply to every answer, even if its numbers are right.
+
+Each check takes the exercise and the answer, and returns a sentence, or "" if it passes.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +17,7 @@ from sdlearn.course.grading.sandbox import Failure, argument_names, results, run
 
 
 def check_no_mutation(exercise: Exercise, answer: Any) -> str:
-    """A sentence where the answer changes what it was given, else ""; so do all below."""
+    """Check that the answer leaves its inputs unchanged."""
     for case in exercise.inputs():
         watch = Watch(argument_names(exercise), case.inputs)
         run(exercise, answer, case)
@@ -25,25 +28,28 @@ def check_no_mutation(exercise: Exercise, answer: Any) -> str:
 
 
 def in_place(changed: str) -> str:
-    """What to say of an input, "`x`" or "`ids`, a list,", that was changed."""
-    said = (
+    """The sentence about a changed input such as "`x`" or "`ids`, a list,"."""
+    sentence = (
         f"your code changes its input {changed} in place, which the caller may still need with its "
         "old values."
     )
     if not changed.endswith(","):
         return (
-            f"{said} Make a new tensor instead: no `+=`, no `x[...] = `, no method whose name ends "
-            "in an underscore, on what you were given."
+            f"{sentence} Make a new tensor instead: no `+=`, no `x[...] = `, no method whose name "
+            "ends in an underscore, on what you were given."
         )
     return (
-        f"{said} Begin with a copy, as `list(x)` makes one: no `append`, `pop`, `sort`, `+=` or "
-        "`x[0] = ` on what you were given."
+        f"{sentence} Begin with a copy, as `list(x)` makes one: no `append`, `pop`, `sort`, `+=` "
+        "or `x[0] = ` on what you were given."
     )
 
 
 def check_no_memory(exercise: Exercise, answer: Any) -> str:
-    """Runs it on fresh inputs of the same shapes, the last one first, and then on the first ones
-    again: what is kept from one call to the next, by shape or by count, shows."""
+    """Check that the answer keeps nothing from one call to the next.
+
+    It runs on fresh inputs of the same shapes in reverse order, then on the first inputs again, so
+    that a cache by shape and a counter both show.
+    """
     backwards = exercise.inputs(1)[::-1]
     fresh, right = (
         [run(exercise, code, case) for case in cases]
@@ -55,31 +61,33 @@ def check_no_memory(exercise: Exercise, answer: Any) -> str:
             "The result is right at first and another one later, for the same input: your code "
             "keeps something from one call to the next."
         )
-    said = trouble(fresh, right, exercise.tolerance).rstrip(".")
-    if said:
+    problem = trouble(fresh, right, exercise.tolerance).rstrip(".")
+    if problem:
         return (
             "The result is right for the first inputs, and wrong for others of the same shapes: "
             "your code keeps something from one call to the next, as a cache does that only knows "
-            f"the shape, or it fits the first numbers alone ({said})."
+            f"the shape, or it fits the first numbers alone ({problem})."
         )
     return ""
 
 
 def check_float32(exercise: Exercise, answer: Any) -> str:
+    """Check that the answer works for inputs in float32 too."""
     mine, expected = (
         results(exercise, code, torch.float32) for code in (answer, exercise.solution)
     )
-    said = trouble(mine, expected, max(1e-3, exercise.tolerance)).rstrip(".")
-    if not said:
+    problem = trouble(mine, expected, max(1e-3, exercise.tolerance)).rstrip(".")
+    if not problem:
         return ""
-    if "differs at" in said:
+    if "differs at" in problem:
         why = "Somewhere a number becomes too large or too small for float32, and digits are lost"
     else:
         why = "Make new tensors like the old ones: `x.new_zeros(...)`, `torch.zeros_like(x)`"
-    return f"The result is right for inputs in float64, but not in float32: {said}. {why}."
+    return f"The result is right for inputs in float64, but not in float32: {problem}. {why}."
 
 
 def check_gradients(exercise: Exercise, answer: Any) -> str:
+    """Check that the gradients through the answer are right, if the exercise needs them."""
     if not exercise.trained:
         return ""
     expected = gradients(exercise, exercise.solution, exercise.inputs()[0])
@@ -93,18 +101,18 @@ def check_gradients(exercise: Exercise, answer: Any) -> str:
             "method whose name ends in an underscore) whose old values the backward pass needs, so "
             "a network could not be trained through it. Make a new tensor instead."
         )
-    said = (
+    detail = (
         f" {mine.sentence}" if isinstance(mine, Failure) else f" {lost(exercise, mine, expected)}"
     )
     return (
         "The result is right, but its gradients are not, so a network could not be trained through "
         "it. `.item()`, `.detach()`, `.data`, `float(...)`, `torch.tensor(...)`, numpy and "
-        f"`no_grad` all break the gradient.{said}".rstrip()
+        f"`no_grad` all break the gradient.{detail}".rstrip()
     )
 
 
 def lost(exercise: Exercise, mine: list[Tensor], expected: list[Tensor]) -> str:
-    """Which input's gradient is wrong, and whether there is any."""
+    """Name the first input whose gradient is wrong, and say whether it is missing, nan or wrong."""
     case = exercise.inputs()[0]
     names = [
         name
@@ -120,7 +128,7 @@ def lost(exercise: Exercise, mine: list[Tensor], expected: list[Tensor]) -> str:
                     f"The gradient with respect to `{name}` holds nan: `torch.where` sends "
                     "gradients into both of its branches, also into the one that was not taken."
                 )
-            return f"The gradient with respect to `{name}` is another one."
+            return f"The gradient with respect to `{name}` is wrong."
     return ""
 
 
@@ -133,24 +141,31 @@ INVARIANTS: tuple[Callable[[Exercise, Any], str], ...] = (
 
 
 def trouble(mine: list[Any], expected: list[Any], tolerance: float) -> str:
-    """How the first outcomes differ that do."""
+    """Describe the first pair of outcomes that differ; "" if none do."""
     for a, b in zip(mine, expected, strict=True):
         if isinstance(a, Failure) or isinstance(b, Failure):
-            said = "" if a == b else getattr(a, "sentence", "it gives a result")
+            problem = "" if a == b else getattr(a, "sentence", "it gives a result")
         else:
-            said = difference(a, b, tolerance)
-        if said:
-            return said
+            problem = difference(a, b, tolerance)
+        if problem:
+            return problem
     return ""
 
 
 def gradients(
     exercise: Exercise, answer: Any, case: Case, through: Sequence[bool] | None = None
 ) -> Any:
-    """Of a fixed random combination of all results, by every floating input of a case.
+    """The gradients of a fixed random combination of all results.
 
-    through: for each of these, whether any gradient is expected. The others, such as a table in
-    which a time is looked up, are plain numbers, with which code may do what it likes.
+    Args:
+        exercise: The exercise.
+        answer: The answer or the solution.
+        case: Its inputs.
+        through: For each floating-point input, whether a gradient is expected; None for all. The
+            others, such as a lookup table of times, need none, and code may treat them as numbers.
+
+    Returns:
+        One gradient for each floating-point input, or a Failure.
     """
     inputs = [x.clone() if isinstance(x, Tensor) else x for x in case.inputs]
     by = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]

@@ -1,8 +1,8 @@
-"""How an answer is judged: by its numbers, on fresh inputs, beside the solution's.
+"""Judging an answer by comparing its results with the solution's on fresh inputs.
 
-`judge` runs the answer and the solution on the same inputs. Where they differ, it runs every
-known mistake on these inputs, too: the one whose results are the answer's speaks its sentence.
-Where they agree, it looks for what such a comparison does not show (`invariants`).
+`judge` runs the answer and the solution on the same inputs. If they differ, it runs every known
+mistake on these inputs too, and reports the one whose results equal the answer's. If they agree,
+it checks what such a comparison does not show (`invariants`).
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +26,13 @@ from sdlearn.course.grading.trials import Trial
 
 
 class Finding(NamedTuple):
-    """status: "right", "not yet" or "not attempted"; mistake: the name of the one recognised."""
+    """The verdict on an answer.
+
+    Attributes:
+        status: "right", "not yet" or "not attempted".
+        sentence: What the learner reads.
+        mistake: Name of the known mistake that was recognised, if any.
+    """
 
     status: str
     sentence: str
@@ -34,7 +40,7 @@ class Finding(NamedTuple):
 
 
 def judge(exercise: Exercise, answer: Any) -> Finding:
-    """Judge an answer; nothing that its code does makes this raise."""
+    """Judge an answer. An exception in its code becomes a finding and is not raised."""
     if is_blank(answer):
         return Finding(
             "not attempted", "Write your answer where the `...` stands and run both cells."
@@ -46,27 +52,27 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
     for result in mine:
         if isinstance(result, Failure) and result.blank:
             return Finding("not attempted", result.sentence)
-    apart = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
-    if any(apart):
+    differences = [differ(a, b, exercise.tolerance) for a, b in zip(mine, expected, strict=True)]
+    if any(differences):
         mistaken = []
         for mistake in exercise.mistakes:
             mistaken.append(results(exercise, mistake.answer))
             if matches(mine, mistaken[-1], exercise.tolerance):
                 return Finding("not yet", mistake.sentence, mistake.name)
-        wrong = [bool(said) for said in apart]
+        wrong = [bool(text) for text in differences]
         trial = Trial(exercise, answer, mine, expected, wrong, mistaken)
-        return Finding("not yet", unforeseen(trial, apart))
+        return Finding("not yet", unforeseen(trial, differences))
     if exercise.kind == "value":
         return Finding("right", "This is the number.")
-    for law in INVARIANTS:
-        trouble = law(exercise, answer)
+    for invariant in INVARIANTS:
+        trouble = invariant(exercise, answer)
         if trouble:
             return Finding("not yet", trouble)
     return Finding("right", f"Your results are the solution's on {len(mine)} fresh inputs.")
 
 
 def differ(mine: Any, expected: Any, tolerance: float) -> str:
-    """How two outcomes differ; "" where they do not, as when both stop with the same words."""
+    """Describe how two outcomes differ; "" if they agree or both raise the same exception."""
     if not isinstance(mine, Failure) and not isinstance(expected, Failure):
         return difference(mine, expected, tolerance)
     words = [getattr(x, "raised", "") or getattr(x, "sentence", "") for x in (mine, expected)]
@@ -74,31 +80,39 @@ def differ(mine: Any, expected: Any, tolerance: float) -> str:
 
 
 def matches(mine: list[Any], mistaken: list[Any], tolerance: float) -> bool:
-    """Whether the answer makes this mistake: the same outcome everywhere, and not only exceptions,
-    since very different code can stop with the same words."""
+    """Whether an answer has the same outcome as a known mistake in every case.
+
+    Exceptions in all cases do not count, since very different code can raise the same one.
+    """
     raised = [isinstance(result, Failure) and bool(result.raised) for result in mistaken]
     pairs = zip(mine, mistaken, strict=True)
     return not all(raised) and not any(differ(a, b, tolerance) for a, b in pairs)
 
 
-def unforeseen(trial: Trial, apart: list[str]) -> str:
-    """What can be said of a wrong answer that is none of the known mistakes."""
+def unforeseen(trial: Trial, differences: list[str]) -> str:
+    """Describe a wrong answer that is none of the known mistakes.
+
+    Args:
+        trial: The answer's results and the solution's.
+        differences: How they differ in each case, as `differ` says it.
+    """
     k, exercise = trial.first, trial.exercise
     result, sizes = trial.mine[k], sizes_of(exercise, exercise.inputs()[k])
-    told = " ".join(
+    clue_text = " ".join(
         clue
         for clue in clues(trial)
-        if clue.replace("Everywhere your result", "everywhere it").rstrip(".") not in apart[k]
+        if clue.replace("Everywhere your result", "everywhere it").rstrip(".") not in differences[k]
     )
     if isinstance(result, Failure):
-        said = f"{result.sentence} {told}".rstrip()
-        return f"{said} {sizes}".rstrip() if result.raised else said
-    idle = "" if told else ignored(trial)
-    return " ".join(filter(None, (f"{apart[k][0].upper()}{apart[k][1:]}.", told, idle, sizes)))
+        sentence = f"{result.sentence} {clue_text}".rstrip()
+        return f"{sentence} {sizes}".rstrip() if result.raised else sentence
+    unused = "" if clue_text else ignored(trial)
+    first = f"{differences[k][0].upper()}{differences[k][1:]}."
+    return " ".join(filter(None, (first, clue_text, unused, sizes)))
 
 
 def sizes_of(exercise: Exercise, case: Case) -> str:
-    """(This was with q (2, 5, 8), heads = 4.)"""
+    """Name the inputs of a case, as in "(This was with q (2, 5, 8), heads = 4.)"."""
     names = argument_names(exercise) if exercise.kind != "value" else []
     words = [described(name, value) for name, value in zip(names, case.inputs, strict=False)]
     built = f"{exercise.name}({', '.join(map(str, case.build))}), " * bool(case.build)
@@ -106,6 +120,7 @@ def sizes_of(exercise: Exercise, case: Case) -> str:
 
 
 def described(name: str, value: Any) -> str:
+    """An argument with its shape or its value, or only its name if the value is long."""
     if isinstance(value, Tensor):
         return f"{name} {tuple(value.shape)}" if value.dim() else f"{name} = {value.item():g}"
     plain = isinstance(value, (int, float, str, tuple, list)) and not tree_leaves(value)
@@ -113,7 +128,7 @@ def described(name: str, value: Any) -> str:
 
 
 def ignored(trial: Trial) -> str:
-    """Of the first tensor argument that moves the solution but not the answer, on these inputs."""
+    """Name the first tensor argument that affects the solution's result but not the answer's."""
     exercise = trial.exercise
     names = argument_names(exercise) if exercise.kind != "value" else []
     pairs = list(zip(exercise.inputs(0), exercise.inputs(1), strict=False))
@@ -136,5 +151,6 @@ def ignored(trial: Trial) -> str:
 
 
 def replaceable(here: Any, other: Any) -> bool:
+    """Whether both are tensors of one shape with different values."""
     both = isinstance(here, Tensor) and isinstance(other, Tensor)
     return both and here.shape == other.shape and not torch.equal(here, other)

@@ -1,4 +1,4 @@
-"""Whether code changes what it was given: every tensor and container that its inputs reach."""
+"""Finding out whether code changes its inputs, or any tensor or container inside them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -12,7 +12,7 @@ from sdlearn.course.grading.compare import difference
 
 
 def reachable(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Each tensor, array and container under a value, with the code that names it, `x[0].alpha`."""
+    """Yield every tensor, array and container in a value, with its expression, `x[0].alpha`."""
     if id(value) in seen:
         return
     if isinstance(value, (Tensor, np.ndarray)):
@@ -41,19 +41,19 @@ def reachable(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any
 
 
 def remembered(value: Any) -> Any:
-    """What to compare with later: numbers as a copy, a container's entries as they are."""
+    """A snapshot to compare with later: a copy of numbers, or a container's entries themselves."""
     if isinstance(value, (Tensor, np.ndarray)):
         return torch.as_tensor(value).detach().clone()
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 def version(value: Any) -> int:
-    """How often torch has written into a tensor, also where that changed no number."""
+    """How often torch has written into a tensor, even if no number changed."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 class Watch:
-    """Remembers what inputs hold, to be asked after a run whether that has changed."""
+    """A snapshot of inputs that tells after a run whether they have changed."""
 
     def __init__(self, names: Sequence[str], inputs: Sequence[Any]) -> None:
         self.before: list[tuple[str, Any, Any, int]] = []
@@ -63,7 +63,7 @@ class Watch:
                 self.before.append((place, part, remembered(part), version(part)))
 
     def changed(self) -> str:
-        """The first input, or part of one, that is not as it was: "`x`", "`ids`, a list,"."""
+        """Name the first changed input or part of one, "`x`" or "`ids`, a list,"; "" if none."""
         for place, part, old, written in self.before:
             if isinstance(part, (Tensor, np.ndarray)):
                 if version(part) != written or difference(torch.as_tensor(part), old, 0.0):
@@ -75,14 +75,17 @@ class Watch:
 
 
 def alike(now: Any, before: Any) -> bool:
-    """Whether a container holds the same things in the same order; things inside are watched for
-    themselves, so that the same object counts as unchanged."""
+    """Whether a container holds the same entries in the same order.
+
+    The same object counts as unchanged, since `Watch` looks at the entries separately.
+    """
     if isinstance(now, dict):
         return list(now) == list(before) and all(same(now[key], before[key]) for key in now)
     return len(now) == len(before) and all(map(same, now, before))
 
 
 def same(a: Any, b: Any) -> bool:
+    """Whether two entries are the same object, or equal values other than tensors."""
     if a is b:
         return True
     return not isinstance(a, Tensor) and type(a) is type(b) and bool(np.all(a == b))

@@ -1,6 +1,6 @@
-"""How wrong numbers are related to the right ones, in words: a power, a factor, an order, a shape.
+"""How wrong numbers are related to the right ones: a power, a factor or an offset.
 
-Everything here looks at results only. `probes` runs code again to find out more.
+Everything here compares results only; `reruns` runs code again to find out more.
 """
 
 import math
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # (mine, expected), one for each input
-Sizes = Mapping[str, Sequence[float]]  # what varies between inputs, by name
+Sizes = Mapping[str, Sequence[float]]  # values that vary between inputs, by name
 
 
 def near(a: Tensor, b: Tensor, tolerance: float = 1e-7) -> bool:
-    """Whether the shapes are equal and the numbers agree; nan and inf agree with themselves."""
+    """Whether two tensors have one shape and agree; nan and inf agree with themselves."""
     if a.shape != b.shape:
         return False
     a, b = a.detach().double(), b.detach().double()
@@ -49,7 +49,7 @@ OPERATIONS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
 
 
 def operation(pairs: Pairs) -> str:
-    """ "the square of" where all of mine are the squares of what is expected, else ""."""
+    """Name the operation that turns each expected result into mine, "the square of"; else ""."""
     if sum(b.numel() for _, b in pairs) < 2 or not varied(pairs):
         return ""
     for words, change in OPERATIONS:
@@ -65,7 +65,7 @@ def varied(pairs: Pairs) -> bool:
 
 
 def factors(pairs: Pairs) -> list[float]:
-    """By how much every input's result is too large; [] where that is no single factor."""
+    """The factor by which each result is too large; [] if it is not a single factor."""
     found = []
     for a, b in pairs:
         if a.shape != b.shape or not b.any() or not (a.isfinite() & b.isfinite()).all():
@@ -79,27 +79,27 @@ def factors(pairs: Pairs) -> list[float]:
 
 
 def offsets(pairs: Pairs) -> list[float]:
-    """By how much every input's result is off; [] where that is no single number."""
+    """The offset of each result; [] if it is not a single number."""
     found = []
     for a, b in pairs:
         if a.shape != b.shape or not a.numel() or not (a.isfinite() & b.isfinite()).all():
             return []
-        apart = (a.detach().double() - b.detach().double()).flatten()
-        if len(apart) > 1 and float(apart.std()) > 1e-7 * float(b.double().abs().max() + 1e-9):
+        gap = (a.detach().double() - b.detach().double()).flatten()
+        if len(gap) > 1 and float(gap.std()) > 1e-7 * float(b.double().abs().max() + 1e-9):
             return []
-        found.append(float(apart.mean()))
+        found.append(float(gap.mean()))
     return found
 
 
 def scaled(pairs: Pairs, sizes: Sizes) -> str:
-    """ "3 times" or "`h` · `w` times"; "" where no factor explains all results."""
+    """The factor that explains all results, "3 times" or "`h` · `w` times"; else ""."""
     found = factors(pairs)
     words = explained(found, sizes, enough=sum(b.numel() for _, b in pairs) > len(pairs))
     return f"{words} times" if words and words != "1" else ""
 
 
 def shifted(pairs: Pairs, sizes: Sizes) -> str:
-    """ "2 too much" or "`n` too little"; "" where no difference explains all results."""
+    """The offset that explains all results, "2 too much" or "`n` too little"; else ""."""
     found = offsets(pairs)
     if not any(found):
         return ""
@@ -109,33 +109,37 @@ def shifted(pairs: Pairs, sizes: Sizes) -> str:
 
 
 def explained(values: list[float], sizes: Sizes, enough: bool) -> str:
-    """A constant, or a product of one or two sizes, that gives every value; "" without one.
+    """A constant, or a product of powers of up to three sizes, that gives every value; else "".
 
-    enough: whether a single value is evidence, as where a whole tensor agrees with it.
+    Args:
+        values: One number for each input.
+        sizes: The sizes to try.
+        enough: Whether a single value is evidence, for example because a whole tensor agrees.
     """
     if len(values) < (1 if enough else 2) or not all(math.isfinite(x) and x for x in values):
         return ""
     if constant(values):
         return number(values[0])
-    for few in (1, 2, 3):
-        for names in combinations(sizes, few):
-            for powers in product((1, -1, 2, -2, 0.5, -0.5)[: 6 if few < 3 else 3], repeat=few):
+    for count in (1, 2, 3):
+        for names in combinations(sizes, count):
+            for powers in product((1, -1, 2, -2, 0.5, -0.5)[: 6 if count < 3 else 3], repeat=count):
                 terms = list(zip(names, powers, strict=True))
                 rest = [
                     x / math.prod(sizes[name][k] ** power for name, power in terms)
                     for k, x in enumerate(values)
                 ]
-                if constant(rest) and fraction(rest[0]) and len(values) > few + (few < 3):
+                if constant(rest) and fraction(rest[0]) and len(values) > count + (count < 3):
                     return formula(fraction(rest[0]), terms)
     return ""
 
 
 def constant(values: Sequence[float]) -> bool:
+    """Whether all values are equal up to a relative error of 1e-9."""
     return all(math.isclose(x, values[0], rel_tol=1e-9) for x in values)
 
 
 def fraction(x: float) -> Fraction:
-    """A fraction of small whole numbers, 0 where there is none."""
+    """The fraction of small integers that equals x; 0 if there is none."""
     found = Fraction(x).limit_denominator(16)
     return (
         found if abs(found.numerator) <= 64 and math.isclose(found, x, rel_tol=1e-9) else Fraction()
@@ -143,7 +147,7 @@ def fraction(x: float) -> Fraction:
 
 
 def number(x: float) -> str:
-    """0.5, 2π, √2, 1.2346"""
+    """Format a number, with fractions, π and roots: 0.5, 2π, √2, 1/3, 1.2346."""
     for unit, word in ((1.0, ""), (math.pi, "π"), (math.sqrt(2), "√2"), (math.sqrt(3), "√3")):
         found = fraction(x / unit)
         if found and (word or found.denominator in (1, 3, 6, 7, 9)):
@@ -154,7 +158,7 @@ def number(x: float) -> str:
 
 
 def formula(factor: Fraction, terms: list[tuple[str, float]]) -> str:
-    """4 · `h` / `w`²"""
+    """Format a product of powers: 4 · `h` / `w`²."""
 
     def powered(name: str, power: float) -> str:
         return f"√{name}" if abs(power) == 0.5 else name + "²" * (abs(power) == 2)

@@ -1,6 +1,6 @@
-"""What more runs of a wrong answer tell: alone, with a doubled input, with a part taken out.
+"""Clues from further runs: one example alone, a doubled input, the solution without a part.
 
-Every function here takes a trial and gives a sentence, or "" where it has nothing to say.
+Each probe takes a trial and returns a sentence, or "" if it finds nothing.
 """
 
 import copy
@@ -21,7 +21,7 @@ from sdlearn.course.grading.trials import Trial, as_tensor, batch, kind
 
 
 def unaltered(trial: Trial) -> str:
-    """Whether the answer also changes its inputs."""
+    """Report an input that the answer changes in place."""
     for case in trial.cases:
         watch = Watch(trial.names, case.inputs)
         run(trial.exercise, trial.answer, case)
@@ -32,7 +32,7 @@ def unaltered(trial: Trial) -> str:
 
 
 def never_used(trial: Trial) -> str:
-    """An argument that the solution reads and the answer's code does not."""
+    """Report arguments that the solution reads and the answer's code does not."""
     unused = [
         name
         for name, mine, theirs in zip(
@@ -47,7 +47,7 @@ def never_used(trial: Trial) -> str:
 
 
 def tiny(trial: Trial) -> str:
-    """Where only the last digits are wrong: a small constant in the code, if there is one."""
+    """Report a small constant in the code, which explains why only the last digits are wrong."""
     codes, small = [code_of(trial.answer)], []
     while codes:
         for constant in getattr(codes.pop(), "co_consts", ()):
@@ -63,7 +63,7 @@ def tiny(trial: Trial) -> str:
 
 
 def loaded(answer: Any) -> list[bool]:
-    """For each argument, whether the code reads it."""
+    """Whether the code reads each of its arguments; [] if that is unknown."""
     code = code_of(answer)
     if code is None or code.co_flags & 0x0C:  # *args or **kwargs
         return []
@@ -80,25 +80,27 @@ def loaded(answer: Any) -> list[bool]:
 
 
 def nearly(trial: Trial) -> str:
-    """A known mistake that explains at least half of the inputs on which the answer is wrong."""
+    """Report a known mistake that explains at least half of the wrong results."""
     wrong = [k for k, is_wrong in enumerate(trial.wrong) if is_wrong]
-    enough, best, said = max(2, len(wrong) / 2), 0, ""
+    enough, best, sentence = max(2, len(wrong) / 2), 0, ""
     for mistake, results in zip(trial.exercise.mistakes, trial.mistaken, strict=True):
         found = sum(alike(trial.mine[k], results[k], trial.exercise.tolerance) for k in wrong)
         if found >= enough and found > best:
-            best, said = found, mistake.sentence
-    if not said:
+            best, sentence = found, mistake.sentence
+    if not sentence:
         return ""
-    return f"On {best} of the {len(wrong)} inputs on which it is wrong, this is what you do: {said}"
+    share = f"{best} of the {len(wrong)} inputs"
+    return f"On {share} on which it is wrong, this is what you do: {sentence}"
 
 
 def alike(mine: Any, other: Any, tolerance: float) -> bool:
+    """Whether both are results and agree."""
     failed = isinstance(mine, Failure) or isinstance(other, Failure)
     return not failed and not difference(mine, other, tolerance)
 
 
 def parts(trial: Trial) -> str:
-    """For a module: a part whose absence explains the results, or that is never used."""
+    """Report a change to a submodule of the solution that explains the results."""
     if trial.exercise.kind != "class" or any(isinstance(x, Failure) for x in trial.mine):
         return ""
     solution = trial.exercise.solution(*trial.unchanged[0].build)
@@ -127,12 +129,13 @@ def parts(trial: Trial) -> str:
 
 
 class Instead(NamedTuple):
-    """Another part of the same module is put in the place."""
+    """A change that puts another submodule of the same module in this position."""
 
     name: str
 
 
 def scaling(factor: float) -> Callable[[nn.Module], nn.Module]:
+    """A change that multiplies the output of a submodule."""
     return lambda part: Scaled(part, factor)
 
 
@@ -140,10 +143,12 @@ Change = Callable[[nn.Module], nn.Module] | Instead
 
 
 def identity(module: nn.Module) -> nn.Module:
+    """A module that returns its first input, in place of this one."""
     return First()
 
 
 def silence(module: nn.Module) -> nn.Module:
+    """A copy with all weights zero."""
     module = copy.deepcopy(module)
     for parameter in module.parameters():
         parameter.data.zero_()
@@ -151,7 +156,7 @@ def silence(module: nn.Module) -> nn.Module:
 
 
 class Scaled(nn.Module):
-    """A module whose output is multiplied."""
+    """A module whose output is multiplied by a factor."""
 
     def __init__(self, part: nn.Module, factor: float) -> None:
         super().__init__()
@@ -162,20 +167,20 @@ class Scaled(nn.Module):
 
 
 class First(nn.Module):
-    """Gives back the first of its inputs."""
+    """A module that returns its first input."""
 
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
         return x
 
 
 def altered(trial: Trial, k: int, name: str, change: Change) -> bool:
-    """Whether the solution with one part changed gives my result for case k."""
+    """Whether the solution with one submodule changed gives the answer's result in case k."""
     module = trial.solutions[k]
-    there = dict(module.named_modules())
-    if name not in there or (isinstance(change, Instead) and change.name not in there):
+    submodules = dict(module.named_modules())
+    if name not in submodules or (isinstance(change, Instead) and change.name not in submodules):
         return False  # this case builds a smaller one
-    part = there[name]
-    other = there[change.name] if isinstance(change, Instead) else change(part)
+    part = submodules[name]
+    other = submodules[change.name] if isinstance(change, Instead) else change(part)
     try:
         module.set_submodule(name, other)
         result = trial.solve(k, trial.unchanged[k].inputs)
@@ -185,7 +190,7 @@ def altered(trial: Trial, k: int, name: str, change: Change) -> bool:
 
 
 def alone(trial: Trial) -> str:
-    """Whether examples of a batch influence each other where they should not."""
+    """Report that the examples of a batch influence each other, although they should not."""
     k = next((k for k, b in enumerate(trial.expected) if trial.wrong[k] and batch(b) > 1), None)
     if k is None or isinstance(trial.mine[k], Failure):
         return ""
@@ -218,6 +223,7 @@ def alone(trial: Trial) -> str:
 
 
 def row(result: Any, i: int) -> Any:
+    """Example i of a batch of results, as a batch of one."""
     if isinstance(result, Tensor):
         return result[i : i + 1] if result.dim() else result
     if isinstance(result, tuple):
@@ -226,13 +232,14 @@ def row(result: Any, i: int) -> Any:
 
 
 def same_row(single: Any, whole: Any, i: int) -> bool:
+    """Whether the result for one example agrees with example i of a batch."""
     if isinstance(single, Failure) or isinstance(whole, Failure):
         return False
     return not difference(single, row(whole, i), 1e-7)
 
 
 def one_by_one(trial: Trial, k: int, b: int, code: Any) -> list[Any]:
-    """The results for each example of case k alone."""
+    """Run the code on each of the b examples of case k alone."""
 
     def single(x: Any, i: int) -> Any:
         if isinstance(x, Tensor) and x.dim() and len(x) == b:
@@ -248,7 +255,7 @@ def one_by_one(trial: Trial, k: int, b: int, code: Any) -> list[Any]:
 
 
 def doubled(trial: Trial) -> str:
-    """What doubling an input does to the results, where it should do something else."""
+    """Report an input whose doubling changes the results differently from the solution's."""
     k = trial.first
     if isinstance(trial.mine[k], Failure) or isinstance(trial.expected[k], Failure):
         return ""
@@ -276,11 +283,12 @@ def doubled(trial: Trial) -> str:
 
 
 def power(factor: float) -> str:
+    """The factor in words: "2 times as large"."""
     return f"{relations.number(factor)} times as large"
 
 
 def response(trial: Trial, code: Any, i: int, before: list[Any]) -> float | None:
-    """By which factor all cases' results grow when argument i is doubled; None without one."""
+    """The factor by which all results grow if argument i is doubled; None if there is none."""
     found = []
     for k, case in enumerate(trial.cases[:3]):
         inputs = (*case.inputs[:i], 2 * case.inputs[i], *case.inputs[i + 1 :])

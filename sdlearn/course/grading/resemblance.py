@@ -1,6 +1,6 @@
 """What wrong results have in common with the right ones, over all inputs that were tried.
 
-Every function here takes a trial and gives a sentence, or "" where it has nothing to say.
+Each probe takes a trial and returns a sentence, or "" if it finds nothing.
 """
 
 import math
@@ -19,8 +19,8 @@ from sdlearn.course.grading.trials import STUMBLES, Trial, as_tensor, batch, kin
 
 
 def relation(trial: Trial) -> str:
-    """A power, a factor or a difference that explains all results."""
-    said = []
+    """Report a power, a factor or an offset that explains all results."""
+    sentences = []
     for name, pairs in series(trial):
         if not all(a.numel() and a.shape == b.shape for a, b in pairs):
             continue
@@ -30,16 +30,16 @@ def relation(trial: Trial) -> str:
         if not words:
             words = relations.scaled(pairs, sizes(trial))
         if words:
-            said.append(f"{name} is {words} what is expected")
+            sentences.append(f"{name} is {words} what is expected")
             continue
         words = relations.shifted(pairs, sizes(trial))
         if words:
-            said.append(f"{name} is {words}")
-    return f"Everywhere {' and '.join(said[:2])}." if said else ""
+            sentences.append(f"{name} is {words}")
+    return f"Everywhere {' and '.join(sentences[:2])}." if sentences else ""
 
 
 def entries(trial: Trial) -> str:
-    """Which entries of a tuple are right on every input."""
+    """Report which entries of a tuple are right on every input."""
     found = [all(relations.near(a, b, 1e-9) for a, b in pairs) for _, pairs in series(trial)]
     if len(found) > 1 and any(found) and not all(found):
         right = " and ".join(str(k) for k, fine in enumerate(found) if fine)
@@ -53,7 +53,7 @@ def entries(trial: Trial) -> str:
 
 
 def order(trial: Trial) -> str:
-    """The same numbers in another order, shape or wrapping, or a list that has much in common."""
+    """Report right numbers in another order, shape or container, or a list that is nearly right."""
     a, b = trial.mine[trial.first], trial.expected[trial.first]
     if isinstance(a, Failure) or isinstance(b, Failure):
         return ""
@@ -68,14 +68,14 @@ def order(trial: Trial) -> str:
         return "" if tree_leaves([*a, *b]) else arrangement.sequences(a, b)
     if isinstance(a, (list, tuple)) and isinstance(b, tuple) and 1 < len(a) < len(b):
         begins = not difference(list(a), list(b[: len(a)]), 1e-9)
-        return f"What there is is right; {len(b)} results are asked for." * begins
+        return f"Your results are right, but {len(b)} are expected." * begins
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return arrangement.reshaped(a, b) if a.shape != b.shape else ""
     return wrapped(a, b)
 
 
 def wrapped(a: Any, b: Any) -> str:
-    """Right numbers in a wrong type."""
+    """Report right numbers in a wrong type."""
     if isinstance(a, (list, tuple)) and len(a) == 1 and not difference(a[0], b, 1e-9):
         return "The result is right, but packed into a list or tuple: return it as it is."
     if isinstance(b, (list, tuple)):
@@ -101,12 +101,12 @@ def wrapped(a: Any, b: Any) -> str:
 
 
 def weights(trial: Trial) -> str:
-    """Where results are weighted sums of the inputs, example by example: which weight is wrong."""
+    """Report a wrong weight, if each example's result is a weighted sum of its inputs."""
     mine: list[Tensor] = []
     right: list[Tensor] = []
     names: list[str] = []
     where: list[tuple[int, int]] = []
-    few = False  # a case in float32
+    in_float32 = False
     for k, case in enumerate(trial.unchanged):
         a, b = trial.mine[k], trial.expected[k]
         if isinstance(b, tuple):
@@ -115,23 +115,23 @@ def weights(trial: Trial) -> str:
             isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.dim() > 1
         ):
             return ""
-        shown = {
+        tensors = {
             name: x
             for name, x in zip(trial.names, case.inputs, strict=False)
             if isinstance(x, Tensor) and x.shape == b.shape and x.is_floating_point()
         }
-        if not shown or (names and list(shown) != names):
+        if not tensors or (names and list(tensors) != names):
             return ""
-        names = list(shown)
-        if b[0].numel() <= 2 * len(shown):  # too few numbers to tell
+        names = list(tensors)
+        if b[0].numel() <= 2 * len(tensors):  # too few numbers to tell
             continue
         for i in range(len(b)):
-            basis = torch.stack([x[i].double().flatten() for x in shown.values()], dim=1)
+            basis = torch.stack([x[i].double().flatten() for x in tensors.values()], dim=1)
             usable = bool(a[i].isfinite().all() and basis.isfinite().all())
             if not usable or torch.linalg.matrix_rank(basis) < len(names):
                 continue
             both = [fitted(basis, x[i]) for x in (a, b)]
-            few = few or b.dtype != torch.float64
+            in_float32 = in_float32 or b.dtype != torch.float64
             if both[0] is None or both[1] is None:
                 return ""
             mine.append(both[0])
@@ -140,21 +140,23 @@ def weights(trial: Trial) -> str:
     if not mine:
         return ""
     a, b = torch.stack(mine), torch.stack(right)
-    enough = 1e-5 if few else 1e-7
-    wrong = [j for j in range(len(names)) if not relations.near(a[:, j], b[:, j], enough)]
+    tolerance = 1e-5 if in_float32 else 1e-7
+    wrong = [j for j in range(len(names)) if not relations.near(a[:, j], b[:, j], tolerance)]
     if not wrong:
         return ""
-    said = [weight(names[j], a[:, j], b[:, j], trial, where) for j in wrong]
+    sentences = [weight(names[j], a[:, j], b[:, j], trial, where) for j in wrong]
     fine = [f"`{names[j]}`" for j in range(len(names)) if j not in wrong]
     rest = f" The factor of {' and '.join(fine)} is right." if fine else ""
-    return f"Your result is a weighted sum of {listing(names)}. {' '.join(said)}{rest}"
+    return f"Your result is a weighted sum of {listing(names)}. {' '.join(sentences)}{rest}"
 
 
 def listing(names: list[str]) -> str:
+    """The names in words: "`x` and `y`"."""
     return " and ".join(f"`{name}`" for name in names)
 
 
 def weight(name: str, a: Tensor, b: Tensor, trial: Trial, where: list[tuple[int, int]]) -> str:
+    """Describe the wrong weights a of one input; b are right, `where` holds (case, example)."""
     example = int(((a - b).abs() > 1e-6 * b.abs()).nonzero()[0])
     numbers = " instead of ".join(told_apart(float(a[example]), float(b[example]), 4))
     if not a.any():
@@ -168,20 +170,20 @@ def weight(name: str, a: Tensor, b: Tensor, trial: Trial, where: list[tuple[int,
 
 
 def fitted(basis: Tensor, x: Tensor) -> Tensor | None:
-    """The weights with which the columns add up to x; None where they do not."""
-    enough = 1e-8 if x.dtype == torch.float64 else 1e-5
+    """The weights with which the columns of `basis` add up to x; None if they cannot."""
+    tolerance = 1e-8 if x.dtype == torch.float64 else 1e-5
     x = x.detach().double().flatten()
     if not x.isfinite().all() or not basis.isfinite().all():
         return None
     found = torch.linalg.lstsq(basis, x[:, None]).solution[:, 0]
     scale = float(x.norm()) or 1.0
-    if float((basis @ found - x).norm()) > enough * scale:
+    if float((basis @ found - x).norm()) > tolerance * scale:
         return None
     return found.masked_fill(found.abs() < 1e-9, 0.0)
 
 
 def left_over(trial: Trial) -> str:
-    """Where the difference to what is expected is a multiple of one input."""
+    """Report an input of which the difference from the expected result is a multiple."""
     found: dict[str, list[float]] = {}
     for k, case in enumerate(trial.unchanged):
         a, b = trial.mine[k], trial.expected[k]
@@ -207,7 +209,7 @@ def left_over(trial: Trial) -> str:
 
 
 def right_where(trial: Trial) -> str:
-    """What the inputs have in common on which the answer is right."""
+    """Report what the inputs with a right result have in common."""
     if all(trial.wrong) or len(trial.wrong) < 3:
         return ""
     fine, n = trial.wrong.count(False), len(trial.wrong)
@@ -229,13 +231,13 @@ def right_where(trial: Trial) -> str:
 
 
 def any_of(values: set[Any]) -> str:
-    """0.5 or 'noise'"""
+    """Up to four values in words: 0.5 or 'noise'."""
     shown = [f"{x:g}" if isinstance(x, float) else repr(x) for x in sorted(values, key=str)]
     return " or ".join(shown[:4])
 
 
 def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
-    """Properties of inputs, as words and as one truth value a case."""
+    """Yield properties of the inputs: the words, and whether each case has it."""
     cases = trial.unchanged
     tensors = [tree_leaves(list(c.inputs)) for c in cases]
     batches = [batch(row) for row in tensors]
@@ -292,8 +294,11 @@ def features(trial: Trial) -> Iterator[tuple[str, list[bool]]]:
 
 
 def choices(trial: Trial) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Arguments that can be told apart by their value, and the value in each case. A number counts
-    only if every value occurs several times: others say more about the inputs than the answer."""
+    """Yield arguments with few distinct values, and their value in each case.
+
+    A number counts only if every value occurs several times: others say more about the inputs than
+    about the answer.
+    """
     columns = zip(*(c.inputs for c in trial.unchanged), strict=False)
     for name, column in zip(trial.names, columns, strict=False):
         if not all(isinstance(x, (str, int, float)) or x is None for x in column):
@@ -304,9 +309,9 @@ def choices(trial: Trial) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def located(trial: Trial) -> str:
-    """Where in a result the differences are."""
+    """Report which indices of a result are wrong."""
     a, b = trial.mine[trial.first], trial.expected[trial.first]
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dim():
-        said = arrangement.places(a, b, 1e-9)
-        return f"{said[0].upper()}{said[1:]}." if said else ""
+        sentence = arrangement.places(a, b, 1e-9)
+        return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
     return ""

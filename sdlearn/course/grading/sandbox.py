@@ -1,4 +1,4 @@
-"""Running an answer: whatever the learner's code does, out comes a result or a sentence."""
+"""Running an answer so that it always gives a result or a sentence, never an exception."""
 
 import dis
 import inspect
@@ -18,10 +18,12 @@ from sdlearn.course.grading.exercise import Case, Exercise, check_cell
 
 
 class Failure(NamedTuple):
-    """What came instead of a result: a sentence for the learner.
+    """A sentence for the learner, in place of a result.
 
-    raised: the exception and its words, where the answer's own code raised one. blank: the answer
-    has not been written yet.
+    Attributes:
+        sentence: What went wrong.
+        raised: Type and message of the exception, if the answer's own code raised one.
+        blank: Whether the answer has not been written yet.
     """
 
     sentence: str
@@ -30,13 +32,19 @@ class Failure(NamedTuple):
 
 
 def results(exercise: Exercise, answer: Any, dtype: torch.dtype = torch.float64) -> list[Any]:
-    """What the answer gives for each case, a Failure where it gives nothing."""
+    """Run an answer on every case of its exercise; a Failure where it gives no result."""
     return [run(exercise, answer, case, dtype) for case in exercise.inputs()]
 
 
 def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.float64) -> Any:
-    """What the answer gives for one case. Its float64 inputs are handed over as they are, so that
-    a change in place shows; in another dtype it gets copies."""
+    """Run an answer on one case.
+
+    Inputs in float64 are not copied, so that a change in place shows. For another dtype the answer
+    gets converted copies.
+
+    Returns:
+        The result, or a Failure.
+    """
     if exercise.kind == "value":
         return answer
     inputs = case.inputs if dtype == torch.float64 else converted(case.inputs, dtype)
@@ -60,7 +68,11 @@ def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.
 
 
 def ready(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype) -> Any:
-    """The function to call: the answer itself, or a module with the same weights as all others."""
+    """The function to call: the answer itself, or a module with the solution's weights.
+
+    Returns:
+        The function, or a Failure if the module's weights do not fit.
+    """
     if exercise.kind == "function":
         return answer
     module = answer(*case.build)
@@ -70,14 +82,14 @@ def ready(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype) -> An
 
 @lru_cache(maxsize=16)
 def model_for(solution: type[nn.Module], build: tuple[Any, ...]) -> nn.Module:
-    """The weights for everyone's module; they do not depend on what a learner's class draws."""
+    """The module whose weights every answer gets, whatever the learner's class draws."""
     with isolated_rng():
         return perturbed(solution(*build))
 
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """The same random numbers for everyone, none taken from the learner; nothing is printed."""
+    """Seed torch's generator, restore it afterwards, and hide what is printed."""
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
         # Only the CPU's generator: torch.manual_seed also sets every GPU's and is far slower.
         torch.default_generator.manual_seed(0)
@@ -85,7 +97,7 @@ def isolated_rng() -> Iterator[None]:
 
 
 def failure(error: BaseException, answer: Any) -> Failure:
-    """An exception from the learner's code in a sentence, with the line it came from."""
+    """Describe an exception from the learner's code, with the line that raised it."""
     code = code_of(answer)
     stack = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in stack if code and frame.filename == code.co_filename]
@@ -122,26 +134,26 @@ ADVICE = (
         "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
     ),
     ("object has no attribute '(sqrt|exp|log|shape|view|cos|sin|dim|float)'",
-     "You call a tensor's method on something that is none, a plain number perhaps."),
+     "You call a tensor's method on something else, perhaps a plain number."),
     ("index out of range|out of bounds", "An index is beyond the end: count from 0."),
     ("is invalid for input of size", "The lengths do not multiply to that many numbers."),
     ("is not defined", "A name is missing: is it spelt as where you set it?"),
-    ("math domain error", "A root or logarithm of a number below 0."),
+    ("math domain error", "You take a root or logarithm of a number below 0."),
     ("only (one element|integer) tensors", "A tensor of several numbers cannot become one number."),
     ("Boolean value of Tensor", "A tensor has no single truth value: use `torch.where` or a mask."),
 )  # fmt: skip
 
 
 def advice(text: str) -> str:
-    """What an exception of torch or Python usually means, behind a blank; "" for others."""
-    return next((f" {said}" for pattern, said in ADVICE if re.search(pattern, text)), "")
+    """The usual cause of an exception, after a space; "" for an unknown one."""
+    return next((f" {cause}" for pattern, cause in ADVICE if re.search(pattern, text)), "")
 
 
-# ----------------------------------------------------------------------- looking at the code itself
+# -------------------------------------------------------------------------- inspecting the code
 
 
 def wrong_kind(exercise: Exercise, answer: Any) -> str:
-    """A sentence where the answer is no function, class or value, or takes other arguments."""
+    """Describe an answer of the wrong kind or with other arguments; "" if it can be run."""
     call, name = check_cell(exercise), exercise.name
     is_class = isinstance(answer, type) and issubclass(answer, nn.Module)
     if exercise.kind == "value":
@@ -161,19 +173,19 @@ def wrong_kind(exercise: Exercise, answer: Any) -> str:
         except TypeError:
             names = ", ".join(inspect.signature(right).parameters)
             return f"`{called}` must take ({names}); yours takes other arguments."
-        except ValueError:  # built-in functions tell no signature
+        except ValueError:  # built-in functions have no signature
             continue
     return ""
 
 
 def argument_names(exercise: Exercise) -> list[str]:
-    """Of the function, or of a module's forward."""
+    """The arguments of the solution, or of its forward, without self."""
     function = exercise.solution.forward if exercise.kind == "class" else exercise.solution
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
 def code_of(answer: Any) -> Any:
-    """The code of a function, or of a class's forward; None for anything else."""
+    """The code object of a function, or of a class's forward; None for anything else."""
     function = getattr(answer, "forward", None) if isinstance(answer, type) else answer
     return getattr(function, "__code__", None)
 
@@ -185,7 +197,7 @@ IDLE = {
 
 
 def is_blank(answer: Any) -> bool:
-    """Whether nothing is there yet: `...`, None, or a body that only sets names to these."""
+    """Whether an answer is still empty: `...`, None, or a body that only sets names to these."""
     if answer is None or answer is ...:
         return True
     code = code_of(answer)

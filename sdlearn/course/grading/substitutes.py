@@ -1,7 +1,7 @@
-"""The solution, asked for something else: when does it give the results of a wrong answer?
+"""Finding other arguments for which the solution gives the results of a wrong answer.
 
-An answer that squares what it should not, or exchanges two arguments, gives exactly what right code
-gives for the square or for the exchanged ones. That needs no knowledge of the exercise.
+An answer that wrongly squares an argument, or exchanges two, gives what the solution gives for the
+square or for the exchanged arguments. Finding this out takes no knowledge of the exercise.
 """
 
 import math
@@ -19,7 +19,7 @@ from sdlearn.course.grading.trials import STUMBLES, Trial, kind
 
 
 def other_arguments(trial: Trial) -> str:
-    """Whether right code gives these very results for other arguments."""
+    """Report other arguments for which the solution gives the answer's results; "" if none do."""
     if any(isinstance(x, Failure) for x in trial.mine):
         return ""
     for words, change in changes(trial):
@@ -29,7 +29,7 @@ def other_arguments(trial: Trial) -> str:
 
 
 def gives(trial: Trial, k: int, change: Callable[[list[Any]], list[Any]]) -> bool:
-    """Whether the solution's result for the changed inputs is mine."""
+    """Whether the solution, for the changed inputs of case k, gives the answer's result."""
     try:
         inputs = change(list(trial.unchanged[k].inputs))
     except STUMBLES:
@@ -44,7 +44,7 @@ Change = tuple[str, Callable[[list[Any]], list[Any]]]
 
 
 def changes(trial: Trial) -> Iterator[Change]:
-    """Ways to ask the solution for something else, each with the words for it."""
+    """Yield changes to the arguments, each with its description."""
     samples = [case.inputs for case in trial.unchanged]
     columns = list(zip(*samples, strict=False))
     kinds = [kind(column) for column in columns]
@@ -71,6 +71,8 @@ def changes(trial: Trial) -> Iterator[Change]:
 
 
 def exchange(i: int, j: int) -> Callable[[list[Any]], list[Any]]:
+    """A change that exchanges arguments i and j."""
+
     def change(inputs: list[Any]) -> list[Any]:
         inputs[i], inputs[j] = inputs[j], inputs[i]
         return inputs
@@ -78,18 +80,20 @@ def exchange(i: int, j: int) -> Callable[[list[Any]], list[Any]]:
     return change
 
 
-def edited(places: list[int], one: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
-    return lambda inputs: [one(x) if i in places else x for i, x in enumerate(inputs)]
+def edited(positions: list[int], one: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    """A change that applies `one` to the arguments at these positions."""
+    return lambda inputs: [one(x) if i in positions else x for i, x in enumerate(inputs)]
 
 
 def exchangeable(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    """Whether two arguments can be exchanged: tensors must have one shape in every case."""
     if not isinstance(first[0], Tensor):
         return True
     return all(a.shape == b.shape for a, b in zip(first, second, strict=True))
 
 
 def edits(one: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """What may be handed over instead of an argument of this kind."""
+    """Yield replacements for an argument of this kind, with their descriptions."""
     if one in ("tensor", "number"):
         yield "the square of {}", lambda x: x**2
         yield "the root of {}", lambda x: real(x**0.5)
@@ -183,11 +187,16 @@ def edits(one: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
 
 
 def is_tensor(x: Any) -> bool:
+    """Whether x is a tensor."""
     return isinstance(x, Tensor)
 
 
 def real(x: Any) -> Any:
-    """Refuse the root of a negative number."""
+    """Return x unchanged.
+
+    Raises:
+        ValueError: If x is complex or nan, as the root of a negative number is.
+    """
     if isinstance(x, complex) or (isinstance(x, Tensor) and x.isnan().any()):
         raise ValueError("no real number")
     return x

@@ -1,4 +1,4 @@
-"""A wrong answer beside the solution: what both gave, in the forms that probes look at."""
+"""The results of a wrong answer and of the solution, in the forms that the probes need."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,37 +18,45 @@ STUMBLES = RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ari
 
 @dataclass(frozen=True)
 class Trial:
-    """A wrong answer beside the solution; `mine`, `expected` and `wrong` have one entry a case,
-    and so has each known mistake in `mistaken`."""
+    """The results of a wrong answer and of the solution, case by case.
+
+    Attributes:
+        exercise: The exercise.
+        answer: The learner's answer.
+        mine: The answer's result in each case, or a Failure.
+        expected: The solution's result in each case.
+        wrong: Whether they differ in each case.
+        mistaken: The results of each known mistake in each case.
+    """
 
     exercise: Exercise
     answer: Any
     mine: list[Any]
     expected: list[Any]
     wrong: list[bool]
-    mistaken: list[list[Any]]  # what each known mistake gave
+    mistaken: list[list[Any]]
 
     @property
     def cases(self) -> list[Case]:
-        """Fresh ones, since the answer may change what it is given."""
+        """Fresh cases for the answer, which may change its inputs."""
         return self.exercise.inputs()
 
     @cached_property
     def unchanged(self) -> list[Case]:
-        """The same for the solution, which leaves them as they are."""
+        """The same cases for the solution, which leaves its inputs unchanged."""
         return self.exercise.inputs()
 
     @cached_property
     def solutions(self) -> list[Any]:
-        """The solution, ready to be called, for each case: a module with its weights."""
+        """The solution, ready to be called, for each case; a module has its weights."""
         found = []
         for case in self.unchanged:
-            with isolated_rng():  # for each, or its weights are others than those of my module
+            with isolated_rng():  # once a case, so that the weights equal those of the answer
                 found.append(ready(self.exercise, self.exercise.solution, case, torch.float64))
         return found
 
     def solve(self, k: int, inputs: Sequence[Any]) -> Any:
-        """What the solution gives in case k for other inputs; a Failure where it stops."""
+        """Run the solution of case k on other inputs; a Failure if it raises."""
         try:
             with isolated_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -62,7 +70,7 @@ class Trial:
 
     @cached_property
     def order(self) -> list[int]:
-        """The cases, wrong ones first and of these the smallest, on which a guess soon fails."""
+        """The cases, wrong ones first, then by size, so that a wrong guess fails early."""
 
         def size(k: int) -> int:
             return sum(x.numel() for x in tree_leaves(list(self.unchanged[k].inputs)))
@@ -71,7 +79,7 @@ class Trial:
 
     @cached_property
     def close(self) -> bool:
-        """Whether all digits but the last ones are right everywhere."""
+        """Whether every result is right up to a relative error of 1e-5."""
         return all(
             not isinstance(a, Failure) and not difference(a, b, 1e-5)
             for a, b in zip(self.mine, self.expected, strict=True)
@@ -79,12 +87,12 @@ class Trial:
 
     @property
     def first(self) -> int:
-        """The first case that is wrong."""
+        """Index of the first case that is wrong."""
         return self.wrong.index(True)
 
 
 def kind(column: tuple[Any, ...]) -> str:
-    """What sort of argument this is; "other" where there is nothing to try."""
+    """The kind of an argument, from its values in all cases; "other" if `substitutes` has none."""
     if all(isinstance(x, Tensor) and x.is_floating_point() for x in column):
         return "tensor"
     if all(isinstance(x, Tensor) and x.dtype == torch.bool for x in column):
@@ -105,7 +113,7 @@ def kind(column: tuple[Any, ...]) -> str:
 
 
 def series(trial: Trial) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
-    """Pairs (mine, expected) over all cases, once for each entry of a tuple, with its name."""
+    """Yield a name and the pairs (mine, expected) of all cases, for each entry of a tuple."""
     if any(isinstance(x, Failure) for x in (*trial.mine, *trial.expected)):
         return
     pairs = list(zip(trial.mine, trial.expected, strict=True))
@@ -123,7 +131,7 @@ def series(trial: Trial) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
 
 
 def as_tensor(x: Any) -> Tensor:
-    """In float64; empty where it holds no plain numbers."""
+    """Convert to a float64 tensor, an empty one if the value does not hold plain numbers."""
     try:
         if isinstance(x, Tensor):
             return x.detach().double()
@@ -133,7 +141,7 @@ def as_tensor(x: Any) -> Tensor:
 
 
 def sizes(trial: Trial) -> dict[str, list[float]]:
-    """Positive numbers that vary from case to case: arguments, and lengths of axes."""
+    """Arguments and axis lengths that are positive and vary from case to case, by name."""
     found: dict[str, list[float]] = {}
     cases = trial.unchanged
     for name, column in zip(
@@ -158,6 +166,6 @@ def sizes(trial: Trial) -> dict[str, list[float]]:
 
 
 def batch(result: Any) -> int:
-    """The length of the first axis, 0 where there is none."""
+    """The length of the first axis; 0 if there is none."""
     found = tree_leaves(result)
     return len(found[0]) if found and found[0].dim() else 0

@@ -237,6 +237,7 @@ class Panel(widgets.VBox):
             )
 
     def show_strip(self, states: Sequence[State], settings: GenerationSettings) -> None:
+        """Show the latents and their decoded estimates after each of these steps."""
         estimates = [self.sd.to_images(state.z_0)[0] for state in states]
         numbers = [state.step for state in states]
         self.walked = strip(numbers, [state.z[0] for state in states], estimates)
