@@ -144,7 +144,7 @@ class Sampling:
         0, 1, 0.05, metavar="ETA",
     )  # fmt: skip
     guidance_rescale: float = knob(
-        0.0, "Guidance rescale", "0 to 1, how far to undo the contrast that guidance adds "
+        0.0, "Rescale", "0 to 1, how far to undo the contrast that guidance adds "
         "(default: 0)", float, check_unit_interval, 0, 1, 0.05, metavar="PHI",
     )  # fmt: skip
     guidance_interval: tuple[float, float] | None = knob(

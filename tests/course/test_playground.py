@@ -4,6 +4,7 @@ import base64
 import io
 import logging
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
 
@@ -248,6 +249,18 @@ def test_a_latent_that_explodes_is_said(playground, panel, monkeypatch):
     assert text(panel.message).startswith("This cannot be drawn: the latent is not finite")
 
 
+def test_what_is_left_to_the_model_says_so(panel):
+    """An empty list would look broken; and what it stands for must reach the settings as None."""
+    levels, between = panel.controls["sigmas"], panel.controls["guidance_interval"]
+    assert (levels.label, between.value) == ("the model's own", (0, 999))
+    assert panel.settings().sampling.sigmas is None
+    assert panel.settings().sampling.guidance_interval is None
+    levels.value, between.value = "table", (10, 999)
+    assert panel.settings().sampling.sigmas == "table"
+    panel.set(replace(panel.settings(), sampling=Sampling()))
+    assert (levels.label, between.value) == ("the model's own", (0, 999))
+
+
 def test_two_settings_side_by_side(playground, panel):
     second = playground.panels[1]
     assert playground.shown.children == (panel,)
@@ -334,7 +347,7 @@ def test_the_words_show_their_maps(playground, panel, tiny_storybook):
         panel.words.index = word
         share = attention_maps.token_map(looks, word, mean)
         assert torch.allclose(panel.maps[word], share, atol=1e-6)
-        assert f"gets {share.mean():.1%} of all looks" in panel.map.value
+        assert f"gets {share.mean():.1%} of the attention" in panel.map.value
     assert torch.allclose(panel.maps.sum(0), torch.ones(8, 8), atol=1e-5)
     panel.words.index = 1
     panel.prompt.value = "red is a cat"

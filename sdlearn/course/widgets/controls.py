@@ -41,13 +41,12 @@ def control(name: str, knob: Knob, value: Any) -> widgets.Widget:
     """The control of one field, showing this value; None is the model's own, or the whole range."""
     row = ROW | {"description": knob.label, "tooltip": knob.help}
     if values(name, knob):
-        options: list[tuple[str, str | None]] = [(each, each) for each in values(name, knob)]
-        if not knob.spec:
-            options = [(OWN, None), *options]
-        return widgets.Dropdown(options=options, value=value, **row)
+        options = [*values(name, knob)] if knob.spec else [OWN, *values(name, knob)]
+        return widgets.Dropdown(options=options, value=shown_value(knob, value), **row)
     ends = {"min": knob.low, "max": knob.high, "step": knob.step}
     if knob.size == 2:
-        return widgets.FloatRangeSlider(value=value or (knob.low, knob.high), **ends, **row)
+        whole = shown_value(knob, value)
+        return widgets.FloatRangeSlider(value=whole, readout_format=".0f", **ends, **row)
     if knob.kind is int:
         long = (knob.high or 0) - (knob.low or 0) > LONGEST_SLIDER * (knob.step or 1)
         kind = widgets.BoundedIntText if long else widgets.IntSlider
@@ -62,9 +61,15 @@ def sampling_of(shown: dict[str, widgets.Widget]) -> Sampling:
 
 
 def value_of(shown: widgets.Widget, knob: Knob) -> Any:
-    """The value of one control; a range from end to end is None."""
-    value = shown.value
-    return None if knob.size == 2 and value == (knob.low, knob.high) else value
+    """The value of one control. A range from end to end is None, and so is the model's own."""
+    return None if shown.value in (shown_value(knob, None), None) else shown.value
+
+
+def shown_value(knob: Knob, value: Any) -> Any:
+    """What a control shows for a value: for None the whole range, or the model's own."""
+    if value is not None:
+        return value
+    return (knob.low, knob.high) if knob.size == 2 else OWN
 
 
 def show(shown: dict[str, widgets.Widget], wanted: Sampling, spec: ModelSpec) -> None:
@@ -87,5 +92,4 @@ def show(shown: dict[str, widgets.Widget], wanted: Sampling, spec: ModelSpec) ->
                     f"{name} is {each}; its control goes from {knob.low:.12g} to {knob.high:.12g}"
                 )
     for name, each in shown.items():
-        value, knob = getattr(wanted, name), known[name]
-        each.value = (knob.low, knob.high) if value is None and knob.size == 2 else value
+        each.value = shown_value(known[name], getattr(wanted, name))

@@ -276,9 +276,7 @@ class Panel(widgets.VBox):
             scale=max(1, 192 // self.picture.width),
         )
         word = self.words.options[k]
-        sentence = (
-            f"“{word}” gets {seen.mean():.1%} of all looks, and {seen.max():.1%} where it gets most"
-        )
+        sentence = f"“{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} where it gets most"
         alt = f"Map of the word {word}. {sentence}"
         self.map.value = img(page, alt, page.width, squares=False) + (
             f'<br><span role="status">{html.escape(sentence)}.</span>'
