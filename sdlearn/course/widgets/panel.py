@@ -276,7 +276,8 @@ class Panel(widgets.VBox):
             scale=max(1, 192 // self.picture.width),
         )
         word = self.words.options[k]
-        sentence = f"“{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} where it gets most"
+        mean, most = seen.mean(), seen.max()
+        sentence = f"“{word}” gets {mean:.1%} of the attention, and {most:.1%} where it gets most"
         alt = f"Map of the word {word}. {sentence}"
         self.map.value = img(page, alt, page.width, squares=False) + (
             f'<br><span role="status">{html.escape(sentence)}.</span>'
