@@ -10,50 +10,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 import sdlearn
+from sdlearn.controlnet import unet_with
 from sdlearn.storybook import caption, edges, render, sample_scene
-from sdlearn.training import diffusion_loss
+from sdlearn.training import diffusion_loss, update
+from sdlearn.utils.images import as_images
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 torch.manual_seed(0)
-
 sd = sdlearn.StableDiffusion.storybook(device="cpu")
 controlnet = sdlearn.ControlNet.from_unet(sd.unet)  # a copy of its encoder, and zero convolutions
 scene = sample_scene(random.Random(7), split="train")
-prompt, image, hint = caption(scene, random.Random(7)), render(scene, 64), edges(scene, 64)
-
-
-def draw(name: str) -> Image.Image:
-    drawn = sd.text_to_image(prompt, control=(controlnet, hint), steps=10, progress=False)[0]
-    drawn.save(folder / f"{name}.png")
-    print(folder / f"{name}.png")
-    return drawn
-
-
-def tensor(picture: Image.Image) -> Tensor:
-    """An RGB image as (1, 3, h, w) in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
-
-
-def controlled(z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-    residuals = controlnet(z, t, context, tensor(hint))
-    return sd.unet(z, t, context, residuals=residuals)
-
-
-sd.text_to_image(prompt, steps=10, progress=False)[0].save(folder / "without.png")
-draw("untrained")
-z_0 = sd.vae.to_latent(2 * tensor(image) - 1).expand(4, -1, -1, -1)
-context = sd.text([prompt] * 4).context
-optimizer = torch.optim.AdamW(controlnet.parameters(), lr=1e-3)
-for _ in range(10):
-    t, eps = torch.randint(0, 1000, (4,)), torch.randn(z_0.shape)
-    loss = diffusion_loss(controlled, z_0, t, eps, context, sd.schedule, predicts=sd.spec.predicts)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-draw("trained")
+prompt, drawn = caption(scene, random.Random(7)), [render(scene, 64), edges(scene, 64)]
+image, hint = as_images("drawn", drawn, "RGB", (64, 64), 8).split(1)  # (1, 3, 64, 64) in [0, 1]
+z_0, context = sd.vae.to_latent(2 * image - 1), sd.text([prompt]).context
+controlled = unet_with(sd.unet, None, [(controlnet, hint, 1.0)])
+optimizer = torch.optim.AdamW(controlnet.parameters())
+for step in range(11):
+    if step in (0, 10):
+        with_hint = sd.text_to_image(prompt, control=(controlnet, drawn[1]), progress=False)[0]
+        with_hint.save(folder / f"{'trained' if step else 'untrained'}.png")
+    t, eps = torch.randint(0, 1000, (1,)), torch.randn(z_0.shape)
+    loss = diffusion_loss(controlled, z_0, t, eps, context, sd.schedule, sd.spec.predicts)
+    update(loss, optimizer, lr=1e-3)
+sd.text_to_image(prompt, progress=False)[0].save(folder / "without.png")
+print(f"{folder}: without.png, untrained.png and trained.png of {prompt!r}")

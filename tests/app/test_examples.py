@@ -102,7 +102,7 @@ def test_the_loss_of_the_trained_unet_falls_and_its_weights_are_written(run):
     first, last = (float(loss) for loss in re.findall(r"loss (\d\.\d+)", said))
     assert 0.9 < first < 1.3
     assert last < 0.7
-    copy = UNet(names["config"])
+    copy = UNet(names["unet"].config)
     weights.load(copy, out / "unet.safetensors")
     for key, value in names["unet"].state_dict().items():
         assert torch.equal(copy.state_dict()[key], value), key
