@@ -129,7 +129,11 @@ def complete(config: Config, published: PublishedScheduler, corrected: Json) -> 
     for key, value in {**DEFAULTS, **published.defaults}.items():
         config.setdefault(key, value)
     for key, value in corrected.items():
-        if key == "steps_offset" or config.get(key, value) is (not value):  # null is left
+        if key == "steps_offset":
+            if config[key] is not None:
+                config.integer(key, least=0)  # raises for what is no offset at all
+            config[key] = value
+        elif config.get(key, value) is (not value):  # null is left
             config[key] = value
 
 
