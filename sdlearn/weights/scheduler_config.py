@@ -120,9 +120,7 @@ def published_class(config: Config, name: str) -> PublishedScheduler:
 
 def complete(config: Config, published: PublishedScheduler, corrected: Json) -> None:
     """Add the defaults of the class to the file's entries, and correct them for the pipeline."""
-    for key in config.texts(
-        "_use_default_values", ()
-    ):  # entries that are defaults of another class
+    for key in config.texts("_use_default_values", ()):  # defaults of the class that wrote them
         config.pop(key, None)
     if config.get("prediction_type") is None:  # null means the default
         config.pop("prediction_type", None)
