@@ -14,6 +14,8 @@ The modules, in reading order:
     diffusers_folder  a whole system as a folder in the published layout
     configs           config.json of each network, read and written
     scheduler_config  scheduler_config.json, read and written
+    scheduler_classes   what each published scheduler class is and has
+    scheduler_fallback  what is done instead of a setting that is not supported
     json_config       a JSON file's entries, checked
     controlnet_files  ControlNets, as a folder or as one file
     hub               folders on the Hugging Face hub

@@ -35,6 +35,7 @@ from sdlearn.weights.configs import (
 )
 from sdlearn.weights.hub import repo_id
 from sdlearn.weights.json_config import Config, Json, errors_name_file
+from sdlearn.weights.scheduler_classes import scheduler_class
 from sdlearn.weights.scheduler_config import (
     scheduler_config_from_json,
     scheduler_config_to_json,
@@ -154,15 +155,7 @@ def read_spec(folder: Path) -> ModelSpec:
         resolution=unet.sample_size * 2 ** (len(vae.block_out_channels) - 1),
     )
     with errors_name_file(folder / "scheduler" / "scheduler_config.json") as path:
-        return scheduler_config_from_json(path, spec, scheduler_class(index))
-
-
-def scheduler_class(index: Config) -> str | None:
-    """The class in model_index.json's entry for the scheduler, ["diffusers", CLASS], or None."""
-    entry = index.get("scheduler") or [None]
-    if not isinstance(entry, list) or not isinstance(entry[-1], str | None):
-        raise index.wrong("scheduler", "a list that ends with the name of a class")
-    return entry[-1]
+        return scheduler_config_from_json(path, spec, scheduler_class(index), pipeline)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -219,7 +212,7 @@ def write_folder(
     Raises:
         ValueError: If no published file can describe the sampler; nothing is written then.
     """
-    scheduler = scheduler_config_to_json(spec)
+    scheduler = scheduler_config_to_json(spec, class_entries(spec)["_class_name"])
     parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_config_to_json(unet.config)),
         ("vae", vae, "diffusion_pytorch_model", vae_config_to_json(vae.config, spec.resolution)),

@@ -2,85 +2,43 @@
 
     scheduler_config_from_json   scheduler_config_to_json
 
-A published scheduler class is one sampler. It has its own defaults for entries that the file lacks,
-and settings that the sampler here does not have. The table SCHEDULERS is used for reading and for
-writing. As published files do, written files also have entries that their own class ignores and
-other classes use, so that they are kept if the sampler is changed.
+A published scheduler class is one sampler. Settings of the solver that no sampler here has are
+replaced, with one warning: any good solver ends near the same image. Settings of the training, the
+noise schedule and what the network predicts, are read exactly or refused. As published files do,
+written files also have entries that their own class ignores and other classes use, so that they are
+kept if the sampler is changed.
 """
 
-import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from sdlearn.samplers import SAMPLERS
 from sdlearn.schedule import PUBLISHED_PREDICTIONS, Kind, NoiseSchedule, Sigmas, Spacing
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.json_config import Config, Json, read_config
+from sdlearn.weights.json_config import Config, Json
+from sdlearn.weights.scheduler_classes import (
+    CLASSES,
+    CORRECTED,
+    DEFAULTS,
+    EXPONENTIAL,
+    FLOW,
+    KARRAS,
+    LU,
+    OTHER_MODELS,
+    SCHEDULERS,
+    SUBSTITUTES,
+    UNKNOWN,
+    ZERO_SNR,
+    PublishedScheduler,
+)
+from sdlearn.weights.scheduler_fallback import replaced_settings, sentence, shortened
 
 Choice = TypeVar("Choice")
 
-# The only supported values of these settings, for every class.
-UNSUPPORTED = {"trained_betas": None, "thresholding": False}
-# The same for the classes that step in sigma.
-SIGMA_OPTIONS: dict[str, Any] = {"use_exponential_sigmas": False, "use_beta_sigmas": False}
-KARRAS, LU, ZERO_SNR = "use_karras_sigmas", "use_lu_lambdas", "rescale_betas_zero_snr"
-
-
-class PublishedScheduler(NamedTuple):
-    """A published scheduler class.
-
-    Attributes:
-        sampler: Its name here.
-        fixed: The only value of each of these settings that the sampler here supports.
-        has: Which of the settings KARRAS, LU and ZERO_SNR the class has.
-    """
-
-    sampler: str
-    fixed: Json
-    has: tuple[str, ...]
-
-
-SCHEDULERS = {
-    "DDIMScheduler": PublishedScheduler("ddim", {}, (ZERO_SNR,)),
-    "DDPMScheduler": PublishedScheduler("ddpm", {"variance_type": "fixed_small"}, (ZERO_SNR,)),
-    # This class averages the network's outputs; the sampler here averages noise, as the original.
-    "PNDMScheduler": PublishedScheduler(
-        "plms", {"skip_prk_steps": True, "prediction_type": "epsilon"}, ()
-    ),
-    "EulerDiscreteScheduler": PublishedScheduler(
-        "euler",
-        SIGMA_OPTIONS
-        | {
-            "interpolation_type": "linear",
-            "sigma_min": None,
-            "sigma_max": None,
-            "timestep_type": "discrete",
-            "final_sigmas_type": "zero",
-        },
-        (KARRAS, ZERO_SNR),
-    ),
-    "EulerAncestralDiscreteScheduler": PublishedScheduler("euler_ancestral", {}, (ZERO_SNR,)),
-    "HeunDiscreteScheduler": PublishedScheduler("heun", SIGMA_OPTIONS, (KARRAS,)),
-    "LMSDiscreteScheduler": PublishedScheduler("lms", SIGMA_OPTIONS, (KARRAS,)),
-    "DPMSolverMultistepScheduler": PublishedScheduler(
-        "dpm_pp_2m",
-        SIGMA_OPTIONS
-        | {
-            "algorithm_type": "dpmsolver++",
-            "solver_order": 2,
-            "solver_type": "midpoint",
-            "use_flow_sigmas": False,
-            "use_dynamic_shifting": False,
-            "lambda_min_clipped": -math.inf,
-            "final_sigmas_type": "zero",
-        },
-        (KARRAS, LU, ZERO_SNR),
-    ),
-}
-CLASSES = {published.sampler: name for name, published in SCHEDULERS.items()}
 SPACINGS: dict[str, Spacing] = {
     "leading": "leading",
     "trailing": "trailing",
@@ -97,124 +55,171 @@ KINDS: dict[str, Kind] = {
 
 
 def scheduler_config_from_json(
-    path: Path, spec: ModelSpec, class_name: str | None = None
+    path: Path, spec: ModelSpec, class_name: str | None = None, pipeline: str = ""
 ) -> ModelSpec:
     """Read scheduler/scheduler_config.json into a specification.
 
-    All published samplers of Stable Diffusion share one noise schedule. A scheduler class that is
-    not supported is replaced by DDIM on that schedule, with a warning; a supported class with a
-    setting that is not supported is refused. Entries that the file lacks have the defaults of the
-    class.
+    Entries that the file lacks have the defaults of the class. What a class of pipeline sets right
+    in old files is set right here. One warning says what is not supported and what is done instead;
+    the caller's own choice of sampler= overrides it.
 
     Args:
         path: The file.
         spec: The specification to change.
         class_name: The scheduler's class in model_index.json, which overrides the one in the file.
+        pipeline: The _class_name in model_index.json.
 
     Returns:
         The specification with the file's schedule, prediction, sampler and path.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If an entry is malformed or not supported.
+        ValueError: If an entry is malformed, or if the model was trained in a way that is not
+            supported.
     """
-    config = read_config(path, UNSUPPORTED)
-    class_name = class_name or config.text("_class_name", "")
-    if class_name not in SCHEDULERS:
+    config = Config(path)
+    name = class_name or config.text("_class_name", "")
+    published = published_class(config, name)
+    complete(config, published, CORRECTED.get(pipeline, {}))
+    check_training(config, name, published)
+    schedule = read_schedule(config, published)
+    replaced = list(replaced_settings(config, published, schedule)) if name in SCHEDULERS else []
+    velocity = config["prediction_type"] == "v_prediction"
+    sampler = "ddim" if published.sampler == "plms" and velocity else published.sampler
+    read = replace(
+        spec,
+        schedule=schedule,
+        predicts=choice(config, "prediction_type", PUBLISHED_PREDICTIONS),
+        sampler=sampler,
+        spacing=choice(config, "timestep_spacing", SPACINGS),
+        steps_offset=config.integer("steps_offset", least=0),
+        final_sigma="zero" if config.flag("set_alpha_to_one") else "min",
+        sigmas=read_sigmas(config, published, spec.sigmas),
+    )
+    if name not in SCHEDULERS or replaced:
         warnings.warn(
-            f"{path}: the scheduler class {class_name!r} is not supported; images are generated "
-            "with DDIM on the same schedule, unless sampler= is given",
+            f"{path}: {sentence(name, replaced, sampler)}",
             stacklevel=5,  # of StableDiffusion.from_pretrained
         )
-    sampler, fixed, has = SCHEDULERS.get(class_name, SCHEDULERS["DDIMScheduler"])
-    check_fixed(config, class_name, fixed)
+    return read
+
+
+def published_class(config: Config, name: str) -> PublishedScheduler:
+    """The class of this name, or the one that replaces it.
+
+    Raises:
+        ValueError: If a model with this class is not Stable Diffusion.
+    """
+    if any(word in name for word in OTHER_MODELS):
+        raise ValueError(
+            f"{config.path}: {shortened(name)} has a noise schedule of its own, which none of the "
+            f"samplers here can follow; supported classes are {', '.join(SCHEDULERS)}"
+        )
+    return SCHEDULERS.get(name) or SUBSTITUTES.get(name) or UNKNOWN
+
+
+def complete(config: Config, published: PublishedScheduler, corrected: Json) -> None:
+    """Add the defaults of the class to the file's entries, and correct them for the pipeline."""
+    for key in config.texts("_use_default_values", ()):  # defaults of the class that wrote them
+        config.pop(key, None)
     if config.get("prediction_type") is None:  # null means the default
         config.pop("prediction_type", None)
-    default = "leading" if sampler in ("ddim", "ddpm", "plms") else "linspace"
-    return replace(
-        spec,
-        schedule=read_schedule(config, class_name, has),
-        predicts=choice(config, "prediction_type", "epsilon", PUBLISHED_PREDICTIONS),
-        sampler=sampler,
-        spacing=choice(config, "timestep_spacing", default, SPACINGS),
-        steps_offset=config.integer("steps_offset", 0, least=0),
-        final_sigma=(
-            "zero" if config.flag("set_alpha_to_one", class_name == "DDIMScheduler") else "min"
-        ),
-        sigmas=read_sigmas(config, sampler, has, spec.sigmas),
-    )
+    for key, value in {**DEFAULTS, **published.defaults}.items():
+        config.setdefault(key, value)
+    for key, value in corrected.items():
+        if key == "steps_offset":
+            if config[key] is not None:
+                config.integer(key, least=0)  # raises for what is no offset at all
+            config[key] = value
+        elif config.get(key, value) is (not value):  # null is left
+            config[key] = value
 
 
-def check_fixed(config: Config, class_name: str, fixed: Json) -> None:
-    """Raise ValueError if a setting has a value that the sampler here does not support."""
-    if config.flag("clip_sample", class_name in ("DDPMScheduler", "DDIMScheduler")):
-        raise ValueError(
-            f"{config.path}: clip_sample is true; latents are not clipped here, so it must be false"
-        )
-    for key, value in fixed.items():
-        given = config.get(key)
-        if given is None:  # the default of every class is the supported value, but for one setting
-            given = False if key == "skip_prk_steps" else value
-        if given != value:
-            instead = "; use DDIMScheduler, which it must say here and in model_index.json"
+def check_training(config: Config, name: str, published: PublishedScheduler) -> None:
+    """Raise ValueError for a model that was trained in a way that is not supported."""
+    wrong = {"trained_betas": "a table of betas"}
+    if FLOW in published.has:
+        wrong[FLOW] = "flow matching"
+    if name == "EulerDiscreteScheduler" and config["prediction_type"] == "v_prediction":
+        wrong["timestep_type"] = "a network that is given the noise level instead of the timestep"
+    for key, what in wrong.items():
+        if config.get(key) not in (None, False, "discrete"):
             raise ValueError(
-                f"{config.path}: {key} is {given!r}; in a {class_name} it must be {value!r}"
-                f"{instead if key == 'prediction_type' else ''}"
+                f"{config.path}: {key} is {reprlib.repr(config[key])}; {what} is not supported"
             )
 
 
-def read_schedule(config: Config, class_name: str, has: tuple[str, ...]) -> NoiseSchedule:
-    """The noise schedule; has: which of KARRAS, LU and ZERO_SNR the class has."""
-    heun = class_name == "HeunDiscreteScheduler"  # the only class with other defaults of the betas
-    return NoiseSchedule(
-        num_steps=config.integer("num_train_timesteps", 1000),
-        beta_start=config.number("beta_start", 0.00085 if heun else 0.0001),
-        beta_end=config.number("beta_end", 0.012 if heun else 0.02),
-        kind=choice(config, "beta_schedule", "linear", KINDS),
-        zero_terminal_snr=config.flag(ZERO_SNR) and ZERO_SNR in has,
+def read_schedule(config: Config, published: PublishedScheduler) -> NoiseSchedule:
+    """The noise schedule."""
+    schedule = NoiseSchedule(
+        num_steps=config.integer("num_train_timesteps"),
+        beta_start=config.number("beta_start"),
+        beta_end=config.number("beta_end"),
+        kind=choice(config, "beta_schedule", KINDS),
+        zero_terminal_snr=config.flag(ZERO_SNR) and ZERO_SNR in published.has,
     )
+    for key in ("beta_start", "beta_end"):
+        if config[key] >= 1:
+            raise config.wrong(key, "a variance, above 0 and below 1")
+    return schedule
 
 
-def read_sigmas(config: Config, sampler: str, has: tuple[str, ...], own: Sigmas) -> Sigmas:
+def read_sigmas(config: Config, published: PublishedScheduler, own: Sigmas) -> Sigmas:
     """The choice of sigmas, also for samplers that have none, if another one is chosen later.
 
     Args:
         config: The scheduler's file.
-        sampler: The name of the sampler here.
-        has: Which of KARRAS, LU and ZERO_SNR its class has.
+        published: Its class.
         own: The choice of the system that the file belongs to, if the file does not say.
     """
-    if config.flag(KARRAS) and (KARRAS in has or SAMPLERS[sampler].steps_in == "timestep"):
+    steps_in = SAMPLERS[published.sampler].steps_in
+    if config.flag(KARRAS) and (KARRAS in published.has or steps_in == "timestep"):
         return "karras"
-    if config.flag(LU, LU not in has and own == "uniform_lambda"):
+    if config.flag(LU, LU not in published.has and own == "uniform_lambda"):
         return "uniform_lambda"
+    if EXPONENTIAL in published.settings and config.get(EXPONENTIAL):
+        return "uniform_lambda" if steps_in == "lambda" else "karras"
     return "table"
 
 
-def choice(config: Config, key: str, default: str, choices: Mapping[str, Choice]) -> Choice:
+def choice(config: Config, key: str, choices: Mapping[str, Choice]) -> Choice:
     """The name here of an entry's published name; ValueError if that is not one of the choices."""
-    name = config.text(key, default)
+    name = config.text(key)
     if name not in choices:
-        raise ValueError(f"{config.path}: {key} is {name!r}; known are {', '.join(choices)}")
+        raise ValueError(
+            f"{config.path}: {key} is {reprlib.repr(name)}; known are {', '.join(choices)}"
+        )
     return choices[name]
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
-def scheduler_config_to_json(spec: ModelSpec) -> Json:
+def scheduler_config_to_json(spec: ModelSpec, pipeline: str = "") -> Json:
     """The content of scheduler/scheduler_config.json, without steps and guidance scale.
 
+    Args:
+        spec: The specification.
+        pipeline: The _class_name in model_index.json.
+
     Raises:
-        ValueError: If the spacing, final_sigma or sampler is not known, or if the sampler's
-            published class lacks a setting that the specification needs.
+        ValueError: If the spacing, final_sigma or sampler is not known, if the sampler's published
+            class lacks a setting that the specification needs, or if the pipeline changes one.
     """
     schedule = spec.schedule
+    offset = CORRECTED.get(pipeline, {}).get("steps_offset", spec.steps_offset)
+    if spec.spacing == "leading" and spec.steps_offset != offset:
+        raise ValueError(
+            f"steps_offset {spec.steps_offset} cannot be saved: a {pipeline} sets it to {offset} "
+            f"when it is loaded; set steps_offset={offset} in the specification"
+        )
     schedule.path(1, spec.spacing, spec.final_sigma, spec.steps_offset)  # raises for unknown names
     check_published(spec)
     name = CLASSES[spec.sampler]
-    _, fixed, has = SCHEDULERS[name]
-    content = {key: value for key, value in fixed.items() if value != -math.inf} | {
+    published = SCHEDULERS[name]
+    has = published.has
+    settings = {key: values[0] for key, values in published.settings.items()}
+    content = {key: value for key, value in settings.items() if value is not None} | {
         "_class_name": name,
         "beta_end": schedule.beta_end,
         "beta_schedule": published_name(KINDS, schedule.kind),
@@ -268,9 +273,9 @@ def check_published(spec: ModelSpec) -> None:
                 f"sampler {spec.sampler!r} cannot be saved with {argument}: {name} has no setting "
                 f"{setting}; choose one of {others}"
             )
-    if spec.predicts == "velocity" and "prediction_type" in SCHEDULERS[name].fixed:
+    if spec.predicts == "velocity" and "prediction_type" in SCHEDULERS[name].settings:
         others = ", ".join(
-            p.sampler for p in SCHEDULERS.values() if "prediction_type" not in p.fixed
+            p.sampler for p in SCHEDULERS.values() if "prediction_type" not in p.settings
         )
         raise ValueError(
             f"sampler {spec.sampler!r} cannot be saved with predicts='velocity': {name} averages "

@@ -215,9 +215,9 @@ FAULTS = {
         ),
         r"blocks \['AttnDownBlock2D', 'DownBlock2D'\].*are not those of Stable Diffusion",
     ),
-    "clipped samples": (
-        lambda f: damage_json(f / "scheduler" / "scheduler_config.json", clip_sample=True),
-        r"clip_sample is true",
+    "betas of its own": (
+        lambda f: damage_json(f / "scheduler" / "scheduler_config.json", trained_betas=[0.1, 0.2]),
+        r"trained_betas is \[0\.1, 0\.2\]; a table of betas is not supported",
     ),
     "another prediction": (
         lambda f: damage_json(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
