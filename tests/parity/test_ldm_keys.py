@@ -36,10 +36,11 @@ from sdlearn.weights.configs import (
     unet_config_to_json,
     vae_config_to_json,
 )
-from sdlearn.weights.ldm_keys import SCHEDULE_TABLES, STACKED, ema_key, key_map
+from sdlearn.weights.ldm_keys import STACKED, ema_key, key_map
 from sdlearn.weights.model_detection import detect_model
-from sdlearn.weights.single_file import Parts, load_original, new_parts
+from sdlearn.weights.single_file import load_original
 from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.system_parts import Parts, new_parts
 from tests.parity.oracle import randomise, shapes
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 
@@ -80,6 +81,13 @@ TINYXL = replace(
     text=(TINY_TEXT, replace(TINY_TEXT, hidden_size=32, num_layers=3, projection_dim=20)),
 )
 TINY = {spec.name: spec for spec in (TINY1, TINY2, TINYXL)}
+# The tables of the schedule that CompVis stores.
+SCHEDULE_TABLES = [
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod"),
+    *("sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod"),
+    *("sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance"),
+    *("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+]
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 TEXT = {
     "tiny1": [CLIP],
@@ -130,7 +138,8 @@ def system(spec, seed=0):
         longer = replace(spec.text[0], num_layers=3, projection_dim=24)
         state |= original(randomise(CLIPTextEncoder(longer), 9), OPEN_CLIP) | state
     if spec.name != "tinyxl":
-        state |= {name: torch.rand(10) for name in SCHEDULE_TABLES}
+        state |= {name: torch.rand(1000) for name in SCHEDULE_TABLES}
+        state["alphas_cumprod"] = spec.schedule.alphas_cumprod.float()
     return Parts(unet, vae, encoders), {k: v.contiguous() for k, v in state.items()}
 
 
