@@ -212,7 +212,7 @@ def third_of_stack(key: str, tensor: LazyTensor) -> LazyTensor:
         key: The name here.
         tensor: The tensor in the file.
     """
-    _, shape, _, read = tensor
+    shape, read = tensor.shape, tensor.read
     owner = key.rpartition(".")[0].rpartition(".")[2]
     if owner not in STACKED or not shape or shape[0] % 3:
         return tensor
@@ -225,5 +225,5 @@ def third_of_stack(key: str, tensor: LazyTensor) -> LazyTensor:
 
 def transposed(tensor: LazyTensor) -> LazyTensor:
     """OpenCLIP's text_projection, (hidden_size, projection_dim), as the weight of a layer."""
-    _, shape, _, read = tensor
+    shape, read = tensor.shape, tensor.read
     return tensor._replace(shape=shape[::-1], read=lambda: read().T.contiguous())

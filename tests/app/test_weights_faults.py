@@ -269,8 +269,8 @@ FAULTS = {
         r"lacks 1 of the \d+ tensors of VAE, among them 'quant_conv\.bias'",
     ),
     "a tensor too many": (
-        lambda f: rewrite(f / TEXT, lambda s: s.update({"logit_scale": torch.zeros(1)})),
-        r"holds the tensor 'logit_scale', which CLIPTextEncoder does not have",
+        lambda f: rewrite(f / TEXT, lambda s: s.update({"head.weight": torch.zeros(1)})),
+        r"holds the tensor 'head\.weight', which CLIPTextEncoder does not have",
     ),
     "no vocabulary": (
         lambda f: (f / "tokenizer" / "tokenizer.json").unlink(),
@@ -764,7 +764,9 @@ STRANGERS = {
         "model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight": (8, 8),
     },
     "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
-    "an autoencoder whose latents have 16 channels": {"decoder.conv_in.weight": (8, 16, 3, 3)},
+    "an autoencoder whose latents have 16 channels, as in Stable Diffusion 3 and Flux": {
+        "decoder.conv_in.weight": (8, 16, 3, 3)
+    },
     "OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2": {
         "text_model.embeddings.position_embedding.weight": (77, 1024),
     },
