@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import VAE, VAEConfig
-from sdlearn.versions import SD1_5, SDXL
+from sdlearn.versions import SD1_5, SDXL, ModelSpec
 from sdlearn.weights.ldm_keys import STACKED, key_map
 from sdlearn.weights.system_parts import Parts
 from tests.parity.oracle import randomise
@@ -62,9 +63,10 @@ TEXT = {
 }
 
 
-def original(module, prefix):
+def original(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """The module as an original file holds it: our map backwards."""
-    state, stacks = {}, {}
+    state: dict[str, Tensor] = {}
+    stacks: dict[str, dict[str, Tensor]] = {}
     open_clip = prefix.endswith(".model.")
     convolutions = isinstance(module, VAE) or not getattr(
         module.config, "use_linear_projection", True
@@ -87,7 +89,7 @@ def original(module, prefix):
     return state
 
 
-def system(spec, seed=0):
+def system(spec: ModelSpec, seed: int = 0) -> tuple[Parts, dict[str, Tensor]]:
     """Parts of random weights, and the file that holds them with all that stands beside."""
     unet, vae = UNet(spec.unet), VAE(spec.vae)
     encoders = [CLIPTextEncoder(config) for config in spec.text]
@@ -109,12 +111,12 @@ def system(spec, seed=0):
     return Parts(unet, vae, encoders), {k: v.contiguous() for k, v in state.items()}
 
 
-def equal(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def same(a, b):
+def same(a: Parts, b: Parts) -> bool:
     """Whether two systems have equal parts."""
     pairs = [(a.unet, b.unet), (a.vae, b.vae), *zip(a.encoders, b.encoders, strict=True)]
     return all(equal(*pair) for pair in pairs)

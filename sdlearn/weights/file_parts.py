@@ -39,8 +39,17 @@ UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 CONTROL_PREFIXES = ("control_model.", "controlnet.", "")
 VAE_PREFIXES = ("first_stage_model.", "vae.", "model.", "")
 # The same for a text encoder: of a whole system, then of its own file.
-TEXT_PREFIXES = ("text_encoders.clip_l.", "text_encoders.clip_g.", "text_encoder.", "clip_l.")
-TEXT_PREFIXES += ("text_encoders.clip_h.", "text_encoder_2.", "clip_g.", "clip_h.", "")
+TEXT_PREFIXES = (
+    "text_encoders.clip_l.",
+    "text_encoders.clip_g.",
+    "text_encoders.clip_h.",
+    "text_encoder.",
+    "text_encoder_2.",
+    "clip_l.",
+    "clip_g.",
+    "clip_h.",
+    "",
+)
 TEXT_MODULES = ("", "transformer.", "model.", "text.", "model.transformer.")
 
 # What tools put in front of every name of a file.

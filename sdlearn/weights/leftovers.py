@@ -66,6 +66,7 @@ COMPANIONS = {
     "control_model.": "a ControlNet, which ControlNet.from_pretrained reads from the same file",
     "embedding_manager.": "learnt words (textual inversion)",
     "bundle_emb.": "learnt words (textual inversion)",
+    "safety_checker.": "a safety checker, which is not used",
 }
 
 

@@ -181,8 +181,8 @@ def check_prediction(spec: ModelSpec, markers: Markers, path: Path) -> None:
 
 def alike(a: ModelSpec, b: ModelSpec) -> bool:
     """Whether the U-Nets of two systems differ in nothing that a file's shapes tell."""
-    same = {"sample_size": b.unet.sample_size, "upcast_attention": b.unet.upcast_attention}
-    return replace(a.unet, **same) == b.unet
+    size, upcast = b.unet.sample_size, b.unet.upcast_attention
+    return replace(a.unet, sample_size=size, upcast_attention=upcast) == b.unet
 
 
 def zero_snr_table(schedule: NoiseSchedule, tensors: Mapping[str, LazyTensor], path: Path) -> str:

@@ -24,9 +24,14 @@ from sdlearn.weights.diffusers_folder import read_folder, read_tokenizer
 from sdlearn.weights.file_parts import PREFIXES, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
-from sdlearn.weights.model_detection import detect_model, resolve_spec, unet_input
-from sdlearn.weights.state_dict import check_dtype
-from sdlearn.weights.system_parts import Parts, load_parts, new_parts
+from sdlearn.weights.model_detection import (
+    detect_model,
+    foreign_family,
+    resolve_spec,
+    unet_input,
+)
+from sdlearn.weights.state_dict import check_dtype, load_tensors
+from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
@@ -95,13 +100,16 @@ def read_single_file(
     markers = read_markers(path, tensors)
     found = detect_spec(path, tensors, markers.predicts) if spec is None else resolve_spec(spec)
     spec = as_marked(found, markers, tensors, path)
+    parts = new_parts(spec, dtype)
+    matched = match_parts(parts, tensors, path)
     tokenizers = [clip_tokenizer(path, config, tokenizer) for config in spec.text]
     eos = [each.eos_token_id for each in tokenizers]
     text = zip(spec.text, eos, strict=True)
     spec = replace(spec, text=tuple(replace(config, eos_token_id=end) for config, end in text))
-    parts = new_parts(spec, dtype)
-    load_parts(parts, tensors, path)
     encoders = cast("list[CLIPTextEncoder]", parts.encoders)
+    for encoder, config in zip(encoders, spec.text, strict=True):
+        encoder.config = config
+    load_tensors(matched, path)
     return spec, parts.unet, parts.vae, TextEncoder(tokenizers, encoders, spec.text_layer)
 
 
@@ -149,7 +157,7 @@ def load_original(
             f"target is a {type(target).__name__}; give Parts(unet, vae, encoders), a ModelSpec or "
             f"one of {', '.join(SPECS)}"
         )
-    load_parts(parts, tensors, path, ema)
+    load_tensors(match_parts(parts, tensors, path, ema), path)
     return parts
 
 
@@ -195,6 +203,8 @@ def detect_spec(
         if (spec.unet.cross_attention_dim, spec.unet.in_channels) == unet_input(shapes)
     ]
     family = detect_model(shapes) or "no known system"
+    if not alike and foreign_family(shapes):
+        raise ValueError(f"{path} looks like {family}; known are {', '.join(SPECS)}")
     if not alike:
         raise ValueError(
             f"{path} looks like {family}; known are {', '.join(SPECS)}, and spec= may describe "

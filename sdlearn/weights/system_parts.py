@@ -15,8 +15,8 @@ from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
 from sdlearn.weights.file_parts import PREFIXES, find_part
 from sdlearn.weights.leftovers import companion, is_left_beside
-from sdlearn.weights.model_detection import shortened
-from sdlearn.weights.state_dict import check_dtype, detected_hint, load_tensors, match_state_dict
+from sdlearn.weights.model_detection import foreign_family, shortened
+from sdlearn.weights.state_dict import check_dtype, detected_hint, match_state_dict
 from sdlearn.weights.tensor_files import LazyTensor
 
 
@@ -54,19 +54,28 @@ def new_parts(spec: ModelSpec, dtype: torch.dtype) -> Parts:
     return Parts(unet.to(dtype), vae.to(vae_dtype), [encoder.to(dtype) for encoder in encoders])
 
 
-def load_parts(parts: Parts, tensors: dict[str, LazyTensor], path: Path, ema: bool = False) -> None:
-    """Fill the networks of a system from an opened original file, as `load_original` does.
+def match_parts(
+    parts: Parts, tensors: dict[str, LazyTensor], path: Path, ema: bool = False
+) -> list[tuple[nn.Module, dict[str, LazyTensor]]]:
+    """Compare the networks of a system with an opened original file, without reading the weights.
 
     Args:
-        parts: The networks to fill, in place.
+        parts: The networks.
         tensors: The file's tensors by name. The dictionary is emptied, to free the memory of
             tensors that are already in memory.
         path: The file, for messages.
         ema: As in `load_original`.
+
+    Returns:
+        The networks with their tensors, for `load_tensors`.
+
+    Raises:
+        ValueError: If the file does not fit.
     """
     unet, vae, encoders = parts
     hint = detected_hint(tensors, unet)
-    matched, prefixes = [], []
+    matched: list[tuple[nn.Module, dict[str, LazyTensor]]] = []
+    prefixes = []
     for module, encoder in ((unet, 0), (vae, 0), *zip(encoders, count(), strict=False)):
         found = find_part(module, tensors, path, encoder, ema)
         if found is None:
@@ -79,8 +88,7 @@ def load_parts(parts: Parts, tensors: dict[str, LazyTensor], path: Path, ema: bo
         prefixes.append(found.prefix)
     check_others(tensors, tuple(prefixes), path, hint)
     tensors.clear()
-    del found  # or tensors that a pickle holds in memory would stay until the end
-    load_tensors(matched, path)
+    return matched
 
 
 def check_others(
@@ -106,10 +114,10 @@ def check_others(
                 f"{path} holds the tensor {shortened(name)!r}, which belongs to none of the "
                 f"networks{hint}"
             )
-        if "lora" in name:
+        foreign = None if companion(name) else foreign_family({name: ()})
+        if foreign:
             raise ValueError(
-                f"{path} holds the tensor {shortened(name)!r}, of low-rank adapters (LoRA) that "
-                "were not merged into the weights; use a file that has them merged"
+                f"{path} holds the tensor {shortened(name)!r}, which belongs to {foreign}"
             )
     for what in sorted({what for what in map(companion, others) if what}):
         warnings.warn(f"{path} also holds {what}; it is left out", stacklevel=4)

@@ -857,14 +857,17 @@ def test_what_the_weights_can_tell(tmp_path):
 
 
 def test_where_the_tokenizer_comes_from(published, single, tmp_path, monkeypatch):
-    path, _, spec = single
+    path, tensors, spec = single
     with pytest.raises(FileNotFoundError, match=r"holds no tokenizer, .* give tokenizer= a folder"):
         StableDiffusion.from_pretrained(path, spec=spec)
     with pytest.raises(FileNotFoundError, match=r"vocab\.json is missing"):
         StableDiffusion.from_pretrained(path, spec=spec, tokenizer=tmp_path)
     small = replace(spec, text=(replace(spec.text[0], vocab_size=500),))
+    embedding = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    fewer = tmp_path / "fewer.safetensors"
+    save_file(tensors | {embedding: tensors[embedding][:500].clone()}, fewer)
     with pytest.raises(ValueError, match=r"has \d+ tokens, more than the 500 of the text encoder"):
-        StableDiffusion.from_pretrained(path, spec=small, tokenizer=published / "tokenizer")
+        StableDiffusion.from_pretrained(fewer, spec=small, tokenizer=published / "tokenizer")
 
     def snapshot(repo, allow_patterns):
         assert repo == "openai/clip-vit-large-patch14"
