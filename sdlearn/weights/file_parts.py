@@ -29,6 +29,7 @@ from sdlearn.weights.ldm_keys import (
     vae_attention_key,
 )
 from sdlearn.weights.leftovers import is_left_out
+from sdlearn.weights.model_detection import shortened
 from sdlearn.weights.tensor_files import LazyTensor
 
 # The prefixes of the parts of a system.
@@ -205,7 +206,7 @@ def tensors_at(
             if key in found:
                 raise ValueError(
                     f"{path} holds one tensor of {type(module).__name__} under two names, "
-                    f"{found[key].name!r} and {tensor.name!r}"
+                    f"{shortened(found[key].name)!r} and {shortened(tensor.name)!r}"
                 )
             stacked = location.layout == "open_clip"
             found[key] = third_of_stack(key, tensor) if stacked else tensor

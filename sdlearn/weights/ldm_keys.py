@@ -7,8 +7,6 @@ from the configuration. The names here have no prefix: file_parts knows where in
 is.
 """
 
-import re
-
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
@@ -56,6 +54,7 @@ VAE_ATTENTION_NAMES = {
     "key": "to_k",
     "value": "to_v",
     "proj_attn": "to_out.0",
+    "to_out": "to_out.0",
 }
 OPEN_CLIP = {
     "embeddings.token_embedding": "token_embedding",
@@ -197,12 +196,15 @@ def vae_attention_key(name: str) -> str:
     Converters have given the layers of `attn_1`, the original name of the block, and of
     `attentions.0`, the published one, each other's names and older ones.
     """
-    match = re.fullmatch(r"(.*\.(?:attn_1|attentions\.0)\.)(.+)(\.(?:weight|bias))", name)
-    if not match:
-        return name
-    block, layer, kind = match.groups()
-    layer = VAE_ATTENTION_NAMES.get(layer, layer)
-    return block + (VAE_ATTENTION.get(layer, layer) if "attn_1" in block else layer) + kind
+    for block in (".attn_1.", ".attentions.0."):
+        start, found, rest = name.partition(block)
+        if found:
+            layer, _, kind = rest.rpartition(".")
+            layer = VAE_ATTENTION_NAMES.get(layer, layer)
+            if block == ".attn_1.":
+                layer = VAE_ATTENTION.get(layer, layer)
+            return f"{start}{block}{layer}.{kind}"
+    return name
 
 
 def third_of_stack(key: str, tensor: LazyTensor) -> LazyTensor:

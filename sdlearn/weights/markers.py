@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from sdlearn.schedule import NoiseSchedule, Prediction
 from sdlearn.unet import UNet
@@ -97,10 +97,10 @@ def read_markers(path: Path, tensors: Mapping[str, LazyTensor]) -> Markers:
     metadata = read_metadata(path)
     predicts, said_by = read_prediction(path, metadata)
     if "v_pred" in words:
-        predicts, said_by = "velocity", f"the tensor {words['v_pred']!r}"
+        predicts, said_by = "velocity", f"the tensor {shortened(words['v_pred'])!r}"
     zero_snr_by = ""
     if "ztsnr" in words:
-        zero_snr_by = f"the tensor {words['ztsnr']!r}"
+        zero_snr_by = f"the tensor {shortened(words['ztsnr'])!r}"
     elif metadata.get(KOHYA_ZERO_SNR, "").lower() == "true":
         zero_snr_by = f"{KOHYA_ZERO_SNR} in its metadata"
     return Markers(predicts, said_by, zero_snr_by)
@@ -194,18 +194,10 @@ def zero_snr_table(schedule: NoiseSchedule, tensors: Mapping[str, LazyTensor], p
     Raises:
         ValueError: If the table is another one.
     """
-    if TABLE not in tensors:
+    if TABLE not in tensors or is_table(tensors[TABLE], schedule, zero_snr=False):
         return ""
-    table = tensors[TABLE]
-    plain = replace(schedule, zero_terminal_snr=False).alphas_cumprod
-    zero = replace(schedule, zero_terminal_snr=True).alphas_cumprod
-    if table.dtype.is_floating_point and table.shape == plain.shape:
-        values = table.read().double()
-        # The tables differ by up to 0.03, and half precision by 0.004 near 1.
-        if close(values, zero) and not close(values, plain):
-            return f"its table {TABLE!r}"
-        if close(values, plain):
-            return ""
+    if is_table(tensors[TABLE], schedule, zero_snr=True):
+        return f"its table {TABLE!r}"
     raise ValueError(
         f"{path} was trained on another noise schedule: its table {TABLE!r} is not that of the "
         f"specification, which has {schedule.num_steps} steps and betas from "
@@ -213,9 +205,19 @@ def zero_snr_table(schedule: NoiseSchedule, tensors: Mapping[str, LazyTensor], p
     )
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    """Whether two tables of alphabar are equal up to the rounding of a file."""
-    return bool((a - b).abs().max() <= 0.004)
+def is_table(tensor: LazyTensor, schedule: NoiseSchedule, zero_snr: bool) -> bool:
+    """Whether a table of alphabar in a file is a schedule's, up to the rounding of the file.
+
+    Args:
+        tensor: The table in the file.
+        schedule: The schedule.
+        zero_snr: Whether to compare with the schedule for zero terminal SNR; the tables of the two
+            differ by up to 0.03, and half precision rounds by up to 0.002.
+    """
+    table = replace(schedule, zero_terminal_snr=zero_snr).alphas_cumprod
+    if not tensor.dtype.is_floating_point or tensor.shape != table.shape:
+        return False
+    return bool((tensor.read().double() - table).abs().max() <= 0.004)
 
 
 def scaling_factor(own: float, tensors: Mapping[str, LazyTensor], path: Path) -> float | None:
@@ -255,8 +257,11 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
     if isinstance(module, UNet):
         markers = read_markers(path, tensors)
         said = [f"predicts velocity (so says {markers.said_by})"] * (markers.predicts == "velocity")
-        if markers.zero_snr_by:
-            said.append(f"was trained with zero terminal SNR (so says {markers.zero_snr_by})")
+        zero_snr_by = markers.zero_snr_by
+        if TABLE in tensors and is_table(tensors[TABLE], NoiseSchedule(), zero_snr=True):
+            zero_snr_by = f"its table {TABLE!r}"
+        if zero_snr_by:
+            said.append(f"was trained with zero terminal SNR (so says {zero_snr_by})")
         if said:
             warnings.warn(
                 f"{path} {' and '.join(said)}, which the weights alone do not tell; sample with a "

@@ -137,9 +137,13 @@ def test_long_values_are_shortened():
     assert len(SIGNATURES) > 30
 
 
-def test_a_tensor_with_a_long_name(tmp_path):
+LONG = {"x": "x" * 9000, "attn_1": "mid.attn_1." * 40_000, "layers": "block.1.layer." * 30_000}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_tensor_with_a_long_name(tmp_path, name):
     path = tmp_path / "model.safetensors"
-    save_file({"x" * 9000: torch.zeros(1)}, path)
+    save_file({LONG[name]: torch.zeros(1)}, path)
     for module in MODULES:
         with pytest.raises(ValueError, match=r"which .* does not have") as caught:
             weights.load(module, path)

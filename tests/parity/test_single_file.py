@@ -1,4 +1,4 @@
-"""Original files as people have them: marked, with the leftovers of a training, of other systems.
+"""Original files that say something of their training: what a marker means.
 
 The images are compared with those of diffusers, which reads the same file; what a marker means is
 compared with diffusers' scheduler with that setting.
@@ -22,7 +22,7 @@ from sdlearn.weights.single_file import detect_spec
 from sdlearn.weights.tensor_files import open_weights
 from tests.parity.oracle import normal, relative_error
 from tests.tiny_model import SCHEDULER, tiny_diffusers, tiny_sdxl
-from tests.tiny_original import CLIP, TEXT, TINY, original, same, system
+from tests.tiny_original import CLIP, TEXT, original
 
 EMPTY = torch.empty(0)
 PROMPT = "a red cat to the left of a blue house"
@@ -250,9 +250,15 @@ def test_a_specification_that_contradicts_the_file(xl, tmp_path):
         UserWarning, match=r"predicts velocity \(so says the tensor 'v_pred'\) and w"
     ):
         weights.load(xl.sd.unet, path)
+    table = NoiseSchedule(zero_terminal_snr=True).alphas_cumprod
+    path = xl.write(tmp_path / "c.safetensors", {"alphas_cumprod": table})
+    with pytest.warns(UserWarning, match="with zero terminal SNR .so says its table 'alphas_cump"):
+        weights.load(xl.sd.unet, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weights.load(xl.sd.vae, path)
+        table = NoiseSchedule().alphas_cumprod
+        weights.load(xl.sd.unet, xl.write(path, {"alphas_cumprod": table}))
 
 
 def test_the_scaling_factor_that_latent_diffusion_measured(xl, tmp_path):
@@ -328,104 +334,3 @@ def test_another_version_is_named(tmp_path, given, said, instead):
     markers, tensors, path, _ = full_size(given, tmp_path, metadata)
     with pytest.raises(ValueError, match=f"but spec '{given}' predicts .*, {instead}"):
         as_marked(SPECS[given], markers, tensors, path)
-
-
-# ---------------------------------------------------------------------------------------- leftovers
-
-ONE = torch.ones(())
-LEFT = {
-    "counters and losses": {
-        "model_ema.decay": ONE,
-        "model_ema.num_updates": torch.tensor(3),
-        "logvar": torch.zeros(1000),
-        "lvlb_weights": torch.zeros(1000),
-        "global_step": torch.tensor(840000),
-        "first_stage_model.loss.logvar": ONE,
-        "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2, 2),
-        "first_stage_model.loss.perceptual_loss.net.slice1.0.weight": torch.ones(2, 2),
-        "first_stage_model.model_ema.decay": ONE,
-        "first_stage_model.discriminator.main.0.bias": torch.ones(2),
-    },
-    "tables": {
-        "denoiser.sigmas": torch.ones(1000),
-        "denoiser.log_sigmas": torch.ones(1000),
-        "model.alphas_cumprod_prev": torch.ones(1000),
-        "sqrt_alphas_cumprod": torch.ones(1000),
-    },
-    "what merging text encoders leaves": {
-        "cond_stage_model.logit_scale": ONE,
-        "cond_stage_model.text_projection": torch.ones(2, 2),
-        "cond_stage_model.model.logit_scale": ONE,
-        "cond_stage_model.transformer.text_projection.weight": torch.ones(2, 2),
-        "cond_stage_model.transformer.visual_projection.weight": torch.ones(2, 2),
-        "cond_stage_model.transformer.vision_model.post_layernorm.bias": torch.ones(2),
-        "conditioner.embedders.0.logit_scale": ONE,
-        "conditioner.embedders.0.text_projection": torch.ones(2, 2),
-        "conditioner.embedders.0.transformer.text_projection.weight": torch.ones(2, 2),
-        "conditioner.embedders.1.model.visual.conv1.weight": torch.ones(2, 2),
-        "conditioner.embedders.1.model.visual.proj": torch.ones(2, 2),
-        "conditioner.embedders.1.model.transformer.text_model.embeddings.position_ids": (
-            torch.arange(9)[None]
-        ),
-        "conditioner.embedders.1.model.attn_mask": torch.ones(9, 9),
-    },
-}
-
-
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("case", LEFT)
-def test_leftovers_are_left_out_without_a_word(tmp_path, case, name):
-    parts, state = system(TINY[name])
-    save_file(
-        {k: v.clone() for k, v in (state | LEFT[case]).items()}, tmp_path / "model.safetensors"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loaded = weights.load_original(TINY[name], tmp_path / "model.safetensors")
-    assert same(loaded, parts)
-
-
-COMPANIONS = {
-    "control_model.input_blocks.0.0.weight": "also holds a ControlNet, which ControlNet.from_pre",
-    "embedding_manager.embedder.weight": "also holds learnt words (textual inversion)",
-    "bundle_emb.word.string_to_param.*": "also holds learnt words (textual inversion)",
-    "safety_checker.concept_embeds": "also holds a safety checker, which is not used; it is left",
-    "something.else": "1 unknown tensors are ignored, among them 'something.else'",
-}
-
-
-@pytest.mark.parametrize("tensor", COMPANIONS)
-def test_whole_networks_beside_a_system_are_named(tmp_path, tensor):
-    parts, state = system(TINY["tiny1"])
-    save_file(state | {tensor: torch.ones(2, 2)}, tmp_path / "model.safetensors")
-    with pytest.warns(UserWarning, match=re.escape(COMPANIONS[tensor])) as caught:
-        loaded = weights.load_original(TINY["tiny1"], tmp_path / "model.safetensors")
-    assert len(caught) == 1
-    assert same(loaded, parts)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        "first_stage_model.encoder.extra.weight",
-        "model.diffusion_model.time_embed.cond_proj.weight",
-        "model.diffusion_model.input_blocks.1.1.scale_weight",
-        "cond_stage_model.transformer.text_model.encoder.layers.2.mlp.fc1.bias",
-        "cond_stage_model.extra",
-        "conditioner.embedders.2.weight",
-    ],
-)
-def test_an_unknown_tensor_of_a_part_is_refused(tmp_path, tensor):
-    _, state = system(TINY["tiny1"])
-    save_file(state | {tensor: torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f"holds the tensor {re.escape(repr(tensor))}, which"):
-        weights.load_original(TINY["tiny1"], tmp_path / "model.safetensors")
-
-
-@pytest.mark.parametrize("wrapper", ["state_dict.", "module.", "_orig_mod.", "module.state_dict."])
-@pytest.mark.parametrize("name", TINY)
-def test_what_a_tool_puts_in_front_of_every_name(tmp_path, name, wrapper):
-    parts, state = system(TINY[name])
-    path = tmp_path / "model.safetensors"
-    save_file({wrapper + key: value for key, value in state.items()}, path)
-    assert same(weights.load_original(TINY[name], path), parts)
