@@ -9,7 +9,11 @@ The modules, in reading order:
     state_dict        a network's tensors: published names, strict match, load, save
     tensor_files      safetensors files and pickles, opened without reading the tensors
     ldm_keys          the tensor names of the original CompVis and Stability files
+    file_parts        where in a file a network is
+    leftovers         the tensors in a file that are no weights
+    markers           what a file says of its training
     model_detection   which system a file is for, from the names and shapes of its tensors
+    system_parts      the networks of a whole system, filled from one original file
     single_file       a whole system in one original file
     diffusers_folder  a whole system as a folder in the published layout
     configs           config.json of each network, read and written
@@ -27,14 +31,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .single_file import Parts as Parts
     from .single_file import load_original as load_original
     from .state_dict import load as load
     from .state_dict import save as save
+    from .system_parts import Parts as Parts
 
 # Where each public name comes from.
 _HOME = {
-    "Parts": "single_file",
+    "Parts": "system_parts",
     "load": "state_dict",
     "load_original": "single_file",
     "save": "state_dict",

@@ -15,9 +15,16 @@ from sdlearn.unet import UNetConfig
 from sdlearn.utils.atomic_files import write_json
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import controlnet_config_from_json, controlnet_config_to_json
+from sdlearn.weights.file_parts import unwrap
 from sdlearn.weights.hub import CONTROLNET, local_folder
 from sdlearn.weights.json_config import errors_name_file
-from sdlearn.weights.model_detection import detect_model, hint_encoder, resolve_spec, unet_input
+from sdlearn.weights.model_detection import (
+    detect_model,
+    foreign_family,
+    hint_encoder,
+    resolve_spec,
+    unet_input,
+)
 from sdlearn.weights.state_dict import check_dtype, load_part, save
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
@@ -46,6 +53,7 @@ def load_controlnet(
     path = config_file = Path(source)
     if path.is_file():
         tensors = open_weights(path)
+        unwrap(tensors)
         config, hint_channels = detect_controlnet_config(path, tensors, spec)
     elif spec is not None:
         raise ValueError(f"{source} is not a file; spec is accepted for a single file only")
@@ -99,8 +107,9 @@ def detect_controlnet_config(
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     hint_channels = hint_encoder(shapes)
-    if not hint_channels:
-        family = detect_model(shapes)
+    foreign = foreign_family(shapes)
+    if foreign or not hint_channels:
+        family = foreign or detect_model(shapes)
         raise ValueError(
             f"{path} holds no ControlNet{f'; it looks like {family}' if family else ''}; give the "
             "file of a ControlNet, or its folder with config.json and the weights"

@@ -1,21 +1,11 @@
 """The tensor names in the original files of CompVis and Stability (the ldm layout).
 
-One file contains a whole system, with the names of the code that trained it. The U-Net's blocks are
-numbered through, the decoder of the autoencoder counts its levels in the reverse order of
-execution, and OpenCLIP stacks the projections of queries, keys and values. Most names follow from a
-table, and the numbers from the configuration. The prefix tells which part a tensor belongs to:
-
-    model.diffusion_model.       the U-Net; model_ema. its moving average, names without dots
-    first_stage_model.           the autoencoder
-    cond_stage_model.            the text encoder of SD 1 and 2
-    conditioner.embedders.0.     the first text encoder of SDXL, conditioner.embedders.1. the second
-    control_model.               a ControlNet
-
-A file of one part has these names without the prefix.
+The names are those of the code that trained the models. The U-Net's blocks are numbered through,
+the decoder of the autoencoder counts its levels in the reverse order of execution, and OpenCLIP
+stacks the projections of queries, keys and values. Most names follow from a table, and the numbers
+from the configuration. The names here have no prefix: file_parts knows where in a file a network
+is.
 """
-
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -53,6 +43,19 @@ VAE_ATTENTION = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
+# Every other name of these layers that a converter has written -> the name here.
+VAE_ATTENTION_NAMES = {
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "proj_out": "to_out.0",
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+    "to_out": "to_out.0",
+}
 OPEN_CLIP = {
     "embeddings.token_embedding": "token_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
@@ -67,27 +70,6 @@ OPEN_CLIP_LAYER = {
     "self_attn.out_proj": "attn.out_proj",
 }
 STACKED = ("q_proj", "k_proj", "v_proj")  # the order in which OpenCLIP stacks them
-
-# The prefixes of the parts of a system.
-PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-# Entries that are ignored: the schedule's tables, what training needs, and constants (CLIP's
-# temperature is not needed for sampling).
-SCHEDULE_TABLES = {
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-}
-IGNORED_PREFIXES = ("model_ema.", "denoiser.", "loss.")
-IGNORED_SUFFIXES = ("position_ids", "logit_scale")
 
 
 # ------------------------------------------------------------------------------------ the key maps
@@ -203,114 +185,37 @@ def key_map(module: nn.Module, open_clip: bool = False) -> KeyMap:
     return {key: map_key(key, keys) for key in module.state_dict()}
 
 
-# ------------------------------------------------------------------------------- one part of a file
-
-
-class Location(NamedTuple):
-    """Where an original file may contain a network."""
-
-    prefix: str  # of the names of its tensors
-    known_key: str  # a name after the prefix that it always has
-    open_clip: bool = False  # whether it is an OpenCLIP text encoder
-
-
-class FoundPart(NamedTuple):
-    """A network's tensors in an original file: the prefix of their names, and the tensors.
-
-    They have the names here; tensors that the network does not have keep their own.
-    """
-
-    prefix: str
-    tensors: dict[str, LazyTensor]
-
-
-def possible_locations(module: nn.Module, encoder: int) -> Iterator[Location]:
-    """Where to look for a network, in this order; encoder: which text encoder, from 0."""
-    if isinstance(module, UNetEncoder):
-        own = "model.diffusion_model." if isinstance(module, UNet) else "control_model."
-        yield from (Location(prefix, "input_blocks.0.0.weight") for prefix in (own, ""))
-    elif isinstance(module, VAE):
-        for prefix in ("first_stage_model.", ""):
-            yield Location(prefix, "encoder.mid.block_1.norm1.weight")
-    elif isinstance(module, CLIPTextEncoder):
-        roots = [f"conditioner.embedders.{encoder}."]
-        roots += ["cond_stage_model."] if encoder == 0 else []
-        for root in roots:
-            for prefix in (f"{root}transformer.text_model.", f"{root}transformer."):
-                yield Location(prefix, "embeddings.token_embedding.weight")
-            yield Location(f"{root}model.", "positional_embedding", open_clip=True)
-
-
 def ema_key(name: str) -> str:
     """The name of the moving average of a tensor of the U-Net."""
     return "model_ema.diffusion_model" + name.replace(".", "")
 
 
-def find_part(
-    module: nn.Module, tensors: Mapping[str, LazyTensor], encoder: int = 0, ema: bool = False
-) -> FoundPart | None:
-    """Find a network's tensors in an original file.
+def vae_attention_key(name: str) -> str:
+    """A tensor of an autoencoder with the attention's layers named as in the rest of the file.
+
+    Converters have given the layers of `attn_1`, the original name of the block, and of
+    `attentions.0`, the published one, each other's names and older ones.
+    """
+    for block in (".attn_1.", ".attentions.0."):
+        start, found, rest = name.partition(block)
+        if found:
+            layer, _, kind = rest.rpartition(".")
+            layer = VAE_ATTENTION_NAMES.get(layer, layer)
+            if block == ".attn_1.":
+                layer = VAE_ATTENTION.get(layer, layer)
+            return f"{start}{block}{layer}.{kind}"
+    return name
+
+
+def third_of_stack(key: str, tensor: LazyTensor) -> LazyTensor:
+    """The part of OpenCLIP's stacked projections that a tensor here is; others as they are.
 
     Args:
-        module: The network.
-        tensors: The file's tensors by name.
-        encoder: Which text encoder of the system, from 0.
-        ema: Take the moving average of the U-Net's weights; it is always taken if the file has
-            nothing else.
-
-    Returns:
-        None if the file does not contain such a network, or is in another layout.
+        key: The name here.
+        tensor: The tensor in the file.
     """
-    locations = [
-        location
-        for location in possible_locations(module, encoder)
-        if location.prefix + location.known_key in tensors
-    ]
-    if isinstance(module, UNet) and ema_key("input_blocks.0.0.weight") in tensors:
-        ema = ema or not locations
-        locations = locations or [next(possible_locations(module, encoder))]
-    elif ema and isinstance(module, UNet):
-        return None
-    if not locations:
-        return None
-    prefix, _, open_clip = locations[0]
-    found, used = {}, set()
-    for key, name in key_map(module, open_clip).items():
-        theirs = ema_key(name) if ema and isinstance(module, UNet) else prefix + name
-        used.add(prefix + name)
-        if theirs in tensors:
-            found[key] = split_stacked(key, tensors[theirs]) if open_clip else tensors[theirs]
-    for name, tensor in tensors.items():
-        if name.startswith(prefix) and name not in used and not is_ignored(name, prefix, module):
-            found[name] = tensor
-    return FoundPart(prefix, found)
-
-
-def is_ignored(name: str, prefix: str, module: nn.Module) -> bool:
-    """Whether a tensor with this prefix is not one of the weights that the module needs.
-
-    SD 2 uses the hidden states of the last but one layer of its text encoder, so its file contains
-    one layer more; and only SDXL uses the projection.
-    """
-    name = name.removeprefix(prefix)
-    if isinstance(module, CLIPTextEncoder):
-        unused = f"transformer.resblocks.{module.config.num_layers}."
-        no_projection = module.config.projection_dim is None
-        if name.startswith(unused) or (name == "text_projection" and no_projection):
-            return True
-    return (
-        name in SCHEDULE_TABLES
-        or name.startswith(IGNORED_PREFIXES)
-        or name.endswith(IGNORED_SUFFIXES)
-    )
-
-
-def split_stacked(key: str, tensor: LazyTensor) -> LazyTensor:
-    """An OpenCLIP tensor in our shape: a third of a stack, or the projection transposed."""
-    _, shape, _, read = tensor
-    if key == "text_projection.weight" and len(shape) == 2:  # (hidden_size, projection_dim) there
-        return tensor._replace(shape=shape[::-1], read=lambda: read().T.contiguous())
-    owner = key.split(".")[-2]
+    shape, read = tensor.shape, tensor.read
+    owner = key.rpartition(".")[0].rpartition(".")[2]
     if owner not in STACKED or not shape or shape[0] % 3:
         return tensor
 
@@ -318,3 +223,9 @@ def split_stacked(key: str, tensor: LazyTensor) -> LazyTensor:
         return read().chunk(3)[STACKED.index(owner)].clone()  # a view would keep all three
 
     return tensor._replace(shape=(shape[0] // 3, *shape[1:]), read=third)
+
+
+def transposed(tensor: LazyTensor) -> LazyTensor:
+    """OpenCLIP's text_projection, (hidden_size, projection_dim), as the weight of a layer."""
+    shape, read = tensor.shape, tensor.read
+    return tensor._replace(shape=shape[::-1], read=lambda: read().T.contiguous())

@@ -8,15 +8,52 @@ from sdlearn.versions import SPECS, ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Part of a tensor's name that only one family has -> that family; the first match counts.
+# A regular expression for part of a tensor's name that only one family has -> that family. The
+# first that fits any name counts, so what is added to a model comes before the models.
 SIGNATURES = {
-    "lora": "low-rank adapters (LoRA), which are no model of their own",
-    "motion_modules.": "AnimateDiff",
-    "joint_blocks.": "Stable Diffusion 3",
-    "attn.add_q_proj.": "Stable Diffusion 3 or Flux",
-    "double_blocks.": "Flux",
-    "single_transformer_blocks.": "Flux",
-    "edm_mean": "Playground 2.5",
+    r"lora_controlnet": "a Control-LoRA, which is no ControlNet of its own",
+    r"lllite_": "ControlNet-LLLite, which is no ControlNet of its own",
+    r"ip_adapter\.|^image_proj\.": "an IP-Adapter, which is no model of its own",
+    r"lora|hada_w1_a|lokr_w1|oft_blocks|oft_diag": (
+        "low-rank adapters (LoRA), which are no model of their own"
+    ),
+    r"^(emb_params$|string_to_param|clip_[lg]$)": "learnt words (textual inversion)",
+    r"task_embedding|spatial_ch_projs|control_add_embedding": "ControlNet Union",
+    r"(^|\.)(adapter\.)?body\.\d+\.(block|in_conv|resnets)": "a T2I-Adapter",
+    r"ctrl_to_base|base_to_ctrl|enc_zero_convs": "ControlNet-XS",
+    r"scaled_fp8$|\.scale_weight$|\.(weight_scale|quant_map|absmax)$": (
+        "quantised weights, which cannot be read; use the file in half precision"
+    ),
+    r"motion_modules\.": "AnimateDiff",
+    r"joint_blocks\.": "Stable Diffusion 3",
+    r"attn\.add_q_proj\.": "Stable Diffusion 3 or Flux",
+    r"double_blocks\.|single_transformer_blocks\.": "Flux",
+    r"edm_mean|edm_std": "Playground 2.5",
+    r"edm_vpred\.": "CosXL",
+    r"clip_txt_mapper\.|clip_txt_pooled_mapper\.|effnet_mapper\.": "Stable Cascade",
+    r"adaln_single\.|^t_block\.1\.|cap_embedder\.|caption_projection\.": (
+        "a diffusion transformer, such as PixArt"
+    ),
+    r"temporal_transformer_block|time_stack\.|time_mix_conv": "Stable Video Diffusion",
+    r"noise_augmentor\.": "Stable Diffusion 2 unCLIP",
+    r"depth_model\.": "Stable Diffusion 2 for depth maps",
+    r"low_scale_model\.": "Stable Diffusion's upscaler",
+    r"position_net\.|\.fuser\.": "GLIGEN",
+    r"\.cond_proj\.": "a latent consistency model with its guidance as an input",
+    r"transformer\.token_emb\.": "latent diffusion with a BERT text encoder",
+    r"encoder_hid_proj\.|aug_emb\.": "Kandinsky or Kolors",
+    r"concept_embeds": "a safety checker",
+    r"block\.\d+\.layer\.\d+\.(SelfAttention|DenseReluDense)\.": "a T5 text encoder",
+    r"(^|\.)layers\.\d+\.mlp\.gate_proj\.|embed_tokens\.": "a language model",
+    r"(?i)\.rdb\d\.": "an image upscaler (ESRGAN)",
+    r"taesd|^(en|de)coder\.layers\.\d+\.conv\.|^\d+\.conv\.\d+\.weight": (
+        "a tiny autoencoder (TAESD)"
+    ),
+    r"quantize\.embedding\.": "an autoencoder with a codebook (VQ)",
+    r"condition_encoder\.": "an asymmetric autoencoder",
+    r"per_channel_statistics|coder\.(middle|upsamples)\.\d+\.|coder\.stages\.\d+\.": (
+        "the autoencoder of another system"
+    ),
 }
 # Channels of the U-Net's context -> system.
 CONTEXT_DIMS = {
@@ -26,13 +63,22 @@ CONTEXT_DIMS = {
     2048: "SDXL",
 }
 # Input channels of the U-Net -> what the model is for.
-IN_CHANNELS = {4: "", 7: " for upscaling", 8: " for following instructions", 9: " for inpainting"}
+IN_CHANNELS = {
+    4: "",
+    5: " for depth maps",
+    7: " for upscaling",
+    8: " for following instructions",
+    9: " for inpainting",
+}
 # Channels of the text encoder's position embedding -> text encoder.
 TEXT_DIMS = {
     768: "CLIP ViT-L/14, the text encoder of Stable Diffusion 1 and the first of SDXL",
     1024: "OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2",
     1280: "OpenCLIP ViT-bigG/14, the second text encoder of SDXL",
 }
+# Names of CLIP's image encoder; and of a class embedding, in the original and the published layout.
+IMAGE_ENCODER = r"(^|\.)(visual|vision_model|visual_projection)(\.|$)|logit_scale$|position_ids$"
+CLASS_EMBEDDING = ("label_emb.0.0.weight", "class_embedding.linear_1.weight")
 # Part of a ControlNet's names: its hint encoder in the original and in the published layout.
 HINT_ENCODERS = ("input_hint_block.", "controlnet_cond_embedding.")
 HINT_CONVOLUTION = (
@@ -49,7 +95,8 @@ def resolve_spec(spec: object) -> ModelSpec:
     if isinstance(spec, ModelSpec):
         return spec
     if not isinstance(spec, str) or spec not in SPECS:
-        raise ValueError(f"spec is {spec!r}; known are {', '.join(SPECS)}, or give a ModelSpec")
+        given = shortened(repr(spec))
+        raise ValueError(f"spec is {given}; known are {', '.join(SPECS)}, or give a ModelSpec")
     return SPECS[spec]
 
 
@@ -63,21 +110,38 @@ def detect_model(shapes: Shapes) -> str | None:
         The family of a whole system or of a part, worded for "it looks like …", or None if it is
         not known.
     """
-    for signature, family in SIGNATURES.items():
-        if any(signature in key for key in shapes):
-            return family
+    foreign = foreign_family(shapes)
+    if foreign:
+        return foreign
     context_dim, in_channels = unet_input(shapes)
     if any(name in key for key in shapes for name in HINT_ENCODERS):
         return f"a ControlNet for {CONTEXT_DIMS.get(context_dim, 'another system')}"
     if context_dim in CONTEXT_DIMS and in_channels in IN_CHANNELS:
-        return CONTEXT_DIMS[context_dim] + IN_CHANNELS[in_channels]
+        unclip = context_dim == 1024 and first_shape(shapes, CLASS_EMBEDDING)
+        use = " unCLIP" if unclip and in_channels == 4 else IN_CHANNELS[in_channels]
+        return CONTEXT_DIMS[context_dim] + use
     if context_dim or in_channels:
         return None
     latents = first_shape(shapes, ("decoder.conv_in.weight",))
     if len(latents) == 4:
-        return f"an autoencoder whose latents have {latents[1]} channels"
-    positions = first_shape(shapes, ("position_embedding.weight", "positional_embedding"))
+        others = ", as in Stable Diffusion 3 and Flux" if latents[1] == 16 else ""
+        return f"an autoencoder whose latents have {latents[1]} channels{others}"
+    if len(latents) == 5:
+        return "an autoencoder for video"
+    text = {key: shape for key, shape in shapes.items() if not re.search(IMAGE_ENCODER, key)}
+    if shapes and not text:
+        return "the image encoder of CLIP, without its text encoder"
+    positions = first_shape(text, ("position_embedding.weight", "positional_embedding"))
     return TEXT_DIMS.get(positions[1]) if len(positions) == 2 else None
+
+
+def foreign_family(shapes: Shapes) -> str | None:
+    """The family that a signature in the names tells, none of which is supported; or None."""
+    for signature, family in SIGNATURES.items():
+        pattern = re.compile(signature)
+        if any(pattern.search(key) for key in shapes):
+            return family
+    return None
 
 
 def unet_input(shapes: Shapes) -> tuple[int, int]:
@@ -105,3 +169,9 @@ def hint_encoder(shapes: Shapes) -> tuple[int, ...]:
 def first_shape(shapes: Shapes, suffixes: Iterable[str]) -> tuple[int, ...]:
     """The shape of the first tensor whose name has one of these endings; () if there is none."""
     return next((shape for key, shape in shapes.items() if key.endswith(tuple(suffixes))), ())
+
+
+def shortened(value: object) -> str:
+    """A value as it is written in a message: its middle is left out if it is long."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"

@@ -5,48 +5,37 @@ and otherwise from a specification. The tokenizer, which all versions of Stable 
 comes from a folder or from the Hugging Face hub.
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.diffusers_folder import read_folder, read_tokenizer
+from sdlearn.weights.file_parts import PREFIXES, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, local_folder
-from sdlearn.weights.ldm_keys import PREFIXES, find_part, is_ignored
-from sdlearn.weights.model_detection import detect_model, resolve_spec, unet_input
-from sdlearn.weights.state_dict import check_dtype, detected_hint, load_tensors, match_state_dict
+from sdlearn.weights.markers import as_marked, check_markers, read_markers
+from sdlearn.weights.model_detection import (
+    detect_model,
+    foreign_family,
+    resolve_spec,
+    unet_input,
+)
+from sdlearn.weights.state_dict import check_dtype, load_tensors
+from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
-
-
-class Parts(NamedTuple):
-    """The networks of a text-to-image system.
-
-    For a StableDiffusion `sd` they are `Parts(sd.unet, sd.vae, sd.text.encoders)`.
-
-    Attributes:
-        unet: The U-Net.
-        vae: The autoencoder.
-        encoders: The text encoders: one, or two for SDXL.
-    """
-
-    unet: UNet
-    vae: VAE
-    encoders: Sequence[CLIPTextEncoder] | nn.ModuleList
 
 
 def read_system(
@@ -88,7 +77,8 @@ def read_single_file(
     Args:
         path: The file.
         dtype: Of the networks.
-        spec: A specification or its name in SPECS; None if the shapes in the file are enough.
+        spec: A specification or its name in SPECS; None if the shapes in the file are enough. What
+            the file says of its training is changed in it, see markers.
         tokenizer: A folder with vocab.json and merges.txt, or the folder of a model that has a
             tokenizer; None for CLIP's from the Hugging Face hub or its local cache.
 
@@ -98,6 +88,7 @@ def read_single_file(
     """
     check_dtype(dtype)
     tensors = open_weights(path)
+    unwrap(tensors)
     if not any(name.startswith(PREFIXES) for name in tensors):
         family = detect_model({name: tensor.shape for name, tensor in tensors.items()})
         raise ValueError(
@@ -106,14 +97,19 @@ def read_single_file(
             "the published layout, with model_index.json, unet/, vae/, text_encoder/, tokenizer/ "
             "and scheduler/"
         )
-    spec = detect_spec(path, tensors) if spec is None else resolve_spec(spec)
+    markers = read_markers(path, tensors)
+    found = detect_spec(path, tensors, markers.predicts) if spec is None else resolve_spec(spec)
+    spec = as_marked(found, markers, tensors, path)
+    parts = new_parts(spec, dtype)
+    matched = match_parts(parts, tensors, path)
     tokenizers = [clip_tokenizer(path, config, tokenizer) for config in spec.text]
     eos = [each.eos_token_id for each in tokenizers]
     text = zip(spec.text, eos, strict=True)
     spec = replace(spec, text=tuple(replace(config, eos_token_id=end) for config, end in text))
-    parts = new_parts(spec, dtype)
-    load_parts(parts, tensors, path)
     encoders = cast("list[CLIPTextEncoder]", parts.encoders)
+    for encoder, config in zip(encoders, spec.text, strict=True):
+        encoder.config = config
+    load_tensors(matched, path)
     return spec, parts.unet, parts.vae, TextEncoder(tokenizers, encoders, spec.text_layer)
 
 
@@ -125,8 +121,8 @@ def load_original(
 ) -> Parts:
     """Load the networks of a whole system from one original file of CompVis or Stability.
 
-    Entries that are not weights, such as the tables of the schedule, are ignored; tensors outside
-    the known parts are ignored with a warning.
+    What training leaves in a file is ignored, see leftovers; other tensors outside the known parts
+    are ignored with a warning.
 
     Args:
         target: Networks to fill in place and in their own dtype, `Parts(sd.unet, sd.vae,
@@ -146,82 +142,55 @@ def load_original(
             which case every network is unchanged.
     """
     path = find_weights(Path(path))
+    tensors = open_weights(path)
+    unwrap(tensors)
     if isinstance(target, Parts):
         parts = target
+        check_markers(parts.unet, tensors, path)
+        check_markers(parts.vae, tensors, path)
     elif isinstance(target, ModelSpec | str):
-        parts = new_parts(resolve_spec(target), dtype)
+        spec = resolve_spec(target)
+        check_spec(spec, tensors, path)
+        parts = new_parts(spec, dtype)
     else:
         raise ValueError(
             f"target is a {type(target).__name__}; give Parts(unet, vae, encoders), a ModelSpec or "
             f"one of {', '.join(SPECS)}"
         )
-    load_parts(parts, open_weights(path), path, ema)
+    load_tensors(match_parts(parts, tensors, path, ema), path)
     return parts
 
 
-def new_parts(spec: ModelSpec, dtype: torch.dtype) -> Parts:
-    """The networks of a specification on the meta device, with names and shapes but no memory.
+def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> None:
+    """Raise ValueError if a file says of its training what its specification does not say."""
+    said = as_marked(spec, read_markers(path, tensors), tensors, path)
+    differences = {
+        "predicts": (said.predicts, spec.predicts),
+        "schedule.zero_terminal_snr": (
+            said.schedule.zero_terminal_snr,
+            spec.schedule.zero_terminal_snr,
+        ),
+        "vae.scaling_factor": (said.vae.scaling_factor, spec.vae.scaling_factor),
+    }
+    for name, (theirs, own) in differences.items():
+        if theirs != own:
+            raise ValueError(
+                f"{path} says of its training that {name} is {theirs!r}; in the specification "
+                f"{spec.name!r} it is {own!r}; give one that agrees, or use "
+                "StableDiffusion.from_pretrained, which adapts it"
+            )
+
+
+def detect_spec(
+    path: Path, tensors: Mapping[str, LazyTensor], predicts: Prediction | None = None
+) -> ModelSpec:
+    """The system that a file is for, from the shapes of the U-Net and from what the file says.
 
     Args:
-        spec: The specification.
-        dtype: Of the networks; SDXL's autoencoder is at least float32.
-
-    Raises:
-        ValueError: If the networks cannot compute in this dtype.
-    """
-    check_dtype(dtype)
-    with torch.device("meta"):
-        unet, vae = UNet(spec.unet), VAE(spec.vae)
-        encoders = [CLIPTextEncoder(config) for config in spec.text]
-    vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
-    return Parts(unet.to(dtype), vae.to(vae_dtype), [encoder.to(dtype) for encoder in encoders])
-
-
-def load_parts(parts: Parts, tensors: dict[str, LazyTensor], path: Path, ema: bool = False) -> None:
-    """Fill the networks of a system from an opened original file, as `load_original` does.
-
-    Args:
-        parts: The networks to fill, in place.
-        tensors: The file's tensors by name. The dictionary is emptied, to free the memory of
-            tensors that are already in memory.
-        path: The file, for messages.
-        ema: As in `load_original`.
-    """
-    unet, vae, encoders = parts
-    hint = detected_hint(tensors, unet)
-    matched, prefixes = [], []
-    for module, encoder in ((unet, 0), (vae, 0), *zip(encoders, count(), strict=False)):
-        found = find_part(module, tensors, encoder, ema)
-        if found is None:
-            what = "averaged weights (model_ema.*)" if ema and module is unet else "weights"
-            raise ValueError(
-                f"{path} holds no {what} of a {type(module).__name__} under their original names"
-                f"{hint}"
-            )
-        matched.append((module, match_state_dict(module, found.tensors, path, hint)))
-        prefixes.append(found.prefix)
-    others = [
-        name
-        for name in tensors
-        if not name.startswith(tuple(prefixes)) and not is_ignored(name, "", unet)
-    ]
-    for name in others:
-        if name.startswith(PREFIXES):
-            raise ValueError(
-                f"{path} holds the tensor {name!r}, which belongs to none of the networks{hint}"
-            )
-    if others:
-        warnings.warn(
-            f"{path}: {len(others)} unknown tensors are ignored, among them {others[0]!r}",
-            stacklevel=3,
-        )
-    tensors.clear()
-    del found  # or tensors that a pickle holds in memory would stay until the end
-    load_tensors(matched, path)
-
-
-def detect_spec(path: Path, tensors: Mapping[str, LazyTensor]) -> ModelSpec:
-    """The system that a file is for, from the shapes of the U-Net.
+        path: The file, for error messages.
+        tensors: Its tensors by name.
+        predicts: What it says that its U-Net predicts, if it says that. This tells the versions of
+            SD 2 apart, apart from 2.0 and 2.1, which compute the same in float32.
 
     Raises:
         ValueError: If no system has these shapes, or if several have them that differ in more than
@@ -234,13 +203,17 @@ def detect_spec(path: Path, tensors: Mapping[str, LazyTensor]) -> ModelSpec:
         if (spec.unet.cross_attention_dim, spec.unet.in_channels) == unet_input(shapes)
     ]
     family = detect_model(shapes) or "no known system"
+    if not alike and foreign_family(shapes):
+        raise ValueError(f"{path} looks like {family}; known are {', '.join(SPECS)}")
     if not alike:
         raise ValueError(
             f"{path} looks like {family}; known are {', '.join(SPECS)}, and spec= may describe "
             "another"
         )
+    if predicts in [spec.predicts for spec in alike]:
+        alike = [spec for spec in alike if spec.predicts == predicts]
     newest = alike[-1]
-    if any(replace(spec, name=newest.name) != newest for spec in alike):
+    if any(replace(spec, name=newest.name, unet=newest.unet) != newest for spec in alike):
         names = ", ".join(repr(spec.name) for spec in alike)
         raise ValueError(
             f"{path} looks like {family}, and its weights do not tell which version; choose it "

@@ -1,12 +1,12 @@
 """The tensors of one network: loaded from published weight files, and saved with published names.
 
-The networks of this package have the names of the published folders, except for three renames: the
-text encoder's prefix, older names in the autoencoder's attention, and 1x1 convolutions that are
-linear layers here. The names of the original single files are in ldm_keys.
+The networks of this package have the names of the published folders, except for the text encoder's
+prefix, and for 1x1 convolutions, which are linear layers here. The names in other files, and where
+in a file a network is, are in ldm_keys and file_parts.
 
-Loading is strict: the file must contain exactly the network's tensors, in its shapes. Names and
-shapes are compared before any tensor is read, so a file that does not fit leaves the network
-unchanged.
+Loading is strict: a network's part of the file must contain exactly its tensors, in its shapes,
+apart from what leftovers lists. Names and shapes are compared before any tensor is read, so a file
+that does not fit leaves the network unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,11 @@ from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.utils.atomic_files import atomic_write, write_json
-from sdlearn.weights.ldm_keys import find_part
-from sdlearn.weights.model_detection import detect_model
+from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
+from sdlearn.weights.markers import check_markers
+from sdlearn.weights.model_detection import detect_model, shortened
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
-# Older published names in the autoencoder's attention -> the names here.
-RENAMES = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
 TEXT_PREFIX = "text_model."
 TEXT_PROJECTION = "text_projection.weight"  # the one tensor of a text encoder without that prefix
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -46,7 +40,8 @@ def load(module: nn.Module, path: str | Path) -> None:
         module: The network to fill, in place.
         path: A .safetensors or .bin file, the index of a sharded file, or a folder with one of them
             under its published name. For a UNet, VAE, ControlNet or CLIPTextEncoder also an
-            original file, of this part only or of the whole system.
+            original file, of this part only or of the whole system, and for a text encoder a file
+            of the whole CLIP model or one that OpenAI or OpenCLIP wrote.
 
     Raises:
         FileNotFoundError: If there is no weight file.
@@ -65,29 +60,14 @@ def load_part(module: nn.Module, tensors: dict[str, LazyTensor], path: Path) -> 
             tensors that are already in memory.
         path: The file, for error messages.
     """
-    found = find_part(module, tensors)
-    published = found.tensors if found else rename_keys(tensors)
-    matched = match_state_dict(module, published, path, detected_hint(tensors, module))
+    unwrap(tensors)
+    check_markers(module, tensors, path)
+    published = Location("", "published")  # a file in another layout is refused by its names
+    found = find_part(module, tensors, path) or tensors_at(published, module, tensors, path)
+    matched = match_state_dict(module, found.tensors, path, detected_hint(tensors, module))
     tensors.clear()
-    del found, published  # or tensors that a pickle holds in memory would stay until the end
+    del found  # or tensors that a pickle holds in memory would stay until the end
     load_tensors([(module, matched)], path)
-
-
-def rename_keys(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors of a published file under the names here, without position_ids.
-
-    position_ids, which old files contain, are the numbers 0 … 76 and no weights.
-    """
-    renamed = {our_key(key): tensor for key, tensor in tensors.items()}
-    return {key: tensor for key, tensor in renamed.items() if not key.endswith("position_ids")}
-
-
-def our_key(key: str) -> str:
-    """The name here of a published tensor."""
-    key = key.removeprefix(TEXT_PREFIX)
-    for theirs, ours in RENAMES.items():
-        key = key.replace(theirs, ours)
-    return key
 
 
 def match_state_dict(
@@ -114,14 +94,16 @@ def match_state_dict(
     for key, tensor in tensors.items():
         if key not in state:
             raise ValueError(
-                f"{path} holds the tensor {tensor.name!r}, which {owner} does not have{hint}"
+                f"{path} holds the tensor {shortened(tensor.name)!r}, which {owner} does not have"
+                f"{hint}"
             )
         shape = tuple(state[key].shape)
         if len(tensor.shape) > len(shape) and set(tensor.shape[len(shape) :]) == {1}:
             tensor = reshaped(tensor, tensor.shape[: len(shape)])  # 1x1 convolution -> linear
         if tensor.shape != shape:
             raise ValueError(
-                f"{path}: {tensor.name} has the shape {tensor.shape}; {owner} needs {shape}{hint}"
+                f"{path}: {tensor.name} has the shape {shortened(tensor.shape)}; {owner} needs "
+                f"{shape}{hint}"
             )
         if state[key].is_floating_point() and not tensor.dtype.is_floating_point:
             raise ValueError(

@@ -269,8 +269,8 @@ FAULTS = {
         r"lacks 1 of the \d+ tensors of VAE, among them 'quant_conv\.bias'",
     ),
     "a tensor too many": (
-        lambda f: rewrite(f / TEXT, lambda s: s.update({"logit_scale": torch.zeros(1)})),
-        r"holds the tensor 'logit_scale', which CLIPTextEncoder does not have",
+        lambda f: rewrite(f / TEXT, lambda s: s.update({"head.weight": torch.zeros(1)})),
+        r"holds the tensor 'head\.weight', which CLIPTextEncoder does not have",
     ),
     "no vocabulary": (
         lambda f: (f / "tokenizer" / "tokenizer.json").unlink(),
@@ -764,7 +764,9 @@ STRANGERS = {
         "model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight": (8, 8),
     },
     "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
-    "an autoencoder whose latents have 16 channels": {"decoder.conv_in.weight": (8, 16, 3, 3)},
+    "an autoencoder whose latents have 16 channels, as in Stable Diffusion 3 and Flux": {
+        "decoder.conv_in.weight": (8, 16, 3, 3)
+    },
     "OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2": {
         "text_model.embeddings.position_embedding.weight": (77, 1024),
     },
@@ -855,14 +857,17 @@ def test_what_the_weights_can_tell(tmp_path):
 
 
 def test_where_the_tokenizer_comes_from(published, single, tmp_path, monkeypatch):
-    path, _, spec = single
+    path, tensors, spec = single
     with pytest.raises(FileNotFoundError, match=r"holds no tokenizer, .* give tokenizer= a folder"):
         StableDiffusion.from_pretrained(path, spec=spec)
     with pytest.raises(FileNotFoundError, match=r"vocab\.json is missing"):
         StableDiffusion.from_pretrained(path, spec=spec, tokenizer=tmp_path)
     small = replace(spec, text=(replace(spec.text[0], vocab_size=500),))
+    embedding = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    fewer = tmp_path / "fewer.safetensors"
+    save_file(tensors | {embedding: tensors[embedding][:500].clone()}, fewer)
     with pytest.raises(ValueError, match=r"has \d+ tokens, more than the 500 of the text encoder"):
-        StableDiffusion.from_pretrained(path, spec=small, tokenizer=published / "tokenizer")
+        StableDiffusion.from_pretrained(fewer, spec=small, tokenizer=published / "tokenizer")
 
     def snapshot(repo, allow_patterns):
         assert repo == "openai/clip-vit-large-patch14"

@@ -25,125 +25,38 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlearn import weights
-from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.clip import CLIPTextEncoder
 from sdlearn.controlnet import ControlNet
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.unet import UNet, UNetConfig
-from sdlearn.vae import VAE, VAEConfig
+from sdlearn.unet import UNet
+from sdlearn.vae import VAE
 from sdlearn.versions import SD1_5, SD2_1, SDXL, SPECS
 from sdlearn.weights.configs import (
     text_config_to_json,
     unet_config_to_json,
     vae_config_to_json,
 )
-from sdlearn.weights.ldm_keys import SCHEDULE_TABLES, STACKED, ema_key, key_map
+from sdlearn.weights.ldm_keys import ema_key, key_map
 from sdlearn.weights.model_detection import detect_model
-from sdlearn.weights.single_file import Parts, load_original, new_parts
+from sdlearn.weights.single_file import load_original
 from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.system_parts import new_parts
 from tests.parity.oracle import randomise, shapes
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
-
-# ----------------------------------------------------------------------- small systems of each kind
-
-TINY_UNET = UNetConfig(
-    block_out_channels=(16, 32, 32),
-    cross_attention=(True, True, False),
-    transformer_depth=(1, 2, 1),
-    num_heads=(2, 4, 4),
-    cross_attention_dim=24,
-    norm_num_groups=4,
-)
-TINY_TEXT = CLIPTextConfig(
-    vocab_size=40, hidden_size=24, num_layers=2, num_heads=2, intermediate_size=40, max_positions=9
-)
-TINY_VAE = VAEConfig(block_out_channels=(8, 16, 16), norm_num_groups=4)
-TINY1 = replace(SD1_5, name="tiny1", unet=TINY_UNET, vae=TINY_VAE, text=(TINY_TEXT,))
-TINY2 = replace(
+from tests.tiny_original import (
+    CLIP,
+    OPEN_CLIP,
+    SCHEDULE_TABLES,
+    TEXT,
+    TINY,
     TINY1,
-    name="tiny2",
-    unet=replace(TINY_UNET, use_linear_projection=True, layers_per_block=1),
-    text=(replace(TINY_TEXT, activation="gelu"),),
+    TINY_UNET,
+    TINY_VAE,
+    equal,
+    original,
+    same,
+    system,
 )
-TINYXL = replace(
-    SDXL,
-    name="tinyxl",
-    unet=replace(
-        TINY_UNET,
-        cross_attention=(False, True, True),
-        transformer_depth=(1, 1, 3),
-        cross_attention_dim=56,
-        use_linear_projection=True,
-        added_dim=20 + 6 * 4,
-        added_time_dim=4,
-    ),
-    vae=TINY_VAE,
-    text=(TINY_TEXT, replace(TINY_TEXT, hidden_size=32, num_layers=3, projection_dim=20)),
-)
-TINY = {spec.name: spec for spec in (TINY1, TINY2, TINYXL)}
-CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
-TEXT = {
-    "tiny1": [CLIP],
-    "tiny2": [OPEN_CLIP],
-    "tinyxl": ["conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."],
-}
-
-
-def original(module, prefix):
-    """The module as an original file holds it: our map backwards."""
-    state, stacks = {}, {}
-    open_clip = prefix.endswith(".model.")
-    convolutions = isinstance(module, VAE) or not getattr(
-        module.config, "use_linear_projection", True
-    )
-    ours = module.state_dict()
-    for key, name in key_map(module, open_clip).items():
-        tensor = ours[key]
-        owner = key.split(".")[-2]
-        if open_clip and owner in STACKED:
-            stacks.setdefault(name, {})[owner] = tensor
-            continue
-        if name == "text_projection":
-            tensor = tensor.T.contiguous()
-        flat = ("to_q", "to_k", "to_v", "0") if isinstance(module, VAE) else ("proj_in", "proj_out")
-        if convolutions and owner in flat and tensor.ndim == 2:
-            tensor = tensor[:, :, None, None]
-        state[prefix + name] = tensor
-    for name, thirds in stacks.items():
-        state[prefix + name] = torch.cat([thirds[owner] for owner in STACKED])
-    return state
-
-
-def system(spec, seed=0):
-    """Parts of random weights, and the file that holds them with all that stands beside."""
-    unet, vae = UNet(spec.unet), VAE(spec.vae)
-    encoders = [CLIPTextEncoder(config) for config in spec.text]
-    for n, module in enumerate((unet, vae, *encoders)):
-        randomise(module, seed + n)
-    state = original(unet, "model.diffusion_model.") | original(vae, "first_stage_model.")
-    for encoder, prefix in zip(encoders, TEXT[spec.name], strict=True):
-        state |= original(encoder, prefix)
-        if prefix.endswith("text_model."):
-            state[prefix + "embeddings.position_ids"] = torch.arange(9)[None]
-        else:
-            state[prefix + "logit_scale"] = torch.tensor(4.6)
-    if spec.name == "tiny2":  # the last layer and the projection, which SD 2 does not use
-        longer = replace(spec.text[0], num_layers=3, projection_dim=24)
-        state |= original(randomise(CLIPTextEncoder(longer), 9), OPEN_CLIP) | state
-    if spec.name != "tinyxl":
-        state |= {name: torch.rand(10) for name in SCHEDULE_TABLES}
-    return Parts(unet, vae, encoders), {k: v.contiguous() for k, v in state.items()}
-
-
-def equal(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def same(a, b):
-    """Whether two systems have equal parts."""
-    pairs = [(a.unet, b.unet), (a.vae, b.vae), *zip(a.encoders, b.encoders, strict=True)]
-    return all(equal(*pair) for pair in pairs)
-
 
 # ------------------------------------------------------------------ against diffusers' converters
 
