@@ -84,10 +84,10 @@ def jpeg() -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cat.png is not a PNG image that can be read"),
-        (b"not a picture", "cat.png is not a PNG image that can be read"),
-        (stamped()[:150], "cat.png is not a PNG image that can be read"),
-        (jpeg(), "cat.png is not a PNG image that can be read"),
+        (b"", "cat.png cannot be read as an image: ."),
+        (b"not a picture", "cat.png cannot be read as an image: ."),
+        (stamped()[:150], "cat.png cannot be read as an image: ."),
+        (jpeg(), "cat.png cannot be read as an image: ."),
         (stamped(prompt=None), "cat.png holds no settings; images that sdlearn made do"),
         (stamped(steps=None), "cat.png holds a prompt, but not the setting 'steps'"),
         (stamped(seed="many"), "cat.png holds settings that cannot be used: .*'many'"),
