@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Mode = Literal["RGB", "L"]
 # What a photo, a drawing or a mask is stored as. Pillow also opens formats that it hands to other
@@ -138,7 +138,7 @@ def unreadable(name: str, error: Exception, formats: tuple[str, ...] = FORMATS) 
         return ValueError(f"{name} has {pixels:,} pixels; an image may have at most {limit:,}")
     if isinstance(error, MemoryError):
         return ValueError(f"{name} has more pixels than the memory can hold")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         said = f"its content is not {', '.join(formats)}"
     elif "Decompressed data too large" in said or "Too much memory used in text" in said:
         said = "its text entries unpack to too many bytes"
