@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 Mode = Literal["RGB", "L"]
 # What a photo, a drawing or a mask is stored as. Pillow also opens formats that it hands to other
@@ -29,6 +29,16 @@ FORMATS = (
 )  # fmt: skip
 # Modes that Pillow converts to RGBA in two steps only.
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+# EXIF's orientation -> what makes the image upright.
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What Pillow's readers raise for damaged files.
 DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError,
@@ -87,7 +97,8 @@ def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
         raise ValueError(f"{name} is {image.width} x {image.height} pixels, so it is empty")
     try:
         image.load()  # a file that was only opened is read now
-        image = ImageOps.exif_transpose(image)
+        turn = TURNS.get(orientation(image))
+        image = image if turn is None else image.transpose(turn)
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise unreadable(name, error) from error
     if image.mode == "F" or image.mode.startswith("I"):
@@ -96,6 +107,14 @@ def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
         return on_white(image).convert(mode)
     except DAMAGE as error:
         raise ValueError(f"{name} has the mode {image.mode}, which cannot be converted") from error
+
+
+def orientation(image: Image.Image) -> object:
+    """The EXIF entry that says how a camera was held; 1, as for none, where EXIF is damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return 1
 
 
 def eight_bits(name: str, image: Image.Image) -> Image.Image:
@@ -125,6 +144,7 @@ def on_white(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         # A PNG of 16 bits, of which Pillow keeps the upper eight.
+        image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in key)
     image = image.convert(PREMULTIPLIED.get(image.mode, image.mode)).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

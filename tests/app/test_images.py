@@ -254,6 +254,16 @@ def as_mode(image: Image.Image, mode: str) -> Image.Image:
     return (image.convert("RGB") if mode == "CMYK" else image).convert(mode)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_is_no_orientation():
+    turned = colours().transpose(Image.Transpose.ROTATE_90)
+    whole = tagged(Image.new("L", (1, 1)), 6).getexif().tobytes()
+    for content, is_turned in ((whole, True), (whole[:18], False), (b"Exif\0\0junk", False)):
+        file = stored(turned, "PNG", exif=content)
+        found = upright("image", opened(file), "RGB")
+        assert np.array_equal(found, colours() if is_turned else turned)
+
+
 def test_the_frame_that_an_animation_is_at():
     moving = opened(frames("GIF"))
     moving.seek(1)
