@@ -36,15 +36,16 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--port is {args.port}; it must lie in 1 … 65535")
     notebook = notebook_file("playground.ipynb")
     try:
-        from sdlearn.cli.playground_server import serve
+        from sdlearn.cli.playground_server import bind, serve
     except ImportError as error:
         raise ValueError(
             "the playground needs Voilà, which comes with the course: pip install 'sdlearn[course]'"
         ) from error
+    sockets = bind(args.port)
     os.environ.pop(MODEL, None)
     if args.model is not None:
         os.environ[MODEL] = readable_model(args.model)
-    serve(notebook, args.port, not args.no_browser)
+    serve(notebook, sockets, not args.no_browser)
     return 0
 
 

@@ -39,19 +39,22 @@ LARGEST = 100 * 2**20  # bytes of an uploaded image; tornado's own limit is 10 M
 ASK = "open the address that `sdlearn playground` printed, with its token"
 
 
-def serve(notebook: Path, port: int, open_browser: bool) -> None:
-    """Serve a notebook as a page, without its code, until the process is interrupted.
+def bind(port: int) -> list[socket.socket]:
+    """Take a port of this computer, which other computers cannot reach.
 
     Raises:
         OSError: If the port is in use or may not be used.
     """
     try:
-        sockets = bind_sockets(port, IP)
+        return bind_sockets(port, IP)
     except OSError as error:
-        raise OSError(
-            f"--port {port} cannot be used: {os.strerror(error.errno or 0).lower()}; give another "
-            "one, or end the program that uses it"
-        ) from error
+        reason = os.strerror(error.errno or 0).lower()
+        raise OSError(f"--port {port} cannot be used ({reason}); give another one") from error
+
+
+def serve(notebook: Path, sockets: list[socket.socket], open_browser: bool) -> None:
+    """Serve a notebook as a page, without its code, until the process is interrupted."""
+    port = sockets[0].getsockname()[1]
     server = Server(config=settings(notebook, port, open_browser))
     server.sockets = sockets
     server.initialize([])
@@ -98,7 +101,8 @@ class Server(Voila):
 
     def listen(self) -> None:
         """Serve until the process is interrupted."""
-        HTTPServer(self.app).add_sockets(self.sockets)
+        # Images come through the WebSocket; what comes before the gate is small.
+        HTTPServer(self.app, max_body_size=2**20).add_sockets(self.sockets)
         address = f"http://{IP}:{self.port}/?token={self.token}"
         print(f"The playground is at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
         with tempfile.TemporaryDirectory() as folder:

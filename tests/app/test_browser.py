@@ -220,8 +220,8 @@ def test_a_page_that_is_closed_ends_its_kernel(page, tmp_path):
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     port = free_port()
     (tmp_path / "tiny.py").write_text(
-        "from pathlib import Path; from sdlearn.cli.playground_server import serve\n"
-        f"serve(Path('tiny.ipynb').resolve(), {port}, False)"
+        "from pathlib import Path; from sdlearn.cli.playground_server import bind, serve\n"
+        f"serve(Path('tiny.ipynb').resolve(), bind({port}), False)"
     )
     with served(["tiny"], f"http://127.0.0.1:{port}/", tmp_path):
         (address,) = re.findall(r"http://\S+", (tmp_path / "log.txt").read_text("utf-8"))

@@ -50,6 +50,7 @@ def served(monkeypatch):
     monkeypatch.setattr(
         server, "serve", lambda *arguments: calls.append((*arguments, os.environ.get(MODEL)))
     )
+    monkeypatch.setattr(server, "bind", lambda port: f"a socket at {port}")
     return calls
 
 
@@ -63,14 +64,16 @@ def test_large_photos_go_through_and_kernels_of_closed_pages_end():
 
 def test_the_storybook_is_served_unless_a_model_is_named(served):
     assert main.main(["playground", "--no-browser"]) == 0
-    assert served == [(notebook_file("playground.ipynb"), 8866, False, None)]
+    assert served == [(notebook_file("playground.ipynb"), "a socket at 8866", False, None)]
 
 
 def test_a_model_is_read_and_found_from_the_kernel_s_folder(served, tmp_path, monkeypatch):
     tiny_diffusers().save_pretrained(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert main.main(["playground", "--model", "mine", "--port", "9000"]) == 0
-    assert served == [(notebook_file("playground.ipynb"), 9000, True, str(tmp_path / "mine"))]
+    assert served == [
+        (notebook_file("playground.ipynb"), "a socket at 9000", True, str(tmp_path / "mine"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_a_port_in_use_is_one_sentence(capsys):
         port = taken.getsockname()[1]
         assert main.main(["playground", "--port", str(port), "--no-browser"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"sdlearn: --port {port} cannot be used: address already in use; give")
+    assert said.startswith(f"sdlearn: --port {port} cannot be used (address already in use)")
     assert said.count("\n") == 1
 
 

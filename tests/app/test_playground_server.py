@@ -22,8 +22,10 @@ import pytest
 pytest.importorskip("voila.app")
 
 ROOT = Path(__file__).resolve().parents[2]
-START = "import sys; from pathlib import Path; from sdlearn.cli.playground_server import serve; "
-START += "serve(Path(sys.argv[1]), int(sys.argv[2]), False)"
+START = (
+    "import sys; from pathlib import Path; from sdlearn.cli.playground_server import bind, serve; "
+)
+START += "serve(Path(sys.argv[1]), bind(int(sys.argv[2])), False)"
 
 
 class Playground:
@@ -136,6 +138,12 @@ def test_another_host_gets_nothing(server, method):
             assert "Set-Cookie" not in headers
             assert method == "HEAD" or "another name" in text or status == 400
     assert server.kernels() == before
+
+
+def test_large_requests_are_not_held_in_memory(server):
+    with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+        server.ask("/", "POST", "x" * 2**24)
+    assert server.ask(f"/voila/static/voila.js?token={server.token}")[0] == 200
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
