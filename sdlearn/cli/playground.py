@@ -42,9 +42,9 @@ def main(args: argparse.Namespace) -> int:
             "the playground needs Voilà, which comes with the course: pip install 'sdlearn[course]'"
         ) from error
     sockets = bind(args.port)
-    os.environ.pop(MODEL, None)
-    if args.model is not None:
-        os.environ[MODEL] = readable_model(args.model)
+    place = os.environ.get(MODEL) if args.model is None else args.model
+    if place is not None:
+        os.environ[MODEL] = readable_model(place)
     serve(notebook, sockets, not args.no_browser)
     return 0
 

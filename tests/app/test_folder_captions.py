@@ -174,6 +174,18 @@ def test_captioned_links_that_lead_out_are_named(folder, linked):
         read_folder(folder, 8)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_pipe_in_the_place_of_an_image_is_left_out(folder, metadata):
+    os.mkfifo(folder / "pipe.png")
+    for name in ("pipe", "red", "blue", "more/green"):
+        (folder / f"{name}.txt").write_text("x")
+    if metadata:
+        (folder / "metadata.csv").write_text("file_name,text\npipe.png,x\nred.png,y\n")
+    with pytest.warns(UserWarning, match=r"pipe\.png cannot be read .* skipped: it is no file"):
+        assert len(read_folder(folder, 8)) == (1 if metadata else 3)
+
+
 def test_links_in_a_circle_and_long_names_are_left_out_with_a_warning(folder):
     (folder / "loop.png").symlink_to("loop.png")
     rows = "\n".join(f"{name},x" for name in ("loop.png", "n" * 300 + ".png", "red.png"))

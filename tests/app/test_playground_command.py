@@ -46,7 +46,8 @@ def served(monkeypatch):
     """What the command would serve: the arguments, and the model in the kernel's environment."""
     server = pytest.importorskip("sdlearn.cli.playground_server")
     calls = []
-    monkeypatch.setenv(MODEL, "from before")
+    monkeypatch.setenv(MODEL, "nowhere")  # so that it is put back after the test
+    monkeypatch.delenv(MODEL)
     monkeypatch.setattr(
         server, "serve", lambda *arguments: calls.append((*arguments, os.environ.get(MODEL)))
     )
@@ -65,6 +66,13 @@ def test_large_photos_go_through_and_kernels_of_closed_pages_end():
 def test_the_storybook_is_served_unless_a_model_is_named(served):
     assert main.main(["playground", "--no-browser"]) == 0
     assert served == [(notebook_file("playground.ipynb"), "a socket at 8866", False, None)]
+
+
+def test_a_model_in_the_environment_is_read_too(served, monkeypatch, capsys):
+    monkeypatch.setenv(MODEL, "nowhere")
+    assert main.main(["playground"]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert served == []
 
 
 def test_a_model_is_read_and_found_from_the_kernel_s_folder(served, tmp_path, monkeypatch):
