@@ -47,7 +47,7 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
         except FileNotFoundError:
             warnings.warn(f"{file} is missing and was skipped", stacklevel=2)
         except ValueError as error:
-            why = str(error).removeprefix("it cannot be read as an image: ")
+            why = str(error).removeprefix("it is not an image that can be read: ")
             warnings.warn(f"{file} cannot be read as an image and was skipped: {why}", stacklevel=2)
     if not pairs:
         raise ValueError(

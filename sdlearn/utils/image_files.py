@@ -164,4 +164,6 @@ def unreadable(name: str, error: Exception, formats: tuple[str, ...] = FORMATS) 
         said = f"its content is not {', '.join(formats)}"
     elif "Decompressed data too large" in said or "Too much memory used in text" in said:
         said = "its text entries unpack to too many bytes"
-    return ValueError(f"{name} cannot be read as an image: {said[:100] or type(error).__name__}")
+    kind = "a PNG image" if formats == ("PNG",) else "an image"
+    why = said[:100] or type(error).__name__
+    return ValueError(f"{name} is not {kind} that can be read: {why}")

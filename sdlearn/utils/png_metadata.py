@@ -158,7 +158,7 @@ def text_entries(content: bytes, name: str) -> dict[str, str]:
         try:
             image.load()  # entries may come after the pixels
         except (*DAMAGE, Image.DecompressionBombError) as error:
-            raise unreadable(name, error) from error
+            raise unreadable(name, error, ("PNG",)) from error
         return {str(key): str(value) for key, value in image.info.items()}
 
 

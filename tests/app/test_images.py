@@ -290,8 +290,8 @@ def test_a_list_of_several_modes_and_the_caller_s_image_stays_as_it_is():
          "must lie in 0 … 65535"),
         (lambda: grey(0, 2**31 - 1, np.int32, "I"), "x has grey values from 0 to 2.14748e+09"),
         (lambda: Image.new("RGB", (0, 8)), "x is 0 x 8 pixels, so it is empty"),
-        (lambda: opened(stored(colours(), "PNG")[:120]), "x cannot be read as an image: "),
-        (lambda: opened(stored(colours(), "JPEG")[:-60]), "x cannot be read as an image: "),
+        (lambda: opened(stored(colours(), "PNG")[:120]), "x is not an image that can be read: "),
+        (lambda: opened(stored(colours(), "JPEG")[:-60]), "x is not an image that can be read: "),
         (lambda: Image.new("L", (1, 100_000)), "x is 1 x 100000 pixels (width x height); both "
          "must be at least 8"),
         (lambda: Path("one.png"), "x is a PosixPath; it must be a PIL image"),
@@ -345,5 +345,5 @@ def test_a_photo_between_pillow_s_warning_and_its_limit_is_opened_in_silence():
 
 def test_programs_in_the_place_of_images_are_not_run():
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(ValueError, match="cannot be read as an image: its content is not"):
+    with pytest.raises(ValueError, match="is not an image that can be read: its content is not"):
         open_image(script, "one.jpg").__enter__()

@@ -87,10 +87,10 @@ def jpeg() -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cat.png cannot be read as an image: ."),
-        (b"not a picture", "cat.png cannot be read as an image: ."),
-        (stamped()[:150], "cat.png cannot be read as an image: ."),
-        (jpeg(), "cat.png cannot be read as an image: ."),
+        (b"", "cat.png is not a PNG image that can be read"),
+        (b"not a picture", "cat.png is not a PNG image that can be read"),
+        (stamped()[:150], "cat.png is not a PNG image that can be read"),
+        (jpeg(), "cat.png is not a PNG image that can be read"),
         (stamped(prompt=None), "cat.png holds no settings; images that sdlearn made do"),
         (stamped(steps=None), "cat.png holds a prompt, but not the setting 'steps'"),
         (stamped(seed="many"), "cat.png holds settings that cannot be used: .*'many'"),
@@ -146,7 +146,9 @@ def test_text_entries_that_unpack_to_too_much_are_refused(kind, copies):
     extra = content[33 : content.index(b"tEXt", 33) - 4]
     content = content[:33] + copies * extra + content[33 + len(extra) :]
     assert len(content) < 600_000
-    with pytest.raises(ValueError, match="cannot be read as an image: its text entries unpack to"):
+    with pytest.raises(
+        ValueError, match="is not a PNG image that can be read: its text entries unpack to"
+    ):
         png_metadata.read_png(content, "cat.png")
 
 
