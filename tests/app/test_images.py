@@ -264,6 +264,18 @@ def test_damaged_exif_is_no_orientation():
         assert np.array_equal(found, colours() if is_turned else turned)
 
 
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 1)])
+def test_thin_and_tiny_images_are_resized(size, tmp_path):
+    image = Image.new("RGB", size, RED)
+    x = fit_image(image, 64, 32, 8)
+    assert (255 * x).round().flatten(2).unique(dim=2).flatten().tolist() == list(RED)
+    assert as_mask(image, x).unique().tolist() == [0]
+    image.save(tmp_path / "one.png")
+    (tmp_path / "one.txt").write_text("x")
+    ((found, _),) = read_folder(tmp_path, 16)
+    assert found.getcolors() == [(256, RED)]
+
+
 def test_the_frame_that_an_animation_is_at():
     moving = opened(frames("GIF"))
     moving.seek(1)
