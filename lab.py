@@ -20,9 +20,9 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -34,6 +34,7 @@ WANTED = ["-c", "constraints.txt", "-e", ".[course,test]"]
 TESTED = ("tests", "notebooks")
 OLDEST, TOO_NEW = (3, 11), (3, 15)
 GIGABYTES = 3
+INTERRUPTED = 130  # exit code
 
 LINT = [
     ("ruff check", ["-m", "ruff", "check", "."]),
@@ -61,6 +62,9 @@ def main(argv: list[str]) -> int:
     """Run `lab.py` with these arguments and return the exit code."""
     command = argv[0] if argv and not argv[0].startswith("-") else "lab"
     rest = argv[1:] if argv and argv[0] == command else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     commands = {"lab": lab, "setup": lambda _: 0, "test": test, "lint": lint, "format": tidy}
     if "-h" in argv[:1] or "--help" in argv[:1]:
         print(__doc__.strip())
@@ -75,6 +79,10 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         print(f"lab.py: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressing it again changes nothing
+        print("\nlab.py: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
 
 
 # ---------------------------------------------------------------- the commands
@@ -176,11 +184,14 @@ def set_up() -> None:
         return
     free = shutil.disk_usage(ROOT).free
     problem = unsuitable(sys.version_info[:2], platform.system(), platform.machine(), free)
+    problem = problem or unsuitable_name(os.fsencode(ROOT))
     if problem:
         raise Problem(problem)
     if not works(PYTHON):
         print("making .venv ...", flush=True)
         make_environment()
+    # Until the end there is no stamp, so that the next run repairs what an interrupt leaves.
+    STAMP.unlink(missing_ok=True)
     print("installing the course into .venv, once; this takes minutes the first time", flush=True)
     if platform.system() == "Linux" and not shutil.which("nvidia-smi"):
         print("(no NVIDIA GPU here: UV_TORCH_BACKEND=cpu asks for a much smaller torch)")
@@ -227,42 +238,86 @@ def unsuitable(version: tuple[int, int], system: str, machine: str, free: int) -
     return None
 
 
+def unsuitable_name(folder: bytes) -> str | None:
+    """Return why a folder of this name cannot hold the course, or None if it can."""
+    try:
+        folder.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = folder.decode("utf-8", "backslashreplace")
+        return (
+            f"the name of the folder, {shown}, is not UTF-8, which Python's virtual environments "
+            "need; rename it."
+        )
+    return None
+
+
 def make_environment() -> None:
     """Make .venv; Problem if this fails."""
-    try:
-        venv.create(VENV, with_pip=True, clear=True, symlinks=os.name != "nt")
-    except (subprocess.CalledProcessError, ImportError) as error:
+    done = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, env=utf8()
+    )
+    if done.returncode == 0:
+        return
+    check_interrupt(done.returncode)
+    said = (done.stdout + done.stderr).decode("utf-8", "backslashreplace").strip()
+    if "ensurepip" in said or "No module named" in said:
         raise Problem(
             "this Python cannot make virtual environments; on Debian and Ubuntu "
             "`sudo apt install python3-venv` adds what is missing."
-        ) from error
-    except OSError as error:
-        raise Problem(f"{VENV} could not be made: {error}") from error
+        )
+    reason = (said.splitlines() or ["Python gives no reason"])[-1]
+    raise Problem(f"{VENV} could not be made: {reason}")
 
 
 def install() -> None:
     """Install the course with uv, or with pip if uv fails; Problem if both fail."""
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
-    if subprocess.call([*pip, "--quiet", "uv"], cwd=ROOT) == 0:
+    if echo([*pip, "--quiet", "uv"])[0] == 0:
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
-        settings = {**uv_settings(pip_config()), **os.environ}
-        if subprocess.call([*uv, *WANTED], cwd=ROOT, env=settings) == 0:
+        settings = {**uv_settings(pip_config()), **utf8()}
+        code = subprocess.call([*uv, *WANTED], cwd=ROOT, env=settings)
+        if code == 0:
             return
+        check_interrupt(code)
         print("uv failed; trying again with pip, which takes longer", flush=True)
-    done = subprocess.Popen(
-        [*pip, *WANTED, "--progress-bar", "off"],
+    code, said = echo([*pip, *WANTED, "--progress-bar", "off"])
+    if code != 0:
+        raise Problem(explain(said))
+
+
+def echo(command: list[str]) -> tuple[int, str]:
+    """Run a command, print what it says until an interrupt, and return its exit code and that."""
+    lines = []
+    with subprocess.Popen(
+        command,
         cwd=ROOT,
+        env=utf8(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
-    )
-    lines = []
-    for line in done.stdout or ():
-        print(line, end="", flush=True)
-        lines.append(line)
-    if done.wait() != 0:
-        raise Problem(explain("".join(lines)))
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                print(line, end="", flush=True)
+                lines.append(line)
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.kill()
+            raise
+    check_interrupt(code)
+    return code, "".join(lines)
+
+
+def check_interrupt(code: int) -> None:
+    """Raise KeyboardInterrupt for the exit code of a child that Ctrl-C has ended."""
+    if code in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+
+
+def utf8() -> dict[str, str]:
+    """Return the environment variables for a Python that reads and writes UTF-8 in any locale."""
+    return {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def hide_grading() -> None:
@@ -276,7 +331,8 @@ def hide_grading() -> None:
 def pip_config() -> str:
     """Return what `pip config list` prints."""
     command = [str(PYTHON), "-m", "pip", "config", "list"]
-    return subprocess.run(command, capture_output=True, text=True).stdout
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=utf8())
+    return said.stdout.decode("utf-8", "replace")
 
 
 def uv_settings(config: str) -> dict[str, str]:

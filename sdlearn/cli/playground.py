@@ -7,7 +7,6 @@ from pathlib import Path
 from sdlearn.utils.resources import notebook_file
 
 MODEL = "SDLEARN_MODEL"  # environment variable that names the model for the notebook's kernel
-LARGEST = 100 * 2**20  # bytes of an uploaded image; tornado's own limit is 10 MB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,31 +27,38 @@ def main(args: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        FileNotFoundError: If the notebook is missing.
-        ValueError: If the port is out of range or Voilà is not installed.
+        FileNotFoundError: If the notebook or the model is missing.
+        OSError: If the port is in use.
+        ValueError: If the port is out of range, the model cannot be read, or Voilà is not
+            installed.
     """
     if not 1 <= args.port <= 65535:
         raise ValueError(f"--port is {args.port}; it must lie in 1 … 65535")
     notebook = notebook_file("playground.ipynb")
     try:
-        from traitlets.config import Config
-        from voila.app import Voila
+        from sdlearn.cli.playground_server import bind, serve
     except ImportError as error:
         raise ValueError(
             "the playground needs Voilà, which comes with the course: pip install 'sdlearn[course]'"
         ) from error
-
-    if args.model is not None:
-        place = Path(args.model)
-        os.environ[MODEL] = str(place.resolve()) if place.exists() else args.model
-    # Serve the outputs without the code, and only to this computer.
-    options = [f"--port={args.port}", "--Voila.ip=127.0.0.1", "--theme=light"]
-    if args.no_browser:
-        options.append("--no-browser")
-    config = Config()
-    config.Voila.tornado_settings = {"websocket_max_message_size": LARGEST}
-    # Each page has a kernel, which holds the model. It ends five minutes after the page is closed.
-    config.MappingKernelManager.cull_idle_timeout = 300
-    config.MappingKernelManager.cull_interval = 60
-    Voila.launch_instance([str(notebook), *options], config=config)
+    sockets = bind(args.port)
+    place = os.environ.get(MODEL) if args.model is None else args.model
+    if place is not None:
+        os.environ[MODEL] = readable_model(place)
+    serve(notebook, sockets, not args.no_browser)
     return 0
+
+
+def readable_model(place: str) -> str:
+    """The place of a model, as the notebook's kernel finds it in its own folder.
+
+    The model is read once, so that what cannot be read is said before there is a page, and what
+    comes from the hub is downloaded here.
+
+    Raises:
+        FileNotFoundError, ValueError: See StableDiffusion.from_pretrained.
+    """
+    from sdlearn.pipeline import StableDiffusion
+
+    StableDiffusion.from_pretrained(place, device="cpu")
+    return str(Path(place).resolve()) if Path(place).exists() else place

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="training steps, over which the learning rate decays")
     add("--minutes", type=float, help="stop after this time; continue with --resume")
     add("--init", metavar="FOLDER", help="start from the weights of a run or a published part")
-    add("--data", metavar="FOLDER", help="train on your captioned images (metadata.jsonl)")
+    add("--data", metavar="FOLDER", help="train on your images with captions (.jsonl, .csv, .txt)")
     add("--vae", metavar="FOLDER", help="autoencoder for `train unet` (default: the shipped one)")
     add("--text", metavar="FOLDER", help="text encoder for `train unet` (default: the shipped one)")
     add("--batch", type=int, help="images in a batch")

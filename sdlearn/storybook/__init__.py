@@ -1,11 +1,12 @@
 """The storybook: a synthetic dataset of rendered scenes with captions and condition images.
 
-captions     a scene in words
-conditions   object masks, and the condition images of a ControlNet
-folder       a user's own captioned images
-rendering    a scene as an image
-scenes       the scenes and their splits
-shapes       the polygons of the things
+captions         a scene in words
+conditions       object masks, and the condition images of a ControlNet
+folder           a user's own captioned images
+folder_captions  which images that folder names, and their captions
+rendering        a scene as an image
+scenes           the scenes and their splits
+shapes           the polygons of the things
 """
 
 from .captions import WORDS, caption

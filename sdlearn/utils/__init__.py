@@ -2,6 +2,7 @@
 
 sampling          every number and choice that decides an image
 pipeline_inputs   what a caller hands to the pipeline, checked and made into tensors
+image_files       image files and any mode of Pillow, as upright RGB or grey
 images            images between PIL and tensors
 validation        numbers, choices and prompts, checked
 noise             the noise of an image: from a seed, a tensor or a function

@@ -3,18 +3,16 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from sdlearn.utils.image_files import Mode, upright
 from sdlearn.utils.validation import check_int
 
 ImageList = list[Image.Image]
 Images = Image.Image | list[Image.Image] | Tensor
-Mode = Literal["RGB", "L"]
 CHANNELS: dict[Mode, int] = {"RGB": 3, "L": 1}
 
 
@@ -25,8 +23,9 @@ def as_images(
 
     Args:
         name: The argument, for the messages.
-        value: A PIL image, or a list of them, which is resized; or a Tensor (b, 3 or 1, height,
-            width) in [0, 1] of the right size.
+        value: A PIL image of any mode, or a list of them, which is made upright and put on white
+            (see image_files.upright) and then resized; or a Tensor (b, 3 or 1, height, width) in
+            [0, 1] of the right size.
         mode: "RGB" for 3 channels, "L" for 1.
         size: (height, width); None for the images' own size, rounded down to multiples of factor.
         factor: The autoencoder's factor.
@@ -43,9 +42,9 @@ def as_images(
             f"{name} is a {type(value).__name__}; it must be a PIL image, a list of them, or a "
             f"Tensor (b, {CHANNELS[mode]}, height, width) in 0 … 1"
         )
-    upright = [ImageOps.exif_transpose(item) for item in items]
+    pixels = [upright(name, item, mode) for item in items]
     if size is None:
-        sizes = {item.size for item in upright}
+        sizes = {item.size for item in pixels}
         if len(sizes) > 1:
             raise ValueError(
                 f"{name} has images of several sizes, {sorted(sizes)} (width, height); give images "
@@ -54,13 +53,13 @@ def as_images(
         width, height = (side - side % factor for side in sizes.pop())
         if min(width, height) < factor:
             raise ValueError(
-                f"{name} is {upright[0].width} x {upright[0].height} pixels (width x height); both "
+                f"{name} is {pixels[0].width} x {pixels[0].height} pixels (width x height); both "
                 f"must be at least {factor}, the autoencoder's factor"
             )
         size = height, width
     resample = Image.Resampling.LANCZOS if mode == "RGB" else Image.Resampling.NEAREST
-    pixels = [np.asarray(item.convert(mode).resize(size[::-1], resample)) for item in upright]
-    x = torch.from_numpy(np.stack(pixels)).float() / 255  # (b, h, w[, 3])
+    resized = [np.asarray(item.resize(size[::-1], resample)) for item in pixels]
+    x = torch.from_numpy(np.stack(resized)).float() / 255  # (b, h, w[, 3])
     return x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
 
 

@@ -17,6 +17,7 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import State, get_sampler, num_steps
 from sdlearn.utils import sampling as fields
 from sdlearn.utils.atomic_files import atomic_write
+from sdlearn.utils.image_files import DAMAGE, open_image, unreadable, upright
 from sdlearn.utils.sampling import Sampling
 from sdlearn.utils.validation import check_text, check_unit_interval
 
@@ -153,15 +154,16 @@ def read_png(file: Path | bytes, name: str = "the image") -> GenerationSettings:
 
 def text_entries(content: bytes, name: str) -> dict[str, str]:
     """The text entries of a PNG file."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+    with open_image(content, name, ("PNG",)) as image:
+        try:
             image.load()  # entries may come after the pixels
-            return {str(key): str(value) for key, value in image.info.items()}
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{name} is not a PNG image that can be read") from error
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            raise unreadable(name, error, ("PNG",)) from error
+        return {str(key): str(value) for key, value in image.info.items()}
 
 
 def decode_image(text: str) -> Image.Image:
     """The image to begin from, as it is stored inside the other."""
-    with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
-        return image.convert("RGB")
+    name = "the image to begin from"
+    with open_image(base64.b64decode(text, validate=True), name, ("PNG",)) as image:
+        return upright(name, image, "RGB")

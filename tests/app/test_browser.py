@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,7 +146,8 @@ def as_app(page, tmp_path):
     port = free_port()
     command = ["sdlearn", "playground", "--port", str(port), "--no-browser"]
     with served(command, f"http://127.0.0.1:{port}/voila/static/none", tmp_path):
-        page.goto(f"http://127.0.0.1:{port}/")
+        (address,) = re.findall(r"http://\S+", (tmp_path / "log.txt").read_text("utf-8"))
+        page.goto(address)
         page.get_by_role("button", name="Draw").wait_for()
         page.get_by_text("Done in ").first.wait_for()  # its last cell has drawn the first picture
         yield page
@@ -167,7 +170,7 @@ def use(page) -> None:
     page.locator(f'img[alt="The picture drawn for: {PROMPT}"]').wait_for()
     second = picture(page)
     assert second != first
-    assert "Done in " in status.inner_text()
+    status.filter(has_text="Done in ").wait_for()
 
     page.get_by_role("button", name="tree", exact=True).click()
     page.locator('img[alt^="Map of the word tree"]').wait_for()
@@ -207,3 +210,22 @@ def test_in_jupyterlab(in_lab):
 
 def test_as_an_app(as_app):
     use(as_app)
+
+
+def test_a_page_that_is_closed_ends_its_kernel(page, tmp_path):
+    """More pages, one after the other, than may be open at once; and the cookie is enough."""
+    slider = nbformat.v4.new_code_cell("import ipywidgets; ipywidgets.IntSlider()")
+    notebook = nbformat.v4.new_notebook(cells=[slider])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    port = free_port()
+    (tmp_path / "tiny.py").write_text(
+        "from pathlib import Path; from sdlearn.cli.playground_server import bind, serve\n"
+        f"serve(Path('tiny.ipynb').resolve(), bind({port}), False)"
+    )
+    with served(["tiny"], f"http://127.0.0.1:{port}/", tmp_path):
+        (address,) = re.findall(r"http://\S+", (tmp_path / "log.txt").read_text("utf-8"))
+        for _ in range(6):
+            page.goto(address)
+            page.get_by_role("slider").wait_for()
+            address = f"http://127.0.0.1:{port}/"

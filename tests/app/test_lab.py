@@ -1,8 +1,13 @@
 """lab.py: what it runs, what it tells uv and pytest, and what it says when something is wrong."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -222,3 +227,181 @@ class TestSetUp:
 
     def fail(self):
         raise lab.Problem("the disk is full; free some.")
+
+
+# ------------------------------------------------------------------ real processes, with a fake pip
+
+# pip says that it was interrupted, and uv dies in silence.
+PIP = """
+import os, signal, sys, time
+if __spec__.name.startswith("uv"):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.environ.get("NO_UV"):
+        sys.exit(1)
+said = " ".join(sys.argv[1:])
+if "config" not in said:
+    print("pip", said, flush=True)
+if os.environ.get("SLOW", "none") in said:
+    open("reached", "w").close()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("ERROR: Operation cancelled by user", file=sys.stderr)
+        sys.exit(1)
+if os.environ.get("UTF8_ONLY"):
+    assert sys.flags.utf8_mode
+"""
+SLOW_VENV = """
+import venv, time
+def make(*_, **__):
+    open("reached", "w").close()
+    time.sleep(60)
+venv.EnvBuilder.create = make
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A function: a repository of this name with lab.py and pip and uv that install nothing."""
+    if os.name == "nt":
+        pytest.skip("sends a POSIX signal")
+
+    def make(name: str | bytes = "clone") -> Path:
+        root = tmp_path / os.fsdecode(name)
+        root.mkdir()
+        shutil.copy(lab.__file__, root)
+        for each in ("pyproject.toml", "constraints.txt"):
+            (root / each).write_text(each)
+        return root
+
+    return make
+
+
+def environment(root: Path, ready: bool = True, **more: str) -> dict[str, str]:
+    """The variables of a run; `ready`: .venv is there, and pip and uv in it are the fake ones."""
+    fake = root.parent / "fake"
+    if ready:
+        if not (root / ".venv").exists():
+            (root / ".venv" / "bin").mkdir(parents=True)
+            (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        for name in ("pip", "uv"):
+            (fake / name).mkdir(parents=True, exist_ok=True)
+            (fake / name / "__init__.py").touch()
+            (fake / name / "__main__.py").write_text(PIP)
+    names = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**names, "PYTHONPATH": str(fake), **more}
+
+
+def interrupted(root: Path, variables: dict[str, str], group: bool) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a set-up that got Ctrl-C when the slow step was reached."""
+    child = subprocess.Popen(
+        [sys.executable, "lab.py", "setup"],
+        cwd=root,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    start = time.monotonic()
+    while not (root / "reached").exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() - start < 60
+        time.sleep(0.05)
+    (root / "reached").unlink()
+    time.sleep(0.2)
+    (os.killpg if group else os.kill)(child.pid, signal.SIGINT)
+    out, said = child.communicate(timeout=60)
+    return child.returncode, out, said
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["terminal", "lab.py alone"])
+@pytest.mark.parametrize(
+    "slow", ["--quiet uv", "pip install --python", "config list", "--progress-bar off"],
+    ids=["uv itself", "uv", "pip's settings", "pip"],
+)  # fmt: skip
+def test_ctrl_c_in_set_up_is_one_line_and_the_next_run_repairs(clone, slow, group):
+    root = clone()
+    only_pip = {"NO_UV": "1"} if slow == "--progress-bar off" else {}
+    variables = environment(root, SLOW=slow, **only_pip)
+    code, out, said = interrupted(root, variables, group)
+    assert code == 130
+    assert said.strip() == "lab.py: interrupted; the same command goes on from here"
+    assert "cancelled" not in out
+    assert not (root / ".venv" / ".sdlearn-installed").exists()
+    del variables["SLOW"]
+    command = [sys.executable, "lab.py", "setup"]
+    again = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert (root / ".venv" / ".sdlearn-installed").exists()
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["terminal", "lab.py alone"])
+def test_ctrl_c_while_the_environment_is_made(clone, group):
+    root = clone()
+    variables = environment(root, ready=False)
+    (root.parent / "fake").mkdir()
+    (root.parent / "fake" / "sitecustomize.py").write_text(SLOW_VENV)
+    code, out, said = interrupted(root, variables, group)
+    assert (code, out) == (130, "making .venv ...\n")
+    assert said.strip() == "lab.py: interrupted; the same command goes on from here"
+
+
+def test_an_interrupted_update_is_done_again_even_if_the_old_list_returns(clone):
+    root = clone()
+    variables = environment(root)
+    command = [sys.executable, "lab.py", "setup"]
+    assert subprocess.run(command, cwd=root, env=variables, capture_output=True).returncode == 0
+    (root / "constraints.txt").write_text("changed")
+    assert interrupted(root, {**variables, "SLOW": "pip install --python"}, True)[0] == 130
+    (root / "constraints.txt").write_text("constraints.txt")
+    again = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+    assert "installing the course" in again.stdout
+
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "C.UTF-8"},
+    {"PYTHONIOENCODING": "latin-1"},
+]
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=["C", "UTF-8", "latin-1"])
+def test_a_folder_whose_name_the_locale_cannot_print(clone, locale):
+    root = clone("Küche – 猫")
+    variables = environment(root, UTF8_ONLY="1", **locale)
+    (root / "constraints.txt").write_text(str(root), "utf-8")
+    command = [sys.executable, "lab.py", "setup"]
+    for expected in ("installing the course", ""):
+        done = subprocess.run(command, cwd=root, env=variables, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert expected.encode() in done.stdout
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=["C", "UTF-8", "latin-1"])
+def test_a_sentence_with_such_a_name_is_printed(clone, locale):
+    root = clone("Küche – 猫")
+    (root / ".venv").write_text("a file where the folder should be")
+    variables = environment(root, ready=False, **locale)
+    command = [sys.executable, "lab.py", "setup"]
+    done = subprocess.run(command, cwd=root, env=variables, capture_output=True)
+    assert done.returncode == 2
+    said = done.stderr.decode("utf-8" if "C.UTF-8" in locale.values() else "latin-1")
+    assert said.startswith("lab.py: ")
+    assert said.count("\n") == 1
+    assert "could not be made" in said
+
+
+def test_a_folder_whose_name_is_not_utf_8(clone):
+    try:
+        root = clone(b"K\xfcche")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    command = [sys.executable, "lab.py", "setup"]
+    for locale in LOCALES:
+        variables = environment(root, ready=False, **locale)
+        done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "K\\xfcche, is not UTF-8" in done.stderr
+        assert done.stderr.count("\n") == 1

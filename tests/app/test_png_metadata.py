@@ -2,9 +2,12 @@
 
 import base64
 import io
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -121,3 +124,59 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path, content, said):
 def test_a_missing_file():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png is missing"):
         png_metadata.read_png(Path("nowhere.png"))
+
+
+def packed(kind: bytes, head: bytes, size: int) -> bytes:
+    """A PNG file with a compressed text entry that unpacks to so many bytes."""
+    content = head + zlib.compress(b"a" * size, 9)
+    check = struct.pack(">I", zlib.crc32(kind + content))
+    chunk = struct.pack(">I", len(content)) + kind + content + check
+    whole = stamped()
+    return whole[:33] + chunk + whole[33:]  # after the signature and the header
+
+
+TEXTS = {"zTXt": b"prompt\0\0", "iTXt": b"prompt\0\1\0\0\0"}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("copies", [1, 100])
+def test_text_entries_that_unpack_to_too_much_are_refused(kind, copies):
+    size = 300 * 2**20 if copies == 1 else 2**20 - 1
+    content = packed(kind.encode(), TEXTS[kind], size)
+    extra = content[33 : content.index(b"tEXt", 33) - 4]
+    content = content[:33] + copies * extra + content[33 + len(extra) :]
+    assert len(content) < 600_000
+    with pytest.raises(
+        ValueError, match="is not a PNG image that can be read: its text entries unpack to"
+    ):
+        png_metadata.read_png(content, "cat.png")
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["the image to begin from", "the image"])
+def test_an_image_with_too_many_pixels_is_refused(inner):
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    plain = stamped()
+    large = plain[:16] + header + check + plain[33:]
+    content = stamped(image=base64.b64encode(large).decode()) if inner else large
+    with pytest.raises(ValueError, match=r"has 10,000,000,000 pixels; an image may have at most 1"):
+        png_metadata.read_png(content, "cat.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])
+def test_an_image_to_begin_from_in_another_mode_lies_on_white(mode):
+    start = Image.fromarray(np.array([[[200, 30, 90, 255], [0, 0, 0, 0]]], np.uint8))
+    expected = [(200, 30, 90), (255, 255, 255)]
+    if mode == "I;16":
+        start = Image.fromarray(np.array([[51400, 65535]], np.uint16))
+    elif mode == "L":
+        start = Image.fromarray(np.array([[200, 255]], np.uint8))
+    if mode in ("I;16", "L"):
+        expected = [(200,) * 3, (255,) * 3]
+    if mode == "P":
+        start = start.quantize(4)
+    file = io.BytesIO()
+    start.save(file, "PNG")
+    found = png_metadata.read_png(stamped(image=base64.b64encode(file.getvalue()).decode())).image
+    assert found.mode == "RGB"
+    assert [found.getpixel((k, 0)) for k in range(2)] == expected

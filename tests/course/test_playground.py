@@ -187,7 +187,7 @@ def test_a_picture_to_begin_from(playground, panel, tiny_storybook):
 @pytest.mark.parametrize("content", [b"", b"no picture", as_png(speckled())[:9000]])
 def test_a_file_that_is_no_picture_changes_nothing(panel, content):
     panel.upload.value = file(content, "notes.txt")
-    assert text(panel.message) == "notes.txt is not a picture that can be read."
+    assert text(panel.message).startswith("notes.txt is not an image that can be read: ")
     assert panel.start is None
 
 

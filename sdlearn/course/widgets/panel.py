@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import textwrap
 import time
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 
 import ipywidgets as widgets
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from sdlearn.course import attention_maps
@@ -22,6 +21,7 @@ from sdlearn.course.widgets.text_to_image import unknown_words
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import State
 from sdlearn.utils import png_metadata, sampling
+from sdlearn.utils.image_files import open_image, upright
 from sdlearn.utils.images import fit_image, to_pil
 from sdlearn.utils.png_metadata import GenerationSettings
 
@@ -136,11 +136,11 @@ class Panel(widgets.VBox):
         """Begin from the file that was handed in, or say why it cannot be used."""
         for file in self.upload.value:
             try:
-                with Image.open(io.BytesIO(file["content"])) as picture:
-                    self.begin_from(upright(picture))
+                with open_image(bytes(file["content"]), file["name"]) as picture:
+                    self.begin_from(middle(upright(file["name"], picture, "RGB")))
                     self.say(f"It will begin from {file['name']}.")
-            except (OSError, ValueError, Image.DecompressionBombError):
-                self.say(f"{file['name']} is not a picture that can be read.")
+            except ValueError as error:
+                self.say(f"{error}.")
         self.upload.value = ()  # the same file can be handed in again
 
     def take_settings(self) -> None:
@@ -295,13 +295,11 @@ class Panel(widgets.VBox):
         )
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """A photo as it was held, on white where one can see through it, cut to its middle square."""
-    held = ImageOps.exif_transpose(picture).convert("RGBA")
-    page = Image.alpha_composite(Image.new("RGBA", held.size, "white"), held).convert("RGB")
-    side = min(page.size)
-    left, top = (page.width - side) // 2, (page.height - side) // 2
-    return page.crop((left, top, left + side, top + side))
+def middle(picture: Image.Image) -> Image.Image:
+    """The square in the middle of a picture, as large as possible."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
 def sentence(warning: str) -> str:
