@@ -113,9 +113,14 @@ def _pair(folder: Path, row: dict[str, object], where: str, example: str) -> tup
 
 
 def _check_inside(folder: Path, file: Path, where: str) -> None:
-    """Raise ValueError if symbolic links lead from the folder to elsewhere."""
+    """Raise ValueError if symbolic links lead from the folder to elsewhere.
+
+    The folders of the hub's cache, REPOSITORY/snapshots/COMMIT, hold links to REPOSITORY/blobs.
+    """
     try:
-        inside = file.resolve().is_relative_to(folder.resolve())
+        home = folder.resolve()
+        home = home.parents[1] if home.parent.name == "snapshots" else home
+        inside = file.resolve().is_relative_to(home)
     except (OSError, RuntimeError):  # a name that is too long, or links in a circle
         inside = True  # it cannot be opened either, which is said then
     if not inside:

@@ -162,6 +162,22 @@ def test_links_inside_and_to_the_folder_are_followed(folder):
     assert captions(link) == {"again.png": "x", "more/green.webp": "y"}
 
 
+def test_the_links_of_the_hubs_cache_are_followed(folder):
+    snapshot = folder.parent / "datasets--who--what" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.mkdir()
+    (blobs / "1").write_bytes((folder / "red.png").read_bytes())
+    (blobs / "2").write_text("file_name,text\nred.png,a red cat\n")
+    (snapshot / "red.png").symlink_to("../../blobs/1")
+    (snapshot / "metadata.csv").symlink_to("../../blobs/2")
+    assert captions(snapshot) == {"red.png": "a red cat"}
+    (blobs / "1").unlink()
+    (blobs / "1").symlink_to(folder / "red.png")
+    with pytest.raises(ValueError, match="a link that leads out of the folder"):
+        read_folder(snapshot, 8)
+
+
 @pytest.mark.parametrize("linked", ["red.png", "red.txt"])
 def test_captioned_links_that_lead_out_are_named(folder, linked):
     (folder / "red.txt").write_text("x")
