@@ -21,7 +21,7 @@ from sdlearn.utils.device import channels_last
 from sdlearn.utils.resources import data_folder
 from sdlearn.vae import VAE
 from sdlearn.weights.configs import text_config_from_json, vae_config_from_json
-from sdlearn.weights.diffusers_folder import read_tokenizer
+from sdlearn.weights.tokenizer_files import read_tokenizer
 
 HALF = NDArray[np.float16]
 

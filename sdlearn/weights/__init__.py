@@ -6,13 +6,18 @@
 
 The modules, in reading order:
 
-    state_dict        a network's tensors: published names, strict match, load, save
+    state_dict        a network's tensors: published names, strict match, load
+    saving            a network's tensors written as safetensors
     tensor_files      safetensors files and pickles, opened without reading the tensors
     ldm_keys          the tensor names of the original CompVis and Stability files
     model_detection   which system a file is for, from the names and shapes of its tensors
     single_file       a whole system in one original file
     diffusers_folder  a whole system as a folder in the published layout
-    configs           config.json of each network, read and written
+    model_index       model_index.json: the classes of a folder's parts, and its system
+    tokenizer_files   a tokenizer, read and written
+    configs           config.json of the U-Net, a ControlNet and the autoencoder, read and written
+    text_config       config.json of a text encoder, read and written
+    config_fields     the settings in these files that may have one value only
     scheduler_config  scheduler_config.json, read and written
     json_config       a JSON file's entries, checked
     controlnet_files  ControlNets, as a folder or as one file
@@ -25,17 +30,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .saving import save as save
     from .single_file import Parts as Parts
     from .single_file import load_original as load_original
     from .state_dict import load as load
-    from .state_dict import save as save
 
 # Where each public name comes from.
 _HOME = {
     "Parts": "single_file",
     "load": "state_dict",
     "load_original": "single_file",
-    "save": "state_dict",
+    "save": "saving",
 }
 
 __all__ = list(_HOME)

@@ -22,12 +22,13 @@ from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.diffusers_folder import read_folder, read_tokenizer
+from sdlearn.weights.diffusers_folder import read_folder
 from sdlearn.weights.hub import FETCH_ERRORS, local_folder
 from sdlearn.weights.ldm_keys import PREFIXES, find_part, is_ignored
 from sdlearn.weights.model_detection import detect_model, resolve_spec, unet_input
 from sdlearn.weights.state_dict import check_dtype, detected_hint, load_tensors, match_state_dict
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tokenizer_files import read_tokenizer
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]

@@ -38,8 +38,8 @@ from sdlearn.weights.configs import (
 )
 from sdlearn.weights.ldm_keys import SCHEDULE_TABLES, STACKED, ema_key, key_map
 from sdlearn.weights.model_detection import detect_model
+from sdlearn.weights.saving import published_state
 from sdlearn.weights.single_file import Parts, load_original, new_parts
-from sdlearn.weights.state_dict import published_state
 from tests.parity.oracle import randomise, shapes
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 
