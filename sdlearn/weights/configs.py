@@ -91,7 +91,8 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
     down = config.texts("down_block_types")
     known = all(name in has_attention for name in down)
     mirrored = [UP_BLOCKS[has_attention[name]] for name in reversed(down)] if known else []
-    up = config.texts("up_block_types", mirrored)  # a ControlNet has no upsampling path
+    is_unet = class_name == "UNet2DConditionModel"  # a ControlNet has no upsampling path
+    up = config.texts("up_block_types") if is_unet else mirrored
     if not known or up != mirrored:
         raise ValueError(
             f"{path}: the blocks {reprlib.repr(down)} and {reprlib.repr(up)} are not those of "
