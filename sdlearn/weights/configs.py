@@ -10,7 +10,6 @@ scheduler_config.
 """
 
 import re
-import reprlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from sdlearn.weights.json_config import (
     Json,
     is_list,
     read_config,
+    short,
     written,
 )
 
@@ -95,14 +95,14 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
     up = config.texts("up_block_types") if is_unet else mirrored
     if not known or up != mirrored:
         raise ValueError(
-            f"{path}: the blocks {reprlib.repr(down)} and {reprlib.repr(up)} are not those of "
+            f"{path}: the blocks {short(down)} and {short(up)} are not those of "
             f"Stable Diffusion, {list(DOWN_BLOCKS.values())} and the matching "
             f"{list(UP_BLOCKS.values())}"
         )
     added = config.get("addition_embed_type")
     if added not in (None, "text_time"):
         raise ValueError(
-            f"{path}: addition_embed_type is {reprlib.repr(added)}; only None and 'text_time' are "
+            f"{path}: addition_embed_type is {short(added)}; only None and 'text_time' are "
             "supported"
         )
     has_heads = config.get("num_attention_heads") is not None
@@ -132,7 +132,7 @@ def check_class(config: Config, name: str) -> None:
     given = config.text("_class_name", name)
     if given.removeprefix("Flax") != name:
         raise ValueError(
-            f"{config.path}: _class_name is {reprlib.repr(given)}; only {name!r} is supported"
+            f"{config.path}: _class_name is {short(given)}; only {name!r} is supported"
         )
 
 
@@ -182,7 +182,7 @@ def sample_size(config: Config) -> int:
     given = 64 if null else sides("sample_size", most=LARGEST_SAMPLE)
     size, *others = {given} if isinstance(given, int) else set(given)
     if others:
-        given = reprlib.repr(config["sample_size"])
+        given = short(config["sample_size"])
         raise ValueError(f"{config.path}: sample_size is {given}; only squares are supported")
     old = re.match(r"0\.[0-8]\.", config.text("_diffusers_version", ""))
     return max(64, size) if old else size
@@ -204,7 +204,7 @@ def one_for_all(config: Config, key: str, default: int | None = None, most: int 
     given = config.integers(key, most=most)
     if len(set(given)) > 1 or len(given) != len(config.integers("block_out_channels")):
         raise ValueError(
-            f"{config.path}: {key} is {reprlib.repr(list(given))}; only one number for all levels "
+            f"{config.path}: {key} is {short(list(given))}; only one number for all levels "
             "is supported"
         )
     return given[0]
@@ -262,7 +262,7 @@ def vae_config_from_json(path: Path) -> VAEConfig:
     n = len(widths)
     if (down, up) != (["DownEncoderBlock2D"] * n, ["UpDecoderBlock2D"] * n):
         raise ValueError(
-            f"{path}: the blocks {reprlib.repr(down)} and {reprlib.repr(up)} are not those of "
+            f"{path}: the blocks {short(down)} and {short(up)} are not those of "
             "Stable Diffusion's autoencoder, DownEncoderBlock2D and UpDecoderBlock2D for each of "
             f"the {n} levels of block_out_channels"
         )
@@ -271,7 +271,7 @@ def vae_config_from_json(path: Path) -> VAEConfig:
     if any(c % groups for c in widths):
         raise ValueError(
             f"{path}: norm_num_groups is {groups}; it must divide every one of the "
-            f"block_out_channels {reprlib.repr(list(widths))}"
+            f"block_out_channels {short(list(widths))}"
         )
     return VAEConfig(
         latent_channels=config.integer("latent_channels", defaults.latent_channels),

@@ -13,6 +13,11 @@ from typing import Any
 
 from sdlearn.utils.atomic_files import read_json
 
+# The repr of a value from a file in a message, of bounded length but long enough for a class name.
+_shortened = reprlib.Repr()
+_shortened.maxstring = 60
+short = _shortened.repr
+
 Json = Mapping[str, Any]
 Integers = tuple[int, ...]
 
@@ -58,7 +63,7 @@ def read_config(path: Path, fixed: Json) -> "Config":
         accepted = value if isinstance(value, OneOf) else OneOf(value)
         if key in config and config[key] not in accepted:
             raise ValueError(
-                f"{path}: {key} is {reprlib.repr(config[key])}; only "
+                f"{path}: {key} is {short(config[key])}; only "
                 f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "
                 "supported"
             )
@@ -107,7 +112,7 @@ class Config(dict[str, Any]):
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for an entry that is not what it is expected to be."""
         return ValueError(
-            f"{self.path} has an entry of the wrong kind: {key} is {reprlib.repr(self[key])}; it "
+            f"{self.path} has an entry of the wrong kind: {key} is {short(self[key])}; it "
             f"must be {expected}"
         )
 

@@ -1,12 +1,11 @@
 """config.json of a text encoder in a published folder, read and written."""
 
-import reprlib
 from pathlib import Path
 from typing import Any
 
 from sdlearn.clip import CLIPTextConfig
 from sdlearn.weights.config_fields import TEXT_FIXED
-from sdlearn.weights.json_config import MOST_LAYERS, Json, read_config, written
+from sdlearn.weights.json_config import MOST_LAYERS, Json, read_config, short, written
 
 # The classes of a text encoder, without and with a projection.
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -34,7 +33,7 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
     model_type = config.text("model_type", "clip_text_model")
     if name not in TEXT_CLASSES or model_type != "clip_text_model":
         raise ValueError(
-            f"{path} describes a {reprlib.repr(name)} of the type {reprlib.repr(model_type)}; "
+            f"{path} describes a {short(name)} of the type {short(model_type)}; "
             "only CLIP's text encoder is supported, of the class CLIPTextModel or "
             "CLIPTextModelWithProjection and the type clip_text_model"
         )

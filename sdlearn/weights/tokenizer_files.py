@@ -8,7 +8,6 @@ every version of transformers reads the same tokens.
 """
 
 import json
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
-from sdlearn.weights.json_config import Json
+from sdlearn.weights.json_config import Json, short
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -42,24 +41,19 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(
             folder, local_files_only=True
         )
-        frame = tokenizer("").input_ids
+        published = list(published_tokens(folder))
     except Exception as error:  # tokenizers, written in Rust, raises Exception itself
         reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:200]
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {reason}") from error
     for name in ("bos_token", "eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(f"{folder}: {name} is null; a CLIP tokenizer needs one")
-    if frame != [tokenizer.bos_token_id, tokenizer.eos_token_id]:
-        raise ValueError(
-            f"{folder} makes {reprlib.repr(frame)} of an empty prompt; it must be the start token "
-            f"{tokenizer.bos_token_id} and the end token {tokenizer.eos_token_id}"
-        )
     ids = tokenizer.get_vocab()
-    for place, token, number in published_tokens(folder):
+    for place, token, number in published:
         if ids.get(token) != number:
             raise ValueError(
-                f"{folder / place}: the token {reprlib.repr(token)} has the number "
-                f"{reprlib.repr(number)}; read with the other files it has "
+                f"{folder / place}: the token {short(token)} has the number "
+                f"{short(number)}; read with the other files it has "
                 f"{ids.get(token, 'none')}, so these files do not belong together"
             )
     return tokenizer
@@ -92,14 +86,13 @@ def check_settings(folder: Path) -> None:
     name = settings.get("tokenizer_class")
     if name is not None and name not in CLASSES:
         raise ValueError(
-            f"{path}: tokenizer_class is {reprlib.repr(name)}; only {' and '.join(CLASSES)} can "
-            "be read"
+            f"{path}: tokenizer_class is {short(name)}; only {' and '.join(CLASSES)} can be read"
         )
     length = settings.get("model_max_length")
     number = isinstance(length, int | float) and not isinstance(length, bool)
     if length is not None and not (number and length >= 3):
         raise ValueError(
-            f"{path}: model_max_length is {reprlib.repr(length)}; it must be at least 3, a start, "
+            f"{path}: model_max_length is {short(length)}; it must be at least 3, a start, "
             "a word and an end"
         )
 
