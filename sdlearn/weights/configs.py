@@ -176,14 +176,16 @@ def sample_size(config: Config) -> int:
 
     Files written before diffusers 0.9 say 32 for networks that were trained on 64.
     """
-    several = is_list(config.get("sample_size"))
-    null = config.get("sample_size") is None
-    sides = config.integers if several else config.integer
-    given = 64 if null else sides("sample_size", most=LARGEST_SAMPLE)
-    size, *others = {given} if isinstance(given, int) else set(given)
+    given = config.get("sample_size")
+    if is_list(given):
+        size, *others = set(config.integers("sample_size", most=LARGEST_SAMPLE))
+    else:
+        others = []
+        size = 64 if given is None else config.integer("sample_size", most=LARGEST_SAMPLE)
     if others:
-        given = short(config["sample_size"])
-        raise ValueError(f"{config.path}: sample_size is {given}; only squares are supported")
+        raise ValueError(
+            f"{config.path}: sample_size is {short(given)}; only squares are supported"
+        )
     old = re.match(r"0\.[0-8]\.", config.text("_diffusers_version", ""))
     return max(64, size) if old else size
 

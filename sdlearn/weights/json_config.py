@@ -46,7 +46,7 @@ def errors_name_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_config(path: Path, fixed: Json) -> "Config":
+def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
     """Read a network's configuration file and compare some entries with the supported values.
 
     Args:
@@ -79,7 +79,7 @@ class OneOf(tuple[Any, ...]):
         return super().__new__(cls, values)
 
 
-def written(fixed: Json) -> Json:
+def written(fixed: dict[str, Any]) -> dict[str, Any]:
     """The entries of a table of fixed settings as they are written."""
     return {key: value[0] if isinstance(value, OneOf) else value for key, value in fixed.items()}
 

@@ -93,7 +93,7 @@ def test_a_file_or_a_full_disk_in_the_way(published, tmp_path, monkeypatch):
     inside = tmp_path / "file" / "model"
     assert f"lies in {tmp_path / 'file'}" in complaint(lambda: sd.save_pretrained(inside))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 100))
-    said = complaint(lambda: sd.save_pretrained(tmp_path / "new"), OSError)
+    said = complaint(lambda: sd.save_pretrained(tmp_path / "new"))
     assert "bytes, but only 100 are free" in said
     assert not (tmp_path / "new").exists()
 
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_to(published, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    said = complaint(lambda: sd.save_pretrained(tmp_path / "new"), PermissionError)
+    said = complaint(lambda: sd.save_pretrained(tmp_path / "new"))
     assert said.endswith("cannot be written to: Permission denied; give another folder")
 
 
