@@ -68,8 +68,8 @@ def check_parameters(path: Path, module: nn.Module) -> None:
 def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") -> UNetConfig:
     """Read unet/config.json.
 
-    In these files attention_head_dim is the number of heads, not their width, unless
-    num_attention_heads gives it.
+    In these files attention_head_dim is the number of heads, not their width. Only a ControlNet's
+    file may give it as num_attention_heads.
 
     Args:
         path: The file.
@@ -106,6 +106,9 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
             "supported"
         )
     has_heads = config.get("num_attention_heads") is not None
+    if has_heads and is_unet:  # nor does diffusers read it
+        given = short(config["num_attention_heads"])
+        raise ValueError(f"{path}: num_attention_heads is {given}; only null is supported")
     heads = "num_attention_heads" if has_heads else "attention_head_dim"
     unet = UNetConfig(
         in_channels=config.integer("in_channels", 4),

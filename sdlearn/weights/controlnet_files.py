@@ -22,7 +22,7 @@ from sdlearn.weights.configs import (
 from sdlearn.weights.hub import CONTROLNET, local_folder
 from sdlearn.weights.json_config import errors_name_file
 from sdlearn.weights.model_detection import detect_model, hint_encoder, resolve_spec, unet_input
-from sdlearn.weights.saving import check_save, save_part
+from sdlearn.weights.saving import check_save, replace_weights
 from sdlearn.weights.state_dict import check_dtype, load_part
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
@@ -81,7 +81,7 @@ def save_controlnet(
     folder = Path(folder)
     check_folder(folder, check_save(controlnet, dtype))
     (folder / "config.json").unlink(missing_ok=True)
-    save_part(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)
+    replace_weights(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)
     content = controlnet_config_to_json(controlnet.config, controlnet.hint_channels)
     write_json(folder / "config.json", content)
 

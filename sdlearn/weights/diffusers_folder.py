@@ -41,7 +41,7 @@ from sdlearn.weights.model_index import (
     pipeline_class,
     read_index,
 )
-from sdlearn.weights.saving import check_save, save_part
+from sdlearn.weights.saving import check_save, replace_weights
 from sdlearn.weights.scheduler_config import (
     scheduler_config_from_json,
     scheduler_config_to_json,
@@ -228,6 +228,8 @@ def write_folder(
     ]
     needed = sum(check_save(module, dtype, max_bytes) for module in (unet, vae, *text.encoders))
     check_folder(folder, needed)
+    for name in (*(part[0] for part in parts), "scheduler", *TEXT_ENCODERS, *TOKENIZERS):
+        check_folder(folder / name)
     (folder / "model_index.json").unlink(missing_ok=True)
     classes = {}
     for n, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
@@ -239,7 +241,7 @@ def write_folder(
         classes[TOKENIZERS[n]] = ["transformers", "CLIPTokenizer"]
     for name, module, stem, config in parts:
         write_json(folder / name / "config.json", config)
-        save_part(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
+        replace_weights(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(
         folder / "model_index.json",

@@ -59,7 +59,7 @@ def read_index(folder: Path) -> Config:
     others = [key for key in index if is_part(index[key]) and key not in (*PARTS, *HARMLESS)]
     if others:
         warnings.warn(
-            f"{path}: the parts {', '.join(map(short, others))} are not read; "
+            f"{path}: the parts {short(others)} are not read; "
             "ControlNet.from_pretrained reads a ControlNet's folder",
             stacklevel=6,  # of StableDiffusion.from_pretrained
         )

@@ -23,7 +23,7 @@ WEIGHT_FILE = re.compile(
 )
 
 
-def save_part(
+def replace_weights(
     module: nn.Module,
     path: Path,
     dtype: torch.dtype | None = None,
@@ -32,20 +32,19 @@ def save_part(
     """Write a network into a published folder as `save` does, in place of any older weights.
 
     A variant, a pickle or shards of an earlier network would be loaded instead of the new one by
-    whoever prefers them, so they are deleted.
+    software that prefers them, so they are deleted.
 
     Args:
-        module: The network.
+        module: The network, which `check_save` has accepted.
         path: Its weight file.
         dtype: As in `save`.
         max_bytes: As in `save`.
     """
-    check_save(module, dtype, max_bytes)
     if path.parent.is_dir():
         for file in path.parent.iterdir():
             if WEIGHT_FILE.fullmatch(file.name):
                 file.unlink()
-    save(module, path, dtype, max_bytes)
+    write_weights(module, path, dtype, max_bytes)
 
 
 def check_save(
@@ -112,6 +111,13 @@ def save(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors files")
     check_save(module, dtype, max_bytes)
+    write_weights(module, path, dtype, max_bytes)
+
+
+def write_weights(
+    module: nn.Module, path: Path, dtype: torch.dtype | None, max_bytes: int | None
+) -> None:
+    """Write what `save` has checked."""
     state = published_state(module, dtype)
     shards = split_shards(state, max_bytes)
     index = path.with_name(path.name + ".index.json")

@@ -38,7 +38,11 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
             "CLIPTextModelWithProjection and the type clip_text_model"
         )
     eos = config.integer("eos_token_id", 49407, least=0)
-    activation: Any = config.text("hidden_act", "quick_gelu")  # CLIPTextConfig checks the name
+    activation: Any = config.text("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise ValueError(
+            f"{path}: hidden_act is {short(activation)}; only 'quick_gelu' and 'gelu' are supported"
+        )
     return CLIPTextConfig(
         vocab_size=config.integer("vocab_size"),
         hidden_size=config.integer("hidden_size"),

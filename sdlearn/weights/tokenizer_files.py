@@ -22,6 +22,13 @@ CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 # Settings of every tokenizer, and their usual values, which are not written.
 USUAL = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
 ADDED = "added_tokens_decoder"
+JSON_FILES = (
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "vocab.json",
+)
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -38,12 +45,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         check_merges(folder)
     check_settings(folder)
     try:
+        published = list(published_tokens(folder))
         tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(
             folder, local_files_only=True
         )
-        published = list(published_tokens(folder))
     except Exception as error:  # tokenizers, written in Rust, raises Exception itself
-        reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:200]
+        reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:400]
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {reason}") from error
     for name in ("bos_token", "eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
@@ -99,9 +106,8 @@ def check_settings(folder: Path) -> None:
 
 def published_tokens(folder: Path) -> Iterator[tuple[str, object, object]]:
     """The added tokens in each file of a tokenizer: the file, the token, its id."""
-    added, settings, whole = (
-        read_json(folder / name) if (folder / name).is_file() else {}
-        for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+    added, settings, whole, *_ = (
+        read_json(folder / name) if (folder / name).is_file() else {} for name in JSON_FILES
     )
     for token, number in added.items():
         yield "added_tokens.json", token, number

@@ -92,6 +92,11 @@ def test_a_file_or_a_full_disk_in_the_way(published, tmp_path, monkeypatch):
     )
     inside = tmp_path / "file" / "model"
     assert f"lies in {tmp_path / 'file'}" in complaint(lambda: sd.save_pretrained(inside))
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "vae").touch()
+    said = complaint(lambda: sd.save_pretrained(tmp_path / "half"))
+    assert said.startswith(f"{tmp_path / 'half' / 'vae'} is a file; ")
+    assert [path.name for path in (tmp_path / "half").iterdir()] == ["vae"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 100))
     said = complaint(lambda: sd.save_pretrained(tmp_path / "new"))
     assert "bytes, but only 100 are free" in said

@@ -78,7 +78,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "encoder_hid_dim": ([], [10]),
     "encoder_hid_dim_type": ([], ["text_proj", "ip_image_proj"]),
     "attention_head_dim": ([4, (2, 4)], [0, 3, None, (2, 3), (2,)]),
-    "num_attention_heads": ([None], [0, 3, "2"]),
+    "num_attention_heads": ([None], [0, 4, "2"]),
     "dual_cross_attention": ([], [True]),
     "use_linear_projection": ([True], ["yes", 1]),
     "class_embed_type": ([], ["timestep", "identity", "projection", "simple_projection"]),
