@@ -105,6 +105,8 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
             f"{path}: addition_embed_type is {short(added)}; only None and 'text_time' are "
             "supported"
         )
+    if added and config.integer("addition_time_embed_dim") % 2:
+        raise config.wrong("addition_time_embed_dim", "even, for pairs of a cosine and a sine")
     has_heads = config.get("num_attention_heads") is not None
     if has_heads and is_unet:  # nor does diffusers read it
         given = short(config["num_attention_heads"])

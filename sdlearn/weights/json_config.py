@@ -13,11 +13,6 @@ from typing import Any
 
 from sdlearn.utils.atomic_files import read_json
 
-# The repr of a value from a file in a message, of bounded length but long enough for a class name.
-_shortened = reprlib.Repr()
-_shortened.maxstring = 60
-short = _shortened.repr
-
 Json = Mapping[str, Any]
 Integers = tuple[int, ...]
 
@@ -26,6 +21,14 @@ LARGEST = 2**20
 # Nor do counts of layers and of levels; each layer takes time to build, whatever its size.
 MOST_LAYERS = 256
 MOST_LEVELS = 16
+
+
+def short(value: object) -> str:
+    """The repr of a value from a file for a message, of at most 160 characters."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = 60  # the names of classes are longer than the default
+    text = shortened.repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 @contextmanager
