@@ -27,7 +27,8 @@ class CLIPTextConfig:
         activation: "quick_gelu" for OpenAI's weights, "gelu" for OpenCLIP's (SD 2, SDXL).
         projection_dim: Channels of the embedding space that text and images share; None without a
             projection.
-        eos_token_id: The end-of-text token.
+        eos_token_id: The end-of-text token; None for the highest id of a sequence, which it is in
+            OpenAI's vocabulary unless a word was learnt and added after it.
 
     Raises:
         ValueError: For an unknown activation, or heads that do not divide hidden_size.
@@ -41,7 +42,7 @@ class CLIPTextConfig:
     max_positions: int = 77
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     projection_dim: int | None = None
-    eos_token_id: int = 49407
+    eos_token_id: int | None = 49407
 
     def __post_init__(self) -> None:
         if self.activation not in ("quick_gelu", "gelu"):
@@ -205,7 +206,8 @@ class CLIPTextEncoder(nn.Module):
         hidden = self.encoder(self.embeddings(ids))
         last = self.final_norm(hidden[-1])
         # The first end-of-text token, because SD 1 and the storybook model also pad with it.
-        end = (ids == self.config.eos_token_id).int().argmax(dim=1)  # (b,)
+        eos = self.config.eos_token_id
+        end = (ids if eos is None else (ids == eos).int()).argmax(dim=1)  # (b,)
         pooled = last[torch.arange(len(ids), device=ids.device), end]
         if self.config.projection_dim is not None:
             pooled = self.text_projection(pooled)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sdlearn.clip import CLIPTextEncoder
+from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 
 TextLayer = Literal["last", "penultimate"]
 
@@ -110,7 +110,7 @@ class TextEncoder(nn.Module):
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             assert isinstance(encoder, CLIPTextEncoder)
             device = encoder.embeddings.token_embedding.weight.device
-            length = encoder.config.max_positions
+            length = context_length(tokenizer, encoder.config)
             states = encoder(token_ids(tokenizer, unique, length).to(device))
             contexts.append(states.last if self.layer == "last" else states.hidden[-2])
             pooled = None if encoder.config.projection_dim is None else states.pooled
@@ -171,6 +171,24 @@ def size_conditioning(
     return None
 
 
+def context_length(tokenizer: PreTrainedTokenizerBase, config: CLIPTextConfig) -> int:
+    """Tokens of each sequence, 77 for Stable Diffusion; the encoder has no more positions."""
+    return int(min(tokenizer.model_max_length, config.max_positions))
+
+
+def spell_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Replace learnt words of several embeddings, such as "<cat>", by "<cat> <cat>_1 <cat>_2".
+
+    Textual inversion (Gal et al., arXiv:2208.01618) adds a token to the vocabulary for each of
+    them; a prompt names only the first.
+    """
+    added = tokenizer.get_added_vocab()
+    for word in sorted(set(tokenizer.tokenize(prompt)) & added.keys()):
+        last = next(i for i in range(1, len(added) + 1) if f"{word}_{i}" not in added)
+        prompt = prompt.replace(word, " ".join([word, *(f"{word}_{i}" for i in range(1, last))]))
+    return prompt
+
+
 def token_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int = 77
 ) -> Tensor:
@@ -182,7 +200,8 @@ def token_ids(
     Returns:
         (b, length) int64.
     """
-    untruncated = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+    texts = [spell_out(tokenizer, prompt) for prompt in prompts]
+    untruncated = tokenizer(texts, truncation=False, verbose=False).input_ids
     for prompt, ids in zip(prompts, untruncated, strict=True):
         if len(ids) > length:
             ignored = tokenizer.decode(ids[length - 1 : -1])
@@ -192,7 +211,7 @@ def token_ids(
                 stacklevel=2,
             )
     padded = tokenizer(
-        list(prompts),
+        texts,
         padding="max_length",
         max_length=length,
         truncation=True,

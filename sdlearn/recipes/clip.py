@@ -39,8 +39,8 @@ from sdlearn.training import TrainingJob, learning_rate, seeded, update
 from sdlearn.utils.atomic_files import replace_folder, write_json
 from sdlearn.utils.device import autocast
 from sdlearn.versions import STORYBOOK
-from sdlearn.weights.configs import text_config_to_json
-from sdlearn.weights.diffusers_folder import read_tokenizer, write_tokenizer
+from sdlearn.weights.text_config import text_config_to_json
+from sdlearn.weights.tokenizer_files import read_tokenizer, write_tokenizer
 
 TEXT = STORYBOOK.text[0]
 

@@ -20,8 +20,9 @@ from sdlearn.text import TextEncoder
 from sdlearn.utils.device import channels_last
 from sdlearn.utils.resources import data_folder
 from sdlearn.vae import VAE
-from sdlearn.weights.configs import text_config_from_json, vae_config_from_json
-from sdlearn.weights.diffusers_folder import read_tokenizer
+from sdlearn.weights.configs import vae_config_from_json
+from sdlearn.weights.text_config import text_config_from_json
+from sdlearn.weights.tokenizer_files import read_tokenizer
 
 HALF = NDArray[np.float16]
 

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
+LARGEST_JSON = 2**26
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -53,6 +56,32 @@ def check_writable(out: Path, suffix: str, what: str) -> None:
         ) from error
 
 
+def check_folder(folder: Path, needed: int = 0) -> None:
+    """Check before the work whether files can be written into a folder, which need not exist yet.
+
+    Args:
+        folder: The folder.
+        needed: Bytes that will be written.
+
+    Raises:
+        OSError: If it is a file or lies in one, cannot be written to, or has too little space.
+    """
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not place.is_dir():
+        what = "is a file" if place == folder else f"lies in {place}, which is a file"
+        raise NotADirectoryError(f"{folder} {what}; give a folder to write to")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{folder} cannot be written to: {error.strerror}; give another folder"
+        ) from error
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OSError(f"{folder} needs {needed:,} bytes, but only {free:,} are free on its disk")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as JSON in the style of published configurations: sorted, indented by two."""
     with atomic_write(path) as part:
@@ -60,18 +89,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object in UTF-8, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not readable JSON, or not an object.
+        ValueError: If it is not readable JSON, or not an object, or larger than LARGEST_JSON.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a published model folder holds it")
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise ValueError(
+            f"{path} has {size:,} bytes; at most {LARGEST_JSON:,} bytes of JSON are read"
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
+    except RecursionError:
+        reason = "its lists or objects are nested too deeply"
+        raise ValueError(f"{path} is not readable JSON: {reason}") from None
+    except ValueError:  # Python converts at most 4300 digits
+        reason = "it holds a number of thousands of digits"
+        raise ValueError(f"{path} is not readable JSON: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content

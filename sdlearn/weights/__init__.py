@@ -6,7 +6,8 @@
 
 The modules, in reading order:
 
-    state_dict        a network's tensors: published names, strict match, load, save
+    state_dict        a network's tensors: published names, strict match, load
+    saving            a network's tensors written as safetensors
     tensor_files      safetensors files and pickles, opened without reading the tensors
     ldm_keys          the tensor names of the original CompVis and Stability files
     file_parts        where in a file a network is
@@ -16,7 +17,11 @@ The modules, in reading order:
     system_parts      the networks of a whole system, filled from one original file
     single_file       a whole system in one original file
     diffusers_folder  a whole system as a folder in the published layout
-    configs           config.json of each network, read and written
+    model_index       model_index.json: the classes of a folder's parts, and its system
+    tokenizer_files   a tokenizer, read and written
+    configs           config.json of the U-Net, a ControlNet and the autoencoder, read and written
+    text_config       config.json of a text encoder, read and written
+    config_fields     the settings in these files that may have one value only
     scheduler_config  scheduler_config.json, read and written
     scheduler_classes   what each published scheduler class is and has
     scheduler_fallback  what is done instead of a setting that is not supported
@@ -31,9 +36,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .saving import save as save
     from .single_file import load_original as load_original
     from .state_dict import load as load
-    from .state_dict import save as save
     from .system_parts import Parts as Parts
 
 # Where each public name comes from.
@@ -41,7 +46,7 @@ _HOME = {
     "Parts": "system_parts",
     "load": "state_dict",
     "load_original": "single_file",
-    "save": "state_dict",
+    "save": "saving",
 }
 
 __all__ = list(_HOME)

@@ -12,9 +12,13 @@ import torch
 
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
-from sdlearn.utils.atomic_files import write_json
+from sdlearn.utils.atomic_files import check_folder, write_json
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.configs import controlnet_config_from_json, controlnet_config_to_json
+from sdlearn.weights.configs import (
+    check_parameters,
+    controlnet_config_from_json,
+    controlnet_config_to_json,
+)
 from sdlearn.weights.file_parts import unwrap
 from sdlearn.weights.hub import CONTROLNET, local_folder
 from sdlearn.weights.json_config import errors_name_file
@@ -25,7 +29,8 @@ from sdlearn.weights.model_detection import (
     resolve_spec,
     unet_input,
 )
-from sdlearn.weights.state_dict import check_dtype, load_part, save
+from sdlearn.weights.saving import check_save, replace_weights
+from sdlearn.weights.state_dict import check_dtype, load_part
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
 AnyControlNet = TypeVar("AnyControlNet", bound=ControlNet)
@@ -66,6 +71,7 @@ def load_controlnet(
     # On the meta device, parameters have shapes but no memory until they are loaded.
     with errors_name_file(config_file), torch.device("meta"):
         controlnet = cls(config, hint_channels).to(dtype)
+    check_parameters(config_file, controlnet)
     load_part(controlnet, tensors, path)
     return controlnet.eval()
 
@@ -81,7 +87,9 @@ def save_controlnet(
         dtype: Of the file; None for the network's own.
     """
     folder = Path(folder)
-    save(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)
+    check_folder(folder, check_save(controlnet, dtype))
+    (folder / "config.json").unlink(missing_ok=True)
+    replace_weights(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)
     content = controlnet_config_to_json(controlnet.config, controlnet.hint_channels)
     write_json(folder / "config.json", content)
 

@@ -11,45 +11,46 @@ SDXL also has text_encoder_2 and tokenizer_2. The JSON files determine the netwo
 see configs and scheduler_config, so any folder of Stable Diffusion 1, 2 or XL can be read.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from sdlearn.clip import CLIPTextEncoder
-from sdlearn.text import TextEncoder
+from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.text import TextEncoder, context_length
 from sdlearn.unet import UNet
-from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
+from sdlearn.utils.atomic_files import check_folder, write_json
 from sdlearn.vae import VAE
-from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
+from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
-    text_config_from_json,
-    text_config_to_json,
+    check_parameters,
     unet_config_from_json,
     unet_config_to_json,
     vae_config_from_json,
     vae_config_to_json,
 )
 from sdlearn.weights.hub import repo_id
-from sdlearn.weights.json_config import Config, Json, errors_name_file
+from sdlearn.weights.json_config import Json, errors_name_file
+from sdlearn.weights.model_index import (
+    TEXT_ENCODERS,
+    TOKENIZERS,
+    detect_kind,
+    part_class,
+    pipeline_class,
+    read_index,
+    reading_class,
+)
+from sdlearn.weights.saving import check_save, replace_weights
 from sdlearn.weights.scheduler_classes import scheduler_class
 from sdlearn.weights.scheduler_config import (
     scheduler_config_from_json,
     scheduler_config_to_json,
 )
-from sdlearn.weights.state_dict import check_dtype, load, save
-
-# The supported _class_name of model_index.json -> the system with the settings that the files lack.
-PIPELINE_CLASSES = {
-    "StableDiffusionPipeline": SD1_5,
-    "StableDiffusionInpaintPipeline": SD1_5_INPAINT,
-    "StableDiffusionXLPipeline": SDXL,
-}
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+from sdlearn.weights.state_dict import check_dtype, load
+from sdlearn.weights.text_config import text_config_from_json, text_config_to_json
+from sdlearn.weights.tokenizer_files import read_tokenizer, tokens_needed, write_tokenizer
 
 # ---------------------------------------------------------------------------------------- reading
 
@@ -71,19 +72,21 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
     tokenizers, configs = [], []
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
         tokenizer = read_tokenizer(folder / name)
-        if len(tokenizer) > config.vocab_size:
-            raise ValueError(
-                f"{folder / name} has {len(tokenizer)} tokens, more than the "
-                f"{config.vocab_size} of the text encoder; both must be from the same model"
-            )
         tokenizers.append(tokenizer)
-        # The text encoder's file may have a wrong end token, see text_config_from_json.
-        configs.append(replace(config, eos_token_id=tokenizer.eos_token_id))
+        configs.append(fit_tokenizer(folder / name, tokenizer, config))
+    if len(set(map(context_length, tokenizers, configs))) > 1:
+        raise ValueError(
+            f"{folder}: the two tokenizers make sequences of different lengths, by their "
+            "model_max_length; both must be from the same model"
+        )
     spec = replace(spec, text=tuple(configs))
     # On the meta device, parameters have shapes but no memory until they are loaded.
     with errors_name_file(folder), torch.device("meta"):
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
+    parts = {"unet": unet, "vae": vae, **dict(zip(TEXT_ENCODERS, encoders, strict=False))}
+    for name, module in parts.items():
+        check_parameters(folder / name / "config.json", module)
     vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
     load(unet.to(dtype), folder / "unet")
     load(vae.to(vae_dtype), folder / "vae")
@@ -96,23 +99,16 @@ def read_spec(folder: Path) -> ModelSpec:
     """The specification of a published folder, from its JSON files.
 
     The files do not contain the number of steps and the guidance scale. These are taken from the
-    system in SPECS with the name in model_index.json, or with the same U-Net, or of the same class
-    of pipeline.
+    system in SPECS with the name in model_index.json, or with the same U-Net, or of the same kind.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is malformed or not supported, or if the parts do not fit each other.
     """
-    index = Config(folder / "model_index.json")
-    pipeline = index.text("_class_name", "")
-    if pipeline not in PIPELINE_CLASSES:
-        raise ValueError(
-            f"{index.path}: _class_name is {pipeline!r}; only "
-            f"{', '.join(map(repr, PIPELINE_CLASSES))} folders can be read"
-        )
-    kind = PIPELINE_CLASSES[pipeline]
+    index = read_index(folder)
     with errors_name_file(folder / "unet" / "config.json") as path:
         unet = unet_config_from_json(path)
+    kind = detect_kind(index, unet)
     with errors_name_file(folder / "vae" / "config.json") as path:
         vae = vae_config_from_json(path)
         # Current files say true for every autoencoder; only SDXL's needs it.
@@ -120,7 +116,7 @@ def read_spec(folder: Path) -> ModelSpec:
     text = []
     for part in TEXT_ENCODERS[: len(kind.text)]:
         with errors_name_file(folder / part / "config.json") as path:
-            text.append(text_config_from_json(path))
+            text.append(text_config_from_json(path, part_class(index, part)))
     width = sum(config.hidden_size for config in text)
     if unet.cross_attention_dim != width:
         raise ValueError(
@@ -140,7 +136,9 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder}: the U-Net's latents have {unet.out_channels} channels, the autoencoder's "
             f"{vae.latent_channels}; both must be from the same model"
         )
-    name = index.text("_name_or_path", "")
+    name = index.get("_name_or_path") or ""
+    if not isinstance(name, str):
+        raise index.wrong("_name_or_path", "a string")
     if name not in SPECS:
         name = repo_id(folder) or name or folder.resolve().name
     alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
@@ -151,36 +149,39 @@ def read_spec(folder: Path) -> ModelSpec:
         vae=vae,
         text=tuple(text),
         text_layer=kind.text_layer,
-        zero_negative=index.flag("force_zeros_for_empty_prompt", kind.zero_negative),
+        zero_negative=(
+            kind.zero_negative and index.flag("force_zeros_for_empty_prompt", kind.zero_negative)
+        ),
         resolution=unet.sample_size * 2 ** (len(vae.block_out_channels) - 1),
     )
     with errors_name_file(folder / "scheduler" / "scheduler_config.json") as path:
-        return scheduler_config_from_json(path, spec, scheduler_class(index), pipeline)
+        return scheduler_config_from_json(
+            path, spec, scheduler_class(index), reading_class(index, spec)
+        )
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a published folder.
+def fit_tokenizer(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, config: CLIPTextConfig
+) -> CLIPTextConfig:
+    """The configuration of the text encoder that this tokenizer is for.
+
+    Args:
+        folder: Of the tokenizer, for the message.
+        tokenizer: The tokenizer.
+        config: As in the text encoder's file, where the end-of-text token may be None.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged.
+        ValueError: If the tokenizer has more tokens than the text encoder.
     """
-    if not (folder / "tokenizer.json").is_file():
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing; the tokenizer needs it")
-        tokens = len(read_json(folder / "vocab.json"))
-        lines = (folder / "merges.txt").read_bytes().splitlines()
-        merges = sum(not line.startswith(b"#version") for line in lines)
-        if tokens > 2 * 256 + merges + 2:  # bytes, bytes that end a word, merges, start and end
-            raise ValueError(
-                f"{folder / 'merges.txt'} is incomplete: {merges} merges cannot make the "
-                f"{tokens} tokens of vocab.json"
-            )
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers, written in Rust, raises Exception itself
-        raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {error}") from error
+    needed = tokens_needed(tokenizer)
+    if needed > config.vocab_size:
+        raise ValueError(
+            f"{folder} has {needed} tokens, more than the "
+            f"{config.vocab_size} of the text encoder; both must be from the same model"
+        )
+    if config.eos_token_id is None and tokenizer.eos_token_id == needed - 1:
+        return replace(config, eos_token_id=tokenizer.eos_token_id)
+    return config
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -197,8 +198,10 @@ def write_folder(
 ) -> None:
     """Write a whole system as a folder in the published layout.
 
-    Each file is complete or absent, and model_index.json, without which a folder cannot be read, is
-    written last. Other files in the folder, such as a model card, are kept.
+    Everything is checked before the first file is written. Each file is complete or absent, and
+    model_index.json, without which a folder cannot be read, is deleted first and written last, so
+    that parts of two models are never read as one. Weights and tokenizer files of an older model
+    are deleted; other files in the folder, such as a model card, are kept.
 
     Args:
         folder: Created if necessary.
@@ -210,13 +213,20 @@ def write_folder(
         max_bytes: Of a weight file, see `save`.
 
     Raises:
-        ValueError: If no published file can describe the sampler; nothing is written then.
+        ValueError: If no published file can describe the sampler, or if the dtype or max_bytes are
+            not accepted.
+        OSError: If the folder cannot be written to, or there is too little space.
     """
     scheduler = scheduler_config_to_json(spec, class_entries(spec)["_class_name"])
     parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_config_to_json(unet.config)),
         ("vae", vae, "diffusion_pytorch_model", vae_config_to_json(vae.config, spec.resolution)),
     ]
+    needed = sum(check_save(module, dtype, max_bytes) for module in (unet, vae, *text.encoders))
+    check_folder(folder, needed)
+    for name in (*(part[0] for part in parts), "scheduler", *TEXT_ENCODERS, *TOKENIZERS):
+        check_folder(folder / name)
+    (folder / "model_index.json").unlink(missing_ok=True)
     classes = {}
     for n, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
         assert isinstance(encoder, CLIPTextEncoder)
@@ -227,7 +237,7 @@ def write_folder(
         classes[TOKENIZERS[n]] = ["transformers", "CLIPTokenizer"]
     for name, module, stem, config in parts:
         write_json(folder / name / "config.json", config)
-        save(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
+        replace_weights(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(
         folder / "model_index.json",
@@ -246,40 +256,7 @@ def write_folder(
 
 def class_entries(spec: ModelSpec) -> Json:
     """The entries of model_index.json that depend on the class of the pipeline."""
+    name = {"_class_name": pipeline_class(spec)}
     if len(spec.text) == 2:
-        return {
-            "_class_name": "StableDiffusionXLPipeline",
-            "force_zeros_for_empty_prompt": spec.zero_negative,
-        }
-    inpainting = spec.unet.in_channels > spec.unet.out_channels
-    return {
-        "_class_name": f"StableDiffusion{'Inpaint' if inpainting else ''}Pipeline",
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-    }
-
-
-def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the four files of a published CLIP tokenizer, read by all versions of transformers."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    with atomic_write(folder / "vocab.json") as part:
-        part.write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
-    with atomic_write(folder / "merges.txt") as part:
-        part.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8", newline="\n")
-    special = {
-        name: getattr(tokenizer, name)
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-    }
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(
-        folder / "tokenizer_config.json",
-        special
-        | {
-            "add_prefix_space": False,
-            "do_lower_case": True,
-            "errors": "replace",
-            "model_max_length": tokenizer.model_max_length,
-            "tokenizer_class": "CLIPTokenizer",
-        },
-    )
+        return name | {"force_zeros_for_empty_prompt": spec.zero_negative}
+    return name | {"requires_safety_checker": False, "safety_checker": [None, None]}

@@ -4,8 +4,8 @@
 and the accepted values.
 """
 
-import math
 import reprlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,17 @@ Integers = tuple[int, ...]
 
 # No size in a configuration comes near this, and torch can count the elements of a tensor with it.
 LARGEST = 2**20
+# Nor do counts of layers and of levels; each layer takes time to build, whatever its size.
+MOST_LAYERS = 256
+MOST_LEVELS = 16
+
+
+def short(value: object) -> str:
+    """The repr of a value from a file for a message, of at most 160 characters."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = 60  # the names of classes are longer than the default
+    text = shortened.repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 @contextmanager
@@ -38,22 +49,42 @@ def errors_name_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_config(path: Path, fixed: Json) -> "Config":
-    """Read a configuration file and compare some of its entries with the supported values.
+def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
+    """Read a network's configuration file and compare some entries with the supported values.
 
     Args:
         path: The JSON file.
-        fixed: The only supported value of each of these entries. The file may leave them out.
+        fixed: The only supported value of each of these entries, or a `OneOf`. The file may leave
+            them out.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a JSON object, or has another value for an entry of `fixed`.
     """
     config = Config(path)
-    for key, value in fixed.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{path}: {key} is {config[key]!r}; only {value!r} is supported")
+    for key, value in (fixed | {"quantization_config": None}).items():
+        accepted = value if isinstance(value, OneOf) else OneOf(value)
+        if key in config and config[key] not in accepted:
+            raise ValueError(
+                f"{path}: {key} is {short(config[key])}; only "
+                f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "
+                "supported"
+            )
     return config
+
+
+class OneOf(tuple[Any, ...]):
+    """The values of a setting that all mean the same; the first is written."""
+
+    __slots__ = ()
+
+    def __new__(cls, *values: Any) -> "OneOf":
+        return super().__new__(cls, values)
+
+
+def written(fixed: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a table of fixed settings as they are written."""
+    return {key: value[0] if isinstance(value, OneOf) else value for key, value in fixed.items()}
 
 
 class Config(dict[str, Any]):
@@ -84,29 +115,37 @@ class Config(dict[str, Any]):
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for an entry that is not what it is expected to be."""
         return ValueError(
-            f"{self.path} has an entry of the wrong kind: {key} is {reprlib.repr(self[key])}; it "
+            f"{self.path} has an entry of the wrong kind: {key} is {short(self[key])}; it "
             f"must be {expected}"
         )
 
-    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number in least … LARGEST."""
+    def integer(
+        self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST
+    ) -> int:
+        """A whole number in least … most."""
         value = self.entry(key, default)
-        if not is_integer(value, least):
-            raise self.wrong(key, f"a whole number from {least} to {LARGEST}")
+        if not is_integer(value, least, most):
+            raise self.wrong(key, f"a whole number from {least} to {most}")
         return int(value)
 
-    def integers(self, key: str, default: Sequence[int] | None = None, least: int = 1) -> Integers:
-        """A list of whole numbers in least … LARGEST, at least one of them."""
+    def integers(
+        self, key: str, default: Sequence[int] | None = None, least: int = 1, most: int = LARGEST
+    ) -> Integers:
+        """A list of 1 … MOST_LEVELS whole numbers in least … most."""
         values = self.entry(key, default)
-        if not is_list(values) or not values or not all(is_integer(v, least) for v in values):
-            raise self.wrong(key, f"a list of whole numbers from {least} to {LARGEST}")
+        if not is_list(values) or not values or not all(is_integer(v, least, most) for v in values):
+            raise self.wrong(key, f"a list of whole numbers from {least} to {most}")
+        if len(values) > MOST_LEVELS:
+            raise ValueError(
+                f"{self.path}: {key} has {len(values)} entries; at most {MOST_LEVELS} are supported"
+            )
         return tuple(values)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number above 0."""
         value = self.entry(key, default)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
+        if not number or not 0 < value <= sys.float_info.max:  # no infinity, no larger integer
             raise self.wrong(key, "a number above 0")
         return value
 
@@ -134,9 +173,9 @@ class Config(dict[str, Any]):
         return list(values)
 
 
-def is_integer(value: object, least: int) -> bool:
-    """Whether the value is a whole number in least … LARGEST, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+def is_integer(value: object, least: int, most: int) -> bool:
+    """Whether the value is a whole number in least … most, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_list(value: object) -> bool:

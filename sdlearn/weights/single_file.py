@@ -20,7 +20,7 @@ from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.diffusers_folder import read_folder, read_tokenizer
+from sdlearn.weights.diffusers_folder import read_folder
 from sdlearn.weights.file_parts import PREFIXES, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
@@ -33,6 +33,7 @@ from sdlearn.weights.model_detection import (
 from sdlearn.weights.state_dict import check_dtype, load_tensors
 from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tokenizer_files import read_tokenizer
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]

@@ -1,4 +1,4 @@
-"""The tensors of one network: loaded from published weight files, and saved with published names.
+"""The tensors of one network, loaded from published weight files; saving has the way back.
 
 The networks of this package have the names of the published folders, except for the text encoder's
 prefix, and for 1x1 convolutions, which are linear layers here. The names in other files, and where
@@ -13,22 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdlearn.clip import CLIPTextEncoder
-from sdlearn.utils.atomic_files import atomic_write, write_json
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
 from sdlearn.weights.model_detection import detect_model, shortened
 from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
 
 TEXT_PREFIX = "text_model."
-TEXT_PROJECTION = "text_projection.weight"  # the one tensor of a text encoder without that prefix
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-# ------------------------------------------------------------------------------------------ loading
 
 
 def load(module: nn.Module, path: str | Path) -> None:
@@ -182,88 +175,3 @@ def check_dtype(dtype: torch.dtype) -> None:
     if dtype not in COMPUTE_DTYPES:
         accepted = ", ".join(map(str, COMPUTE_DTYPES))
         raise ValueError(f"dtype is {dtype!r}; it must be one of {accepted}")
-
-
-# ------------------------------------------------------------------------------------------- saving
-
-
-def save(
-    module: nn.Module,
-    path: str | Path,
-    dtype: torch.dtype | None = None,
-    max_bytes: int | None = None,
-) -> None:
-    """Write a network as safetensors, with published names and shapes.
-
-    Each file is written under a temporary name and then moved, so that it is complete or absent.
-    Files from an earlier save to the same path are replaced.
-
-    Args:
-        module: The network.
-        path: A name that ends in .safetensors.
-        dtype: Of floating-point tensors in the file; None for the network's own.
-        max_bytes: A larger file is split into shards NAME-00001-of-00003.safetensors, with an index
-            NAME.safetensors.index.json; None for no limit.
-
-    Raises:
-        ValueError: If the path has another suffix.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: weights are written as .safetensors files")
-    state = published_state(module, dtype)
-    shards = split_shards(state, max_bytes)
-    index = path.with_name(path.name + ".index.json")
-    earlier = {path, index, *path.parent.glob(f"{path.stem}-*-of-*.safetensors")}
-    if len(shards) == 1:
-        written = {path}
-        write_safetensors(path, state)
-    else:
-        weight_map: dict[str, str] = {}
-        written = {index}
-        for number, keys in enumerate(shards, start=1):
-            shard = path.with_stem(f"{path.stem}-{number:05d}-of-{len(shards):05d}")
-            write_safetensors(shard, {key: state[key] for key in keys})
-            weight_map |= dict.fromkeys(keys, shard.name)
-            written.add(shard)
-        total = sum(tensor.nbytes for tensor in state.values())
-        write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    for stale in earlier - written:
-        stale.unlink(missing_ok=True)
-
-
-def published_state(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """A network's tensors on the CPU, with published names and shapes; dtype as in `save`."""
-    convolutions = not getattr(getattr(module, "config", None), "use_linear_projection", True)
-    state = {}
-    for key, tensor in module.state_dict().items():
-        if convolutions and key.endswith(("proj_in.weight", "proj_out.weight")):
-            tensor = tensor[:, :, None, None]  # linear layer -> 1x1 convolution
-        if isinstance(module, CLIPTextEncoder) and key != TEXT_PROJECTION:
-            key = TEXT_PREFIX + key
-        target = dtype if tensor.is_floating_point() else tensor.dtype
-        state[key] = tensor.detach().to("cpu", target).contiguous()
-    return state
-
-
-def split_shards(state: dict[str, Tensor], max_bytes: int | None) -> list[list[str]]:
-    """The keys of each shard; no shard is larger than max_bytes unless it is a single tensor."""
-    shards: list[list[str]] = [[]]
-    used = 0
-    for key, tensor in state.items():
-        size = tensor.nbytes + len(key) + 128  # an upper bound of its entry in the header
-        if max_bytes is not None and shards[-1] and used + size > max_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(key)
-        used += size
-    return shards
-
-
-def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a file of tensors that is complete or absent, with the usual permissions."""
-    with atomic_write(path) as part:
-        part.touch()
-        mode = part.stat().st_mode  # save_file makes files that only their owner can read
-        save_file(state, part, metadata={"format": "pt"})
-        part.chmod(mode)

@@ -30,7 +30,7 @@ from sdlearn.training import (
     update,
 )
 from sdlearn.utils.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from sdlearn.weights.diffusers_folder import read_tokenizer
+from sdlearn.weights.tokenizer_files import read_tokenizer
 
 TINY = ["--recipe", "small", "--steps", "8", "--batch", "4", "--scenes", "24", "--device", "cpu"]
 TINY += ["--checkpoint-steps", "2", "--set", "size=32", "--set", "warmup=2"]

@@ -24,12 +24,14 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.resources import data_folder
 from sdlearn.versions import SPECS
-from sdlearn.weights import single_file, state_dict
-from sdlearn.weights.diffusers_folder import read_spec, read_tokenizer
+from sdlearn.weights import saving, single_file
+from sdlearn.weights.diffusers_folder import read_spec
 from sdlearn.weights.json_config import errors_name_file
 from sdlearn.weights.ldm_keys import key_map
-from sdlearn.weights.single_file import Parts, detect_spec, new_parts
+from sdlearn.weights.single_file import detect_spec
+from sdlearn.weights.system_parts import Parts, new_parts
 from sdlearn.weights.tensor_files import open_weights
+from sdlearn.weights.tokenizer_files import read_tokenizer
 from tests.tiny_model import tiny_diffusers
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -186,8 +188,16 @@ FAULTS = {
         r"model_index\.json is missing",
     ),
     "another pipeline": (
-        lambda f: damage_json(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
-        r"_class_name is 'StableDiffusion3Pipeline'; only 'StableDiffusionPipeline'",
+        lambda f: (
+            (f / "unet").rename(f / "transformer"),
+            damage_json(
+                f / "model_index.json",
+                _class_name="StableDiffusion3Pipeline",
+                unet="gone",
+                transformer=["diffusers", "SD3Transformer2DModel"],
+            ),
+        ),
+        r"_class_name is 'StableDiffusion3Pipeline', and there is no unet; only folders of Stable",
     ),
     "no configuration": (
         lambda f: (f / "vae" / "config.json").unlink(),
@@ -926,7 +936,7 @@ def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(state_dict, "save_file", fail)
+    monkeypatch.setattr(saving, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         weights.save(sd.vae, tmp_path / "vae.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["vae.safetensors"]
@@ -938,5 +948,5 @@ def test_a_failed_save_leaves_the_old_file(published, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_weights_can_be_read_by_whom_the_other_files_can(tmp_path):
     (tmp_path / "plain").touch()
-    state_dict.write_safetensors(tmp_path / "w.safetensors", {"x": torch.zeros(2)})
+    saving.write_safetensors(tmp_path / "w.safetensors", {"x": torch.zeros(2)})
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

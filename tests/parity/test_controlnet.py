@@ -17,7 +17,7 @@ from sdlearn.unet import UNet, UNetConfig, UNetEncoder
 from sdlearn.utils.atomic_files import read_json, write_json
 from sdlearn.weights.controlnet_files import detect_controlnet_config
 from sdlearn.weights.ldm_keys import key_map
-from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.saving import published_state
 from sdlearn.weights.tensor_files import LazyTensor
 
 from .oracle import (

@@ -24,7 +24,7 @@ from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.weights.configs import unet_config_to_json, vae_config_to_json
-from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.saving import published_state
 from tests.parity.oracle import normal, randomise, relative_error
 from tests.tiny_original import TINY1, TINY2, TINY_UNET, TINY_VAE, TINYXL, equal, original
 

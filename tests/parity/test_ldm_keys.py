@@ -31,16 +31,13 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE
 from sdlearn.versions import SD1_5, SD2_1, SDXL, SPECS
-from sdlearn.weights.configs import (
-    text_config_to_json,
-    unet_config_to_json,
-    vae_config_to_json,
-)
+from sdlearn.weights.configs import unet_config_to_json, vae_config_to_json
 from sdlearn.weights.ldm_keys import ema_key, key_map
 from sdlearn.weights.model_detection import detect_model
+from sdlearn.weights.saving import published_state
 from sdlearn.weights.single_file import load_original
-from sdlearn.weights.state_dict import published_state
 from sdlearn.weights.system_parts import new_parts
+from sdlearn.weights.text_config import text_config_to_json
 from tests.parity.oracle import randomise, shapes
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 from tests.tiny_original import (

@@ -373,14 +373,14 @@ FAULTS = {
         r"tokenizer_2.vocab\.json is missing",
     ),
     "a first text encoder for a second": (
-        lambda f: damage(f / "text_encoder_2" / "config.json", architectures=["CLIPTextModel"]),
+        lambda f: damage(f / "model_index.json", text_encoder_2=["transformers", "CLIPTextModel"]),
         ValueError,
         r"input_dim of the U-Net is 42; the pooled text and six embedded sizes have 24",
     ),
-    "SDXL as Stable Diffusion 1": (
-        lambda f: damage(f / "model_index.json", _class_name="StableDiffusionPipeline"),
+    "the U-Net of Stable Diffusion 1 with two encoders": (
+        lambda f: damage(f / "unet" / "config.json", addition_embed_type=None),
         ValueError,
-        r"attends to 32 channels, the text encoder gives 12",
+        r"lists two text encoders; its U-Net has no addition_embed_type",
     ),
     "another embedding": (
         lambda f: damage(f / "unet" / "config.json", addition_embed_type="image"),

@@ -1,0 +1,160 @@
+"""A CLIP tokenizer in a published folder, read and written.
+
+Published folders have one of two layouts: vocab.json and merges.txt, or tokenizer.json. Words that
+were learnt later, by textual inversion or DreamBooth, are in added_tokens.json, in the entry
+added_tokens_decoder of tokenizer_config.json, or in tokenizer.json. All of these are read, as
+transformers does; the first layout is written, with the learnt words in both of its places, so that
+every version of transformers reads the same tokens.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
+
+from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
+from sdlearn.weights.json_config import Json, short
+
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+# Settings of every tokenizer, and their usual values, which are not written.
+USUAL = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
+ADDED = "added_tokens_decoder"
+JSON_FILES = (
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "vocab.json",
+)
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a published folder.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or not supported.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        check_merges(folder)
+    check_settings(folder)
+    try:
+        published = list(published_tokens(folder))
+        tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as error:  # tokenizers, written in Rust, raises Exception itself
+        reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:400]
+        raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {reason}") from error
+    for name in ("bos_token", "eos_token", "pad_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(f"{folder}: {name} is null; a CLIP tokenizer needs one")
+    ids = tokenizer.get_vocab()
+    for place, token, number in published:
+        if ids.get(token) != number:
+            raise ValueError(
+                f"{folder / place}: the token {short(token)} has the number "
+                f"{short(number)}; read with the other files it has "
+                f"{ids.get(token, 'none')}, so these files do not belong together"
+            )
+    return tokenizer
+
+
+def tokens_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The rows that a token embedding needs for every id of a tokenizer."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def check_merges(folder: Path) -> None:
+    """Check that vocab.json and merges.txt are there and whole."""
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; the tokenizer needs it")
+    tokens = len(read_json(folder / "vocab.json"))
+    lines = (folder / "merges.txt").read_bytes().splitlines()
+    merges = sum(not line.startswith(b"#version") for line in lines)
+    if tokens > 2 * 256 + merges + 2:  # bytes, bytes that end a word, merges, start and end
+        raise ValueError(
+            f"{folder / 'merges.txt'} is incomplete: {merges} merges cannot make the "
+            f"{tokens} tokens of vocab.json"
+        )
+
+
+def check_settings(folder: Path) -> None:
+    """Check the class of a tokenizer and the length of its sequences."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    name = settings.get("tokenizer_class")
+    if name is not None and name not in CLASSES:
+        raise ValueError(
+            f"{path}: tokenizer_class is {short(name)}; only {' and '.join(CLASSES)} can be read"
+        )
+    length = settings.get("model_max_length")
+    number = isinstance(length, int | float) and not isinstance(length, bool)
+    if length is not None and not (number and length >= 3):
+        raise ValueError(
+            f"{path}: model_max_length is {short(length)}; it must be at least 3, a start, "
+            "a word and an end"
+        )
+
+
+def published_tokens(folder: Path) -> Iterator[tuple[str, object, object]]:
+    """The added tokens in each file of a tokenizer: the file, the token, its id."""
+    added, settings, whole, *_ = (
+        read_json(folder / name) if (folder / name).is_file() else {} for name in JSON_FILES
+    )
+    for token, number in added.items():
+        yield "added_tokens.json", token, number
+    for number, token in (settings.get(ADDED) or {}).items():
+        yield "tokenizer_config.json", token["content"], int(number)
+    for token in whole.get("added_tokens") or []:
+        yield "tokenizer.json", token["content"], token["id"]
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the files of a published CLIP tokenizer, in place of those of another one."""
+    for name in ("tokenizer.json", "added_tokens.json"):
+        (folder / name).unlink(missing_ok=True)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    with atomic_write(folder / "vocab.json") as part:
+        part.write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    with atomic_write(folder / "merges.txt") as part:
+        part.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8", newline="\n")
+    special = {name: getattr(tokenizer, name) for name in SPECIAL}
+    write_json(folder / "special_tokens_map.json", special)
+    added = tokenizer.added_tokens_decoder  # the special tokens and the learnt words
+    learnt = {str(t): n for n, t in added.items() if str(t) not in model["vocab"]}
+    if learnt:
+        write_json(folder / "added_tokens.json", learnt)
+    settings: dict[str, Any] = {
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": tokenizer.model_max_length,
+        "tokenizer_class": "CLIPTokenizer",
+    }
+    unusual = {key: getattr(tokenizer, key, usual) for key, usual in USUAL.items()}
+    settings |= {key: value for key, value in unusual.items() if value != USUAL[key]}
+    plain = {
+        str(token): token_settings(AddedToken(token, special=True)) for token in special.values()
+    }
+    how = {str(n): token_settings(token) for n, token in sorted(added.items())}
+    if any(token != plain.get(token["content"]) for token in how.values()):
+        settings[ADDED] = how
+    write_json(folder / "tokenizer_config.json", special | settings)
+
+
+def token_settings(token: Any) -> Json:
+    """How an added token is found in a text, as it is written."""
+    names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    return {name: getattr(token, name) for name in names}

@@ -1,0 +1,168 @@
+"""Tokenizers of published folders: learnt words, settings, and files that do not fit."""
+
+import json
+import shutil
+import warnings
+from itertools import product
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from sdlearn.text import token_ids
+from sdlearn.utils.atomic_files import read_json
+from sdlearn.weights.tokenizer_files import read_tokenizer
+from tests.tiny_folders import WORDS, change, complaint, embeddings, learn, load
+from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
+
+
+@pytest.fixture(scope="module")
+def pipes():
+    return {"sd1": tiny_diffusers(), "sd2": tiny_sd2(), "sdxl": tiny_sdxl()}
+
+
+@pytest.fixture(scope="module")
+def published(pipes, tmp_path_factory):
+    folders = {}
+    for name, pipe in pipes.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        pipe.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture
+def folder(published, tmp_path):
+    """A copy of SD 1 to change."""
+    return shutil.copytree(published["sd1"], tmp_path / "model")
+
+
+PROMPTS = ["a <cat-toy> on the sand", "a red cat, über-stil", "a <CAT-TOY>_1 <|endoftext|>!", ""]
+
+
+def old_layout(folder):
+    """What transformers wrote before version 4.34: learnt words in added_tokens.json only."""
+    change(folder / "tokenizer_config.json", added_tokens_decoder="gone")
+    assert (folder / "added_tokens.json").is_file()
+
+
+def newer_layout(folder):
+    """What transformers 4.34 and later can do without."""
+    (folder / "added_tokens.json").unlink()
+    assert len(read_json(folder / "tokenizer_config.json")["added_tokens_decoder"]) >= len(WORDS)
+
+
+@pytest.mark.parametrize("make", [tiny_diffusers, tiny_sd2, tiny_sdxl])
+def test_learnt_words_are_read_and_kept(make, tmp_path):
+    """As diffusers reads them: several embeddings of one word, pooling, capitals, padding."""
+    pipe = learn(make())
+    pipe.save_pretrained(tmp_path / "theirs")
+    sd = load(tmp_path / "theirs")
+    sd.save_pretrained(tmp_path / "ours")
+    wanted = [embeddings(pipe, prompt) for prompt in PROMPTS]
+    assert not torch.equal(wanted[0][0], embeddings(pipe, "a on the sand")[0])
+    for layout in (None, old_layout, newer_layout):
+        folder = tmp_path / (layout.__name__ if layout else "ours")
+        if layout:
+            shutil.copytree(tmp_path / "ours", folder)
+            for tokenizer in folder.glob("tokenizer*"):
+                layout(tokenizer)
+        again, theirs = load(folder), DiffusionPipeline.from_pretrained(folder)
+        for prompt, expected in zip(PROMPTS, wanted, strict=True):
+            for ours in (sd.text([prompt]), again.text([prompt])):
+                found = [ours.context] if ours.pooled is None else [ours.context, ours.pooled]
+                assert all(map(torch.allclose, found, expected))
+            assert all(map(torch.allclose, embeddings(theirs, prompt), expected))
+
+
+def test_a_word_of_several_embeddings_is_spelled_out(tmp_path):
+    learn(tiny_diffusers()).save_pretrained(tmp_path)
+    tokenizer = load(tmp_path).text.tokenizers[0]
+    first = len(tokenizer) - len(WORDS)
+    (ids,) = token_ids(tokenizer, ["<cat-toy> cat"]).tolist()
+    assert ids[1:4] == [first, first + 1, first + 2]
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(16, 16), (500, 77), (int(1e30), 77), (None, 77)])
+def test_the_length_of_a_sequence_is_the_tokenizer_s(folder, length, tokens):
+    """Or the text encoder's, if the tokenizer allows longer ones or does not say."""
+    change(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
+    assert load(folder).text(["a cat"]).context.shape[1] == tokens
+
+
+TOKENIZER_FAULTS = {
+    "another class": (
+        "tokenizer_config.json",
+        {"tokenizer_class": "BertTokenizer"},
+        "tokenizer_class is 'BertTokenizer'; only CLIPTokenizer and CLIPTokenizerFast can be read",
+    ),
+    "no length": ("tokenizer_config.json", {"model_max_length": 2}, "model_max_length is 2; it m"),
+    "a length in words": ("tokenizer_config.json", {"model_max_length": "77"}, "is '77'; it must"),
+    "no padding": ("tokenizer_config.json", {"pad_token": None}, "pad_token is null; a CLIP tok"),
+    "an unknown padding": ("tokenizer_config.json", {"pad_token": "<pad>"}, "has 582 tokens, more"),
+    "another id for a word": (
+        "added_tokens.json",
+        {"<cat>": 9999},
+        "the token '<cat>' has the number 9999; read with the other files it has 581",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
+def test_a_tokenizer_that_does_not_fit(folder, fault):
+    name, changes, words = TOKENIZER_FAULTS[fault]
+    path = folder / "tokenizer" / name
+    if not path.is_file():
+        path.write_text("{}")
+    change(path, **changes)
+    said = complaint(lambda: load(folder))
+    assert words in said
+    assert str(folder / "tokenizer") in said
+
+
+def test_two_lengths_of_sequence_are_refused(published, tmp_path):
+    folder = shutil.copytree(published["sdxl"], tmp_path / "model")
+    change(folder / "tokenizer_2" / "tokenizer_config.json", model_max_length=16)
+    assert "sequences of different lengths" in complaint(lambda: load(folder))
+
+
+def test_other_settings_of_a_tokenizer_are_kept(folder, tmp_path):
+    change(
+        folder / "tokenizer" / "tokenizer_config.json", padding_side="left", truncation_side="left"
+    )
+    sd = load(folder)
+    sd.save_pretrained(tmp_path / "ours")
+    prompts = ["a red cat", "a red cat " * 40]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = token_ids(sd.text.tokenizers[0], prompts)
+        after = token_ids(load(tmp_path / "ours").text.tokenizers[0], prompts)
+    assert before[0, 0] == 580  # padded on the left
+    assert torch.equal(before, after)
+
+
+WRONG = [None, [], "x", -1, 0, [1], {"x": 1}, True, 1.5, 10**30, float("nan"), ["x"], "a\nb", ""]
+
+
+def refusal(folder):
+    """What is said of a tokenizer, None if it is read."""
+    try:
+        read_tokenizer(folder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_every_entry_of_a_tokenizer_of_a_wrong_kind(published, tmp_path):
+    sd = load(published["sd1"])
+    sd.save_pretrained(tmp_path / "ours")
+    folder, refused = tmp_path / "ours" / "tokenizer", 0
+    shutil.copy(published["sd1"] / "tokenizer" / "tokenizer.json", folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
+        content = json.loads((folder / name).read_text())
+        for key, wrong in product([*content, "added_tokens_decoder"], WRONG):
+            (folder / name).write_text(json.dumps(content | {key: wrong}))
+            said = refusal(folder)
+            refused += bool(said)
+            assert not said or (str(folder) in said and "\n" not in said and len(said) < 500)
+        (folder / name).write_text(json.dumps(content))
+    assert refused > 80
