@@ -9,6 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdlearn.utils.file_kinds import describe_content
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it, with "~" for the home folder."""
+    return Path(os.path.expanduser(path))
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -71,6 +78,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
+        is_what = describe_content(path)
+        if is_what:
+            raise ValueError(f"{path} is not readable JSON: it is {is_what}") from error
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")

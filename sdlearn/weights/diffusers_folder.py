@@ -22,7 +22,8 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
-from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
+from sdlearn.utils.atomic_files import atomic_write, read_json, user_path, write_json
+from sdlearn.utils.file_kinds import describe_content
 from sdlearn.vae import VAE
 from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
 from sdlearn.weights.configs import (
@@ -40,6 +41,7 @@ from sdlearn.weights.scheduler_config import (
     scheduler_config_to_json,
 )
 from sdlearn.weights.state_dict import check_dtype, load, save
+from sdlearn.weights.weight_names import choose_variants
 
 # The supported _class_name of model_index.json -> the system with the settings that the files lack.
 PIPELINE_CLASSES = {
@@ -53,20 +55,27 @@ TOKENIZERS = ("tokenizer", "tokenizer_2")
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+def read_folder(
+    folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
     """Read a whole system on the CPU from a published folder.
 
     Args:
         folder: With model_index.json.
         dtype: Of the networks; SDXL's autoencoder is at least float32.
+        variant: Of the weights, such as "fp16", see `choose_variants`; None for the order of
+            `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged or not supported.
+        ValueError: If a file is damaged or not supported, or no part has the variant.
     """
     check_dtype(dtype)
     with errors_name_file(folder):
         spec = read_spec(folder)
+    parts = ("unet", "vae", *TEXT_ENCODERS[: len(spec.text)])
+    names = {part: [file.name for file in (folder / part).iterdir()] for part in parts}
+    variants = choose_variants(names, variant, str(folder))
     tokenizers, configs = [], []
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
         tokenizer = read_tokenizer(folder / name)
@@ -84,10 +93,10 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
     vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
-    load(unet.to(dtype), folder / "unet")
-    load(vae.to(vae_dtype), folder / "vae")
+    load(unet.to(dtype), folder / "unet", variants["unet"])
+    load(vae.to(vae_dtype), folder / "vae", variants["vae"])
     for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
-        load(encoder.to(dtype), folder / name)
+        load(encoder.to(dtype), folder / name, variants[name])
     return spec, unet, vae, TextEncoder(tokenizers, encoders, spec.text_layer)
 
 
@@ -187,6 +196,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers, written in Rust, raises Exception itself
+        for file in filter(Path.is_file, folder.iterdir()):
+            is_what = describe_content(file)
+            if is_what:
+                raise ValueError(f"{file} is {is_what}") from error
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {error}") from error
 
 
@@ -219,6 +232,7 @@ def write_folder(
     Raises:
         ValueError: If no published file can describe the sampler; nothing is written then.
     """
+    folder = user_path(folder)
     scheduler = scheduler_config_to_json(spec)
     parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_config_to_json(unet.config)),

@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.utils.atomic_files import atomic_write, write_json
+from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
 from sdlearn.weights.ldm_keys import find_part
 from sdlearn.weights.model_detection import detect_model
-from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tensor_files import LazyTensor, open_weights
+from sdlearn.weights.weight_names import find_weights
 
 # Older published names in the autoencoder's attention -> the names here.
 RENAMES = {
@@ -37,7 +38,7 @@ COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # ------------------------------------------------------------------------------------------ loading
 
 
-def load(module: nn.Module, path: str | Path) -> None:
+def load(module: nn.Module, path: str | Path, variant: str | None = None) -> None:
     """Fill a network with published weights, strictly, in the network's own dtype.
 
     A network on the meta device gets its memory here; the weights are not copied a second time.
@@ -47,12 +48,13 @@ def load(module: nn.Module, path: str | Path) -> None:
         path: A .safetensors or .bin file, the index of a sharded file, or a folder with one of them
             under its published name. For a UNet, VAE, ControlNet or CLIPTextEncoder also an
             original file, of this part only or of the whole system.
+        variant: Of the weights in a folder, such as "fp16", see `pick_weights`.
 
     Raises:
         FileNotFoundError: If there is no weight file.
         ValueError: If the file is damaged or does not fit the network, which is unchanged then.
     """
-    path = find_weights(Path(path))
+    path = find_weights(user_path(path), variant)
     load_part(module, open_weights(path), path)
 
 
@@ -218,7 +220,7 @@ def save(
 
     Args:
         module: The network.
-        path: A name that ends in .safetensors.
+        path: A name that ends in .safetensors or .sft.
         dtype: Of floating-point tensors in the file; None for the network's own.
         max_bytes: A larger file is split into shards NAME-00001-of-00003.safetensors, with an index
             NAME.safetensors.index.json; None for no limit.
@@ -226,13 +228,13 @@ def save(
     Raises:
         ValueError: If the path has another suffix.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    path = user_path(path)
+    if path.suffix.lower() not in (".safetensors", ".sft"):
         raise ValueError(f"{path}: weights are written as .safetensors files")
     state = published_state(module, dtype)
     shards = split_shards(state, max_bytes)
     index = path.with_name(path.name + ".index.json")
-    earlier = {path, index, *path.parent.glob(f"{path.stem}-*-of-*.safetensors")}
+    earlier = {path, index, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")}
     if len(shards) == 1:
         written = {path}
         write_safetensors(path, state)

@@ -10,15 +10,17 @@ Files are not memory-mapped. A mapped page counts in addition to the copy made o
 the memory that loading needs, and a network that used the mapping itself would change with the
 file.
 
-Pickles are opened with weights_only=True, which rebuilds tensors, numbers and strings and runs no
-code from the file.
+A file is read as what its first bytes say, whatever its name: a pickle that was renamed to
+.safetensors goes the safe way of every pickle, see pickles.
 """
 
 import json
 import math
 import re
+import reprlib
+import sys
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +30,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdlearn.utils.atomic_files import read_json
+from sdlearn.utils.file_kinds import ARCHIVE, describe_content, describe_text
+from sdlearn.weights.pickles import unpickled
 
-# The names of weight files in a published folder, in order of preference.
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-SUFFIXES = (
-    ".safetensors",
-    ".safetensors.index.json",
-    ".fp16.safetensors",
-    ".safetensors.index.fp16.json",
-    ".bin",
-    ".bin.index.json",
-    ".fp16.bin",
-)
-PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+SAFETENSORS = (".safetensors", ".sft")
+LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -73,47 +67,6 @@ class LazyTensor(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def find_weights(path: Path) -> Path:
-    """The weight file at a path: the file itself, or the preferred one of a folder.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if path.is_dir():
-        name = pick_weights([file.name for file in path.iterdir() if file.is_file()])
-        if name is None:
-            raise FileNotFoundError(
-                f"{path} holds no weights; expected {STEMS[0]}.safetensors or {STEMS[1]}"
-                ".safetensors, whole or in shards with an index, or a .bin file"
-            )
-        return path / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file or folder of weights")
-    return path
-
-
-def pick_weights(names: Collection[str]) -> str | None:
-    """The preferred weight file among a folder's file names, or None if there is none."""
-    candidates = (stem + suffix for suffix in SUFFIXES for stem in STEMS)
-    return next((name for name in candidates if name in names), None)
-
-
-def shards_of(name: str, names: Collection[str]) -> list[str]:
-    """The files that loading a weight file reads: itself and, if it is an index, its shards.
-
-    Args:
-        name: The weight file.
-        names: All file names of the folder. Shards have names such as
-            model-00001-of-00002.safetensors.
-    """
-    stem, *suffixes = name.removesuffix(".json").split(".")
-    half = r"\.fp16" if "fp16" in suffixes else ""
-    kind = "bin" if "bin" in suffixes else "safetensors"
-    shard = rf"{stem}({half}-\d+-of-\d+|-\d+-of-\d+{half})\.{kind}"
-    shards = [each for each in names if re.fullmatch(shard, each)] if "index" in suffixes else []
-    return [name, *shards]
-
-
 def open_weights(path: Path) -> dict[str, LazyTensor]:
     """Every tensor of a weight file, or of all shards of an index, by name.
 
@@ -121,35 +74,76 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
         FileNotFoundError: If a shard is missing.
         ValueError: If the file is damaged or is not a weight file.
     """
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json" and container(path) is None:
         return open_shards(path)
-    if path.suffix == ".safetensors":
+    return open_file(path)
+
+
+def open_file(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of one file, which is read as what it is, whatever the ending of its name."""
+    kind = container(path)
+    if kind == "safetensors":
         return open_safetensors(path)
-    if path.suffix in PICKLES:
+    if kind == "pickle":
         return open_pickle(path)
+    is_what = describe_content(path) or describe_text(path)
+    if is_what:
+        raise ValueError(f"{path} is {is_what}")
+    if path.suffix.lower() in SAFETENSORS:
+        raise ValueError(f"{path} is not a complete safetensors file: its header is damaged")
     raise ValueError(
-        f"{path} is not a weight file; the accepted suffixes are .safetensors, "
-        f"{', '.join(PICKLES)} and that of an index, .json"
+        f"{path} is not a weight file; read are safetensors files, pickles of torch and the index "
+        "of a file in shards, .json"
     )
 
 
+def container(path: Path) -> str | None:
+    """What a file begins like: "safetensors", "pickle", or None for anything else."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(ARCHIVE):
+        return None if describe_content(path) else "pickle"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "pickle"
+    is_header = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+    return "safetensors" if is_header else None
+
+
 def open_shards(index: Path) -> dict[str, LazyTensor]:
-    """Every tensor of the shards of an index file, by name."""
+    """Every tensor of the shards of an index file, by name.
+
+    A shard is a file beside the index. Its entry in the index must be a plain name, so that an
+    index leads to no other folder. A file that is a link, as in the hub's cache, is followed.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{index} has no weight_map; expected the index of a sharded file")
     shards = list(weight_map.values())
-    if not shards or not all(isinstance(s, str) and not s.endswith(".json") for s in shards):
+    if not shards or not all(isinstance(s, str) and not is_json(s) for s in shards):
         raise ValueError(
             f"{index}: weight_map is empty or malformed; expected a file name for each tensor"
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(shards)):
+        if not re.fullmatch(r"[^/\\:\0]+", shard) or shard in (".", ".."):
+            raise ValueError(
+                f"{index} names the shard {reprlib.repr(shard)}; a shard must lie in the folder of "
+                "its index and be given by its name alone"
+            )
         path = index.parent / shard
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; {index.name} names it as a shard")
-        tensors |= open_weights(path)
+        found = open_file(path)
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise ValueError(f"{path} holds {twice[0]!r:.200}, which another shard holds, too")
+        tensors |= found
     return tensors
+
+
+def is_json(name: str) -> bool:
+    """Whether a name is that of a JSON file."""
+    return name.lower().endswith(".json")
 
 
 # ------------------------------------------------------------------------------------- safetensors
@@ -207,38 +201,18 @@ def open_pickle(path: Path) -> dict[str, LazyTensor]:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether this pickle is an archive without compression, as torch writes it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    """Whether this pickle is an archive whose values can be read as they lie in the file.
 
-
-def unpickled(path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors of a pickle by name; on the device "meta" without their values.
-
-    Original checkpoints have their tensors in an entry state_dict; the other entries are ignored.
-
-    Raises:
-        ValueError: If the file is damaged, or contains anything else.
+    That needs an archive without compression, as torch writes it, and this machine's byte order.
     """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes can raise any exception
-        foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
-        reason = str(error).split("\n", 1)[0]
-        if foreign:
-            reason = (
-                f"it holds a {foreign[1]}, and rebuilding such objects can run any code; use "
-                "a .safetensors file of the same model"
-            )
-        raise ValueError(f"{path} is not a pickle of tensors alone: {reason}") from error
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
-    return {name: tensor.detach() for name, tensor in content.items()}
+    with path.open("rb") as file:
+        if file.read(len(ARCHIVE)) != ARCHIVE:
+            return False
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        orders = [archive.read(e) for e in entries if e.filename.split("/", 1)[-1] == "byteorder"]
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return stored and orders in ([], [sys.byteorder.encode()])
 
 
 def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTensor:
@@ -254,6 +228,8 @@ def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTenso
     first = start + int(tensor.storage_offset()) * dtype.itemsize
     ends = ((n - 1) * step for n, step in zip(shape, stride, strict=True))
     span = 1 + sum(ends) if tensor.numel() else 0  # elements from its first to its last
+    if first + span * dtype.itemsize > start + tensor.untyped_storage().nbytes():
+        raise ValueError(f"{path}: {name} is larger than what is stored of it; the file is damaged")
 
     def read() -> Tensor:
         values = read_at(path, first, (span,), dtype)
