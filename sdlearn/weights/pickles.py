@@ -32,7 +32,7 @@ DATA = re.compile(
     r"|(omegaconf|hydra|argparse|easydict|addict|yacs|ml_collections|wandb)\."
     r"|(ldm|sgm|taming|diffusers|transformers|accelerate|__main__)\."
     r"|(typing|enum|pathlib|datetime|decimal|fractions|uuid|numpy\.dtypes|torch\.optim)\."
-    r"|numpy\.(dtype|ndarray)$"
+    r"|numpy\.(dtype|ndarray)$|numpy\.random\.(_pickle|_pcg64|_mt19937|mtrand|bit_generator)\."
     r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)$"
     r"|builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range)$"
     r"|collections\.(defaultdict|deque)$|types\.SimpleNamespace$|copyreg\._reconstructor$"

@@ -18,6 +18,7 @@ import json
 import math
 import re
 import reprlib
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -187,32 +188,44 @@ def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) 
 def open_pickle(path: Path) -> dict[str, LazyTensor]:
     """Every tensor of a pickle by name.
 
-    Older files, from before torch 1.6, are no archives. Their tensors are read here, and their
-    memory is free again when the result is.
+    Archives are read lazily if the values can be taken as they lie in the file. The tensors of
+    other files, such as those from before torch 1.6, are read here, and their memory is free again
+    when the result is.
     """
-    tensors = unpickled(path, "meta") if is_archive(path) else {}
-    starts: list[Any] = [
-        getattr(t.untyped_storage(), "_checkpoint_offset", None) for t in tensors.values()
-    ]
-    if not tensors or None in starts:
+    lengths = stored_values(path)
+    tensors = unpickled(path, "meta") if lengths else {}
+    starts: dict[str, Any] = {
+        name: getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        for name, tensor in tensors.items()
+    }
+    # torch computes these offsets from how it writes archives. Other programs write them otherwise.
+    lazy = all(lengths.get(starts[n]) == t.untyped_storage().nbytes() for n, t in tensors.items())
+    if not tensors or not lazy:
         return {name: in_memory(name, tensor) for name, tensor in unpickled(path, "cpu").items()}
-    items = zip(tensors.items(), starts, strict=True)
-    return {name: from_archive(path, name, tensor, start) for (name, tensor), start in items}
+    return {name: from_archive(path, name, t, starts[name]) for name, t in tensors.items()}
 
 
-def is_archive(path: Path) -> bool:
-    """Whether this pickle is an archive whose values can be read as they lie in the file.
+def stored_values(path: Path) -> dict[int, int]:
+    """Where the entries of an archive lie in its file: their first bytes and lengths.
 
-    That needs an archive without compression, as torch writes it, and this machine's byte order.
+    The result is empty if they cannot be used as they lie there: if the file is no archive, is
+    compressed or has the other byte order.
     """
     with path.open("rb") as file:
         if file.read(len(ARCHIVE)) != ARCHIVE:
-            return False
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        orders = [archive.read(e) for e in entries if e.filename.split("/", 1)[-1] == "byteorder"]
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    return stored and orders in ([], [sys.byteorder.encode()])
+            return {}
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            orders = [archive.read(e) for e in entries if e.filename.endswith("/byteorder")]
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or orders not in ([], [sys.byteorder.encode()]):
+            return {}
+        lengths = {}
+        for entry in entries:
+            file.seek(entry.header_offset + 26)  # the lengths of the name and the extra field
+            name, extra = struct.unpack("<HH", file.read(4))
+            lengths[entry.header_offset + 30 + name + extra] = entry.file_size
+        return lengths
 
 
 def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTensor:
