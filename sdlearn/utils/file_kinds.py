@@ -12,6 +12,8 @@ from pathlib import Path
 
 HEAD = 4096  # bytes that are read
 ARCHIVE = b"PK\x03\x04"  # how a zip archive begins, and so a pickle of torch since version 1.6
+EMPTY_ARCHIVE = b"PK\x05\x06"
+LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, the limit of its library
 AGAIN = "download the file itself again"
 POINTER = "which stands for a file that was not fetched; run `git lfs pull`, or " + AGAIN
 UNPACK = "; unpack it and give the file inside"
@@ -67,6 +69,8 @@ def describe_content(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
+    if is_safetensors(head):  # whose first bytes, a length, may be anything
+        return None
     if not head:
         return f"an empty file; {AGAIN}"
     if not head.strip(b"\0"):
@@ -79,7 +83,7 @@ def describe_content(path: Path) -> str | None:
         return f"a web page (HTML), such as that of a login or an error; {AGAIN}"
     if start.startswith((b"<?xml", b"<error")):
         return f"an XML document, such as the error message of a server; {AGAIN}"
-    if head.startswith(ARCHIVE):
+    if head.startswith((ARCHIVE, EMPTY_ARCHIVE)):
         return describe_archive(path)
     if head[257:262] == b"ustar":
         return "a tar archive" + UNPACK
@@ -87,6 +91,11 @@ def describe_content(path: Path) -> str | None:
     if ending in UNFINISHED:
         return f"a download that has not come to its end ({ending}); let it finish, or {AGAIN}"
     return OTHER_FORMATS.get(ending)
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins like safetensors: the length of a header and its opening brace."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
 
 
 def describe_archive(path: Path) -> str | None:

@@ -181,6 +181,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged.
     """
+    for path in sorted(folder.glob("*")):
+        is_what = describe_content(path) if path.suffix in (".json", ".txt") else None
+        if is_what:
+            raise ValueError(f"{path} is {is_what}")
     if not (folder / "tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
@@ -196,10 +200,6 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers, written in Rust, raises Exception itself
-        for file in filter(Path.is_file, folder.iterdir()):
-            is_what = describe_content(file)
-            if is_what:
-                raise ValueError(f"{file} is {is_what}") from error
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {error}") from error
 
 

@@ -31,11 +31,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdlearn.utils.atomic_files import read_json
-from sdlearn.utils.file_kinds import ARCHIVE, describe_content, describe_text
+from sdlearn.utils.file_kinds import ARCHIVE, describe_content, describe_text, is_safetensors
 from sdlearn.weights.pickles import unpickled
 
 SAFETENSORS = (".safetensors", ".sft")
-LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -106,8 +105,7 @@ def container(path: Path) -> str | None:
         return None if describe_content(path) else "pickle"
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "pickle"
-    is_header = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
-    return "safetensors" if is_header else None
+    return "safetensors" if is_safetensors(head) else None
 
 
 def open_shards(index: Path) -> dict[str, LazyTensor]:

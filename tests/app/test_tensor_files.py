@@ -20,6 +20,8 @@ from sdlearn import weights
 from sdlearn.cli.main import main
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.utils.file_kinds import describe_content
+from sdlearn.utils.resources import data_folder
+from sdlearn.weights.diffusers_folder import read_tokenizer
 from sdlearn.weights.tensor_files import open_weights
 from tests.tiny_model import tiny_diffusers
 
@@ -155,10 +157,6 @@ def tar(buffer):
         archive.addfile(tarfile.TarInfo("model.safetensors"))
 
 
-def script(buffer):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
-
-
 LFS = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:14749efc0ae8ef0329391ad4436feb781b402f4fece4883c7ad8d10556d8a36\nsize 3438354725\n"
@@ -181,10 +179,13 @@ KINDS = {
     "text error": (b"Invalid username or password.", "begins with 'Invalid user.*; download"),
     "link of Windows": (b"../../blobs/5ede9e4bf3", "a text file that begins with '../../blobs/5"),
     "zip": (archive_of("a/model.ckpt", "b"), "a zip archive of other files, among them 'a/model"),
-    "empty zip": (b"PK\5\6" + bytes(18), "is not a complete safetensors file: its header is dam"),
+    "empty zip": (b"PK\5\6" + bytes(18), "is a zip archive of other files; unpack it"),
     "npz": (packed(numpy.savez, x=numpy.ones(2)), r"a zip archive of other files, among them 'x\."),
     "cut archive": (packed(lambda b: torch.save({"a": torch.ones(9)}, b))[:700], "is an incompl"),
-    "TorchScript": (packed(script), "is a TorchScript archive, which holds a program; give a .saf"),
+    "TorchScript": (
+        archive_of("m/constants.pkl", "m/data.pkl"),
+        "is a TorchScript archive, which holds a program; give a .saf",
+    ),
     "gzip": (gzip.compress(b"x"), "is a gzip archive; unpack it and give the file inside"),
     "tar": (packed(tar), "is a tar archive; unpack it"),
     "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7-Zip archive; unpack it"),
@@ -238,6 +239,20 @@ def test_endings_that_tell_what_a_file_is(tmp_path, capsys, name, words):
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
+def test_a_length_that_looks_like_another_format(tmp_path):
+    """A safetensors file begins with the length of its header: 23117 is written MZ."""
+    tensors = {"a": torch.ones(2)}
+    for length in (0x5A4D, 0x8B1F):  # a program, gzip
+        path = tmp_path / "model.safetensors"
+        save_file(tensors, path)
+        content = path.read_bytes()
+        start = int.from_bytes(content[:8], "little")
+        header = content[8 : 8 + start].ljust(length)
+        path.write_bytes(length.to_bytes(8, "little") + header + content[8 + start :])
+        check(path, tensors)
+        assert describe_content(path) is None
+
+
 JSON_FILES = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
 NOT_JSON = ["LFS pointer", "nothing", "login page", "XML error", "zeros", "gzip"]
 
@@ -250,6 +265,19 @@ def test_something_else_in_the_place_of_a_configuration(folder, name, kind):
     with pytest.raises(ValueError, match=words) as caught:
         load(folder)
     assert str(caught.value).startswith(str(folder / name))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", NOT_JSON)
+def test_something_else_in_the_place_of_a_tokenizer(folder, name, kind):
+    content, words = KINDS[kind]
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(data_folder("storybook") / "tokenizer", folder / "tokenizer")
+    (folder / "tokenizer" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_tokenizer(folder / "tokenizer")
+    assert str(caught.value).startswith(f"{folder / 'tokenizer' / name} is ")
     assert "\n" not in str(caught.value)
 
 
