@@ -26,6 +26,8 @@ FETCH_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     *(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
+# Raised where the cache lacks a folder, or the variant of its weights.
+NOT_CACHED: tuple[type[Exception], ...] = (ValueError, *FETCH_ERRORS)
 
 
 class Layout(NamedTuple):
@@ -99,7 +101,7 @@ def cached_folder(repo: str, layout: Layout, variant: str | None = None) -> Path
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         names = [path.relative_to(folder).as_posix() for path in files]
         choose_files(names, layout, folder, variant)
-    except (ValueError, *FETCH_ERRORS):  # also raised if it was never downloaded
+    except NOT_CACHED:
         return None
     return Path(folder)
 

@@ -18,7 +18,7 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -53,6 +53,8 @@ PYTHON_3 = {
 }
 PYTHON_3_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
+Permitted = Callable[..., Any] | tuple[Callable[..., Any], str]  # what torch may call, by name
+INSTRUCTIONS = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 LOADING = threading.Lock()  # torch has one list of permitted names for the whole process
 
 
@@ -99,7 +101,7 @@ def unpickled(path: Path, device: str) -> dict[str, Tensor]:
     unknown = sorted(name for name in names - data if not TORCH.match(name))
     if unknown:
         raise refusal(path, unknown[0])
-    stand_ins = [(stand_in(name), name) for name in sorted(data)]
+    stand_ins: list[Permitted] = [(stand_in(name), name) for name in sorted(data)]
     try:
         # A file and not its name: for names in .safetensors torch has another reader.
         with LOADING, only_permitted(stand_ins), path.open("rb") as file:
@@ -140,7 +142,7 @@ def names_in_pickle(pickle: Any) -> set[str]:
     names = set()
     for opcode, argument, _ in pickletools.genops(pickle):
         if opcode.name in ("GLOBAL", "INST"):
-            module, name = PYTHON_3.get(argument, argument).split(" ", 1)
+            module, name = PYTHON_3.get(str(argument), str(argument)).split(" ", 1)
             names.add(f"{PYTHON_3_MODULES.get(module, module)}.{name}")
     return names
 
@@ -153,7 +155,7 @@ def stand_in(name: str) -> type:
 
 
 @contextmanager
-def only_permitted(stand_ins: list[tuple[type, str]]) -> Iterator[None]:
+def only_permitted(stand_ins: list[Permitted]) -> Iterator[None]:
     """Have torch know these names alone, and not what else this process may have permitted."""
     earlier = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
@@ -189,8 +191,8 @@ def reading_error(path: Path, error: Exception) -> ValueError:
         return refusal(path, named[1])
     opcode = re.search(r"Unsupported operand (\d+)", message)
     reason = "it is damaged or incomplete, or holds objects that are no weights"
-    if opcode and chr(int(opcode[1])) in pickletools.code2op:
-        name = pickletools.code2op[chr(int(opcode[1]))].name
+    if opcode and chr(int(opcode[1])) in INSTRUCTIONS:
+        name = INSTRUCTIONS[chr(int(opcode[1]))]
         reason = f"it uses the instruction {name}, which torch's own files of weights do not"
     return ValueError(
         f"{path} is not a pickle of tensors alone: {reason}; use a .safetensors file of the same "

@@ -11,7 +11,6 @@ import io
 import os
 import pathlib
 import pickle
-import pickletools
 import struct
 import sys
 import types
@@ -414,6 +413,7 @@ def test_a_setstate_of_the_file_s_own_is_not_run(tmp_path, monkeypatch, weights,
         instance = with_state(trap, where=MARK)
         path = write(tmp_path / "model.ckpt", {"state_dict": weights, "x": instance}, zipped)
         check(path, weights)
+        assert not (tmp_path / MARK).exists()
         torch.load(path, weights_only=False)
         assert (tmp_path / MARK).exists()
 
@@ -462,4 +462,3 @@ def test_names_are_those_that_pickletools_reads():
         "collections.OrderedDict",
     }
     assert len(found) == 5
-    assert pickletools.code2op["R"].name == "REDUCE"
