@@ -16,6 +16,7 @@ EMPTY_ARCHIVE = b"PK\x05\x06"
 LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, the limit of its library
 AGAIN = "download the file itself again"
 POINTER = "which stands for a file that was not fetched; run `git lfs pull`, or " + AGAIN
+DAMAGED_ARCHIVE = f"an incomplete or damaged archive; {AGAIN}"
 UNPACK = "; unpack it and give the file inside"
 CONVERT = "; give a .safetensors file of the same model"
 
@@ -103,8 +104,8 @@ def describe_archive(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return f"an incomplete or damaged archive; {AGAIN}"
+    except Exception:  # zipfile raises many kinds for damaged bytes
+        return DAMAGED_ARCHIVE
     entries = {name.split("/", 1)[-1] for name in names}
     if "constants.pkl" in entries:
         return "a TorchScript archive, which holds a program" + CONVERT

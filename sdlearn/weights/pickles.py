@@ -30,12 +30,13 @@ from torch import Tensor
 DATA = re.compile(
     r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics)\."
     r"|(omegaconf|hydra|argparse|easydict|addict|yacs|ml_collections|wandb)\."
-    r"|(ldm|sgm|taming|diffusers|transformers|accelerate|__main__)\."
+    r"|(ldm|cldm|sgm|taming|diffusers|transformers|accelerate|deepspeed|apex|__main__)\."
     r"|(typing|enum|pathlib|datetime|decimal|fractions|uuid|numpy\.dtypes|torch\.optim)\."
     r"|numpy\.(dtype|ndarray)$|numpy\.random\.(_pickle|_pcg64|_mt19937|mtrand|bit_generator)\."
     r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)$"
-    r"|builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range)$"
-    r"|collections\.(defaultdict|deque)$|types\.SimpleNamespace$|copyreg\._reconstructor$"
+    r"|builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range|type)$"
+    r"|collections\.(defaultdict|deque)$|types\.(SimpleNamespace|GenericAlias)$|copyreg\._reconstructor$"
+    r"|_?operator\.getitem$"  # of typing.Optional[int] and its like
     r"|torch\.torch_version\.TorchVersion$|torch\.nn\.modules\.container\.ParameterDict$"
 )
 # Names that torch rebuilds without being told. Of its own package it decides alone.

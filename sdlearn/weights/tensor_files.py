@@ -24,17 +24,24 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdlearn.utils.atomic_files import read_json
-from sdlearn.utils.file_kinds import ARCHIVE, describe_content, describe_text, is_safetensors
+from sdlearn.utils.file_kinds import (
+    ARCHIVE,
+    DAMAGED_ARCHIVE,
+    describe_content,
+    describe_text,
+    is_safetensors,
+)
 from sdlearn.weights.pickles import unpickled
 
 SAFETENSORS = (".safetensors", ".sft")
+LONGEST_NAME = 500  # characters; messages name tensors
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -82,10 +89,12 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
 def open_file(path: Path) -> dict[str, LazyTensor]:
     """Every tensor of one file, which is read as what it is, whatever the ending of its name."""
     kind = container(path)
-    if kind == "safetensors":
-        return open_safetensors(path)
-    if kind == "pickle":
-        return open_pickle(path)
+    if kind is not None:
+        tensors = open_safetensors(path) if kind == "safetensors" else open_pickle(path)
+        for name in tensors:
+            if len(name) > LONGEST_NAME or not name.isprintable():
+                raise ValueError(f"{path} holds a tensor with the name {reprlib.repr(name)}")
+        return tensors
     is_what = describe_content(path) or describe_text(path)
     if is_what:
         raise ValueError(f"{path} is {is_what}")
@@ -124,7 +133,7 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(shards)):
-        if not re.fullmatch(r"[^/\\:\0]+", shard) or shard in (".", ".."):
+        if not re.fullmatch(r"[^/\\:\0]{1,255}", shard) or shard in (".", ".."):
             raise ValueError(
                 f"{index} names the shard {reprlib.repr(shard)}; a shard must lie in the folder of "
                 "its index and be given by its name alone"
@@ -163,7 +172,9 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     for name, entry in header.items():
         if entry["dtype"] not in TYPES:
             known = ", ".join(TYPES)
-            raise ValueError(f"{path}: {name} is of the type {entry['dtype']}; known are {known}")
+            raise ValueError(
+                f"{path}: {name:.200} is of the type {entry['dtype']}; known are {known}"
+            )
         shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
         start = 8 + length + entry["data_offsets"][0]
         tensors[name] = LazyTensor(name, shape, dtype, partial(read_at, path, start, shape, dtype))
@@ -212,18 +223,26 @@ def stored_values(path: Path) -> dict[int, int]:
     with path.open("rb") as file:
         if file.read(len(ARCHIVE)) != ARCHIVE:
             return {}
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            orders = [archive.read(e) for e in entries if e.filename.endswith("/byteorder")]
-        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not stored or orders not in ([], [sys.byteorder.encode()]):
-            return {}
-        lengths = {}
-        for entry in entries:
-            file.seek(entry.header_offset + 26)  # the lengths of the name and the extra field
-            name, extra = struct.unpack("<HH", file.read(4))
-            lengths[entry.header_offset + 30 + name + extra] = entry.file_size
-        return lengths
+        try:
+            return entries_of(file)
+        except Exception as error:  # damaged bytes can raise any exception
+            raise ValueError(f"{path} is {DAMAGED_ARCHIVE}") from error
+
+
+def entries_of(file: BinaryIO) -> dict[int, int]:
+    """The result of `stored_values` for an open archive."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        orders = [archive.read(e) for e in entries if e.filename.endswith("/byteorder")]
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or orders not in ([], [sys.byteorder.encode()]):
+        return {}
+    lengths = {}
+    for entry in entries:
+        file.seek(entry.header_offset + 26)  # the lengths of the name and the extra field
+        name, extra = struct.unpack("<HH", file.read(4))
+        lengths[entry.header_offset + 30 + name + extra] = entry.file_size
+    return lengths
 
 
 def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTensor:

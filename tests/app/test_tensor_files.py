@@ -133,6 +133,17 @@ def test_values_that_are_not_all_there(tmp_path):
         open_weights(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("name", ["x" * 501, "a\nb", "a\x1b[31m", "\udcff"])
+def test_names_that_no_message_could_hold(tmp_path, name):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(2), name: torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="holds a tensor with the name '") as caught:
+        open_weights(path)
+    said = str(caught.value)
+    assert said.isprintable()
+    assert len(said) < len(str(path)) + 100
+
+
 # -------------------------------------------------------------------------- called what they are
 
 
