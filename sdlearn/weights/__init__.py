@@ -8,7 +8,8 @@ The modules, in reading order:
 
     state_dict        a network's tensors: published names, strict match, load, save
     tensor_files      safetensors files and pickles, opened without reading the tensors
-    pickles           what a pickle names, and how it is read without running it
+    pickles           pickles, read without running what they name
+    pickle_names      what a pickle names
     weight_names      which file of a folder is loaded: variants, shards
     ldm_keys          the tensor names of the original CompVis and Stability files
     model_detection   which system a file is for, from the names and shapes of its tensors

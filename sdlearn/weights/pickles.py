@@ -12,11 +12,9 @@ weights: callbacks, configurations, NumPy numbers. Three rules keep such files r
     3. Any other name is refused before torch sees the file.
 """
 
-import pickletools
 import re
 import threading
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from sdlearn.weights.pickle_names import INSTRUCTIONS, Use, names_in_file
 
 # Names that are only data of a training. Of a module or package that ends in a dot: all it names.
 DATA = re.compile(
@@ -35,8 +35,8 @@ DATA = re.compile(
     r"|numpy\.(dtype|ndarray)$|numpy\.random\.(_pickle|_pcg64|_mt19937|mtrand|bit_generator)\."
     r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)$"
     r"|builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range|type)$"
-    r"|collections\.(defaultdict|deque)$|types\.(SimpleNamespace|GenericAlias)$|copyreg\._reconstructor$"
-    r"|_?operator\.getitem$"  # of typing.Optional[int] and its like
+    r"|collections\.(defaultdict|deque)$|types\.(SimpleNamespace|GenericAlias)$"
+    r"|copyreg\._reconstructor$|_?operator\.getitem$"  # of typing.Optional[int] and its like
     r"|torch\.torch_version\.TorchVersion$|torch\.nn\.modules\.container\.ParameterDict$"
 )
 # Names that torch rebuilds without being told. Of its own package it decides alone.
@@ -44,18 +44,7 @@ TORCH = re.compile(
     r"torch\.|collections\.(OrderedDict|Counter)$|_codecs\.encode$"
     r"|builtins\.(set|bytearray|complex)$"
 )
-# Dictionaries and lists of other types. The stand-in must be a plain one, which torch fills.
-MAPPINGS = ("defaultdict", "AttributeDict", "FrozenDict", "EasyDict", "CfgNode")
-# Pickles have the names of Python 2; torch translates them in the same way.
-PYTHON_3 = {
-    "__builtin__ long": "builtins int",
-    "__builtin__ unicode": "builtins str",
-    "__builtin__ xrange": "builtins range",
-}
-PYTHON_3_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-
 Permitted = Callable[..., Any] | tuple[Callable[..., Any], str]  # what torch may call, by name
-INSTRUCTIONS = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 LOADING = threading.Lock()  # torch has one list of permitted names for the whole process
 
 
@@ -98,11 +87,12 @@ def unpickled(path: Path, device: str) -> dict[str, Tensor]:
             that is not known to be harmless.
     """
     names = names_in_file(path)
-    data = {name for name in names if DATA.match(name)}
-    unknown = sorted(name for name in names - data if not TORCH.match(name))
+    unknown = sorted(name for name in names if not (DATA.match(name) or TORCH.match(name)))
     if unknown:
         raise refusal(path, unknown[0])
-    stand_ins: list[Permitted] = [(stand_in(name), name) for name in sorted(data)]
+    stand_ins: list[Permitted] = [
+        (stand_in(use), name) for name, use in names.items() if DATA.match(name)
+    ]
     try:
         # A file and not its name: for names in .safetensors torch has another reader.
         with LOADING, only_permitted(stand_ins), path.open("rb") as file:
@@ -112,47 +102,10 @@ def unpickled(path: Path, device: str) -> dict[str, Tensor]:
     return state_dict_in(content, path, device)
 
 
-# ------------------------------------------------------------------------------------- the names
-
-
-def names_in_file(path: Path) -> set[str]:
-    """The classes and functions that a pickle names, read without interpreting it.
-
-    Raises:
-        ValueError: If the file is no pickle of torch.
-    """
-    try:
-        with path.open("rb") as file:
-            if file.read(2) == b"PK":
-                with zipfile.ZipFile(file) as archive:
-                    (entry,) = (n for n in archive.namelist() if n.split("/", 1)[-1] == "data.pkl")
-                    with archive.open(entry) as pickle:
-                        return names_in_pickle(pickle)
-            file.seek(0)
-            # Before torch 1.6: a magic number, a version, the machine, the content.
-            return set().union(*(names_in_pickle(file) for _ in range(4)))
-    except Exception as error:  # zipfile and pickletools raise many kinds for damaged bytes
-        raise ValueError(
-            f"{path} is not a pickle of tensors alone: it is damaged or incomplete, or of another "
-            "program; download it again, or use a .safetensors file of the same model"
-        ) from error
-
-
-def names_in_pickle(pickle: Any) -> set[str]:
-    """The names in one pickle, module and name joined by a dot; the file is left at its end."""
-    names = set()
-    for opcode, argument, _ in pickletools.genops(pickle):
-        if opcode.name in ("GLOBAL", "INST"):
-            module, name = PYTHON_3.get(str(argument), str(argument)).split(" ", 1)
-            names.add(f"{PYTHON_3_MODULES.get(module, module)}.{name}")
-    return names
-
-
-def stand_in(name: str) -> type:
-    """The stand-in for a name; each has a class of its own, for files with classes as keys."""
-    last = name.rsplit(".", 1)[-1]
-    kind = MappingStandIn if last in MAPPINGS else ListStandIn if last == "deque" else StandIn
-    return type("StandIn", (kind,), {})
+def stand_in(use: Use) -> type:
+    """A new stand-in, a class of its own: files have classes as keys."""
+    kinds = {"object": StandIn, "mapping": MappingStandIn, "list": ListStandIn}
+    return type("StandIn", (kinds[use],), {})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import numpy
 import pytest
 import torch
 
-from sdlearn.weights import pickles
+from sdlearn.weights.pickle_names import names_in_pickle
 from sdlearn.weights.tensor_files import open_weights
 
 WAYS = pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before torch 1.6"])
@@ -56,6 +56,12 @@ def foreign(*names):
 def with_state(made, **state):
     instance = made()
     instance.__dict__.update(state)
+    return instance
+
+
+def noted(instance):
+    """With an attribute, beside what it holds."""
+    instance.note = "x"
     return instance
 
 
@@ -129,13 +135,19 @@ def dictionaries(weights):
         ("lightning.fabric.utilities.data.AttributeDict", dict),
         ("easydict.EasyDict", dict),
         ("diffusers.configuration_utils.FrozenDict", OrderedDict),
-    ) as made:
+        ("__main__.Configuration", dict),
+        ("omegaconf.Numbers", list),
+        ("__main__.History", list),
+    ) as classes:
+        *made, _, _ = classes
+        lists = classes[-2:]
         yield {
             "state_dict": weights,
-            "hyper_parameters": [each(a=1, b=each()) for each in made],
+            "hyper_parameters": [noted(each(a=1, b=each())) for each in made],
             "counts": defaultdict(list, {"x": [1]}),
             "queue": deque([1, 2], maxlen=3),
             "words": Counter("abba"),
+            "nested": [each([made[0](a=1)]) for each in lists],
         }
 
 
@@ -456,13 +468,18 @@ def test_protocol_4_is_named(tmp_path, weights):
         open_weights(tmp_path / "model.pt")
 
 
-def test_names_are_those_that_pickletools_reads():
-    stream = io.BytesIO(pickle.dumps([os.system, int, str, range, OrderedDict], protocol=2))
-    found = pickles.names_in_pickle(stream)
-    assert found - {"posix.system", "nt.system"} == {
-        "builtins.int",
-        "builtins.str",
-        "builtins.range",
-        "collections.OrderedDict",
-    }
-    assert len(found) == 5
+def test_names_and_how_they_are_used():
+    """Read off the instructions; what is in the memo is followed, too."""
+    shared = defaultdict(int, {"a": deque([1, 2])})
+    content = [eval, int, str, range, OrderedDict(a=1), shared, [shared, {"b": shared}], deque()]
+    for protocol in (2, 3):
+        found = names_in_pickle(io.BytesIO(pickle.dumps(content, protocol=protocol)))
+        assert found == {
+            "builtins.eval": "object",
+            "builtins.int": "object",
+            "builtins.str": "object",
+            "builtins.range": "object",
+            "collections.OrderedDict": "mapping",
+            "collections.defaultdict": "mapping",
+            "collections.deque": "list",
+        }
