@@ -13,6 +13,7 @@ weights: callbacks, configurations, NumPy numbers. Three rules keep such files r
 """
 
 import re
+import reprlib
 import threading
 import warnings
 from collections import OrderedDict
@@ -32,7 +33,8 @@ DATA = re.compile(
     r"|(omegaconf|hydra|argparse|easydict|addict|yacs|ml_collections|wandb)\."
     r"|(ldm|cldm|sgm|taming|diffusers|transformers|accelerate|deepspeed|apex|__main__)\."
     r"|(typing|enum|pathlib|datetime|decimal|fractions|uuid|numpy\.dtypes|torch\.optim)\."
-    r"|numpy\.(dtype|ndarray)$|numpy\.random\.(_pickle|_pcg64|_mt19937|mtrand|bit_generator)\."
+    r"|numpy\.(dtype|ndarray|bool_?|(u?int|float|complex)\d+)$"
+    r"|numpy\.random\.(_pickle|_pcg64|_mt19937|mtrand|bit_generator)\."
     r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)$"
     r"|builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range|type)$"
     r"|collections\.(defaultdict|deque)$|types\.(SimpleNamespace|GenericAlias)$"
@@ -213,9 +215,10 @@ def is_plain(value: object, device: str) -> bool:
 
 
 def shortened(value: object) -> str:
-    """A value as Python writes it, of at most 120 characters."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
+    """A value as Python writes it, with a name cut to 120 characters."""
+    short = reprlib.Repr()
+    short.maxstring = 120
+    return short.repr(value)
 
 
 def describe(value: object) -> str:
