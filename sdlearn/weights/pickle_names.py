@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 Use = Literal["object", "mapping", "list"]
+# What is known of an object on the stack: the name it comes from, or how deep a tuple nests.
+Origin = str | int | None
+DEEPEST = 100  # levels of tuples; a key nested much deeper ends Python itself, without an error
 
 # Pickles have the names of Python 2; torch translates them in the same way.
 PYTHON_3 = {
@@ -57,8 +60,8 @@ def names_in_file(path: Path) -> dict[str, Use]:
 def names_in_pickle(pickle: Any) -> dict[str, Use]:
     """The names in one pickle, as module and name joined by a dot; the file is left at its end."""
     names: dict[str, Use] = {}
-    stack: list[str | None] = []  # for each object the name that it comes from
-    memo: dict[Any, str | None] = {}
+    stack: list[Origin] = []
+    memo: dict[Any, Origin] = {}
     for opcode, argument, _ in pickletools.genops(pickle):
         kind = opcode.name
         if "GET" in kind:
@@ -71,24 +74,29 @@ def names_in_pickle(pickle: Any) -> dict[str, Use]:
             stack.append(MARK)
         else:
             taken = take(stack, opcode)
-            result = None
+            result: Origin = None
             if kind in ("GLOBAL", "INST"):
                 module, name = PYTHON_3.get(str(argument), str(argument)).split(" ", 1)
-                result = f"{PYTHON_3_MODULES.get(module, module)}.{name}"
-                names.setdefault(result, "object")
+                full = f"{PYTHON_3_MODULES.get(module, module)}.{name}"
+                names.setdefault(full, "object")
+                result = full
             elif kind in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", *FILLS):
                 result = taken[0]  # the callable, or the object itself
-            if kind in FILLS and result is not None:
+            elif "TUPLE" in kind:
+                result = 1 + max((each for each in taken if isinstance(each, int)), default=0)
+                if result > DEEPEST:
+                    raise ValueError("tuples nest too deep")
+            if kind in FILLS and isinstance(result, str):
                 names[result] = FILLS[kind]
             stack += [result] * len(opcode.stack_after)
     return names
 
 
-def take(stack: list[str | None], opcode: pickletools.OpcodeInfo) -> list[str | None]:
+def take(stack: list[Origin], opcode: pickletools.OpcodeInfo) -> list[Origin]:
     """Take what an instruction takes from the stack, the lowest first."""
     before = opcode.stack_before
     fixed = len(before)
-    taken: list[str | None] = []
+    taken: list[Origin] = []
     if pickletools.markobject in before:
         fixed = before.index(pickletools.markobject)
         place = len(stack) - 1 - stack[::-1].index(MARK)

@@ -434,6 +434,15 @@ def test_a_setstate_of_the_file_s_own_is_not_run(tmp_path, monkeypatch, weights,
         assert (tmp_path / MARK).exists()
 
 
+def test_a_key_that_nests_without_end(tmp_path, weights):
+    """Which would end the process: Python computes the hash of a tuple without counting levels."""
+    body = b"}" + b"N" + b"\x85" * 2_000_000 + b"K\x01s"
+    for zipped in (True, False):
+        path = planted(tmp_path / "model.ckpt", body, weights, zipped)
+        with pytest.raises(ValueError, match="it is damaged or incomplete, or of another program"):
+            open_weights(path)
+
+
 def test_the_weights_themselves_as_a_bomb(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for content in (Call(eval, CODE), {"state_dict": Call(eval, CODE)}, {"a": Call(exec, CODE)}):
