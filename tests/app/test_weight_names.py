@@ -276,10 +276,16 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
     pipeline = marked(tmp_path, 0)
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     for name, words in (
-        ("diffusion_flax_model.msgpack", "'diffusion_flax_model.msgpack', a file of Flax; expec"),
+        (
+            "diffusion_flax_model.msgpack",
+            "'diffusion_flax_model.msgpack', a file of Flax; expected",
+        ),
         ("model.onnx", r"but 'model\.onnx', an ONNX file; expected"),
         (f"{file.name}.part", r"safetensors\.part', a download that has not come to its end; exp"),
-        ("diffusion_pytorch_model-00001-of-00002.safetensors", "a shard without its index; expec"),
+        (
+            "diffusion_pytorch_model-00001-of-00002.safetensors",
+            "a shard without its index; expected",
+        ),
         ("unet.safetensors", "unet holds no weights; expected diffusion_pytorch_model"),
     ):
         file.rename(file.with_name(name))
