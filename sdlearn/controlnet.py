@@ -189,6 +189,7 @@ class ControlNet(UNetEncoder):
         source: str | Path,
         dtype: torch.dtype = torch.float32,
         spec: "ModelSpec | str | None" = None,
+        variant: str | None = None,
     ) -> Self:
         """Read a ControlNet on the CPU from a published folder or from one file.
 
@@ -199,13 +200,14 @@ class ControlNet(UNetEncoder):
             dtype: Type of the weights in memory, whatever their type in the file.
             spec: The system that a file is for, or its name in SPECS, if the shapes in the file
                 fit several; only for a file.
+            variant: Of the weights, such as "fp16"; only for a folder.
 
         Raises:
             FileNotFoundError, ValueError: If it cannot be read.
         """
         from sdlearn.weights.controlnet_files import load_controlnet
 
-        return load_controlnet(cls, source, dtype, spec)
+        return load_controlnet(cls, source, dtype, spec, variant)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder in the published layout; dtype None keeps the module's."""

@@ -48,27 +48,27 @@ class StableDiffusion:
         device: str | torch.device | None = None,
         spec: ModelSpec | str | None = None,
         tokenizer: str | Path | None = None,
+        variant: str | None = None,
     ) -> Self:
         """Load a model from a folder in the published layout, or from one original file.
 
         Args:
-            source: A folder; the id of one on the Hugging Face hub, "organisation/name", which is
-                downloaded once; or a file.
+            source: A folder, a file, or the Hugging Face hub's "organisation/name" of a folder.
             dtype: None for float32, whatever the files hold.
             device: None for a GPU or Apple device where there is one, else the CPU.
-            spec, tokenizer: What a file may not say and does not hold, see
-                weights.single_file.read_single_file. A folder has both.
+            spec, tokenizer: For a file only, see weights.single_file.read_single_file.
+            variant: Of a folder's weights, such as "fp16", see weights.weight_names.pick_weights.
 
         Raises:
             FileNotFoundError, ValueError: In one sentence, for what cannot be read.
         """
         from sdlearn.weights.single_file import read_system
 
-        own_spec, unet, vae, text = read_system(source, dtype or torch.float32, spec, tokenizer)
+        own, unet, vae, text = read_system(source, dtype or torch.float32, spec, tokenizer, variant)
         device = pick_device(None if device is None else str(device))
         for module in (unet, vae, text):
             module.to(device).eval().requires_grad_(False)
-        return cls(unet, vae, text, own_spec)
+        return cls(unet, vae, text, own)
 
     @classmethod
     def storybook(

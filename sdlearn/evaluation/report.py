@@ -41,7 +41,7 @@ from sdlearn.evaluation.text_probe import text_accuracy, train_probe
 from sdlearn.evaluation.training_record import collect
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import get_sampler
-from sdlearn.utils.atomic_files import write_json
+from sdlearn.utils.atomic_files import user_path, write_json
 from sdlearn.utils.resources import data_folder
 
 BATCH = 32
@@ -65,7 +65,7 @@ def evaluate(args: argparse.Namespace) -> int:
         need_matplotlib()
         if args.table > args.n:
             raise ValueError(f"--table is {args.table}; accepted: at most --n, which is {args.n}")
-    source = Path(args.model) if args.model else data_folder("storybook")
+    source = user_path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
         raise ValueError(f"--card writes into the model's folder, and {source} is not a folder")
     training = collect(args.runs, source)

@@ -11,5 +11,6 @@ device            where a network runs, and in which precision
 prepack           convolution weights laid out once for the CPU
 checkpoint        checkpoints of a training run, whole or absent
 atomic_files      files that are whole or absent
+file_kinds        what a file really is, from its first bytes
 resources         where the files that come with the package are
 """

@@ -9,8 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdlearn.utils.file_kinds import describe_content
+
 # Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
 LARGEST_JSON = 2**26
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it, with "~" for the home folder."""
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
@@ -105,6 +112,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        is_what = describe_content(path)
+        if is_what:
+            raise ValueError(f"{path} is not readable JSON: it is {is_what}") from error
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     except RecursionError:
         reason = "its lists or objects are nested too deeply"

@@ -9,6 +9,9 @@ The modules, in reading order:
     state_dict        a network's tensors: published names, strict match, load
     saving            a network's tensors written as safetensors
     tensor_files      safetensors files and pickles, opened without reading the tensors
+    pickles           pickles, read without running what they name
+    pickle_names      what a pickle names
+    weight_names      which file of a folder is loaded: variants, shards
     ldm_keys          the tensor names of the original CompVis and Stability files
     file_parts        where in a file a network is
     leftovers         the tensors in a file that are no weights

@@ -12,7 +12,7 @@ import torch
 
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
-from sdlearn.utils.atomic_files import check_folder, write_json
+from sdlearn.utils.atomic_files import check_folder, user_path, write_json
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
     check_parameters,
@@ -31,7 +31,8 @@ from sdlearn.weights.model_detection import (
 )
 from sdlearn.weights.saving import check_save, replace_weights
 from sdlearn.weights.state_dict import check_dtype, load_part
-from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tensor_files import LazyTensor, open_weights
+from sdlearn.weights.weight_names import find_weights
 
 AnyControlNet = TypeVar("AnyControlNet", bound=ControlNet)
 
@@ -41,6 +42,7 @@ def load_controlnet(
     source: str | Path,
     dtype: torch.dtype = torch.float32,
     spec: ModelSpec | str | None = None,
+    variant: str | None = None,
 ) -> AnyControlNet:
     """Read a ControlNet on the CPU, see ControlNet.from_pretrained.
 
@@ -49,24 +51,27 @@ def load_controlnet(
         source: A folder, a hub id or a file.
         dtype: Of the network.
         spec: The system that a file is for.
+        variant: Of the weights in a folder, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
     check_dtype(dtype)
-    path = config_file = Path(source)
+    path = config_file = user_path(source)
     if path.is_file():
+        if variant is not None:
+            raise ValueError(f"{source} is a file; variant is accepted for a folder only")
         tensors = open_weights(path)
         unwrap(tensors)
         config, hint_channels = detect_controlnet_config(path, tensors, spec)
     elif spec is not None:
         raise ValueError(f"{source} is not a file; spec is accepted for a single file only")
     else:
-        folder = local_folder(source, CONTROLNET)
+        folder = local_folder(source, CONTROLNET, variant)
         with errors_name_file(folder / "config.json") as config_file:
             config, hint_channels = controlnet_config_from_json(config_file)
-        path = find_weights(folder)
+        path = find_weights(folder, variant)
         tensors = open_weights(path)
     # On the meta device, parameters have shapes but no memory until they are loaded.
     with errors_name_file(config_file), torch.device("meta"):
@@ -86,7 +91,7 @@ def save_controlnet(
         folder: Created if necessary.
         dtype: Of the file; None for the network's own.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     check_folder(folder, check_save(controlnet, dtype))
     (folder / "config.json").unlink(missing_ok=True)
     replace_weights(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)

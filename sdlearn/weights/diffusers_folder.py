@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.text import TextEncoder, context_length
 from sdlearn.unet import UNet
-from sdlearn.utils.atomic_files import check_folder, write_json
+from sdlearn.utils.atomic_files import check_folder, user_path, write_json
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
@@ -51,24 +51,34 @@ from sdlearn.weights.scheduler_config import (
 from sdlearn.weights.state_dict import check_dtype, load
 from sdlearn.weights.text_config import text_config_from_json, text_config_to_json
 from sdlearn.weights.tokenizer_files import read_tokenizer, tokens_needed, write_tokenizer
+from sdlearn.weights.weight_names import choose_variants
 
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+def read_folder(
+    folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
     """Read a whole system on the CPU from a published folder.
 
     Args:
         folder: With model_index.json.
         dtype: Of the networks; SDXL's autoencoder is at least float32.
+        variant: Of the weights, such as "fp16", see `choose_variants`; None for the order of
+            `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged or not supported.
+        ValueError: If a file is damaged or not supported, or no part has the variant.
     """
     check_dtype(dtype)
     with errors_name_file(folder):
         spec = read_spec(folder)
+    files = {
+        part: [file.name for file in (folder / part).iterdir()]
+        for part in ("unet", "vae", *TEXT_ENCODERS[: len(spec.text)])
+    }
+    variants = choose_variants(files, variant, str(folder))
     tokenizers, configs = [], []
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
         tokenizer = read_tokenizer(folder / name)
@@ -88,10 +98,10 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[ModelSpec, UNet, VAE,
     for name, module in parts.items():
         check_parameters(folder / name / "config.json", module)
     vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
-    load(unet.to(dtype), folder / "unet")
-    load(vae.to(vae_dtype), folder / "vae")
+    load(unet.to(dtype), folder / "unet", variants["unet"])
+    load(vae.to(vae_dtype), folder / "vae", variants["vae"])
     for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
-        load(encoder.to(dtype), folder / name)
+        load(encoder.to(dtype), folder / name, variants[name])
     return spec, unet, vae, TextEncoder(tokenizers, encoders, spec.text_layer)
 
 
@@ -217,6 +227,7 @@ def write_folder(
             not accepted.
         OSError: If the folder cannot be written to, or there is too little space.
     """
+    folder = user_path(folder)
     scheduler = scheduler_config_to_json(spec, class_entries(spec)["_class_name"])
     parts: list[tuple[str, nn.Module, str, Json]] = [
         ("unet", unet, "diffusion_pytorch_model", unet_config_to_json(unet.config)),

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 from huggingface_hub import HfApi, errors, snapshot_download
 
-from sdlearn.weights.tensor_files import pick_weights, shards_of
+from sdlearn.utils.atomic_files import user_path
+from sdlearn.weights.weight_names import (
+    choose_variants,
+    found_instead,
+    pick_weights,
+    shards_of,
+)
 
 # A failed download raises errors of the operating system, of the hub, or of the network library
 # that the hub uses. That library depends on the version; `errors` has its base class, too.
@@ -20,6 +26,8 @@ FETCH_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     *(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
+# Raised where the cache lacks a folder, or the variant of its weights.
+NOT_CACHED: tuple[type[Exception], ...] = (ValueError, *FETCH_ERRORS)
 
 
 class Layout(NamedTuple):
@@ -44,17 +52,19 @@ SYSTEM = Layout(
 CONTROLNET = Layout("config.json", ("",))
 
 
-def local_folder(source: str | Path, layout: Layout = SYSTEM) -> Path:
+def local_folder(source: str | Path, layout: Layout = SYSTEM, variant: str | None = None) -> Path:
     """The local folder of a model, which is downloaded if necessary.
 
     Args:
         source: A folder, or the id of one on the Hugging Face hub, "organisation/name".
         layout: The files that are needed.
+        variant: Of the weights to download, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it cannot be downloaded.
+        ValueError: If the hub's folder lacks the variant.
     """
-    path = Path(source)
+    path = user_path(source)
     if path.is_dir():
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.parent.is_dir():
@@ -62,10 +72,10 @@ def local_folder(source: str | Path, layout: Layout = SYSTEM) -> Path:
             f"{source} does not exist; give a model's folder, or its id on the Hugging Face hub, "
             "such as organisation/name"
         )
-    return download(str(source), layout)
+    return download(str(source), layout, variant)
 
 
-def download(repo: str, layout: Layout) -> Path:
+def download(repo: str, layout: Layout, variant: str | None = None) -> Path:
     """A folder of the hub in its local cache, with one kind of weights for each part.
 
     Without a network connection, a complete folder in the cache is used.
@@ -73,24 +83,25 @@ def download(repo: str, layout: Layout) -> Path:
     try:
         names = HfApi().list_repo_files(repo)
     except FETCH_ERRORS as error:
-        folder = cached_folder(repo, layout)
+        folder = cached_folder(repo, layout, variant)
         if folder is None:
             raise FileNotFoundError(fetch_error(repo, error)) from error
         return folder
-    needed = choose_files(names, layout, f"{repo} on the Hugging Face hub")
+    needed = choose_files(names, layout, f"{repo} on the Hugging Face hub", variant)
     try:
         return Path(snapshot_download(repo, allow_patterns=needed))
     except FETCH_ERRORS as error:
         raise FileNotFoundError(fetch_error(repo, error)) from error
 
 
-def cached_folder(repo: str, layout: Layout) -> Path | None:
+def cached_folder(repo: str, layout: Layout, variant: str | None = None) -> Path | None:
     """The folder in the hub's local cache, or None if it is absent or lacks weights."""
     try:
         folder = snapshot_download(repo, allow_patterns=[layout.required], local_files_only=True)
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
-        choose_files([path.relative_to(folder).as_posix() for path in files], layout, folder)
-    except FETCH_ERRORS:  # also raised if it was never downloaded
+        names = [path.relative_to(folder).as_posix() for path in files]
+        choose_files(names, layout, folder, variant)
+    except NOT_CACHED:
         return None
     return Path(folder)
 
@@ -104,7 +115,9 @@ def fetch_error(repo: str, error: Exception) -> str:
     )
 
 
-def choose_files(names: Collection[str], layout: Layout, where: str) -> list[str]:
+def choose_files(
+    names: Collection[str], layout: Layout, where: str, variant: str | None = None
+) -> list[str]:
     """The files of a repository that are needed.
 
     Args:
@@ -112,9 +125,11 @@ def choose_files(names: Collection[str], layout: Layout, where: str) -> list[str
         layout: The files to look for. A part without config.json is not there; a part with one
             needs weights.
         where: The repository or folder, for error messages.
+        variant: Of the weights, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If the required file, or the weights of a part, are missing.
+        ValueError: If no part has the variant.
     """
     if layout.required not in names:
         raise FileNotFoundError(
@@ -123,17 +138,22 @@ def choose_files(names: Collection[str], layout: Layout, where: str) -> list[str
         )
     needed = {layout.required}
     needed |= {name for name in names if name.startswith(tuple(f"{f}/" for f in layout.whole))}
+    parts = {}
     for part in layout.parts:
         prefix = f"{part}/" if part else ""
         files = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-        if "config.json" not in files:
-            continue
-        weights = pick_weights(files)
+        if "config.json" in files:
+            parts[part] = files
+    chosen = choose_variants(parts, variant, where)
+    for part, files in parts.items():
+        weights = pick_weights(files, chosen[part])
         if weights is None:
             raise FileNotFoundError(
-                f"{where} has no weights {f'in its {part} ' if part else ''}that can be read; "
-                "known are safetensors and .bin files under their published names"
+                f"{where} has no weights {f'in its {part} ' if part else ''}that can be read"
+                f"{found_instead(files)}; known are safetensors and .bin files under their "
+                "published names"
             )
+        prefix = f"{part}/" if part else ""
         needed |= {prefix + name for name in ("config.json", *shards_of(weights, files))}
     return sorted(needed)
 

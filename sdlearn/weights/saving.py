@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.utils.atomic_files import atomic_write, write_json
+from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
 from sdlearn.weights.state_dict import TEXT_PREFIX, check_dtype
-from sdlearn.weights.tensor_files import STEMS
+from sdlearn.weights.tensor_files import SAFETENSORS
+from sdlearn.weights.weight_names import STEMS
 
 TEXT_PROJECTION = "text_projection.weight"  # the one tensor of a text encoder without that prefix
 # The names of weight files in a published folder: whole, a variant, a shard, an index.
 WEIGHT_FILE = re.compile(
-    rf"({'|'.join(STEMS)})([.-][\w.-]*)?\.(safetensors|bin|msgpack)(\.index(\.\w+)?\.json)?"
+    rf"({'|'.join(STEMS)})([.-][\w.-]*)?\.(safetensors|sft|bin|msgpack)(\.index(\.\w+)?\.json)?"
 )
 
 
@@ -99,7 +100,7 @@ def save(
 
     Args:
         module: The network.
-        path: A name that ends in .safetensors.
+        path: A name that ends in .safetensors or .sft.
         dtype: Of floating-point tensors in the file; None for the network's own.
         max_bytes: At least 1. A larger file is split into shards NAME-00001-of-00003.safetensors,
             with an index NAME.safetensors.index.json; None for no limit.
@@ -107,8 +108,8 @@ def save(
     Raises:
         ValueError: If the path has another suffix, or the file could not be read again.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    path = user_path(path)
+    if path.suffix.lower() not in SAFETENSORS:
         raise ValueError(f"{path}: weights are written as .safetensors files")
     check_save(module, dtype, max_bytes)
     write_weights(module, path, dtype, max_bytes)
@@ -121,7 +122,7 @@ def write_weights(
     state = published_state(module, dtype)
     shards = split_shards(state, max_bytes)
     index = path.with_name(path.name + ".index.json")
-    earlier = {path, index, *path.parent.glob(f"{path.stem}-*-of-*.safetensors")}
+    earlier = {path, index, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")}
     if len(shards) == 1:
         written = {path}
         write_safetensors(path, state)

@@ -18,11 +18,12 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
+from sdlearn.utils.atomic_files import user_path
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.diffusers_folder import read_folder
 from sdlearn.weights.file_parts import PREFIXES, unwrap
-from sdlearn.weights.hub import FETCH_ERRORS, local_folder
+from sdlearn.weights.hub import FETCH_ERRORS, SYSTEM, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
 from sdlearn.weights.model_detection import (
     detect_model,
@@ -32,8 +33,9 @@ from sdlearn.weights.model_detection import (
 )
 from sdlearn.weights.state_dict import check_dtype, load_tensors
 from sdlearn.weights.system_parts import Parts, match_parts, new_parts
-from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.tokenizer_files import read_tokenizer
+from sdlearn.weights.weight_names import find_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
@@ -44,6 +46,7 @@ def read_system(
     dtype: torch.dtype,
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
+    variant: str | None = None,
 ) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
     """Read a whole system on the CPU from a folder, a hub id or an original file.
 
@@ -53,18 +56,22 @@ def read_system(
         dtype: Of the networks.
         spec: For a file only, as in `read_single_file`.
         tokenizer: For a file only, as in `read_single_file`.
+        variant: For a folder only, as in `read_folder`.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
-    if Path(source).is_file():
-        return read_single_file(Path(source), dtype, spec, tokenizer)
+    path = user_path(source)
+    if path.is_file():
+        if variant is not None:
+            raise ValueError(f"{source} is a file; variant is accepted for a folder only")
+        return read_single_file(path, dtype, spec, tokenizer)
     if spec is not None or tokenizer is not None:
         raise ValueError(
             f"{source} is not a file; spec and tokenizer are accepted for a single file only"
         )
-    return read_folder(local_folder(source), dtype)
+    return read_folder(local_folder(source, SYSTEM, variant), dtype, variant)
 
 
 def read_single_file(
@@ -142,7 +149,7 @@ def load_original(
         ValueError: If the target is something else, or if the file is damaged or does not fit, in
             which case every network is unchanged.
     """
-    path = find_weights(Path(path))
+    path = find_weights(user_path(path))
     tensors = open_weights(path)
     unwrap(tensors)
     if isinstance(target, Parts):
@@ -236,7 +243,7 @@ def clip_tokenizer(
         config: Of the text encoder.
         folder: Of a tokenizer, or of a model that has one; None for the Hugging Face hub.
     """
-    folder = Path(folder) if folder is not None else download_tokenizer(path)
+    folder = user_path(folder) if folder is not None else download_tokenizer(path)
     if (folder / "tokenizer").is_dir():
         folder = folder / "tokenizer"
     tokenizer = read_tokenizer(folder)

@@ -15,16 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sdlearn.utils.atomic_files import user_path
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
 from sdlearn.weights.model_detection import detect_model, shortened
-from sdlearn.weights.tensor_files import LazyTensor, find_weights, open_weights
+from sdlearn.weights.tensor_files import LazyTensor, open_weights
+from sdlearn.weights.weight_names import find_weights
 
 TEXT_PREFIX = "text_model."
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def load(module: nn.Module, path: str | Path) -> None:
+def load(module: nn.Module, path: str | Path, variant: str | None = None) -> None:
     """Fill a network with published weights, strictly, in the network's own dtype.
 
     A network on the meta device gets its memory here; the weights are not copied a second time.
@@ -35,12 +37,13 @@ def load(module: nn.Module, path: str | Path) -> None:
             under its published name. For a UNet, VAE, ControlNet or CLIPTextEncoder also an
             original file, of this part only or of the whole system, and for a text encoder a file
             of the whole CLIP model or one that OpenAI or OpenCLIP wrote.
+        variant: Of the weights in a folder, such as "fp16", see `pick_weights`.
 
     Raises:
         FileNotFoundError: If there is no weight file.
         ValueError: If the file is damaged or does not fit the network, which is unchanged then.
     """
-    path = find_weights(Path(path))
+    path = find_weights(user_path(path), variant)
     load_part(module, open_weights(path), path)
 
 

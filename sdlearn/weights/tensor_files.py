@@ -10,37 +10,38 @@ Files are not memory-mapped. A mapped page counts in addition to the copy made o
 the memory that loading needs, and a network that used the mapping itself would change with the
 file.
 
-Pickles are opened with weights_only=True, which rebuilds tensors, numbers and strings and runs no
-code from the file.
+A file is read as what its first bytes say, whatever its name: a pickle that was renamed to
+.safetensors goes the safe way of every pickle, see pickles.
 """
 
 import json
 import math
 import re
+import reprlib
+import struct
+import sys
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdlearn.utils.atomic_files import read_json
-
-# The names of weight files in a published folder, in order of preference.
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-SUFFIXES = (
-    ".safetensors",
-    ".safetensors.index.json",
-    ".fp16.safetensors",
-    ".safetensors.index.fp16.json",
-    ".bin",
-    ".bin.index.json",
-    ".fp16.bin",
+from sdlearn.utils.file_kinds import (
+    ARCHIVE,
+    DAMAGED_ARCHIVE,
+    describe_content,
+    describe_text,
+    is_safetensors,
 )
-PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+from sdlearn.weights.pickles import unpickled
+
+SAFETENSORS = (".safetensors", ".sft")
+LONGEST_NAME = 500  # characters; messages name tensors
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -73,47 +74,6 @@ class LazyTensor(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def find_weights(path: Path) -> Path:
-    """The weight file at a path: the file itself, or the preferred one of a folder.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if path.is_dir():
-        name = pick_weights([file.name for file in path.iterdir() if file.is_file()])
-        if name is None:
-            raise FileNotFoundError(
-                f"{path} holds no weights; expected {STEMS[0]}.safetensors or {STEMS[1]}"
-                ".safetensors, whole or in shards with an index, or a .bin file"
-            )
-        return path / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file or folder of weights")
-    return path
-
-
-def pick_weights(names: Collection[str]) -> str | None:
-    """The preferred weight file among a folder's file names, or None if there is none."""
-    candidates = (stem + suffix for suffix in SUFFIXES for stem in STEMS)
-    return next((name for name in candidates if name in names), None)
-
-
-def shards_of(name: str, names: Collection[str]) -> list[str]:
-    """The files that loading a weight file reads: itself and, if it is an index, its shards.
-
-    Args:
-        name: The weight file.
-        names: All file names of the folder. Shards have names such as
-            model-00001-of-00002.safetensors.
-    """
-    stem, *suffixes = name.removesuffix(".json").split(".")
-    half = r"\.fp16" if "fp16" in suffixes else ""
-    kind = "bin" if "bin" in suffixes else "safetensors"
-    shard = rf"{stem}({half}-\d+-of-\d+|-\d+-of-\d+{half})\.{kind}"
-    shards = [each for each in names if re.fullmatch(shard, each)] if "index" in suffixes else []
-    return [name, *shards]
-
-
 def open_weights(path: Path) -> dict[str, LazyTensor]:
     """Every tensor of a weight file, or of all shards of an index, by name.
 
@@ -121,35 +81,77 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
         FileNotFoundError: If a shard is missing.
         ValueError: If the file is damaged or is not a weight file.
     """
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json" and container(path) is None:
         return open_shards(path)
-    if path.suffix == ".safetensors":
-        return open_safetensors(path)
-    if path.suffix in PICKLES:
-        return open_pickle(path)
+    return open_file(path)
+
+
+def open_file(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of one file, which is read as what it is, whatever the ending of its name."""
+    kind = container(path)
+    if kind is not None:
+        tensors = open_safetensors(path) if kind == "safetensors" else open_pickle(path)
+        for name in tensors:
+            if len(name) > LONGEST_NAME or not name.isprintable():
+                raise ValueError(f"{path} holds a tensor with the name {reprlib.repr(name)}")
+        return tensors
+    is_what = describe_content(path) or describe_text(path)
+    if is_what:
+        raise ValueError(f"{path} is {is_what}")
+    if path.suffix.lower() in SAFETENSORS:
+        raise ValueError(f"{path} is not a complete safetensors file: its header is damaged")
     raise ValueError(
-        f"{path} is not a weight file; the accepted suffixes are .safetensors, "
-        f"{', '.join(PICKLES)} and that of an index, .json"
+        f"{path} is not a weight file; read are safetensors files, pickles of torch and the index "
+        "of a file in shards, .json"
     )
 
 
+def container(path: Path) -> str | None:
+    """What a file begins like: "safetensors", "pickle", or None for anything else."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(ARCHIVE):
+        return None if describe_content(path) else "pickle"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "pickle"
+    return "safetensors" if is_safetensors(head) else None
+
+
 def open_shards(index: Path) -> dict[str, LazyTensor]:
-    """Every tensor of the shards of an index file, by name."""
+    """Every tensor of the shards of an index file, by name.
+
+    A shard is a file beside the index. Its entry in the index must be a plain name, so that an
+    index leads to no other folder. A file that is a link, as in the hub's cache, is followed.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{index} has no weight_map; expected the index of a sharded file")
     shards = list(weight_map.values())
-    if not shards or not all(isinstance(s, str) and not s.endswith(".json") for s in shards):
+    if not shards or not all(isinstance(s, str) and not is_json(s) for s in shards):
         raise ValueError(
             f"{index}: weight_map is empty or malformed; expected a file name for each tensor"
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(shards)):
+        if not re.fullmatch(r"[^/\\:\0]{1,255}", shard) or shard in (".", ".."):
+            raise ValueError(
+                f"{index} names the shard {reprlib.repr(shard)}; a shard must lie in the folder of "
+                "its index and be given by its name alone"
+            )
         path = index.parent / shard
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; {index.name} names it as a shard")
-        tensors |= open_weights(path)
+        found = open_file(path)
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise ValueError(f"{path} holds {twice[0]!r:.200}, which another shard holds, too")
+        tensors |= found
     return tensors
+
+
+def is_json(name: str) -> bool:
+    """Whether a name is that of a JSON file."""
+    return name.lower().endswith(".json")
 
 
 # ------------------------------------------------------------------------------------- safetensors
@@ -170,7 +172,9 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     for name, entry in header.items():
         if entry["dtype"] not in TYPES:
             known = ", ".join(TYPES)
-            raise ValueError(f"{path}: {name} is of the type {entry['dtype']}; known are {known}")
+            raise ValueError(
+                f"{path}: {name:.200} is of the type {entry['dtype']}; known are {known}"
+            )
         shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
         start = 8 + length + entry["data_offsets"][0]
         tensors[name] = LazyTensor(name, shape, dtype, partial(read_at, path, start, shape, dtype))
@@ -193,52 +197,52 @@ def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) 
 def open_pickle(path: Path) -> dict[str, LazyTensor]:
     """Every tensor of a pickle by name.
 
-    Older files, from before torch 1.6, are no archives. Their tensors are read here, and their
-    memory is free again when the result is.
+    Archives are read lazily if the values can be taken as they lie in the file. The tensors of
+    other files, such as those from before torch 1.6, are read here, and their memory is free again
+    when the result is.
     """
-    tensors = unpickled(path, "meta") if is_archive(path) else {}
-    starts: list[Any] = [
-        getattr(t.untyped_storage(), "_checkpoint_offset", None) for t in tensors.values()
-    ]
-    if not tensors or None in starts:
+    lengths = stored_values(path)
+    tensors = unpickled(path, "meta") if lengths else {}
+    starts: dict[str, Any] = {
+        name: getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        for name, tensor in tensors.items()
+    }
+    # torch computes these offsets from how it writes archives. Other programs write them otherwise.
+    lazy = all(lengths.get(starts[n]) == t.untyped_storage().nbytes() for n, t in tensors.items())
+    if not tensors or not lazy:
         return {name: in_memory(name, tensor) for name, tensor in unpickled(path, "cpu").items()}
-    items = zip(tensors.items(), starts, strict=True)
-    return {name: from_archive(path, name, tensor, start) for (name, tensor), start in items}
+    return {name: from_archive(path, name, t, starts[name]) for name, t in tensors.items()}
 
 
-def is_archive(path: Path) -> bool:
-    """Whether this pickle is an archive without compression, as torch writes it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+def stored_values(path: Path) -> dict[int, int]:
+    """Where the entries of an archive lie in its file: their first bytes and lengths.
 
-
-def unpickled(path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors of a pickle by name; on the device "meta" without their values.
-
-    Original checkpoints have their tensors in an entry state_dict; the other entries are ignored.
-
-    Raises:
-        ValueError: If the file is damaged, or contains anything else.
+    The result is empty if they cannot be used as they lie there: if the file is no archive, is
+    compressed or has the other byte order.
     """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes can raise any exception
-        foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
-        reason = str(error).split("\n", 1)[0]
-        if foreign:
-            reason = (
-                f"it holds a {foreign[1]}, and rebuilding such objects can run any code; use "
-                "a .safetensors file of the same model"
-            )
-        raise ValueError(f"{path} is not a pickle of tensors alone: {reason}") from error
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
-    return {name: tensor.detach() for name, tensor in content.items()}
+    with path.open("rb") as file:
+        if file.read(len(ARCHIVE)) != ARCHIVE:
+            return {}
+        try:
+            return entries_of(file)
+        except Exception as error:  # damaged bytes can raise any exception
+            raise ValueError(f"{path} is {DAMAGED_ARCHIVE}") from error
+
+
+def entries_of(file: BinaryIO) -> dict[int, int]:
+    """The result of `stored_values` for an open archive."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        orders = [archive.read(e) for e in entries if e.filename.endswith("/byteorder")]
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or orders not in ([], [sys.byteorder.encode()]):
+        return {}
+    lengths = {}
+    for entry in entries:
+        file.seek(entry.header_offset + 26)  # the lengths of the name and the extra field
+        name, extra = struct.unpack("<HH", file.read(4))
+        lengths[entry.header_offset + 30 + name + extra] = entry.file_size
+    return lengths
 
 
 def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTensor:
@@ -254,6 +258,8 @@ def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTenso
     first = start + int(tensor.storage_offset()) * dtype.itemsize
     ends = ((n - 1) * step for n, step in zip(shape, stride, strict=True))
     span = 1 + sum(ends) if tensor.numel() else 0  # elements from its first to its last
+    if first + span * dtype.itemsize > start + tensor.untyped_storage().nbytes():
+        raise ValueError(f"{path}: {name} is larger than what is stored of it; the file is damaged")
 
     def read() -> Tensor:
         values = read_at(path, first, (span,), dtype)

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
+from sdlearn.utils.file_kinds import describe_content
 from sdlearn.weights.json_config import Json, short
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -41,6 +42,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
+    for path in sorted(folder.glob("*")):
+        is_what = describe_content(path) if path.suffix in (".json", ".txt") else None
+        if is_what:
+            raise ValueError(f"{path} is {is_what}")
     if not (folder / "tokenizer.json").is_file():
         check_merges(folder)
     check_settings(folder)

@@ -15,7 +15,7 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.unet import UNetConfig
 from sdlearn.weights.hub import FETCH_ERRORS, repo_id
 from sdlearn.weights.single_file import download_tokenizer
-from sdlearn.weights.tensor_files import pick_weights, shards_of
+from sdlearn.weights.weight_names import pick_weights, shards_of
 from tests import local_hub
 from tests.tiny_model import tiny_diffusers
 
@@ -86,9 +86,9 @@ def test_a_model(folder, published, hub, kind):
         if kind == "bin":
             pickled(place)
         else:
-            for ending in (".fp16.safetensors", ".bin", ".fp16.bin"):
+            for ending in (".fp16.safetensors", ".bin", ".fp16.bin", ".safetensors.index.json"):
                 place.with_suffix(ending).write_bytes(SPARE)
-        for ending in (".non_ema.safetensors", ".msgpack", ".onnx"):
+        for ending in (".non_ema.safetensors", ".bf16.safetensors", ".msgpack", ".onnx"):
             place.with_suffix(ending).write_bytes(SPARE)
     (folder / "v1-5-pruned.safetensors").write_bytes(SPARE)
     (folder / "safety_checker").mkdir()
@@ -105,9 +105,9 @@ def test_a_model(folder, published, hub, kind):
 
 
 def test_parts_of_different_kinds_are_fetched_once(folder, published, hub):
-    """One part is a pickle alone, one is in shards, one in half precision alone."""
+    """One part is a plain pickle, one is in shards, one in half precision alone."""
     pickled(folder / UNET)
-    (folder / UNET).with_suffix(".fp16.bin").write_bytes(SPARE)
+    (folder / UNET).with_suffix(".fp16.safetensors").write_bytes(SPARE)
     sd = load(published)
     sd.save_pretrained(folder.parent / "shards", max_bytes=30_000)
     (folder / VAE).unlink()
@@ -115,7 +115,7 @@ def test_parts_of_different_kinds_are_fetched_once(folder, published, hub):
         shutil.copy(place, folder / "vae")
     (folder / VAE).with_suffix(".bin").write_bytes(SPARE)
     (folder / TEXT).rename((folder / TEXT).with_suffix(".fp16.safetensors"))
-    (folder / TEXT).with_name("pytorch_model.bin").write_bytes(SPARE)
+    (folder / TEXT).with_name("pytorch_model.fp16.bin").write_bytes(SPARE)
     assert same(load(ID), sd)
     weights = [name for name in hub.fetched if name not in SMALL]
     shards = [name for name in weights if "-of-" in name]
@@ -200,7 +200,10 @@ def test_without_a_network(hub, published):
 def test_what_is_no_model(hub, folder):
     refused("organisation/unknown", "could not be downloaded from the Hugging Face hub: '?404")
     (folder / VAE).rename(folder / "vae" / "flax_model.msgpack")
-    refused(ID, "on the Hugging Face hub has no weights in its vae that can be read; known are saf")
+    refused(
+        ID,
+        "on the Hugging Face hub has no weights in its vae that can be read, but .*; known are saf",
+    )
     (folder / "model_index.json").unlink()
     words = r"on the Hugging Face hub has no model_index\.json, so it is not a folder in the pub"
     refused(ID, words)

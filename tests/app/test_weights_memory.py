@@ -8,6 +8,7 @@ now, and the tests say so: after loading, the weights lie in the process's own m
 The files are sparse: they hold a number at both ends of every tensor, and zeros between.
 """
 
+import argparse
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -175,9 +177,11 @@ def test_a_pickle(tmp_path, archive):
         "text_model." + key: torch.full(value.shape, float(number))
         for number, (key, value) in enumerate(text.state_dict().items())
     }
-    content = state
+    # What a training library leaves is read past in either form.
+    leftovers = {"global_step": numpy.int64(5), "options": argparse.Namespace(lr=1e-4)}
+    content = {"state_dict": state, **leftovers}
     if archive:
-        content = {"state_dict": state, "averages": {k: v + 1 for k, v in state.items()}}
+        content["averages"] = {k: v + 1 for k, v in state.items()}
     path = tmp_path / "pytorch_model.bin"
     torch.save(content, path, _use_new_zipfile_serialization=archive)
     result = load("text", path)

@@ -438,7 +438,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         ControlNet.from_pretrained(path)
     (tmp_path / "notes.txt").write_text("a ControlNet")
     with pytest.raises(
-        ValueError, match=r"notes\.txt is not a weight file; the accepted suffixes are"
+        ValueError, match=r"notes\.txt is a text file that begins with 'a ControlNet'; download"
     ):
         ControlNet.from_pretrained(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="does not exist; give a model's folder, or its id"):
