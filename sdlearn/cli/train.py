@@ -4,6 +4,7 @@ The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and
 """
 
 import argparse
+import reprlib
 import signal
 import sys
 import threading
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
-from sdlearn.utils.atomic_files import replace_folder
+from sdlearn.utils.atomic_files import recover_folder, remove_leftovers, replace_folder
+from sdlearn.utils.run_limits import check_minutes
 
 if TYPE_CHECKING:
+    import torch
+
     from sdlearn.recipes.recipe import Recipe
-    from sdlearn.training import TrainingJob
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,39 +61,54 @@ def main(args: argparse.Namespace) -> int:
         args: From `add_arguments`.
 
     Returns:
-        The exit code: 0, or 1 if training diverged.
+        The exit code: 0, 1 if training diverged, or 130 if it was stopped before its first step.
 
     Raises:
-        ValueError: If an argument is wrong.
-        FileNotFoundError: If a folder or file is missing.
+        ValueError: If an argument is wrong, or a file of the run is damaged.
+        OSError: If a folder or file is missing, cannot be written, or is used by another training.
     """
-    import torch
-    from tqdm import tqdm
-
-    from sdlearn.training import TrainingDiverged, train
-    from sdlearn.utils.atomic_files import write_json
-    from sdlearn.utils.checkpoint import checkpoints
     from sdlearn.utils.device import pick_device
+    from sdlearn.utils.run_lock import run_lock
 
     module = import_module(f"sdlearn.recipes.{args.part}")
+    check_options(args)
     folder = Path(args.out)
-    recipe = resolve_recipe(args, module, folder)
+    resolve_recipe(args, module, folder)
+    device = pick_device(args.device)
+    with run_lock(folder):  # a refused request leaves no folder
+        return run(args, module, folder, device)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Check the options that are not settings of the recipe.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if not args.out:
+        raise ValueError("--out is empty; accepted: the folder of the run")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
+    if args.minutes is not None:
+        check_minutes("--minutes", args.minutes)
+
+
+def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "torch.device") -> int:
+    """Train in a folder that this process has locked; the rest is as for `main`."""
+    from tqdm import tqdm
+
+    from sdlearn.recipes.run_folder import begin
+    from sdlearn.training import TrainingDiverged, train
+    from sdlearn.utils.checkpoint import checkpoints
+
+    recipe = resolve_recipe(args, module, folder)  # again: another training may have been faster
+    remove_leftovers(folder)
+    recover_folder(folder / "export")
     cache = folder.parent / "cache"
-    device = pick_device(args.device)
     job = module.make_job(recipe, cache, device)
-    if folder.exists():
-        check_frozen_parts(job, folder)
-    if recipe.init:
-        load_initial_weights(job, Path(recipe.init))
-    if not (folder / "recipe.json").exists():  # a refused request leaves no folder
-        # Device and threads change the rounding, so repeating a run exactly needs them too.
-        threads = torch.get_num_threads()
-        machine = {"torch": torch.__version__, "device": str(device), "threads": threads}
-        record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
-        record |= {"machine": machine, "frozen": dict(job.frozen)}
-        write_json(folder / "recipe.json", record)
+    begin(folder, args.part, args.recipe, recipe, job, device)
+    if args.resume and not checkpoints(folder):
+        print(f"{folder} has no checkpoint yet; the run starts with its first step")
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
@@ -109,6 +127,9 @@ def main(args: argparse.Namespace) -> int:
             advice = f"the last good state is {good[-1]}: --init {folder} with" if good else "try"
             print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
+    if not checkpoints(folder):
+        print("sdlearn: stopped before the first step; nothing is exported", file=sys.stderr)
+        return 130
     if 0 < step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; continue with --resume")
     replace_folder(folder / "export", lambda part: module.export(job, recipe, cache, part))
@@ -129,80 +150,48 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             arguments would change a resumed run.
     """
     from sdlearn.recipes.recipe import override
-    from sdlearn.utils.atomic_files import read_json
+    from sdlearn.recipes.run_folder import check_unused, started_recipe
 
     if args.recipe not in module.RECIPES:
         known = ", ".join(module.RECIPES)
-        raise ValueError(f"{args.part} has no recipe {args.recipe!r}; accepted: {known}")
+        raise ValueError(
+            f"{args.part} has no recipe {reprlib.repr(args.recipe)}; accepted: {known}"
+        )
+    changes = changed_settings(args)
+    if not args.resume:
+        check_unused(folder)
+    recipe: Recipe | None = started_recipe(folder, args.part, module.RECIPES)
+    if recipe is None:
+        return override(module.RECIPES[args.recipe], changes)
+    for name, value in vars(override(recipe, changes)).items():
+        if value != getattr(recipe, name):
+            raise ValueError(
+                f"{folder} started with {name} {getattr(recipe, name)!r}, not "
+                f"{reprlib.repr(value)}; a resumed run keeps its recipe (--init {folder} starts a "
+                "new run from it)"
+            )
+    return recipe
+
+
+def changed_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Return the settings that the arguments change, by name.
+
+    Raises:
+        ValueError: If a setting has no value, or more than one.
+    """
     changes: dict[str, object] = {
         name: value for name in SHORTCUTS if (value := getattr(args, name)) is not None
     }
     for setting in args.set:
         name, sign, value = setting.partition("=")
         if not sign:
-            raise ValueError(f"--set {setting!r} has no value; accepted: --set NAME=VALUE")
+            raise ValueError(
+                f"--set {reprlib.repr(setting)} has no value; accepted: --set NAME=VALUE"
+            )
+        if name in changes:
+            raise ValueError(f"{reprlib.repr(name)} is given twice; accepted: one value")
         changes[name] = value
-    record = folder / "recipe.json"
-    if record.exists() and args.resume:
-        started = read_json(record)
-        if started["part"] != args.part:
-            raise ValueError(f"{folder} trains {started['part']}, not {args.part}")
-        recipe = override(module.RECIPES[started["recipe"]], started["settings"])
-        for name, value in vars(override(recipe, changes)).items():
-            if value != getattr(recipe, name):
-                raise ValueError(
-                    f"{folder} started with {name} {getattr(recipe, name)!r}, not {value!r}; a "
-                    f"resumed run keeps its recipe (--init {folder} starts a new run from it)"
-                )
-        return recipe
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} is not empty; accepted: a new or empty folder, or a run with --resume"
-        )
-    return override(module.RECIPES[args.recipe], changes)
-
-
-def check_frozen_parts(job: "TrainingJob", folder: Path) -> None:
-    """Check that the frozen networks of a run are those it started with.
-
-    Raises:
-        ValueError: If the weights of one have changed.
-    """
-    from sdlearn.utils.atomic_files import read_json
-
-    if not (folder / "recipe.json").exists():
-        return
-    started = read_json(folder / "recipe.json").get("frozen", job.frozen)
-    changed = [name for name, now in job.frozen.items() if started.get(name) != now]
-    if changed:
-        raise ValueError(
-            f"{folder} started with other weights of the {' and '.join(changed)}; restore them, or "
-            f"start a new run with --init {folder}"
-        )
-
-
-def load_initial_weights(job: "TrainingJob", folder: Path) -> None:
-    """Load the weights of another run (its EMA if it has one) or of a published part.
-
-    The weights go into the first network of the job, and its EMA starts as a copy.
-
-    Args:
-        job: The training.
-        folder: A run's folder or a published part.
-    """
-    from sdlearn import weights
-    from sdlearn.utils.checkpoint import checkpoints, load_networks
-
-    main_name, network = next(iter(job.networks.items()))
-    others = {name: net for name, net in job.networks.items() if name not in (main_name, "ema")}
-    if checkpoints(folder):
-        load_networks(folder, others)
-        if not load_networks(folder, {"ema": network}):
-            load_networks(folder, {main_name: network})
-    else:
-        weights.load(network, folder)
-    if "ema" in job.networks:
-        job.networks["ema"].load_state_dict(network.state_dict())
+    return changes
 
 
 @contextmanager

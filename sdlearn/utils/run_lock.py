@@ -22,8 +22,8 @@ _held: set[int] = set()  # file descriptors
 def run_lock(folder: Path) -> Iterator[None]:
     """A context manager that holds the lock of a folder and makes the folder if necessary.
 
-    If the block raises and the folder is new and holds nothing but the lock, the folder is removed
-    again, together with the parents that were made for it.
+    If the block raises and the folder holds nothing but the lock, the lock is removed, and so are
+    the folder and its parents if they were made for it.
 
     Args:
         folder: The folder of a run.
@@ -33,13 +33,21 @@ def run_lock(folder: Path) -> Iterator[None]:
         OSError: If the folder cannot be made or written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = open_locked(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open_locked(folder)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise type(error)(
+            f"the folder {folder} cannot be made or written to: {error.strerror}; give another "
+            "--out"
+        ) from error
     _held.add(handle)
     try:
         yield
     except BaseException:
-        if made and [path.name for path in folder.iterdir()] == [LOCK]:
+        if [path.name for path in folder.iterdir()] == [LOCK]:
             with suppress(OSError):
                 (folder / LOCK).unlink()
                 for path in made:
