@@ -79,7 +79,7 @@ def damage_of(path: Path, dtype: DTypeLike, shape: Sequence[int]) -> str:
     if extra == 0:
         return ""
     contents = np.memmap(path, np.uint8, mode="r")
-    digest = hashlib.sha256(contents[:end]).digest()
+    digest = hashlib.sha256(contents[:end].data).digest()
     return "" if contents[end:].tobytes() == digest else "its checksum is wrong"
 
 

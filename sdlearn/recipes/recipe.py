@@ -49,7 +49,7 @@ class Recipe:
     warmup: Annotated[int, Range(0, MAX_STEPS)]
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     scenes: Annotated[int, Range(1, 10_000_000)] = 100_000
-    size: Annotated[int, Range(8, 1024)] = 64
+    size: Annotated[int, Range(32, 1024)] = 64
     data: Place = ""
     init: Place = ""
     compile: bool = False

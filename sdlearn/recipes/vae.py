@@ -102,8 +102,6 @@ class VAERecipe(Recipe):
             "block_out_channels", self.block_out_channels, self.norm_num_groups, "norm_num_groups"
         )
         check_size(self.size, len(self.block_out_channels))
-        if self.has_discriminator and self.size < 16:
-            raise ValueError(f"size is {self.size}; accepted: 16 or more for the discriminator")
 
     @property
     def has_perceptual(self) -> bool:
