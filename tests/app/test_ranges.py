@@ -113,7 +113,7 @@ def test_settings_that_do_not_fit_each_other(part: str, changes, sentence: str) 
         (["--batch", "65536", "--set", "size=1024"], "one layer's output for 65536 images"),
         (["--set", f"block_out_channels={(4096,) * 6}"], "of memory; accepted: smaller ones"),
         (["--set", "ema=1.0"], "ema is 1.0; accepted: a number from 0 to 0.999999"),
-        (["--set", "perceptual_start=1.1"], "perceptual_start is 1.1; accepted: a number from 0 to 1"),
+        (["--set", "perceptual_start=1.1"], "perceptual_start is 1.1; accepted: a number from 0"),
         (["--set", "kl="], "kl is ''; accepted: a number"),
         (["--set", "=1"], "the recipe has no setting ''"),
         (["--set", "=" * 500], "the recipe has no setting ''"),
