@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sdlearn.cli.main import main
-from sdlearn.recipes import array_cache, perceptual
+from sdlearn.recipes import array_cache
 from sdlearn.recipes.data import load_captions, load_images
 from sdlearn.training import TrainingJob, learning_rate, step_generator, train, update
 from sdlearn.utils.atomic_files import atomic_write, recover_folder, replace_folder
-from sdlearn.utils.checkpoint import checkpoints
-from sdlearn.utils.run_lock import LOCK, run_lock
+from sdlearn.utils.run_lock import LOCK
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and locks")
 TINY = ["train", "perceptual", "--recipe", "small", "--device", "cpu", "--steps", "3"]
@@ -76,7 +75,9 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one sentence of a refused command."""
     capsys.readouterr()
     assert main(args) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdlearn: ")]
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("sdlearn: ")
+    ]
     assert len(line) < 600
     return line
 
@@ -110,12 +111,15 @@ def child(work):
         os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+os_fsync, os_write = os.fsync, os.write
+main([*args, "--out", folder + "-warm/run"])  # imports are done, hashes are known
+
 def dying(moment, out):
     count = 0
     def counted(function):
         def call(*args, **kwargs):
             nonlocal count
-            count += 1
+            count += function in (os_fsync, os_write) or folder in str(args[0])
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
@@ -137,12 +141,11 @@ while moment < int(last):
 
 
 @POSIX
-@pytest.mark.parametrize("half", [0, 1])
 def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(
-    half: int, whole: Path, tmp_path: Path
+    whole: Path, tmp_path: Path
 ) -> None:
-    """Every seventh operation: locks, caches, recipe, metrics, checkpoints, export."""
-    script = [sys.executable, "-c", ZYGOTE, str(tmp_path), str(1 + 3 * half), "1000", "7", *TINY]
+    """Every seventh operation on lock, cache, recipe, metrics, checkpoints and export."""
+    script = [sys.executable, "-c", ZYGOTE, str(tmp_path / "k"), "1", "1000", "7", *TINY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(script, capture_output=True, text=True, timeout=500, env=environment)
     rows = [tuple(map(int, line.split())) for line in done.stdout.splitlines() if line[0].isdigit()]
@@ -151,7 +154,7 @@ def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(
     for moment, killed, resumed in rows:
         assert killed in (-signal.SIGKILL, 0), done.stderr
         assert resumed == 0, f"{moment}: {done.stderr}"
-        folder = tmp_path / str(moment) / "run"
+        folder = tmp_path / "k" / str(moment) / "run"
         assert same_weights(whole, folder), moment
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
         assert steps == [1, 2, 3], moment
@@ -298,7 +301,9 @@ def test_a_checkpoint_of_another_step_or_network_is_refused_by_name(
     assert files(run) == before
 
     (home / "step-00000001" / "checksums.json").unlink()
-    torch.save({"perceptual": {"state": {}, "param_groups": []}}, home / "step-00000001/optimizers.pt")
+    torch.save(
+        {"perceptual": {"state": {}, "param_groups": []}}, home / "step-00000001/optimizers.pt"
+    )
     assert "optimizers.pt does not fit the optimizer 'perceptual'" in refused(args, capsys)
     torch.save([1, 2], home / "step-00000001" / "optimizers.pt")
     assert "optimizers.pt does not fit the optimizer 'perceptual'" in refused(args, capsys)
