@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from sdlearn.recipes.recipe import Recipe
 
+DEFAULT = "storybook"  # the recipe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `sdlearn train`."""
     add = parser.add_argument
     add("part", choices=PARTS, help="the network to train")
-    add("--recipe", default="storybook", help="named settings (default: %(default)s)")
+    add("--recipe", help=f"named settings (default: {DEFAULT}; with --resume the run's own)")
     add("--out", required=True, metavar="FOLDER", help="folder of the run, such as runs/vae")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--steps", type=int, help="training steps, over which the learning rate decays")
@@ -68,11 +70,12 @@ def main(args: argparse.Namespace) -> int:
         OSError: If a folder or file is missing, cannot be written, or is used by another training.
     """
     from sdlearn.utils.device import pick_device
-    from sdlearn.utils.run_lock import run_lock
+    from sdlearn.utils.run_lock import check_unlocked, run_lock
 
     module = import_module(f"sdlearn.recipes.{args.part}")
     check_options(args)
     folder = Path(args.out)
+    check_unlocked(folder)
     resolve_recipe(args, module, folder)
     device = pick_device(args.device)
     with run_lock(folder):  # a refused request leaves no folder
@@ -106,7 +109,7 @@ def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "tor
     recover_folder(folder / "export")
     cache = folder.parent / "cache"
     job = module.make_job(recipe, cache, device)
-    begin(folder, args.part, args.recipe, recipe, job, device)
+    begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
     if args.resume and not checkpoints(folder):
         print(f"{folder} has no checkpoint yet; the run starts with its first step")
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
@@ -152,17 +155,22 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
     from sdlearn.recipes.recipe import override
     from sdlearn.recipes.run_folder import check_unused, started_recipe
 
-    if args.recipe not in module.RECIPES:
+    name = args.recipe or DEFAULT
+    if name not in module.RECIPES:
         known = ", ".join(module.RECIPES)
-        raise ValueError(
-            f"{args.part} has no recipe {reprlib.repr(args.recipe)}; accepted: {known}"
-        )
+        raise ValueError(f"{args.part} has no recipe {reprlib.repr(name)}; accepted: {known}")
     changes = changed_settings(args)
     if not args.resume:
         check_unused(folder)
-    recipe: Recipe | None = started_recipe(folder, args.part, module.RECIPES)
-    if recipe is None:
-        return override(module.RECIPES[args.recipe], changes)
+    started = started_recipe(folder, args.part, module.RECIPES)
+    if started is None:
+        return override(module.RECIPES[name], changes)
+    began, recipe = started
+    if args.recipe and args.recipe != began:
+        raise ValueError(
+            f"{folder} started with the recipe {began!r}, not {name!r}; a resumed run keeps its "
+            "recipe"
+        )
     for name, value in vars(override(recipe, changes)).items():
         if value != getattr(recipe, name):
             raise ValueError(

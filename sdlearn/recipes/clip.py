@@ -9,6 +9,7 @@ diffusion model is conditioned on its hidden states.
 
 import math
 import random
+import shutil
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
@@ -41,7 +42,7 @@ from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.room import check_memory
 from sdlearn.recipes.tokenizer import CONTEXT, MERGES, train_tokenizer
 from sdlearn.training import TrainingJob, learning_rate, seeded, update
-from sdlearn.utils.atomic_files import replace_folder, write_json
+from sdlearn.utils.atomic_files import add_folder, write_json
 from sdlearn.utils.checkpoint import checkpoints
 from sdlearn.utils.device import autocast
 from sdlearn.versions import STORYBOOK
@@ -285,7 +286,8 @@ def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
     except (FileNotFoundError, ValueError) as error:
         if kept.exists():
             warnings.warn(f"{kept} is damaged and is made again: {error}", stacklevel=2)
-    replace_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
+            shutil.rmtree(kept)
+    add_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
     return read_tokenizer(kept)
 
 

@@ -20,8 +20,8 @@ RECIPE = "recipe.json"
 ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
 
 
-def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> R | None:
-    """Return the recipe that a run was started with.
+def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[str, R] | None:
+    """Return the recipe that a run was started with, and its name.
 
     Args:
         folder: The run's folder; it may be missing.
@@ -29,7 +29,8 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> R | Non
         recipes: The part's named recipes.
 
     Returns:
-        The recipe; None if the folder is missing or a run died in it before it wrote its recipe.
+        Name and recipe; None if the folder is missing, or if a run died in it before it wrote its
+        recipe.
 
     Raises:
         ValueError: If recipe.json is damaged or missing, or if the folder holds something else.
@@ -49,7 +50,7 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> R | Non
             raise WrongPart(f"{folder} trains {short(found)}, not {part}")
         if not isinstance(name, str) or name not in recipes:
             raise ValueError(f"{path} names the unknown recipe {reprlib.repr(name)}")
-        return override(recipes[name], settings)
+        return name, override(recipes[name], settings)
     except WrongPart:
         raise
     except ValueError as error:

@@ -140,6 +140,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def add_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new folder, unless another process makes the same one first."""
+    part = temporary_name(folder)
+    part.mkdir(parents=True)
+    try:
+        write(part)
+        sync_tree(part)
+        os.rename(part, folder)
+        sync_folder(folder.parent)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a temporary folder, then replace `folder` by it.
 

@@ -69,6 +69,8 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
         sync_tree(part)
         shutil.rmtree(target, ignore_errors=True)  # one that could not be read
         os.replace(part, target)
+    except (SafetensorError, RuntimeError) as error:  # what the writers raise on a full disk
+        raise OSError(f"{target} cannot be written: {short(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(home)

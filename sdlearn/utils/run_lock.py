@@ -58,6 +58,32 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def check_unlocked(folder: Path) -> None:
+    """Check that no other process has the lock of a folder, and change nothing.
+
+    Raises:
+        BlockingIOError: If one has.
+    """
+    path = folder / LOCK
+    if not path.is_file():
+        return
+    handle = os.open(path, os.O_RDWR)
+    try:
+        lock(handle)
+    except OSError as error:
+        raise taken(folder) from error
+    finally:
+        os.close(handle)
+
+
+def taken(folder: Path) -> BlockingIOError:
+    """The error for a folder that another process has locked."""
+    return BlockingIOError(
+        f"another training{holder(folder / LOCK)} is writing to {folder}; wait until it ends, or "
+        "give another --out"
+    )
+
+
 def open_locked(folder: Path) -> int:
     """Open the lock file of a folder and lock it.
 
@@ -78,10 +104,7 @@ def open_locked(folder: Path) -> int:
         except OSError as error:
             os.close(handle)
             if error.errno in TAKEN:
-                raise BlockingIOError(
-                    f"another training{holder(path)} is writing to {folder}; wait until it ends, "
-                    "or give another --out"
-                ) from error
+                raise taken(folder) from error
             raise
         os.close(handle)  # its holder has just removed the file; the next one is ours
 

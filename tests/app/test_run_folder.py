@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, where it may be, what it needs, and the machine it goes on with."""
+"""The folder of a run: its lock, where it may be, what it needs, the machine it goes on with."""
 
 import errno
 import json
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from sdlearn.cli.main import main
+from sdlearn.recipes.data import own_images
 from sdlearn.training import TrainingJob, train
 from sdlearn.utils import run_lock as locks
 from sdlearn.utils.checkpoint import checkpoints
@@ -97,8 +98,9 @@ def test_a_second_training_is_told_and_a_killed_one_releases_the_folder(
     process = hold(run, how)
     before = stamps(run)
     try:
-        message = refused([*TINY, "--out", str(run), "--resume"], capsys)
-        assert f"another training (process {process.pid}) is writing to {run}; wait" in message
+        for more in (["--resume"], []):
+            message = refused([*TINY, "--out", str(run), *more], capsys)
+            assert f"another training (process {process.pid}) is writing to {run}; wait" in message
         assert stamps(run) == before
         process.kill()
         process.wait()
@@ -115,12 +117,12 @@ def test_a_lock_holds_within_a_process_and_leaves_no_new_folder_after_an_error(
 ) -> None:
     folder = tmp_path / "a" / "b"
     with pytest.raises(ZeroDivisionError), run_lock(folder):
-        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
-        with pytest.raises(BlockingIOError, match="another training"), run_lock(folder):
-            pass
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
     with run_lock(folder):
+        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
+        with pytest.raises(BlockingIOError, match="another training"), run_lock(folder):
+            pass
         (folder / "recipe.json").touch()
     with pytest.raises(ZeroDivisionError), run_lock(folder):
         raise ZeroDivisionError
@@ -370,7 +372,29 @@ def test_other_pictures_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixtur
     args = [*VAE, *small, "--data", str(own), "--out", str(tmp_path / "run")]
     assert main(args) == 0
     pictures(own, ("red", "green", "black"))
+    own_images.cache_clear()  # as in another process
     message = refused([*args, "--resume"], capsys)
     assert "started with another version of its images; restore it, or start a new run" in message
     pictures(own)
+    own_images.cache_clear()
     assert main([*args, "--resume"]) == 0
+
+
+def test_a_damaged_tokenizer_in_the_cache_is_named_and_another_one_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--set", "hidden_size=16", "--set", "num_layers=1", "--set", "intermediate_size=32"]
+    args = [*CLIP, *small, "--set", "image_width=8", "--batch", "2", "--out", str(tmp_path / "run")]
+    assert main(args) == 0
+    (kept,) = (tmp_path / "cache").glob("tokenizer-*")
+    vocabulary = kept / "vocab.json"
+    good = vocabulary.read_text()
+    vocabulary.write_text(good[:1000])
+    capsys.readouterr()
+    main([*args, "--resume"])
+    assert f"{kept} is damaged and is made again" in capsys.readouterr().err
+    tokens = json.loads(good)
+    tokens["a</w>"], tokens["b</w>"] = tokens["b</w>"], tokens["a</w>"]
+    vocabulary.write_text(json.dumps(tokens))
+    message = refused([*args, "--resume"], capsys)
+    assert "started with another version of its tokenizer" in message

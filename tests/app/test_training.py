@@ -424,6 +424,8 @@ def test_folders_that_are_taken_are_refused(runs: Path, straight, tmp_path, caps
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert "is not empty" in refused(taken)
     assert "started with batch 4, not 5" in refused([*taken, "--resume", "--batch", "5"])
+    other = [arg.replace("small", "storybook") for arg in taken]
+    assert "with the recipe 'small', not 'storybook'" in refused([*other, "--resume"])
     clip = [*arguments("clip", runs), "--out", str(run), "--resume"]
     assert "trains vae, not clip" in refused(clip)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from sdlearn.cli.main import main
-from sdlearn.recipes import array_cache
-from sdlearn.recipes.data import load_captions, load_images
 from sdlearn.training import TrainingJob, learning_rate, step_generator, train, update
-from sdlearn.utils.atomic_files import atomic_write, recover_folder, replace_folder
 from sdlearn.utils.run_lock import LOCK
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and locks")
@@ -396,95 +394,17 @@ def test_metrics_are_on_the_disk_before_their_checkpoint(tmp_path: Path, monkeyp
     assert order == ["metrics.jsonl", "step 2", "metrics.jsonl", "step 3"]
 
 
-# --------------------------------------------------------------------------------------- caches
+@pytest.mark.parametrize("writer", ["save_file", "torch.save"])
+def test_a_full_disk_keeps_the_checkpoint_before(
+    writer: str, run: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
 
-
-@pytest.mark.parametrize("damage", [*DAMAGE, flip, "dtype", "shape"])
-def test_a_damaged_array_is_named_and_made_again(damage, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    good = np.array(load_images(3, 32, tmp_path))
-    (path,) = tmp_path.glob("*.npy")
-    if damage == "dtype":
-        np.save(path, good.astype(np.float32))
-    elif damage == "shape":
-        np.save(path, good[:2])
-    else:
-        damage(path)
-    if damage is remove:
-        assert (np.array(load_images(3, 32, tmp_path)) == good).all()
-        return
-    with pytest.warns(UserWarning, match=r"pages-train-3-.*npy is damaged \(.*made again"):
-        assert (load_images(3, 32, tmp_path) == good).all()
-    assert (load_images(3, 32, tmp_path) == good).all()
-    assert [path.name] == [p.name for p in tmp_path.iterdir()]
-
-
-def test_an_array_without_a_checksum_is_read_as_before(tmp_path: Path) -> None:
-    good = np.array(load_images(3, 32, tmp_path))
-    (path,) = tmp_path.glob("*.npy")
-    np.save(path, good)
-    assert (load_images(3, 32, tmp_path) == good).all()
-
-
-@pytest.mark.parametrize("text", ["", "[[", "\0" * 30, "[]", "[[1]]", '[["a"], ["b"]]', "{}", "7"])
-def test_damaged_captions_are_named_and_made_again(text: str, tmp_path: Path) -> None:
-    good = load_captions(2, tmp_path, per_scene=2)
-    (path,) = tmp_path.glob("captions-*.json")
-    path.write_text(text)
-    with pytest.warns(UserWarning, match=r"captions-.*json is damaged and is made again"):
-        assert load_captions(2, tmp_path, per_scene=2) == good
-    assert json.loads(path.read_text()) == good
-
-
-def test_a_full_disk_is_told_before_an_array_is_filled(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    def full(handle: int, offset: int, amount: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(array_cache.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="No space left on device"):
-        load_images(3, 32, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-# ----------------------------------------------------------------------------- whole or absent
-
-
-def test_writing_flushes_before_it_renames(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    order: list[str] = []
-    replace, fsync = os.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("flush"), fsync(handle)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
-    with atomic_write(tmp_path / "a.json") as part:
-        part.write_text("{}")
-    assert order == ["flush", "rename", "flush"]  # the file, its name, the folder
-
-
-def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    with atomic_write(path) as first:
-        first.write_text("first")
-        with atomic_write(path) as second:
-            assert second != first
-            second.write_text("second")
-        assert path.read_text() == "second"
-    assert path.read_text() == "first"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_folder_is_never_lost_while_it_is_replaced(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    folder = tmp_path / "export"
-    replace_folder(folder, lambda part: (part / "a").write_text("old"))  # type: ignore[arg-type, return-value]
-
-    def broken(part: Path) -> None:
-        (part / "a").write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_folder(folder, broken)
-    assert (folder / "a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    os.rename(folder, tmp_path / ".export.old")  # as if killed between the two renames
-    recover_folder(folder)
-    assert (folder / "a").read_text() == "old"
-    replace_folder(folder, lambda part: (part / "a").write_text("new"))  # type: ignore[arg-type, return-value]
-    assert (folder / "a").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    monkeypatch.setattr(f"sdlearn.utils.checkpoint.{writer}", full)
+    message = refused([*TINY, "--out", str(run), "--resume"], capsys)
+    assert "step-00000003 cannot be written: No space left on device" in message
+    monkeypatch.undo()
+    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert left == ["step-00000002"]
+    assert not (run / "export").exists()
