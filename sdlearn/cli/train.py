@@ -1,9 +1,11 @@
 """`sdlearn train PART`: train one network of a model, or an auxiliary one.
 
-The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/.
+The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/. While a
+training runs, it has the lock of the file .lock there, so that no second one writes to the folder.
 """
 
 import argparse
+import os
 import reprlib
 import signal
 import sys
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sdlearn.recipes.recipe import Recipe
 
 DEFAULT = "storybook"  # the recipe
+CACHE = "cache"  # a folder beside those of the runs, which share it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +78,8 @@ def main(args: argparse.Namespace) -> int:
     module = import_module(f"sdlearn.recipes.{args.part}")
     check_options(args)
     folder = Path(args.out)
+    if folder.name in ("", ".."):  # the cache is beside the folder, so its parent must be known
+        folder = Path(os.path.abspath(folder))
     check_unlocked(folder)
     resolve_recipe(args, module, folder)
     device = pick_device(args.device)
@@ -90,6 +95,8 @@ def check_options(args: argparse.Namespace) -> None:
     """
     if not args.out:
         raise ValueError("--out is empty; accepted: the folder of the run")
+    if Path(args.out).name == CACHE:
+        raise ValueError(f"--out is {args.out}, where runs keep their images; give another name")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     if args.minutes is not None:
@@ -107,7 +114,7 @@ def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "tor
     recipe = resolve_recipe(args, module, folder)  # again: another training may have been faster
     remove_leftovers(folder)
     recover_folder(folder / "export")
-    cache = folder.parent / "cache"
+    cache = folder.parent / CACHE
     job = module.make_job(recipe, cache, device)
     begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
     if args.resume and not checkpoints(folder):

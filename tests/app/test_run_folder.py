@@ -172,6 +172,8 @@ def test_places_where_no_run_can_be(tmp_path: Path, monkeypatch, capsys) -> None
     assert "is a file, not a folder" in refused([*TINY, "--out", str(letter)], capsys)
     inside = refused([*TINY, "--out", str(letter / "run")], capsys)
     assert "cannot be made or written to: Not a directory; give another --out" in inside
+    cache = refused([*TINY, "--out", str(tmp_path / "cache")], capsys)
+    assert "where runs keep their images; give another name" in cache
     assert "--out is empty" in refused([*TINY, "--out", ""], capsys)
     assert "File name too long" in refused([*TINY, "--out", str(tmp_path / ("x" * 300))], capsys)
     mkdir = Path.mkdir
@@ -185,6 +187,13 @@ def test_places_where_no_run_can_be(tmp_path: Path, monkeypatch, capsys) -> None
     message = refused([*TINY, "--out", str(tmp_path / "run")], capsys)
     assert "cannot be made or written to: Permission denied" in message
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_run_in_the_current_folder_has_its_cache_beside_it(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([*TINY, "--out", "."]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "cache"}
 
 
 def pictures(folder: Path, colours: tuple[str, ...] = ("red", "blue", "green")) -> Path:

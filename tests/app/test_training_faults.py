@@ -268,17 +268,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 ) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(whole.parent, tmp_path / "runs")
     run = tmp_path / "runs" / "run"
-    if name == "checksums.json" and damage is flip:
-        pytest.skip("the file has less than 100 bytes after the flipped one, or is still JSON")
     damage(run / "checkpoints" / "step-00000003" / name)
     assert main([*TINY, "--out", str(run), "--resume"]) == 0
     message = capsys.readouterr().err
     if name == "checksums.json" and damage is remove:
         assert "cannot be read" not in message  # the first versions wrote none
     else:
-        assert f"step-00000003 cannot be read ({name}" in message.replace(f"{run}/", "") or (
-            name in message
-        )
+        assert "step-00000003 cannot be read (" in message
+        assert f"{name} is " in message or f"not that of {name}" in message
         assert "trying the checkpoint before it" in message
     assert same_weights(whole, run)
 
