@@ -7,7 +7,6 @@ killed and resumed from its last checkpoint therefore ends with exactly the weig
 uninterrupted run.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn.schedule import NoiseSchedule, prediction_type
-from sdlearn.utils.atomic_files import atomic_write
-from sdlearn.utils.checkpoint import load_checkpoint, save_checkpoint, truncate_metrics
+from sdlearn.utils.atomic_files import atomic_write, sync_file
+from sdlearn.utils.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from sdlearn.utils.metrics_file import append_metrics, truncate_metrics
+from sdlearn.utils.run_limits import RunLimits
 
 Metrics = dict[str, float]
 N = TypeVar("N", bound=nn.Module)
@@ -210,11 +211,11 @@ def train(
 
     Args:
         job: What to train.
-        steps: Total number of steps, including those before a resumed checkpoint.
+        steps: Total number of steps, 1 or more, including those before a resumed checkpoint.
         folder: For metrics.jsonl, samples/ and checkpoints/. The last checkpoint is written when
             training ends or the caller stops iterating, but not after an exception.
         resume: Start from the newest checkpoint in the folder.
-        minutes: Time limit of this run.
+        minutes: Time limit of this run, more than 0. At least one step is done.
         should_stop: Called before every step.
         checkpoint_steps: Write a checkpoint every so many steps; None to go by time only.
         checkpoint_seconds: Write a checkpoint every so many seconds.
@@ -224,9 +225,24 @@ def train(
         The metrics of each step: step (from 1), the losses, images_per_second.
 
     Raises:
+        ValueError: At the call, if a number is out of range, or if the folder holds checkpoints and
+            `resume` is False; at the first step, if no checkpoint of the folder can be read.
         TrainingDiverged: If a metric is not finite; the checkpoint before it stays.
     """
+    limits = RunLimits(
+        steps, minutes, should_stop, checkpoint_steps, checkpoint_seconds, samples_seconds
+    )
+    if folder and not resume and checkpoints(folder):
+        raise ValueError(f"{folder} holds checkpoints; accepted: resume=True, or another folder")
+    return _train(job, folder, resume, limits)
+
+
+def _train(
+    job: TrainingJob, folder: Path | None, resume: bool, limits: RunLimits
+) -> Iterator[Metrics]:
+    """The generator of `train`, whose numbers have been checked."""
     done = load_checkpoint(folder, job.networks, job.optimizers) if folder and resume else 0
+    begin = on_disk = done
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         truncate_metrics(folder / "metrics.jsonl", done)
@@ -245,45 +261,44 @@ def train(
         rows: list[Metrics] = []
         for step, metrics in enumerate(pending, start=first):
             values = torch.stack([value.float() for value in metrics.values()]).tolist()
-            for name, value in zip(metrics, values, strict=True):
+            named = dict(zip(metrics, values, strict=True))
+            for name, value in named.items():
                 if not math.isfinite(value):
                     raise TrainingDiverged(f"step {step}: {name} is {value}")
-            rows.append(
-                {
-                    "step": step,
-                    **dict(zip(metrics, values, strict=True)),
-                    "images_per_second": speed,
-                }
-            )
+            rows.append({"step": step, **named, "images_per_second": speed})
         pending.clear()
         if folder:
-            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            append_metrics(folder / "metrics.jsonl", rows)
         return rows
+
+    def save() -> None:
+        """Write a checkpoint unless there is one of this step, the metrics of its steps first."""
+        nonlocal on_disk, saved
+        if folder and done > on_disk:
+            sync_file(folder / "metrics.jsonl")
+            save_checkpoint(folder, done, job.networks, job.optimizers)
+            on_disk, saved = done, time.monotonic()
 
     def finish() -> list[Metrics]:
         """The remaining metrics; writes the last checkpoint."""
         rows = fetch()  # first, because it raises at a NaN, which must not be saved
+        save()
         if folder and done:
-            save_checkpoint(folder, done, job.networks, job.optimizers)
             save_samples(job, folder, done)
         return rows
 
     try:
-        while done < steps and not should_stop():
-            if minutes is not None and time.monotonic() - start > 60 * minutes:
-                break
+        while done < limits.steps and not limits.should_stop():
+            if done > begin and limits.late(time.monotonic() - start):
+                break  # a run does one step at least
             pending.append({k: v.detach() for k, v in job.step(done).items()})
             done += 1
-            due = time.monotonic() - saved > checkpoint_seconds
-            if checkpoint_steps is not None and done % checkpoint_steps == 0:
-                due = True
-            show = folder is not None and time.monotonic() - drawn > samples_seconds
+            due = limits.checkpoint_due(done, time.monotonic() - saved)
+            show = folder is not None and time.monotonic() - drawn > limits.samples_seconds
             if due or show or len(pending) == fetch_every:
                 rows = fetch()
-                if folder and due:
-                    save_checkpoint(folder, done, job.networks, job.optimizers)
-                    saved = time.monotonic()
+                if due:
+                    save()
                 yield from rows
             if folder and show:
                 save_samples(job, folder, done)

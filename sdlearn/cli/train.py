@@ -1,9 +1,12 @@
 """`sdlearn train PART`: train one network of a model, or an auxiliary one.
 
-The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/.
+The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/. While a
+training runs, it has the lock of the file .lock there, so that no second one writes to the folder.
 """
 
 import argparse
+import os
+import reprlib
 import signal
 import sys
 import threading
@@ -16,18 +19,23 @@ from typing import TYPE_CHECKING
 
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
-from sdlearn.utils.atomic_files import replace_folder
+from sdlearn.utils.atomic_files import recover_folder, remove_leftovers, replace_folder
+from sdlearn.utils.run_limits import check_minutes
 
 if TYPE_CHECKING:
+    import torch
+
     from sdlearn.recipes.recipe import Recipe
-    from sdlearn.training import TrainingJob
+
+DEFAULT = "storybook"  # the recipe
+CACHE = "cache"  # a folder beside those of the runs, which share it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `sdlearn train`."""
     add = parser.add_argument
     add("part", choices=PARTS, help="the network to train")
-    add("--recipe", default="storybook", help="named settings (default: %(default)s)")
+    add("--recipe", help=f"named settings (default: {DEFAULT}; with --resume the run's own)")
     add("--out", required=True, metavar="FOLDER", help="folder of the run, such as runs/vae")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--steps", type=int, help="training steps, over which the learning rate decays")
@@ -58,39 +66,59 @@ def main(args: argparse.Namespace) -> int:
         args: From `add_arguments`.
 
     Returns:
-        The exit code: 0, or 1 if training diverged.
+        The exit code: 0, 1 if training diverged, or 130 if it was stopped before its first step.
 
     Raises:
-        ValueError: If an argument is wrong.
-        FileNotFoundError: If a folder or file is missing.
+        ValueError: If an argument is wrong, or a file of the run is damaged.
+        OSError: If a folder or file is missing, cannot be written, or is used by another training.
     """
-    import torch
-    from tqdm import tqdm
-
-    from sdlearn.training import TrainingDiverged, train
-    from sdlearn.utils.atomic_files import write_json
-    from sdlearn.utils.checkpoint import checkpoints
     from sdlearn.utils.device import pick_device
+    from sdlearn.utils.run_lock import check_unlocked, run_lock
 
     module = import_module(f"sdlearn.recipes.{args.part}")
+    check_options(args)
     folder = Path(args.out)
-    recipe = resolve_recipe(args, module, folder)
+    if folder.name in ("", ".."):  # the cache is beside the folder, so its parent must be known
+        folder = Path(os.path.abspath(folder))
+    check_unlocked(folder)
+    resolve_recipe(args, module, folder)
+    device = pick_device(args.device)
+    with run_lock(folder):  # a refused request leaves no folder
+        return run(args, module, folder, device)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Check the options that are not settings of the recipe.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if not args.out:
+        raise ValueError("--out is empty; accepted: the folder of the run")
+    if Path(args.out).name == CACHE:
+        raise ValueError(f"--out is {args.out}, where runs keep their images; give another name")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
-    cache = folder.parent / "cache"
-    device = pick_device(args.device)
+    if args.minutes is not None:
+        check_minutes("--minutes", args.minutes)
+
+
+def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "torch.device") -> int:
+    """Train in a folder that this process has locked; the rest is as for `main`."""
+    from tqdm import tqdm
+
+    from sdlearn.recipes.run_folder import begin
+    from sdlearn.training import TrainingDiverged, train
+    from sdlearn.utils.checkpoint import checkpoints
+
+    recipe = resolve_recipe(args, module, folder)  # again: another training may have been faster
+    remove_leftovers(folder)
+    recover_folder(folder / "export")
+    cache = folder.parent / CACHE
     job = module.make_job(recipe, cache, device)
-    if folder.exists():
-        check_frozen_parts(job, folder)
-    if recipe.init:
-        load_initial_weights(job, Path(recipe.init))
-    if not (folder / "recipe.json").exists():  # a refused request leaves no folder
-        # Device and threads change the rounding, so repeating a run exactly needs them too.
-        threads = torch.get_num_threads()
-        machine = {"torch": torch.__version__, "device": str(device), "threads": threads}
-        record = {"part": args.part, "recipe": args.recipe, "settings": vars(recipe)}
-        record |= {"machine": machine, "frozen": dict(job.frozen)}
-        write_json(folder / "recipe.json", record)
+    begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
+    if args.resume and not checkpoints(folder):
+        print(f"{folder} has no checkpoint yet; the run starts with its first step")
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
@@ -109,6 +137,9 @@ def main(args: argparse.Namespace) -> int:
             advice = f"the last good state is {good[-1]}: --init {folder} with" if good else "try"
             print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
+    if not checkpoints(folder):
+        print("sdlearn: stopped before the first step; nothing is exported", file=sys.stderr)
+        return 130
     if 0 < step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; continue with --resume")
     replace_folder(folder / "export", lambda part: module.export(job, recipe, cache, part))
@@ -129,80 +160,53 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             arguments would change a resumed run.
     """
     from sdlearn.recipes.recipe import override
-    from sdlearn.utils.atomic_files import read_json
+    from sdlearn.recipes.run_folder import check_unused, started_recipe
 
-    if args.recipe not in module.RECIPES:
+    name = args.recipe or DEFAULT
+    if name not in module.RECIPES:
         known = ", ".join(module.RECIPES)
-        raise ValueError(f"{args.part} has no recipe {args.recipe!r}; accepted: {known}")
+        raise ValueError(f"{args.part} has no recipe {reprlib.repr(name)}; accepted: {known}")
+    changes = changed_settings(args)
+    if not args.resume:
+        check_unused(folder)
+    started = started_recipe(folder, args.part, module.RECIPES)
+    if started is None:
+        return override(module.RECIPES[name], changes)
+    began, recipe = started
+    if args.recipe and args.recipe != began:
+        raise ValueError(
+            f"{folder} started with the recipe {began!r}, not {name!r}; a resumed run keeps its "
+            "recipe"
+        )
+    for name, value in vars(override(recipe, changes)).items():
+        if value != getattr(recipe, name):
+            raise ValueError(
+                f"{folder} started with {name} {getattr(recipe, name)!r}, not "
+                f"{reprlib.repr(value)}; a resumed run keeps its recipe (--init {folder} starts a "
+                "new run from it)"
+            )
+    return recipe
+
+
+def changed_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Return the settings that the arguments change, by name.
+
+    Raises:
+        ValueError: If a setting has no value, or more than one.
+    """
     changes: dict[str, object] = {
         name: value for name in SHORTCUTS if (value := getattr(args, name)) is not None
     }
     for setting in args.set:
         name, sign, value = setting.partition("=")
         if not sign:
-            raise ValueError(f"--set {setting!r} has no value; accepted: --set NAME=VALUE")
+            raise ValueError(
+                f"--set {reprlib.repr(setting)} has no value; accepted: --set NAME=VALUE"
+            )
+        if name in changes:
+            raise ValueError(f"{reprlib.repr(name)} is given twice; accepted: one value")
         changes[name] = value
-    record = folder / "recipe.json"
-    if record.exists() and args.resume:
-        started = read_json(record)
-        if started["part"] != args.part:
-            raise ValueError(f"{folder} trains {started['part']}, not {args.part}")
-        recipe = override(module.RECIPES[started["recipe"]], started["settings"])
-        for name, value in vars(override(recipe, changes)).items():
-            if value != getattr(recipe, name):
-                raise ValueError(
-                    f"{folder} started with {name} {getattr(recipe, name)!r}, not {value!r}; a "
-                    f"resumed run keeps its recipe (--init {folder} starts a new run from it)"
-                )
-        return recipe
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} is not empty; accepted: a new or empty folder, or a run with --resume"
-        )
-    return override(module.RECIPES[args.recipe], changes)
-
-
-def check_frozen_parts(job: "TrainingJob", folder: Path) -> None:
-    """Check that the frozen networks of a run are those it started with.
-
-    Raises:
-        ValueError: If the weights of one have changed.
-    """
-    from sdlearn.utils.atomic_files import read_json
-
-    if not (folder / "recipe.json").exists():
-        return
-    started = read_json(folder / "recipe.json").get("frozen", job.frozen)
-    changed = [name for name, now in job.frozen.items() if started.get(name) != now]
-    if changed:
-        raise ValueError(
-            f"{folder} started with other weights of the {' and '.join(changed)}; restore them, or "
-            f"start a new run with --init {folder}"
-        )
-
-
-def load_initial_weights(job: "TrainingJob", folder: Path) -> None:
-    """Load the weights of another run (its EMA if it has one) or of a published part.
-
-    The weights go into the first network of the job, and its EMA starts as a copy.
-
-    Args:
-        job: The training.
-        folder: A run's folder or a published part.
-    """
-    from sdlearn import weights
-    from sdlearn.utils.checkpoint import checkpoints, load_networks
-
-    main_name, network = next(iter(job.networks.items()))
-    others = {name: net for name, net in job.networks.items() if name not in (main_name, "ema")}
-    if checkpoints(folder):
-        load_networks(folder, others)
-        if not load_networks(folder, {"ema": network}):
-            load_networks(folder, {main_name: network})
-    else:
-        weights.load(network, folder)
-    if "ema" in job.networks:
-        job.networks["ema"].load_state_dict(network.state_dict())
+    return changes
 
 
 @contextmanager

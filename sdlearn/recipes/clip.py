@@ -9,10 +9,12 @@ diffusion model is conditioned on its hidden states.
 
 import math
 import random
+import shutil
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
+    images_key,
     key,
     load_captions,
     load_images,
@@ -33,10 +36,14 @@ from sdlearn.recipes.data import (
     to_tensor,
 )
 from sdlearn.recipes.hard_negatives import hard_negative, hard_negative_captions
+from sdlearn.recipes.initial_weights import check_initial_weights, load_initial_weights
+from sdlearn.recipes.ranges import Range, check_multiples
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
-from sdlearn.recipes.tokenizer import CONTEXT, train_tokenizer
+from sdlearn.recipes.room import check_memory
+from sdlearn.recipes.tokenizer import CONTEXT, MERGES, train_tokenizer
 from sdlearn.training import TrainingJob, learning_rate, seeded, update
-from sdlearn.utils.atomic_files import replace_folder, write_json
+from sdlearn.utils.atomic_files import add_folder, write_json
+from sdlearn.utils.checkpoint import checkpoints
 from sdlearn.utils.device import autocast
 from sdlearn.versions import STORYBOOK
 from sdlearn.weights.text_config import text_config_to_json
@@ -60,17 +67,21 @@ class CLIPRecipe(Recipe):
         weight_decay: For weights with two or more dimensions.
     """
 
-    hidden_size: int = TEXT.hidden_size
-    num_layers: int = TEXT.num_layers
-    num_heads: int = TEXT.num_heads
-    intermediate_size: int = TEXT.intermediate_size
-    image_width: int = 32
-    weight_decay: float = 0.05
+    hidden_size: Annotated[int, Range(1, 4096)] = TEXT.hidden_size
+    num_layers: Annotated[int, Range(1, 48)] = TEXT.num_layers
+    num_heads: Annotated[int, Range(1, 64)] = TEXT.num_heads
+    intermediate_size: Annotated[int, Range(1, 16_384)] = TEXT.intermediate_size
+    image_width: Annotated[int, Range(8, 1024)] = 32
+    weight_decay: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_multiples("hidden_size", self.hidden_size, self.num_heads, "num_heads")
+        check_multiples("image_width", self.image_width, 8, "for the groups of its norms")
         if self.batch < 2:
             raise ValueError(f"batch is {self.batch}; accepted: 2 or more, for a contrastive loss")
+        if not self.data:
+            check_multiples("batch", self.batch, 2, "because half of it are hard negatives")
 
 
 RECIPES = {
@@ -139,10 +150,15 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> TrainingJ
         cache: Folder for rendered images, captions and the tokenizer.
         device: Where to train.
     """
+    frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
+    check_initial_weights(recipe.init, "text")
+    check_memory(recipe, device, lambda: nn.ModuleList(new_networks(recipe, MERGES, 0)), 3)
     tokenizer = run_tokenizer(recipe, cache)
+    frozen["tokenizer"] = key(sorted(tokenizer.get_vocab().items()))
     with seeded(recipe.seed):
-        text = new_text_encoder(recipe, tokenizer).to(device)
-        image = ImageEncoder(recipe.size, recipe.image_width, recipe.hidden_size).to(device)
+        text, image = new_networks(recipe, len(tokenizer), tokenizer.eos_token_id)
+    load_initial_weights(recipe.init, {"text": text, "image": image})
+    text.to(device), image.to(device)
     parameters: list[nn.Parameter] = [*text.parameters(), *image.parameters()]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -195,7 +211,7 @@ def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> TrainingJ
         return grid([to_pixels(shown[:12]), to_pixels(shown[found])])
 
     return TrainingJob(
-        {"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, samples
+        {"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, samples, frozen
     )
 
 
@@ -225,18 +241,20 @@ def accuracies(images: Tensor, texts: Tensor, captions: list[str]) -> dict[str, 
     return {"accuracy": accuracy, "swap_accuracy": swap_accuracy}
 
 
-def new_text_encoder(recipe: CLIPRecipe, tokenizer: PreTrainedTokenizerBase) -> CLIPTextEncoder:
-    """Build a text encoder with random weights for a tokenizer's vocabulary."""
-    return CLIPTextEncoder(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            num_layers=recipe.num_layers,
-            num_heads=recipe.num_heads,
-            intermediate_size=recipe.intermediate_size,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+def new_networks(
+    recipe: CLIPRecipe, vocab_size: int, eos_token_id: int
+) -> tuple[CLIPTextEncoder, ImageEncoder]:
+    """Build the encoders of texts and images with random weights."""
+    config = CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=recipe.hidden_size,
+        num_layers=recipe.num_layers,
+        num_heads=recipe.num_heads,
+        intermediate_size=recipe.intermediate_size,
+        eos_token_id=eos_token_id,
     )
+    image = (recipe.size, recipe.image_width, recipe.hidden_size)
+    return CLIPTextEncoder(config), ImageEncoder(*image)
 
 
 def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
@@ -253,13 +271,23 @@ def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
     for home in (init / "export", init, init.parent):
         if recipe.init and (home / "tokenizer").is_dir():
             return read_tokenizer(home / "tokenizer")
+    if recipe.init and not checkpoints(init):
+        raise FileNotFoundError(
+            f"init is {init}, and there is no tokenizer beside it; accepted: a published text "
+            "encoder with its tokenizer, or a run"
+        )
     captions = load_captions(5000, cache, per_scene=2)
     if recipe.data:
         captions = captions + load_captions(0, cache, recipe.data, size=recipe.size)
     texts = [text for paraphrases in captions for text in paraphrases]
     kept = cache / f"tokenizer-{key(texts)}"
-    if not kept.is_dir():
-        replace_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
+    try:
+        return read_tokenizer(kept)
+    except (FileNotFoundError, ValueError) as error:
+        if kept.exists():
+            warnings.warn(f"{kept} is damaged and is made again: {error}", stacklevel=2)
+            shutil.rmtree(kept)
+    add_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
     return read_tokenizer(kept)
 
 

@@ -9,9 +9,10 @@ import inspect
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +24,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sdlearn.recipes.array_cache import cached_array
 from sdlearn.storybook import Scene, caption, read_folder, render, sample_scene
+from sdlearn.utils.atomic_files import atomic_write
 
 Pixels = NDArray[np.uint8]
 SceneOf = Callable[[int, str, int], Scene]
@@ -69,10 +72,11 @@ def load_images(
         name = f"{scene_of.__name__}-pages"
         identity.append(file_hash(Path(inspect.getfile(scene_of))))
     path = cache / f"{name}-{split}-{n}-{size}px-{key(*identity)}.npy"
-    if not path.exists():
-        with temporary_part(path) as part:
-            _draw(part, n, size, split, seed, scene_of)
-    pages: Pixels = np.load(path, mmap_mode="r")
+
+    def fill(part: Path, offset: int) -> None:
+        _draw(part, offset, n, size, split, seed, scene_of)
+
+    pages: Pixels = cached_array(path, np.uint8, (n, size, size, 3), fill)  # type: ignore[assignment]
     return pages
 
 
@@ -102,18 +106,28 @@ def load_captions(
     if folder:
         return [[text] for _, text in own_images(folder, size)]
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
-    if not path.exists():
-        texts = [
-            [
-                caption(scene(k, split, seed), random.Random(f"{seed}-{k}-{j}"))
-                for j in range(per_scene)
-            ]
-            for k in tqdm(range(n), desc="captions", leave=False)
-        ]
-        with temporary_part(path) as part:
-            part.write_text(json.dumps(texts), encoding="utf-8")
-    captions: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists():
+        captions = _read_captions(path, n, per_scene)
+        if captions is not None:
+            return captions
+        warnings.warn(f"{path} is damaged and is made again", stacklevel=2)
+    captions = [
+        [caption(scene(k, split, seed), random.Random(f"{seed}-{k}-{j}")) for j in range(per_scene)]
+        for k in tqdm(range(n), desc="captions", leave=False)
+    ]
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(captions), encoding="utf-8")
     return captions
+
+
+def _read_captions(path: Path, n: int, per_scene: int) -> list[list[str]] | None:
+    """Read a file of `load_captions`; None if it is not n times per_scene captions."""
+    try:
+        captions: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {(len(texts), *map(type, texts)) for texts in captions}
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return captions if len(captions) == n and sizes == {(per_scene, *[str] * per_scene)} else None
 
 
 def to_tensor(pixels: Pixels | Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -158,18 +172,6 @@ class Batches:
         return torch.from_numpy(self.array[rows]).to(self.device)
 
 
-@contextmanager
-def temporary_part(path: Path) -> Iterator[Path]:
-    """Yield a temporary path of this process; afterwards the file is moved to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 @lru_cache(maxsize=1)
 def storybook_hash() -> str:
     """Hash the images and captions of the first 200 scenes, to detect changes of the storybook."""
@@ -199,20 +201,21 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def images_key(folder: str, size: int) -> str:
+    """Return a hash of the images and captions of a user's folder."""
+    return key(*((image.tobytes(), text) for image, text in own_images(folder, size)))
+
+
 @lru_cache(maxsize=1)
 def own_images(folder: str, size: int) -> list[tuple[Image.Image, str]]:
     """Return the captioned images of a user's folder, read once for each training."""
     return read_folder(folder, size)
 
 
-def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneOf) -> None:
-    """Render scenes 0 ... n - 1 in parallel chunks into a new .npy file."""
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_2_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
-        )
-        offset = file.tell()
-        file.truncate(offset + n * size * size * 3)
+def _draw(
+    path: Path, offset: int, n: int, size: int, split: str, seed: int, scene_of: SceneOf
+) -> None:
+    """Render scenes 0 ... n - 1 in parallel chunks into a file, from a position in bytes on."""
     chunks = [(path, offset, n, size, split, seed, scene_of, a) for a in range(0, n, CHUNK)]
     with tqdm(total=n, desc="drawing pages", unit="page", leave=False) as bar:
         if len(chunks) == 1:
@@ -220,8 +223,14 @@ def _draw(path: Path, n: int, size: int, split: str, seed: int, scene_of: SceneO
             return
         # Spawn, because forking a process in which torch has started threads can hang.
         with ProcessPoolExecutor(min(61, workers()), mp_context=get_context("spawn")) as pool:
-            for drawn in pool.map(_draw_chunk, chunks):
-                bar.update(drawn)
+            try:
+                for drawn in pool.map(_draw_chunk, chunks):
+                    bar.update(drawn)
+            except BrokenProcessPool as error:
+                raise OSError(
+                    "a process that rendered pages was ended from outside; there may be too little "
+                    "memory or disk space"
+                ) from error
 
 
 def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, SceneOf, int]) -> int:

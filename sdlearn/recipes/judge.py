@@ -7,6 +7,7 @@ seeds are separate: no page is used to train the shipped model or to evaluate on
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ from torch import Tensor
 from sdlearn.evaluation.judge import Judge, JudgeConfig, Logits, save_judge
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import Batches, Pixels, load_images, scene, to_pixels, to_tensor
+from sdlearn.recipes.initial_weights import load_initial_weights
+from sdlearn.recipes.ranges import Range, check_multiples
 from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.room import check_memory, check_pages
 from sdlearn.storybook import SPLITS
 from sdlearn.training import TrainingJob, learning_rate, seeded, step_generator, update
 from sdlearn.utils.device import autocast
@@ -45,13 +49,21 @@ class JudgeRecipe(Recipe):
         blocks: Quantisation step of the 8 x 8 DCT coefficients.
     """
 
-    channels: tuple[int, ...] = (32, 64, 96)
-    shift: int = 3
-    blur: float = 1.2
-    noise: float = 0.12
-    tint: float = 0.08
-    brightness: float = 0.06
-    blocks: float = 0.25
+    channels: Annotated[tuple[int, ...], Range(8, 4096, entries=(3, 3))] = (32, 64, 96)
+    shift: Annotated[int, Range(0, 64)] = 3
+    blur: Annotated[float, Range(0.3, 10)] = 1.2
+    noise: Annotated[float, Range(0, 2)] = 0.12
+    tint: Annotated[float, Range(0, 2)] = 0.08
+    brightness: Annotated[float, Range(0, 1)] = 0.06
+    blocks: Annotated[float, Range(0, 2)] = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_multiples("channels", self.channels, 8, "for the groups of its norms")
+        if self.shift > self.size // 8:  # or whole things would leave the page
+            raise ValueError(
+                f"shift is {self.shift}; accepted: at most {self.size // 8}, an eighth of the size"
+            )
 
 
 RECIPES = {
@@ -76,8 +88,12 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Training
             f"--data is {recipe.data}; the judge is trained on the storybook's scenes only"
         )
     half, quarter, eighth = recipe.channels
+    config = JudgeConfig(channels=(half, quarter, eighth), size=recipe.size)
+    check_memory(recipe, device, lambda: Judge(config), max(3, half // 4))
+    check_pages(recipe, device, copies=len(SPLITS))
     with seeded(recipe.seed):
-        judge = Judge(JudgeConfig(channels=(half, quarter, eighth), size=recipe.size))
+        judge = Judge(config)
+    load_initial_weights(recipe.init, {"judge": judge})
     judge = judge.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
 

@@ -4,7 +4,7 @@ The autoencoder and the text encoder are frozen while the U-Net is trained, so e
 caption is encoded once. The name of a cached file contains a hash of the weights that made it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.recipes.data import Pixels, file_hash, key, temporary_part, to_tensor
+from sdlearn.recipes.array_cache import cached_array
+from sdlearn.recipes.data import Pixels, file_hash, key, to_tensor
+from sdlearn.recipes.room import check_disk
 from sdlearn.text import TextEncoder
 from sdlearn.utils.device import channels_last
 from sdlearn.utils.resources import data_folder
@@ -84,6 +86,31 @@ def weights_key(folder: Path, *parts: object) -> str:
     return key(file_hash(*files), *parts)
 
 
+def check_cache_room(
+    scenes: int, captions: int, size: int, vae: VAE, text: TextEncoder, cache: Path
+) -> None:
+    """Check before any work whether the disk has room for the pages and all that is encoded.
+
+    Args:
+        scenes: Number of pages.
+        captions: Captions of each.
+        size: Side of the pages in pixels.
+        vae: The autoencoder.
+        text: The text encoder.
+        cache: Where the files will be.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if any(cache.glob("latents-*.npy")):
+        return  # perhaps those of this training; each file is checked before it is written
+    latent = 2 * vae.config.latent_channels * (size // vae.factor) ** 2
+    with torch.no_grad():
+        caption = text([""]).context.numel()
+    amount = scenes * (3 * size**2 + 2 * latent + 2 * captions * caption)
+    check_disk(cache, amount, f"{scenes:,} pages, their latents and their encoded captions")
+
+
 def encode_pages(vae: VAE, pages: Pixels, path: Path) -> HALF:
     """Encode pages, or load them from `path`.
 
@@ -98,12 +125,14 @@ def encode_pages(vae: VAE, pages: Pixels, path: Path) -> HALF:
         Mean and standard deviation of the posterior, (n, 2, c, h, w), unscaled.
     """
     device = next(vae.parameters()).device
+    side = pages.shape[1] // vae.factor
 
     def encode(rows: slice) -> Tensor:
         mean, logvar = vae.encode(to_tensor(np.array(pages[rows]), device))
         return torch.stack([mean, torch.exp(0.5 * logvar)], dim=1)
 
-    return cached(path, len(pages), 128, encode, "encoding pages")
+    shape = (len(pages), 2, vae.config.latent_channels, side, side)
+    return cached(path, shape, 128, encode, "encoding pages")
 
 
 def encode_captions(text: TextEncoder, captions: Sequence[str], path: Path) -> HALF:
@@ -112,30 +141,31 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], path: Path) -> H
     def encode(rows: slice) -> Tensor:
         return text(captions[rows]).context
 
-    return cached(path, len(captions), 256, encode, "encoding captions")
+    with torch.no_grad():
+        shape = (len(captions), *text([""]).context.shape[1:])
+    return cached(path, shape, 256, encode, "encoding captions")
 
 
 @torch.no_grad()
-def cached(path: Path, n: int, chunk: int, encode: Callable[[slice], Tensor], what: str) -> HALF:
-    """Encode items 0 ... n - 1 in chunks into a memory-mapped float16 file, unless it exists.
+def cached(
+    path: Path, shape: tuple[int, ...], chunk: int, encode: Callable[[slice], Tensor], what: str
+) -> HALF:
+    """Encode items in chunks into a memory-mapped float16 file, unless there is a good one.
 
     Args:
         path: The file.
-        n: Number of items.
+        shape: Of the encodings of all items.
         chunk: Items encoded at once.
         encode: Returns the encodings of a slice of the items.
         what: Label of the progress bar.
     """
-    if not path.exists():
-        chunks: Iterable[int] = tqdm(range(0, n, chunk), desc=what, leave=False)
-        with temporary_part(path) as part:
-            out = None
-            for first in chunks:
-                rows = slice(first, min(n, first + chunk))
-                values = encode(rows).half().cpu().numpy()
-                if out is None:
-                    out = np.lib.format.open_memmap(part, "w+", np.float16, (n, *values.shape[1:]))
-                out[rows] = values
-            del out  # closes the file
-    states: HALF = np.load(path, mmap_mode="r")
+
+    def fill(part: Path, offset: int) -> None:
+        out = np.memmap(part, np.float16, mode="r+", offset=offset, shape=shape)
+        for first in tqdm(range(0, shape[0], chunk), desc=what, leave=False):
+            rows = slice(first, min(shape[0], first + chunk))
+            out[rows] = encode(rows).half().cpu().numpy()
+        out.flush()
+
+    states: HALF = cached_array(path, np.float16, shape, fill)  # type: ignore[assignment]
     return states

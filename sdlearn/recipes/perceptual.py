@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from sdlearn import weights
 from sdlearn.recipes.data import Batches, load_images, scene, to_tensor
+from sdlearn.recipes.initial_weights import load_initial_weights
+from sdlearn.recipes.ranges import Channels, check_size
 from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.room import check_memory
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES, Scene
 from sdlearn.training import TrainingJob, learning_rate, seeded, update
 from sdlearn.utils.atomic_files import read_json, write_json
@@ -35,7 +38,11 @@ class PerceptualRecipe(Recipe):
             halved between two stages.
     """
 
-    widths: tuple[int, ...] = (16, 32, 64, 64)
+    widths: Channels = (16, 32, 64, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.size, len(self.widths))
 
 
 RECIPES = {
@@ -116,8 +123,10 @@ def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Tra
         raise ValueError(
             f"--data is {recipe.data}; this network is trained on the storybook's scenes only"
         )
+    check_memory(recipe, device, lambda: PerceptualNetwork(recipe.widths), recipe.widths[0])
     with seeded(recipe.seed):
         network = channels_last(PerceptualNetwork(recipe.widths), device)
+    load_initial_weights(recipe.init, {"perceptual": network})
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     pages = load_images(recipe.scenes, recipe.size, cache)
     shown = np.array([scene_labels(scene(k)) for k in range(recipe.scenes)])

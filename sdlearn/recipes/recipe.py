@@ -1,14 +1,24 @@
 """The settings that all recipes share; each trained part adds its own in its own module."""
 
 import ast
-from contextlib import suppress
+import reprlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-MAY_BE_ZERO = ("warmup", "seed", "discriminator_warmup", "shift")
+from sdlearn.recipes.ranges import (
+    Place,
+    Range,
+    accepted,
+    check_multiples,
+    check_ranges,
+    kind_and_range,
+)
+from sdlearn.utils.run_limits import MAX_STEPS
+
 # Settings that have their own option in `sdlearn train`; the others need --set.
 SHORTCUTS = ("steps", "batch", "lr", "seed", "scenes", "init", "data", "vae", "text")
 MAX_BYTES = 15 * 2**20  # size of an exported file; larger weights are written in shards
+MAX_LETTERS = 1000  # of a value on the command line that is not a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,31 +43,20 @@ class Recipe:
         ValueError: If a setting is out of range.
     """
 
-    steps: int
-    batch: int
-    lr: float
-    warmup: int
-    seed: int = 0
-    scenes: int = 100_000
-    size: int = 64
-    data: str = ""
-    init: str = ""
+    steps: Annotated[int, Range(1, MAX_STEPS)]
+    batch: Annotated[int, Range(1, 65_536)]
+    lr: Annotated[float, Range(1e-9, 1)]
+    warmup: Annotated[int, Range(0, MAX_STEPS)]
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    scenes: Annotated[int, Range(1, 10_000_000)] = 100_000
+    size: Annotated[int, Range(32, 1024)] = 64
+    data: Place = ""
+    init: Place = ""
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if name == "lr" or name in MAY_BE_ZERO:
-                if value < 0:
-                    raise ValueError(f"{name} is {value}; accepted: 0 or more")
-            elif type(value) is int and value < 1:
-                raise ValueError(f"{name} is {value}; accepted: 1 or more")
-            elif isinstance(value, tuple) and not all(type(x) is int and x > 0 for x in value):
-                raise ValueError(f"{name} is {value}; accepted: whole numbers from 1")
-        if self.size % 8:
-            raise ValueError(f"size is {self.size}; accepted: a multiple of 8 pixels")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed is {self.seed}; accepted: less than 2**63")
+        check_ranges(self)
+        check_multiples("size", self.size, 8, "in pixels")
 
 
 R = TypeVar("R", bound=Recipe)
@@ -73,29 +72,30 @@ def override(recipe: R, settings: dict[str, object]) -> R:
     Raises:
         ValueError: If the recipe has no such setting, or a value has the wrong type or range.
     """
-    known = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    kinds = {field.name: field.type for field in fields(recipe)}
     changed: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in known:
+        if name not in kinds:
             raise ValueError(
-                f"the recipe has no setting {name!r}; accepted: {', '.join(sorted(known))}"
+                f"the recipe has no setting {reprlib.repr(name)}; accepted: "
+                f"{', '.join(sorted(kinds))}"
             )
-        changed[name] = _as_type_of(known[name], name, value)
+        changed[name] = _parse(kinds[name], name, value)
     return replace(recipe, **changed)
 
 
-def _as_type_of(example: object, name: str, value: object) -> object:
-    """Convert `value` to the type of the setting's current value: int, float, bool, str, tuple."""
-    if isinstance(example, str):
-        return str(value)
-    if isinstance(value, str):
-        with suppress(ValueError, SyntaxError):
+def _parse(annotation: Any, name: str, value: object) -> object:
+    """Convert the text of a value, or a list from JSON, to the type of a setting."""
+    kind, _ = kind_and_range(annotation)
+    if isinstance(value, str) and kind is not str:
+        try:
+            if len(value) > MAX_LETTERS:
+                raise ValueError("too long")
             value = ast.literal_eval(value)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            raise ValueError(
+                f"{name} is {reprlib.repr(value)}; accepted: {accepted(annotation)}"
+            ) from None
     if isinstance(value, list):  # what JSON makes of a tuple
         value = tuple(value)
-    if isinstance(example, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(example):
-        wanted = type(example).__name__
-        raise ValueError(f"{name} is {value!r}; accepted: a value of type {wanted}")
-    return value
+    return float(value) if kind is float and type(value) is int else value

@@ -15,10 +15,11 @@ from transformers import CLIPTokenizer
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"
+MERGES = 4000  # at most
 CONTEXT = 77  # tokens of a text, including start-of-text and end-of-text
 
 
-def train_tokenizer(captions: Iterable[str], merges: int = 4000) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], merges: int = MERGES) -> CLIPTokenizer:
     """Train a CLIP tokenizer.
 
     The ids have the order of the published vocabulary: bytes, bytes that end a word, merges in the

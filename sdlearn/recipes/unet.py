@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -13,13 +14,16 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
+    images_key,
     key,
     load_captions,
     load_images,
     storybook_hash,
     to_pixels,
 )
+from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.latent_cache import (
+    check_cache_room,
     encode_captions,
     encode_pages,
     encoder_config,
@@ -28,7 +32,9 @@ from sdlearn.recipes.latent_cache import (
     part_folder,
     weights_key,
 )
+from sdlearn.recipes.ranges import Channels, Decay, Place, Range, check_levels, check_multiples
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
+from sdlearn.recipes.room import check_memory
 from sdlearn.text import TextEncoder
 from sdlearn.training import (
     EMA,
@@ -78,19 +84,29 @@ class UNetRecipe(Recipe):
         ema: Decay of the exponential moving average of the weights.
     """
 
-    block_out_channels: tuple[int, ...] = CONFIG.block_out_channels
-    layers_per_block: int = CONFIG.layers_per_block
-    num_heads: tuple[int, ...] = CONFIG.num_heads
-    transformer_depth: tuple[int, ...] = CONFIG.transformer_depth
-    vae: str = ""
-    text: str = ""
-    captions: int = 1
-    dropout: float = 0.1
-    min_snr: float = 0.0
-    t_mean: float = 0.0
-    t_std: float = 0.0
-    weight_decay: float = 0.01
-    ema: float = 0.999
+    block_out_channels: Channels = CONFIG.block_out_channels
+    layers_per_block: Annotated[int, Range(1, 8)] = CONFIG.layers_per_block
+    num_heads: Annotated[tuple[int, ...], Range(1, 64, entries=(1, 6))] = CONFIG.num_heads
+    transformer_depth: Annotated[tuple[int, ...], Range(1, 16, entries=(1, 6))] = (
+        CONFIG.transformer_depth
+    )
+    vae: Place = ""
+    text: Place = ""
+    captions: Annotated[int, Range(1, 1000)] = 1
+    dropout: Annotated[float, Range(0, 1)] = 0.1
+    min_snr: Annotated[float, Range(0, 1000)] = 0.0
+    t_mean: Annotated[float, Range(-10, 10)] = 0.0
+    t_std: Annotated[float, Range(0, 10)] = 0.0
+    weight_decay: Annotated[float, Range(0, 1)] = 0.01
+    ema: Decay = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels(self, "num_heads", "transformer_depth")
+        for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
+            check_multiples("block_out_channels", channels, heads, "the level's num_heads")
+        groups = CONFIG.norm_num_groups
+        check_multiples("block_out_channels", self.block_out_channels, groups, "groups of a norm")
 
 
 RECIPES = {
@@ -119,9 +135,18 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJ
     vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
     text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
     vae, text = load_vae(vae_folder, device), load_text(text_folder, device)
+    config = new_config(recipe, vae, text)
+    levels = len(recipe.block_out_channels)
+    check_multiples("size", recipe.size, vae.factor * 2 ** (levels - 1), f"for {levels} levels")
+    width = max(1, recipe.block_out_channels[0] // vae.factor**2)
+    check_memory(recipe, device, lambda: UNet(config), width, copies=5)  # and its EMA
+    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
+    if recipe.data:
+        frozen["images"] = images_key(recipe.data, recipe.size)
     with seeded(recipe.seed):
-        unet = UNet(new_config(recipe, vae, text))
+        unet = UNet(config)
     zero_init_residuals(unet)
+    load_initial_weights(recipe.init, {"unet": unet})
     unet.to(device)
     average = EMA(unet, recipe.ema)
     predict: Callable[..., Tensor] = unet
@@ -135,6 +160,8 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJ
         fused=device.type in ("cpu", "cuda"),
     )
 
+    if not recipe.data:
+        check_cache_room(recipe.scenes, recipe.captions, recipe.size, vae, text, cache)
     pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
     captions = load_captions(
         len(pages), cache, recipe.data, per_scene=recipe.captions, size=recipe.size
@@ -189,7 +216,6 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJ
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": average.module}
-    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
     return TrainingJob(networks, {"unet": optimizer}, step, recipe.batch, samples, frozen)
 
 
@@ -273,7 +299,8 @@ def export(job: TrainingJob, recipe: UNetRecipe, cache: Path, folder: Path) -> N
     cpu = torch.device("cpu")
     vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
     text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
-    if job.frozen != {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}:
+    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
+    if not frozen.items() <= job.frozen.items():
         raise ValueError(
             f"{vae_folder} or {text_folder} has changed while the U-Net was trained on it; restore "
             "the old weights and use --resume to write the model"

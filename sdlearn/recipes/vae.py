@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -11,10 +12,13 @@ from torch._functorch import config as functorch
 
 from sdlearn import weights
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import Batches, load_images, to_pixels, to_tensor
+from sdlearn.recipes.data import Batches, images_key, load_images, to_pixels, to_tensor
+from sdlearn.recipes.initial_weights import check_initial_weights, load_initial_weights
 from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.perceptual import load_features
+from sdlearn.recipes.ranges import Channels, Decay, Place, Range, check_multiples, check_size
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
+from sdlearn.recipes.room import check_memory
 from sdlearn.training import (
     EMA,
     TrainingJob,
@@ -26,6 +30,7 @@ from sdlearn.training import (
 )
 from sdlearn.utils.atomic_files import write_json
 from sdlearn.utils.device import autocast, channels_last, need_compiler
+from sdlearn.utils.run_limits import MAX_STEPS
 from sdlearn.vae import VAE, VAEConfig
 from sdlearn.vae_losses import (
     PatchDiscriminator,
@@ -74,22 +79,39 @@ class VAERecipe(Recipe):
         ema: Decay of the exponential moving average of the weights.
     """
 
-    block_out_channels: tuple[int, ...] = STORYBOOK.vae.block_out_channels
-    layers_per_block: int = STORYBOOK.vae.layers_per_block
-    latent_channels: int = STORYBOOK.vae.latent_channels
-    norm_num_groups: int = STORYBOOK.vae.norm_num_groups
-    kl: float = 1e-6
-    logvar: float = -6.0
+    block_out_channels: Channels = STORYBOOK.vae.block_out_channels
+    layers_per_block: Annotated[int, Range(1, 8)] = STORYBOOK.vae.layers_per_block
+    latent_channels: Annotated[int, Range(1, 64)] = STORYBOOK.vae.latent_channels
+    norm_num_groups: Annotated[int, Range(1, 256)] = STORYBOOK.vae.norm_num_groups
+    kl: Annotated[float, Range(0, 10)] = 1e-6
+    logvar: Annotated[float, Range(-30, 20)] = -6.0
     flip: bool = True
-    mse: float = 0.0
+    mse: Annotated[float, Range(0, 10_000)] = 0.0
     decoder_only: bool = False
-    perceptual: float = 0.1
-    perceptual_start: float = 0.5
-    perceptual_network: str = ""
-    discriminator: float = 0.1
-    discriminator_start: float = 0.8
-    discriminator_warmup: int = 200
-    ema: float = 0.999
+    perceptual: Annotated[float, Range(0, 1000)] = 0.1
+    perceptual_start: Annotated[float, Range(0, 1)] = 0.5
+    perceptual_network: Place = ""
+    discriminator: Annotated[float, Range(0, 1000)] = 0.1
+    discriminator_start: Annotated[float, Range(0, 1)] = 0.8
+    discriminator_warmup: Annotated[int, Range(0, MAX_STEPS)] = 200
+    ema: Decay = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_multiples(
+            "block_out_channels", self.block_out_channels, self.norm_num_groups, "norm_num_groups"
+        )
+        check_size(self.size, len(self.block_out_channels))
+
+    @property
+    def has_perceptual(self) -> bool:
+        """Whether the perceptual loss takes part."""
+        return self.perceptual > 0 and self.perceptual_start < 1
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether the adversarial loss takes part."""
+        return self.discriminator > 0 and self.discriminator_start < 1
 
 
 RECIPES = {
@@ -119,15 +141,23 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJo
         FileNotFoundError: If the network of the perceptual loss is missing.
         ValueError: If the recipe needs torchvision or a compiler that is not installed.
     """
-    uses_perceptual = recipe.perceptual > 0 and recipe.perceptual_start < 1
+    frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
+    check_initial_weights(recipe.init, "vae")
+    channels = recipe.block_out_channels[0]
+    check_memory(recipe, device, lambda: new_vae(recipe), channels, copies=4)  # and its EMA
+    uses_perceptual, has_discriminator = recipe.has_perceptual, recipe.has_discriminator
     if uses_perceptual:
         features, stages = load_features(recipe.perceptual_network, device)
         perceptual = PerceptualLoss(features, [1 / stages] * stages)
-    has_discriminator = recipe.discriminator > 0 and recipe.discriminator_start < 1
+        check_size(recipe.size, stages)
     with seeded(recipe.seed):
         vae = new_vae(recipe)
         if has_discriminator:
             discriminator = PatchDiscriminator(width=32, depth=2)
+    networks: dict[str, nn.Module] = {"vae": vae}
+    if has_discriminator:
+        networks["discriminator"] = discriminator
+    load_initial_weights(recipe.init, networks)
     channels_last(vae, device)
     average = EMA(vae, recipe.ema)
     if recipe.decoder_only:
@@ -138,7 +168,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJo
         need_compiler(device)
         encode, decode = torch.compile(encode), torch.compile(decode)
     optimizer = Muon(p for p in vae.parameters() if p.requires_grad)
-    networks: dict[str, nn.Module] = {"vae": vae, "ema": average.module}
+    networks["ema"] = average.module
     optimizers: dict[str, torch.optim.Optimizer] = {"vae": optimizer}
 
     pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
@@ -152,7 +182,6 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJo
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        networks["discriminator"] = discriminator
         optimizers["discriminator"] = discriminator_optimizer
     perceptual_from = round(recipe.perceptual_start * recipe.steps)
     discriminator_from = round(recipe.discriminator_start * recipe.steps)
@@ -207,7 +236,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJo
     # The adversarial weight needs two backward passes through the decoder before that of the step,
     # so a compiled decoder must not free its saved activations after the first one.
     keep_buffers = functorch.patch(donated_buffer=False)
-    return TrainingJob(networks, optimizers, keep_buffers(step), recipe.batch, samples)
+    return TrainingJob(networks, optimizers, keep_buffers(step), recipe.batch, samples, frozen)
 
 
 def new_vae(recipe: VAERecipe) -> VAE:

@@ -10,6 +10,9 @@ png_metadata      how an image was made, stored inside its PNG file
 device            where a network runs, and in which precision
 prepack           convolution weights laid out once for the CPU
 checkpoint        checkpoints of a training run, whole or absent
+metrics_file      metrics.jsonl of a training run
+run_limits        how long a run goes on, and how often it saves
+run_lock          one training at a time in a folder
 atomic_files      files that are whole or absent
 file_kinds        what a file really is, from its first bytes
 resources         where the files that come with the package are

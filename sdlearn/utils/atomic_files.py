@@ -1,16 +1,23 @@
-"""Atomic writing: files and folders get a temporary name first and are renamed when complete."""
+"""Atomic writing: files and folders get a temporary name first and are renamed when complete.
+
+They are flushed to the disk before they are renamed. A process that is killed, or a power failure,
+leaves the old file or the new one, and perhaps a temporary one that `remove_leftovers` deletes.
+"""
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sdlearn.utils.file_kinds import describe_content
 
+PART = ".part"  # the end of every temporary name
 # Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
 LARGEST_JSON = 2**26
 
@@ -24,16 +31,71 @@ def user_path(path: str | Path) -> Path:
 def atomic_write(path: Path) -> Iterator[Path]:
     """A context manager for a temporary file, renamed to `path` on success and else deleted.
 
+    The file is flushed to the disk before it gets its name, so that `path` is the old file or the
+    whole new one, even after a power failure. The temporary name is unique: two processes may write
+    the same file at the same time, and the last one wins.
+
     Yields:
         The temporary path, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = temporary_name(path)
     try:
         yield part
+        sync_file(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path` that no other process chooses; it begins with a dot."""
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}{PART}")
+
+
+def remove_leftovers(folder: Path, seconds: float = 0.0) -> None:
+    """Delete the temporary files and folders of processes that died while they wrote.
+
+    Args:
+        folder: Where to look; it may be missing.
+        seconds: Leave alone what was changed within this time, because another process may still
+            write it.
+    """
+    for part in folder.glob(f".*{PART}"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime < seconds:
+                continue
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's contents to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a rename inside `folder` to the disk; Windows and some network disks cannot do that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files of a folder, and the folders below it, to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync_file(path)
 
 
 def check_writable(out: Path, suffix: str, what: str) -> None:
@@ -127,11 +189,56 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary folder, then replace `folder` by it."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+def add_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new folder, unless another process makes the same one first."""
+    part = temporary_name(folder)
     part.mkdir(parents=True)
-    write(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    try:
+        write(part)
+        sync_tree(part)
+        os.rename(part, folder)
+        sync_folder(folder.parent)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary folder, then replace `folder` by it.
+
+    A folder cannot be replaced in one step. The old one is therefore renamed first and deleted
+    last; `recover_folder` brings it back if the process died in between.
+    """
+    recover_folder(folder)
+    part = temporary_name(folder)
+    part.mkdir(parents=True)
+    try:
+        write(part)
+        sync_tree(part)
+        if folder.is_dir():
+            os.replace(folder, old_name(folder))
+        os.replace(part, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        recover_folder(folder)
+
+
+def recover_folder(folder: Path) -> None:
+    """End what a process that died in `replace_folder` has begun: keep the new folder or the old.
+
+    A new one that has its name is complete.
+    """
+    old = old_name(folder)
+    if old.is_dir():
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, folder)
+
+
+def old_name(folder: Path) -> Path:
+    """The name of the old folder while `replace_folder` replaces it."""
+    return folder.with_name(f".{folder.name}.old")

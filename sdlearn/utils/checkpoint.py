@@ -1,26 +1,41 @@
 """Checkpoints that are complete or absent, even after a power failure.
 
-A checkpoint is a folder `step-00001000` with one safetensors file per network and the state of the
-optimizers. It is written under a temporary name, flushed to the disk and then renamed, which is
-atomic. The last two checkpoints are kept.
+A checkpoint is a folder `step-00001000` with one safetensors file per network, the state of the
+optimizers, and checksums of these files. It is written under a temporary name, flushed to the disk
+and then renamed, which is atomic. The last two checkpoints are kept.
 """
 
-import json
+import hashlib
 import os
 import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sdlearn.utils.atomic_files import atomic_write
+from sdlearn.utils.atomic_files import (
+    read_json,
+    remove_leftovers,
+    sync_folder,
+    sync_tree,
+    temporary_name,
+    write_json,
+)
 
 KEEP = 2
+CHECKSUMS = "checksums.json"
+# What the readers of safetensors and of torch raise for damaged files.
+UNREADABLE = (
+    SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
+    AttributeError, IndexError, pickle.UnpicklingError,
+)  # fmt: skip
 
 Networks = Mapping[str, nn.Module]
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -28,7 +43,8 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run folder, oldest first."""
-    return sorted(p for p in (folder / "checkpoints").glob("step-*") if p.is_dir())
+    found = (folder / "checkpoints").glob("step-*")
+    return sorted(p for p in found if re.fullmatch(r"step-\d{8}", p.name) and p.is_dir())
 
 
 def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Optimizers) -> Path:
@@ -39,26 +55,27 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
     """
     home = folder / "checkpoints"
     home.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(home)
     target = home / f"step-{step:08d}"
-    part = home / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    part = temporary_name(target)
     part.mkdir()
-    for name, network in networks.items():
-        save_file(contiguous(network), part / f"{name}.safetensors")
-    torch.save(
-        {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        part / "optimizers.pt",
-    )
-    for path in part.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)  # an unreadable one, or one from another run
-    os.replace(part, target)
+    try:
+        for name, network in networks.items():
+            save_file(contiguous(network), part / f"{name}.safetensors")
+        states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+        torch.save(states, part / "optimizers.pt")
+        sums = {path.name: checksum(path) for path in part.iterdir()}
+        write_json(part / CHECKSUMS, {"step": step, "sha256": sums})
+        sync_tree(part)
+        shutil.rmtree(target, ignore_errors=True)  # one that could not be read
+        os.replace(part, target)
+    except (SafetensorError, RuntimeError) as error:  # what the writers raise on a full disk
+        raise OSError(f"{target} cannot be written: {short(error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     sync_folder(home)
     for old in checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old)
-    for leftover in home.glob(".step-*.part"):
-        shutil.rmtree(leftover)
     return target
 
 
@@ -66,23 +83,114 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
     """Load the newest readable checkpoint in place; warns about each one that cannot be read.
 
     Returns:
-        Its step; 0 if there is none.
+        Its step; 0 if the folder has no checkpoint.
+
+    Raises:
+        ValueError: If no checkpoint of the folder can be read.
     """
-    for path in reversed(checkpoints(folder)):
+    found = checkpoints(folder)
+    damage = ""
+    for path in reversed(found):
         try:
-            weights = {name: load_file(path / f"{name}.safetensors") for name in networks}
-            states = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            warnings.warn(
-                f"{path} cannot be read ({error}); trying the previous checkpoint", stacklevel=2
-            )
+            load_state(path, networks, optimizers)
+        except UNREADABLE as error:
+            damage = f"{path} cannot be read ({short(error)})"
+            if path != found[0]:
+                warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
             continue
-        for name, network in networks.items():
-            network.load_state_dict(weights[name])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(states[name])
         return int(path.name.removeprefix("step-"))
+    if damage:
+        raise ValueError(
+            f"{damage}, and {folder} has no other checkpoint that can; restore its files, or "
+            f"delete {folder / 'checkpoints'} to start again from the first step"
+        )
     return 0
+
+
+def load_state(path: Path, networks: Networks, optimizers: Optimizers) -> None:
+    """Load one checkpoint in place.
+
+    Raises:
+        Exception: One of `UNREADABLE`, with the name of the damaged file, if there is one.
+    """
+    check_files(path, [*(f"{name}.safetensors" for name in networks), "optimizers.pt"])
+    for name, network in networks.items():
+        load_network(path / f"{name}.safetensors", network)
+    states = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
+    for name, optimizer in optimizers.items():
+        try:
+            load_optimizer(optimizer, states[name])
+        except UNREADABLE as error:
+            raise ValueError(
+                f"optimizers.pt does not fit the optimizer {name!r}: {short(error)}"
+            ) from error
+
+
+def check_files(path: Path, names: list[str]) -> None:
+    """Compare the files of a checkpoint with its checksums, which the first versions did not write.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file has changed, or if the checkpoint is of another step.
+    """
+    for name in names:
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{name} is missing")
+    if not (path / CHECKSUMS).exists():
+        return
+    record = read_json(path / CHECKSUMS)
+    if record.get("step") != int(path.name.removeprefix("step-")):
+        raise ValueError(f"{CHECKSUMS} is of step {short(record.get('step'))}")
+    sums = record.get("sha256")
+    for name in names:
+        if not isinstance(sums, dict) or sums.get(name) != checksum(path / name):
+            raise ValueError(f"{name} is damaged: its checksum is not that of {CHECKSUMS}")
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Load a network from a file of a checkpoint, in place.
+
+    Raises:
+        ValueError: If the file cannot be read, or its tensors have other names or shapes.
+    """
+    try:
+        found = load_file(path)
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name} cannot be read: {short(error)}") from error
+    wanted = network.state_dict()
+    for key in sorted(wanted.keys() | found.keys()):
+        if key not in found or key not in wanted:
+            where = "is missing" if key in wanted else "does not belong there"
+            raise ValueError(f"{path.name}: the tensor {key!r} {where}")
+        if found[key].shape != wanted[key].shape:
+            shapes = f"{tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
+            raise ValueError(f"{path.name}: the tensor {key!r} has the shape {shapes}")
+    network.load_state_dict(found)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer, in place.
+
+    Raises:
+        ValueError: If it is that of other parameters.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
+
+
+def short(value: object) -> str:
+    """A value or an error as one line of at most 200 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def load_networks(folder: Path, networks: Networks) -> list[str]:
@@ -92,51 +200,21 @@ def load_networks(folder: Path, networks: Networks) -> list[str]:
         The names of the networks in that checkpoint.
 
     Raises:
-        ValueError: If the weights have other names or shapes.
+        ValueError: If the weights are damaged, or have other names or shapes.
     """
-    found = []
     newest = checkpoints(folder)[-1]
-    for name, network in networks.items():
-        path = newest / f"{name}.safetensors"
-        if path.exists():
-            try:
-                network.load_state_dict(load_file(path))
-            except (RuntimeError, SafetensorError) as error:
-                raise ValueError(
-                    f"{path} does not fit the network {name!r}: {error}; give a run of the same "
-                    "configuration"
-                ) from error
-            found.append(name)
+    found = [name for name in networks if (newest / f"{name}.safetensors").exists()]
+    try:
+        check_files(newest, [f"{name}.safetensors" for name in found])
+        for name in found:
+            load_network(newest / f"{name}.safetensors", networks[name])
+    except ValueError as error:
+        raise ValueError(
+            f"{newest} cannot be used: {error}; give a run of the same configuration"
+        ) from error
     return found
 
 
 def contiguous(network: nn.Module) -> dict[str, Tensor]:
     """A network's state dict for safetensors, which does not accept channels-last strides."""
     return {key: value.contiguous() for key, value in network.state_dict().items()}
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a rename inside `folder` to the disk; Windows cannot do that."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def truncate_metrics(path: Path, step: int) -> None:
-    """Delete the lines of metrics.jsonl after `step`, and an incomplete last line."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] > step:
-            break
-        lines.append(line + "\n")
-    with atomic_write(path) as part:
-        part.write_text("".join(lines), encoding="utf-8")

@@ -19,6 +19,8 @@ def pick_device(name: str | None = None) -> torch.device:
     """
     if name is not None:
         try:
+            if torch.device(name).type not in ("cpu", "cuda", "mps"):
+                raise RuntimeError("no training or sampling was ever tried on it")
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]

@@ -40,6 +40,8 @@ ALLOWED = {
 EXCEPTIONS = {
     ("training", "utils.atomic_files"): "contact sheets are whole or absent",
     ("training", "utils.checkpoint"): "a run that was killed goes on from its checkpoint",
+    ("training", "utils.metrics_file"): "and so do its metrics",
+    ("training", "utils.run_limits"): "limits are checked before the first step",
     ("pipeline", "utils"): "what a caller hands in is checked there, and the device picked",
     ("utils.pipeline_inputs", "chapters"): "the first half of pipeline: it checks for all chapters",
     ("utils.png_metadata", "pipeline"): "the settings in a file are drawn again by the pipeline",

@@ -1,0 +1,166 @@
+"""What the folder of a run says about its start, and whether the run can go on from it."""
+
+import platform
+import reprlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from sdlearn.recipes.recipe import Recipe, override
+from sdlearn.training import TrainingJob
+from sdlearn.utils.atomic_files import PART, read_json, write_json
+from sdlearn.utils.checkpoint import checkpoints
+from sdlearn.utils.run_lock import LOCK
+
+R = TypeVar("R", bound=Recipe)
+RECIPE = "recipe.json"
+ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
+
+
+def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[str, R] | None:
+    """Return the recipe that a run was started with, and its name.
+
+    Args:
+        folder: The run's folder; it may be missing.
+        part: The part that is to be trained.
+        recipes: The part's named recipes.
+
+    Returns:
+        Name and recipe; None if the folder is missing, or if a run died in it before it wrote its
+        recipe.
+
+    Raises:
+        ValueError: If recipe.json is damaged or missing, or if the folder holds something else.
+    """
+    path = folder / RECIPE
+    if not path.exists():
+        check_unused(folder)
+        return None
+    advice = f"restore the file, or start a new run in another folder with --init {folder}"
+    try:
+        record = read_json(path)
+        name, settings = record.get("recipe"), record.get("settings")
+        if not (isinstance(settings, dict) and settings.keys() >= ALWAYS):
+            raise ValueError(f"{path} lacks the settings of a run")
+        if record.get("part") != part:
+            found = record.get("part")
+            raise WrongPart(f"{folder} trains {short(found)}, not {part}")
+        if not isinstance(name, str) or name not in recipes:
+            raise ValueError(f"{path} names the unknown recipe {reprlib.repr(name)}")
+        return name, override(recipes[name], settings)
+    except WrongPart:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; {advice}") from error
+
+
+class WrongPart(ValueError):
+    """The run trains another part."""
+
+
+def short(value: object) -> str:
+    """Return a part's name without quotes, or a bounded representation of anything else."""
+    return value if isinstance(value, str) and len(value) < 20 else reprlib.repr(value)
+
+
+def check_unused(folder: Path) -> None:
+    """Check that a folder is missing, or empty but for what a run that died at once leaves.
+
+    Raises:
+        ValueError: If it is a file, or holds anything else.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder; accepted: a new or empty folder")
+    names = {path.name for path in folder.iterdir()}
+    if RECIPE not in names and names & {"checkpoints", "metrics.jsonl", "export"}:
+        raise ValueError(
+            f"{folder} is not empty: it holds a run whose recipe.json is missing; restore the "
+            f"file, or start a new run in another folder with --init {folder}"
+        )
+    if any(name != LOCK and not name.endswith(PART) for name in names):
+        raise ValueError(
+            f"{folder} is not empty; accepted: a new or empty folder, or a run with --resume"
+        )
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """Return what changes the rounding: repeating a run exactly needs it, too."""
+    found: dict[str, str | int] = {
+        "torch": torch.__version__,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def begin(
+    folder: Path, part: str, name: str, recipe: Recipe, job: TrainingJob, device: torch.device
+) -> None:
+    """Write recipe.json, or check that a resumed run goes on as it began.
+
+    Warns if the machine differs, because the last bits of the results may then differ, too.
+
+    Args:
+        folder: The run's folder.
+        part: The part that is trained.
+        name: Name of the recipe.
+        recipe: The recipe.
+        job: The training.
+        device: Where to train.
+
+    Raises:
+        ValueError: If the weights, images or tokenizer that the run depends on have changed.
+    """
+    path, now = folder / RECIPE, machine(device)
+    if not path.exists():
+        record: dict[str, Any] = {"part": part, "recipe": name, "settings": vars(recipe)}
+        write_json(path, record | {"machine": now, "frozen": dict(job.frozen)})
+        return
+    record = read_json(path)
+    check_frozen_parts(job, folder, record)
+    before = record.get("machine")
+    before = before if isinstance(before, dict) else {}
+    if not checkpoints(folder):  # it starts again, on this machine
+        write_json(path, record | {"machine": now})
+        return
+    changes = [
+        f"{name} {reprlib.repr(before[name])}, now {now[name]!r}"
+        for name in now
+        if name in before and kind(before[name]) != kind(now[name])
+    ]
+    if changes:
+        warnings.warn(
+            f"{folder} began with {' and '.join(changes)}; the last bits of its results may differ "
+            "from those of a run that was not interrupted",
+            stacklevel=2,
+        )
+
+
+def kind(value: object) -> object:
+    """Return a device without its number, and anything else as it is."""
+    return value.partition(":")[0] if isinstance(value, str) else value
+
+
+def check_frozen_parts(job: TrainingJob, folder: Path, record: Mapping[str, Any]) -> None:
+    """Check that what a run uses, but does not train, is what it started with.
+
+    Raises:
+        ValueError: If something has changed.
+    """
+    started = record.get("frozen", {})
+    if not isinstance(started, dict):
+        raise ValueError(f"{folder / RECIPE} is damaged: frozen is not an object; restore the file")
+    changed = [name for name, now in job.frozen.items() if started.get(name, now) != now]
+    if changed:
+        raise ValueError(
+            f"{folder} started with another version of its {' and '.join(changed)}; restore it, or "
+            f"start a new run in another folder with --init {folder}"
+        )
