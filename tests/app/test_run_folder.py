@@ -231,7 +231,7 @@ def pictures(folder: Path, colours: tuple[str, ...] = ("red", "blue", "green")) 
         ([*UNET, "--init", "VAE"], ""),
         ([*UNET, "--set", "size=40"], "size is 40; accepted: multiples of 16, for 2 levels"),
         ([*VAE, "--data", "nowhere"], "nowhere does not exist"),
-        ([*CLIP, "--data", "FILE"], "is a file; accepted: a folder with images"),
+        ([*CLIP, "--data", "FILE"], "is a file; accepted: a folder of captioned images"),
         ([*UNET, "--data", "nowhere"], "nowhere does not exist"),
         ([*TINY, "--data", "nowhere"], "this network is trained on the storybook's scenes only"),
         ([*TINY[:4], "--steps", "2", "--device", "meta"], "device is 'meta', which is not"),
