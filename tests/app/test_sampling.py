@@ -36,6 +36,7 @@ FIELDS = [each.name for each in fields(Sampling)]
 EVERYTHING = Sampling(
     steps=7, guidance_scale=0.1 + 0.2, sampler="dpm_pp_2m", seed=2**62 + 1, height=24, width=40,
     n=3, sigmas="karras", eta=1 / 3, guidance_rescale=1e-7, guidance_interval=(0.1, 700 / 3),
+    clip_skip=2,
 )  # fmt: skip
 
 
@@ -278,6 +279,7 @@ CHANGES = {
     "eta": 0.5,
     "guidance_rescale": 0.7,
     "guidance_interval": (300, 800),
+    "clip_skip": 1,
 }
 REFUSED = {(name, "eta") for name in SAMPLERS if name != "ddim"}
 REFUSED |= {(name, "sigmas") for name in ("ddim", "ddpm", "plms")}
