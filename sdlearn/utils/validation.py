@@ -32,6 +32,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
 
 
+def one_line(message: object) -> str:
+    """A message as the command line prints it: one line, of at most about 480 characters."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= 480 else f"{text[:360]} … {text[-110:]}"
+
+
 def dtype_name(value: object) -> str:
     """The dtype of an array, a tensor or one of their elements, such as "float32"; else ""."""
     return str(getattr(value, "dtype", "")).removeprefix("torch.")
