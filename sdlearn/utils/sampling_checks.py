@@ -15,7 +15,7 @@ from sdlearn.text import check_layers_skipped
 from sdlearn.utils import memory
 from sdlearn.utils.images import latent_size
 from sdlearn.utils.sampling import Sampling
-from sdlearn.utils.validation import shown
+from sdlearn.utils.validation import check_range, shown
 from sdlearn.versions import ModelSpec
 
 
@@ -52,6 +52,7 @@ def check_sampling(
         ValueError: For a setting that this model does not have, or more than memory holds.
     """
     get_sampler(sampling.sampler).with_eta(sampling.sampler, sampling.eta)
+    check_range("steps", sampling.steps, 1, spec.schedule.num_steps)
     sampler_path(sampling, spec)
     last = spec.schedule.num_steps - 1
     interval = sampling.guidance_interval
