@@ -16,17 +16,18 @@ from tqdm.auto import tqdm
 from sdlearn.controlnet import unet_with
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.inpainting import initial_latent, replace_known, restore_known
-from sdlearn.samplers import State, checked, get_sampler, num_steps
+from sdlearn.samplers import State, checked, get_sampler
 from sdlearn.schedule import NoiseSchedule, Point, Spacing
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.utils import images
+from sdlearn.utils import pipeline_inputs as inputs
 from sdlearn.utils.device import check_device, check_dtype
 from sdlearn.utils.images import ImageList, Images
-from sdlearn.utils.pipeline_inputs import Options, Output, Request, need_image, prepare
+from sdlearn.utils.pipeline_inputs import Options, Output, Request, prepare
 from sdlearn.utils.sampling import Sampling
 from sdlearn.utils.sampling_checks import resolve, sampler_path
-from sdlearn.utils.validation import check_bool, check_place, shown
+from sdlearn.utils.validation import check_place
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
 
@@ -184,8 +185,7 @@ class StableDiffusion:
         sample = method.with_eta(sampling.sampler, sampling.eta)
         path = sampler_path(sampling, self.spec)
         std = method.initial_std(path, self.spec.spacing)
-        if init is not None:
-            path = path[len(path) - 1 - num_steps(len(path) - 1, init.strength) :]
+        path = path[len(path) - 1 - want.num_steps :]
         with torch.inference_mode():
             texts = want.prompts, want.negatives
             cond, uncond = self.text.pair(*texts, want.scale, want.sizes, sampling.clip_skip or 0)
@@ -257,7 +257,7 @@ class StableDiffusion:
         Raises:
             ValueError, FloatingPointError: As `trajectory`.
         """
-        start = need_image("image", image)
+        start = inputs.need_image("image", image)
         return self.run(output, progress, self.request(prompt, options, start, None, strength))
 
     @overload
@@ -292,25 +292,24 @@ class StableDiffusion:
         Raises:
             ValueError, FloatingPointError: As `trajectory`.
         """
-        start, repaint = need_image("image", image), need_image("mask", mask)
+        start, repaint = inputs.need_image("image", image), inputs.need_image("mask", mask)
         want = self.request(prompt, options, start, repaint, strength)
         painted = self.run(output, progress, want)
         return painted if isinstance(painted, Tensor) else want.outside_kept(painted)
 
     def run(self, output: Output, progress: bool, want: Request) -> ImageList | Tensor:
         """Run a request to its end, and decode the last latent unless the output is "latent"."""
-        if not isinstance(output, str) or output not in ("image", "latent"):
-            raise ValueError(f"output is {shown(output)}; it must be 'image' or 'latent'")
-        hidden, states = not check_bool("progress", progress), self.states(want)
+        inputs.check_output(output, progress)
+        states, hidden = self.states(want), not progress
         state = next(states)
-        total = num_steps(want.sampling.steps or 0, want.init.strength if want.init else 1.0)
-        for state in tqdm(states, desc="denoising", total=total, disable=hidden):  # noqa: B007
+        for state in tqdm(states, desc="denoising", total=want.num_steps, disable=hidden):  # noqa: B007
             pass
         return state.z if output == "latent" else self.to_images(state.z)
 
     @torch.inference_mode()
     def to_images(self, z: Tensor) -> ImageList:
         """Clean latents (b, c, h, w) -> b images. Raises FloatingPointError for NaN."""
+        inputs.check_latents(z, self.vae.config.latent_channels)
         # Decoding needs far more memory than denoising: at most one image of 512² at a time.
         at_once = max(1, 64**2 // (z.shape[-1] * z.shape[-2]))
         z = z.to(self.device, self.vae.dtype)

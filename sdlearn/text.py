@@ -113,8 +113,10 @@ class TextEncoder(nn.Module):
             encoder has a projection.
 
         Raises:
-            ValueError: If an encoder has fewer layers.
+            ValueError: If an encoder has fewer layers, or for anything but strings.
         """
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"prompts is {prompts!r:.80}; it must be a list of strings")
         encoders = cast(list[CLIPTextEncoder], list(self.encoders))
         check_layers_skipped(clip_skip, [encoder.config for encoder in encoders], self.layer)
         unique = list(dict.fromkeys(prompts))
@@ -205,7 +207,7 @@ def size_conditioning(
     return None
 
 
-def check_sizes(sizes: Sizes) -> Sizes:
+def check_sizes(sizes: object) -> Sizes:
     """Return the sizes; ValueError unless each is two whole numbers that int64 holds, or None."""
     if not isinstance(sizes, Sizes):
         kind = type(sizes).__name__
@@ -244,7 +246,7 @@ def token_ids(
             ignored = tokenizer.decode(ids[length - 1 : -1])
             warnings.warn(
                 f"the prompt {prompt[:40]!r}… has {len(ids) - 2} tokens, of which the text encoder "
-                f"reads {length - 2}; this end is ignored: {shorten(ignored)!r}",
+                f"reads {length - 2}; this end is ignored: {shorten(repr(ignored))}",
                 stacklevel=2,
             )
     padded = tokenizer(

@@ -62,10 +62,11 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
         free: Bytes; None if that is not known.
     """
     if free is not None and needed > free:
+        what = f"{images} images" if images > 1 else "one image"
         raise ValueError(
-            f"height is {size[0]}, width is {size[1]} and n is such that there are {images} images "
-            f"at a time: that needs at least {in_words(needed)} of memory, of which "
-            f"{in_words(free)} are free; give a smaller size, or fewer images"
+            f"drawing {what} of height {size[0]} and width {size[1]} at a time needs at least "
+            f"{in_words(needed)} of memory, of which {in_words(free)} are free; give a smaller "
+            "size, a smaller n or fewer prompts"
         )
 
 

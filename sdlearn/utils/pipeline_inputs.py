@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdlearn.controlnet import Control, ControlNet
 from sdlearn.inpainting import InitImage
+from sdlearn.samplers import num_steps
 from sdlearn.text import Sizes, TextEncoder, size_conditioning
 from sdlearn.unet import UNet
 from sdlearn.utils import sampling as fields
@@ -29,6 +30,7 @@ from sdlearn.utils.sampling import Sampling, SamplingOptions
 from sdlearn.utils.sampling_checks import check_memory, check_sampling, resolve
 from sdlearn.utils.validation import (
     as_prompts,
+    check_bool,
     check_finite,
     check_unit_interval,
     negative_prompts,
@@ -77,6 +79,11 @@ class Request(NamedTuple):
     sizes: Tensor | None
     draw: Callable[[], Tensor]
     eps: Tensor | None
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps are run: from an image, only the last of them."""
+        return num_steps(self.sampling.steps or 0, 1.0 if self.init is None else self.init.strength)
 
     def outside_kept(self, painted: ImageList) -> ImageList:
         """The painted images with the initial image's own pixels outside the mask."""
@@ -185,6 +192,25 @@ def warn_without_influence(sampling: Sampling, negatives: list[str] | None) -> N
             "influence",
             stacklevel=4,
         )
+
+
+def check_output(output: object, progress: object) -> None:
+    """Raise ValueError for another output, or for a progress that is neither True nor False."""
+    if not isinstance(output, str) or output not in ("image", "latent"):
+        raise ValueError(f"output is {shown(output)}; it must be 'image' or 'latent'")
+    check_bool("progress", progress)
+
+
+def check_latents(z: object, channels: int) -> Tensor:
+    """The latents; ValueError unless they are a floating-point Tensor (b, channels, h, w)."""
+    if not isinstance(z, Tensor):
+        raise ValueError(f"the latents are a {type(z).__name__}; they must be a Tensor")
+    if z.ndim != 4 or z.shape[1] != channels or 0 in z.shape or not z.is_floating_point():
+        raise ValueError(
+            f"the latents are a {z.dtype} Tensor of the shape {tuple(z.shape)}; they must be "
+            f"floating-point, (b, {channels}, h, w)"
+        )
+    return z
 
 
 def known(options: Options) -> Options:

@@ -24,6 +24,8 @@ def resolve(sampling: Sampling, spec: ModelSpec) -> Sampling:
 
     The default for sigmas is "table" if the sampler does not have those of the specification.
     """
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling is {shown(sampling)}; it must be a Sampling")
     sampling = sampling.with_defaults(spec)
     if sampling.sigmas is None:
         available = sigmas_for(get_sampler(sampling.sampler).steps_in)

@@ -16,6 +16,7 @@ from pathlib import Path
 # still takes no time that is noticed.
 LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
+LONGEST_PATH = 4096  # characters, as on Linux
 MOST_IMAGES = 2**16
 LAST_SEED = 2**63 - 1
 
@@ -121,12 +122,14 @@ def check_text(name: str, value: object) -> str:
 
 def check_place(value: object, name: str = "source") -> str | Path:
     """The value, if it is a path, or a string that could be one."""
-    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
-        raise ValueError(
-            f"{name} is {shown(value)}; it must be a folder, a file or the id of a model, as a "
-            "string or a Path"
-        )
-    return value
+    if isinstance(value, str | Path):
+        text = str(value)
+        if text.strip() and "\0" not in text and len(text) <= LONGEST_PATH:
+            return value
+    raise ValueError(
+        f"{name} is {shown(value)}; it must be a folder, a file or the id of a model, as a string "
+        "or a Path"
+    )
 
 
 def check_finite(name: str, value: object) -> float:

@@ -228,10 +228,10 @@ IMAGES = {
     "strength of no image": (lambda sd: sd.trajectory(PROMPT, strength=0.5), "strength is 0.5"),
     "a mask of no image": (lambda sd: sd.trajectory(PROMPT, mask=WHITE), "mask"),
     "an image made large": (
-        lambda sd: sd.image_to_image(PROMPT, GREY, height=16_384, width=16_384), "height is 16384"
+        lambda sd: sd.image_to_image(PROMPT, GREY, height=16_384, width=16_384), "height 16384"
     ),
     "painted in large": (
-        lambda sd: sd.inpaint(PROMPT, GREY, WHITE, height=16_384, width=16_384), "height is 16384"
+        lambda sd: sd.inpaint(PROMPT, GREY, WHITE, height=16_384, width=16_384), "height 16384"
     ),
     "too many from one image": (lambda sd: sd.image_to_image(PROMPT, GREY, n=60_000), "60000"),
 }  # fmt: skip
@@ -248,6 +248,7 @@ LOADING = {
     "a number": (lambda: load(123), "source is 123"),
     "bytes": (lambda: load(b"data"), "source"),
     "nothing": (lambda: load(""), "source is ''"),
+    "5000 letters": (lambda: load("x" * 5000), "source"),
     "blanks": (lambda: load("  "), "source"),
     "nul": (lambda: load("data\0"), "source"),
     "a list": (lambda: load(["data"]), "source"),
@@ -280,6 +281,26 @@ def test_a_part_that_is_none(sd, name):
         key: None if key == name else getattr(sd, key) for key in ("unet", "vae", "text", "spec")
     }
     refused(lambda: StableDiffusion(**parts).text_to_image(PROMPT), f"{name} of this")
+
+
+DIRECTLY = {
+    "latents that are none": (lambda sd: sd.to_images(None), "the latents are a NoneType"),
+    "latents of three axes": (lambda sd: sd.to_images(NOISE[0]), "shape (4, 8, 8)"),
+    "latents of three channels": (lambda sd: sd.to_images(NOISE[:, :3]), "(b, 4, h, w)"),
+    "whole latents": (lambda sd: sd.to_images(NOISE.long()), "torch.int64"),
+    "no latents": (lambda sd: sd.to_images(NOISE[:0]), "shape (0, 4, 8, 8)"),
+    "one text": (lambda sd: sd.text("cat"), "prompts is 'cat'"),
+    "texts of None": (lambda sd: sd.text([None]), "prompts is [None]"),
+    "resolving nothing": (lambda sd: sd.resolve(None), "sampling is None"),
+    "a path of many steps": (lambda sd: sd.path(10**9), "steps is 1000000000"),
+    "a path of no sampler": (lambda sd: sd.path(sampler=["ddim"]), "sampler"),
+    "a path's spacing": (lambda sd: sd.path(spacing=LONG), "spacing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "name"), DIRECTLY.values(), ids=DIRECTLY)
+def test_other_methods(sd, call, name):
+    refused(lambda: call(sd), name)
 
 
 SCHEDULES = {
@@ -325,7 +346,7 @@ COMMANDS = {
     "size 0": (["--size", "0"], "--size is 0"),
     "size 15": (["--size", "15"], "15"),
     "size 100000": (["--size", "100000"], "--size is 100000"),
-    "a size for no computer": (["--size", "16384"], "height is 16384"),
+    "a size for no computer": (["--size", "16384"], "height 16384"),
     "a long strip": (["--height", "8", "--width", "8000000"], "--width is 8000000"),
     "size and width": (["--size", "16", "--width", "16"], "--size"),
     "guidance nan": (["--guidance", "nan"], "--guidance is nan"),
