@@ -83,8 +83,8 @@ def is_about_memory(error: Exception) -> bool:
         "tried to allocate",
         "buffer size",
     )
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(each in said for each in words)
+    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
+    return full or isinstance(error, MemoryError)
 
 
 def escape_what_cannot_be_printed() -> None:

@@ -1,7 +1,8 @@
 """How much memory images need, estimated before the work, and how much there is.
 
-The estimates count the largest tensors that must exist at the same time. They are lower bounds, so
-what is refused could not have been drawn; a little less may still run out of memory.
+The estimates count the largest tensors that must exist at the same time. They are lower bounds, of
+about two thirds of what is measured, so what is refused could not have been drawn; a little less
+may still run out of memory.
 """
 
 import os
@@ -32,9 +33,10 @@ def unet_bytes(
     positions = [-(-size[0] // 2**k) * -(-size[1] // 2**k) for k in range(len(channels))]
     most, skips = 0, 0
     for c, hw, has in zip(channels, positions, attention, strict=True):
-        # A ResBlock holds its input, the normalised input and the output of a convolution; the
-        # feed-forward layer of a transformer widens its input eight-fold.
-        most = max(most, skips + (layers + (10 if has else 3)) * c * hw)
+        # A ResBlock holds its input, the normalised input and the output of a convolution. A
+        # transformer's feed-forward layer holds eight-fold channels, half of them after the
+        # activation and their product with the rest.
+        most = max(most, skips + (layers + (16 if has else 3)) * c * hw)
         skips += (layers + 1) * c * hw
     return most * itemsize
 

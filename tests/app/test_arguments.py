@@ -1,6 +1,7 @@
 """Arguments that nobody should hand in: each is refused before any work, in one short sentence that
 names it."""
 
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlearn.cli import main as command
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import get_sampler
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.text import Sizes
 from sdlearn.unet import UNet
 from sdlearn.utils import memory
+from sdlearn.utils.png_metadata import GenerationSettings, png_bytes, read_png
 from sdlearn.utils.sampling import SAMPLERS, Sampling
 from sdlearn.vae import VAE
 from tests.tiny_model import tiny_diffusers, tiny_sdxl
@@ -328,175 +329,54 @@ def test_the_names_of_the_samplers_are_those_of_the_chapter():
     assert tuple(samplers.SAMPLERS) == SAMPLERS
 
 
-# ------------------------------------------------------------------------------ the command line
-
-COMMANDS = {
-    "steps 0": (["--steps", "0"], "--steps is 0"),
-    "steps -1": (["--steps", "-1"], "--steps is -1"),
-    "a billion steps": (["--steps", str(10**9)], "steps is 1000000000"),
-    "steps of 5000 digits": (["--steps", "9" * 5000], "--steps"),
-    "steps of 400 digits": (["--steps", "9" * 400], "steps"),
-    "half a step": (["--steps", "2.5"], "--steps"),
-    "seed -2": (["--seed", "-2"], "--seed is -2"),
-    "seed 2^63": (["--seed", str(2**63)], "--seed"),
-    "the last seeds": (["--seed", str(2**63 - 1), "--n", "2"], "seed"),
-    "no images": (["--n", "0"], "--n is 0"),
-    "a million images": (["--n", "1000000"], "--n is 1000000"),
-    "more than memory holds": (["--n", "60000"], "60000 images"),
-    "size 0": (["--size", "0"], "--size is 0"),
-    "size 15": (["--size", "15"], "15"),
-    "size 100000": (["--size", "100000"], "--size is 100000"),
-    "a size for no computer": (["--size", "16384"], "height 16384"),
-    "a long strip": (["--height", "8", "--width", "8000000"], "--width is 8000000"),
-    "size and width": (["--size", "16", "--width", "16"], "--size"),
-    "guidance nan": (["--guidance", "nan"], "--guidance is nan"),
-    "guidance inf": (["--guidance", "-inf"], "--guidance"),
-    "guidance in words": (["--guidance", "strong"], "--guidance"),
-    "an unknown sampler": (["--sampler", "magic"], "--sampler 'magic' is not known"),
-    "a long sampler": (["--sampler", "x" * 100_000], "--sampler"),
-    "a sampler of bytes": (["--sampler", BYTES], "--sampler"),
-    "eta of euler": (["--sampler", "euler", "--eta", "1"], "eta is 1.0"),
-    "karras of ddim": (["--sampler", "ddim", "--sigmas", "karras"], "sigmas"),
-    "uniform of euler": (["--sampler", "euler", "--sigmas", "uniform_lambda"], "sigmas"),
-    "rescale 2": (["--guidance-rescale", "2"], "--guidance-rescale is 2.0"),
-    "interval backwards": (["--guidance-interval", "9", "3"], "--guidance-interval"),
-    "interval of one": (["--guidance-interval", "9"], "--guidance-interval"),
-    "interval beyond": (["--guidance-interval", "2000", "3000"], "guidance_interval"),
-    "clip skip -1": (["--clip-skip", "-1"], "--clip-skip is -1"),
-    "clip skip 9": (["--clip-skip", "9"], "clip_skip is 9; it must lie in 0 … 2"),
-    "negative of bytes": (["--negative", BYTES], "--negative"),
-    "negative of 10 MB": (["--negative", LONG], "--negative has 10000000"),
-    "out is a jpeg": (["--out", "cat.jpg"], "--out"),
-    "out is empty": (["--out", ""], "--out"),
-    "out is a dot": (["--out", ".png"], "--out"),
-    "out is nowhere": (["--out", "no/where/cat.png"], "--out"),
-    "out is a folder": (["--out", "folder.png"], "folder"),
-    "the second is a folder": (["--out", "x.png", "--n", "2"], "x-1.png, which is a folder"),
-    "out has 300 letters": (["--out", "x" * 300 + ".png"], "--out"),
-    "out has 252 letters": (["--out", "x" * 248 + ".png"], "--out"),
-    "no model": (["--model", ""], "--model is ''"),
-    "a model of 5000 letters": (["--model", "x" * 5000], "xxx"),
-    "a model of bytes": (["--model", BYTES], "caf"),
-    "spec alone": (["--spec", "sd1.5"], "spec"),
-    "an unknown option": (["--colour", "x" * 1000], "--colour"),
-}  # fmt: skip
+# -------------------------------------------------------------------- what is drawn as it is said
 
 
-def run(argv: list[str]) -> int:
-    """The exit code, which argparse raises."""
-    try:
-        return command.main(argv)
-    except SystemExit as stop:
-        return stop.code
+def latents(sd, **options):
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return sd.text_to_image(noise=noise, steps=3, output="latent", progress=False, **options)
 
 
-def one_sentence(err: str, words: str) -> None:
-    assert err.startswith("sdlearn: ")
-    assert err.count("\n") == 1
-    assert len(err) < 600
-    assert words in err
-
-
-@pytest.mark.parametrize(("options", "words"), COMMANDS.values(), ids=COMMANDS)
-def test_generate(options, words, folder, tmp_path, monkeypatch, capsys):
-    """Without reading a weight, where a folder says enough."""
-    monkeypatch.chdir(tmp_path)
-    if "--model" not in options:
-        options = ["--model", str(folder), *options]
-        if "--spec" not in options:
-            monkeypatch.setattr("sdlearn.weights.diffusers_folder.load", lambda *_: 1 / 0)
-    for name in ("folder.png", "x-1.png"):
-        (tmp_path / name).mkdir()
-    assert run(["generate", PROMPT, *options]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    one_sentence(err, words)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "x-1.png"]
+def test_guidance_0_draws_the_negative_or_the_empty_prompt_alone(sd, monkeypatch):
+    monkeypatch.undo()
+    plain = latents(sd, prompt="snow", guidance_scale=1)
+    negative = latents(sd, prompt=PROMPT, negative_prompt="snow", guidance_scale=0)
+    assert (plain - negative).norm() / plain.norm() < 1e-5
+    empty = latents(sd, prompt=PROMPT, guidance_scale=0)
+    assert (latents(sd, prompt="", guidance_scale=1) - empty).norm() / empty.norm() < 1e-5
+    assert (plain - empty).norm() / plain.norm() > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("prompt", "words"),
-    [(BYTES, "not UTF-8"), (LONG, "the prompt has 10000000 characters")],
-    ids=["bytes", "10 MB"],
-)
-def test_prompts_of_generate(prompt, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run(["generate", prompt]) == 2
-    one_sentence(capsys.readouterr().err, words)
+    ("options", "said"),
+    [
+        ({"negative_prompt": "snow"}, "so the negative prompt has no influence"),
+        ({"guidance_rescale": 0.5}, "so guidance_rescale has no influence"),
+        ({"guidance_interval": (0, 9), "negative_prompt": "snow"},
+         "so the negative prompt and guidance_interval have no influence"),
+    ],
+)  # fmt: skip
+def test_what_has_no_influence_without_guidance_is_said(sd, options, said):
+    with pytest.warns(UserWarning, match=said):
+        sd.trajectory(PROMPT, guidance_scale=1, **options)
 
 
-EVALUATIONS = {
-    "n": (["--n", "0"], "--n is 0"),
-    "a billion captions": (["--n", str(10**9)], "--n is 1000000000"),
-    "a billion seeds": (["--seeds", str(10**9)], "--seeds is 1000000000"),
-    "a million times two": (["--n", "1000000", "--seeds", "2"], "their product"),
-    "guidance": (["--guidance", "nan"], "--guidance is nan"),
-    "steps": (["--steps", "0"], "--steps is 0"),
-    "many steps": (["--steps", str(10**9)], "steps is 1000000000"),
-    "sampler": (["--sampler", "magic"], "--sampler 'magic'"),
-    "table": (["--table", "-1"], "--table is -1"),
-    "out": (["--out", "no/where.json"], "--out"),
-    "model": (["--model", ""], "--model"),
-}
+@pytest.mark.parametrize("options", [{"negative_prompt": ""}, {"negative_prompt": None}, {}])
+def test_no_warning_without_a_reason(sd, options, recwarn):
+    sd.trajectory(PROMPT, guidance_scale=1, **options)
+    sd.trajectory(PROMPT, guidance_scale=2, negative_prompt="snow", guidance_rescale=0.5)
+    assert not recwarn.list
 
 
-@pytest.mark.parametrize(("options", "words"), EVALUATIONS.values(), ids=EVALUATIONS)
-def test_evaluate(options, words, capsys):
-    assert run(["evaluate", *options]) == 2
-    one_sentence(capsys.readouterr().err, words)
+PROMPTS = ["a\x00b", "a\r\nb\n", "\x1b[31m", "\t", "🐈", "é\x00🐈", "\x85\x9f\xff", "x" * 100_000]
 
 
-NOTEBOOKS = {
-    "a list": "[]", "a number": "5", "cells of numbers": '{"cells": [5], "metadata": {}}',
-    "no cells": '{"cells": 5, "metadata": {}}', "no metadata": '{"cells": []}',
-    "metadata of text": '{"cells": [], "metadata": "x"}', "no JSON": "{", "nothing": "",
-    "nested": "[" * 100_000, "other cells": '{"cells": [{"cell_type": "x"}], "metadata": {}}',
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("content", NOTEBOOKS.values(), ids=NOTEBOOKS)
-def test_classroom(content, tmp_path, capsys):
-    pytest.importorskip("nbgrader")
-    notebook = tmp_path / "05-x.ipynb"
-    notebook.write_text(content)
-    assert run(["classroom", "release", str(notebook), "--out", str(tmp_path / "new")]) == 2
-    one_sentence(capsys.readouterr().err, "is not a notebook")
-    assert [path.name for path in tmp_path.iterdir()] == ["05-x.ipynb"]
-
-
-FAULTS = {
-    "memory": (MemoryError(), "not enough memory"),
-    "torch's allocator": (
-        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate "
-                     "memory: you tried to allocate 4000000 bytes.\nError code 12"),
-        "not enough memory",
-    ),
-    "a GPU": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), "not en"),
-    "an Apple GPU": (RuntimeError("Invalid buffer size: 16.00 GB"), "not enough memory"),
-    "nesting": (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
-    "a package": (ModuleNotFoundError("No module named 'voila'"), "No module named 'voila'"),
-    "a long message": (ValueError("x" * 10_000), "xxx … xxx"),
-    "several lines": (ValueError("one\n\n  two\r\nthree"), "one two three"),
-    "an escape": (ValueError("\x1b[31mred\x07"), r"\x1b[31mred\x07"),
-    "lone surrogates": (ValueError(BYTES), r"caf\udce9"),
-    "no words": (ValueError(), "ValueError"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("error", "words"), FAULTS.values(), ids=FAULTS)
-def test_errors_while_running(error, words, monkeypatch, capsys):
-    def fail(_):
-        raise error
-
-    monkeypatch.setattr("sdlearn.cli.generate.main", fail)
-    assert run(["generate", "x"]) == 2
-    one_sentence(capsys.readouterr().err, words)
-
-
-def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
-    def fail(_):
-        raise RuntimeError("a shape does not fit")
-
-    monkeypatch.setattr("sdlearn.cli.generate.main", fail)
-    with pytest.raises(RuntimeError, match="a shape does not fit"):
-        run(["generate", "x"])
+@pytest.mark.parametrize("prompt", PROMPTS, ids=[f"prompt {k}" for k in range(len(PROMPTS))])
+def test_odd_prompts_are_drawn_and_stored_as_they_are(sd, prompt):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert next(sd.trajectory(prompt, steps=1)).z.isfinite().all()
+    assert all(len(str(each.message)) < 500 for each in warned)
+    how = Sampling(seed=1, steps=2, guidance_scale=2.0, sampler="ddim")
+    made = GenerationSettings(prompt, prompt, how)
+    assert read_png(png_bytes(GREY, made)) == made
