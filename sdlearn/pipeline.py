@@ -7,7 +7,7 @@ state on the way; `text_to_image` runs to the end and decodes.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self, Unpack, cast, overload
+from typing import Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -16,15 +16,18 @@ from tqdm.auto import tqdm
 from sdlearn.controlnet import unet_with
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.inpainting import initial_latent, replace_known, restore_known
-from sdlearn.samplers import State, checked, get_sampler, num_steps
-from sdlearn.schedule import NoiseSchedule, Point, Sigmas, Spacing
+from sdlearn.samplers import State, checked, get_sampler
+from sdlearn.schedule import NoiseSchedule, Point, Spacing
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.utils import images
-from sdlearn.utils.device import pick_device
+from sdlearn.utils import pipeline_inputs as inputs
+from sdlearn.utils.device import check_device, check_dtype
 from sdlearn.utils.images import ImageList, Images
-from sdlearn.utils.pipeline_inputs import Options, Output, known, prepare, resolve
+from sdlearn.utils.pipeline_inputs import Options, Output, Request, prepare
 from sdlearn.utils.sampling import Sampling
+from sdlearn.utils.sampling_checks import resolve, sampler_path
+from sdlearn.utils.validation import check_place
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
 
@@ -64,10 +67,11 @@ class StableDiffusion:
         """
         from sdlearn.weights.single_file import read_system
 
-        own, unet, vae, text = read_system(source, dtype or torch.float32, spec, tokenizer, variant)
-        device = pick_device(None if device is None else str(device))
+        place, number_type, chosen = check_place(source), check_dtype(dtype), check_device(device)
+        words = None if tokenizer is None else check_place(tokenizer, "tokenizer")
+        own, unet, vae, text = read_system(place, number_type, spec, words, variant)
         for module in (unet, vae, text):
-            module.to(device).eval().requires_grad_(False)
+            module.to(chosen).eval().requires_grad_(False)
         return cls(unet, vae, text, own)
 
     @classmethod
@@ -91,7 +95,8 @@ class StableDiffusion:
         """
         from sdlearn.weights.diffusers_folder import write_folder
 
-        write_folder(Path(folder), self.spec, self.unet, self.vae, self.text, dtype, max_bytes)
+        place = Path(check_place(folder, "folder"))
+        write_folder(place, self.spec, self.unet, self.vae, self.text, dtype, max_bytes)
 
     # ------------------------------------------------------------------------------- properties
 
@@ -131,15 +136,7 @@ class StableDiffusion:
         None stands for the specification's own.
         """
         asked = self.resolve(Sampling(steps=steps, sampler=sampler, sigmas=sigmas))
-        method = get_sampler(asked.sampler)
-        return self.schedule.path(
-            asked.steps or 0,
-            self.spec.spacing if spacing is None else spacing,
-            method.final_sigma or self.spec.final_sigma,
-            self.spec.steps_offset,
-            cast(Sigmas, asked.sigmas),
-            method.steps_in,
-        )
+        return sampler_path(asked, self.spec, spacing)
 
     # ---------------------------------------------------------------------------- making images
 
@@ -165,24 +162,33 @@ class StableDiffusion:
             strength: 0 … 1.
             **options: negative_prompt, noise, control, control_scale and sizes, see
                 utils.pipeline_inputs.Options; steps, guidance_scale, sampler, seed, height, width,
-                n, sigmas, eta, guidance_rescale and guidance_interval, see utils.sampling.Sampling.
+                n and the other fields of utils.sampling.Sampling.
 
         Raises:
             ValueError: For what cannot be done; TypeError for an unknown option.
             FloatingPointError: Where the latent is no longer finite.
         """
-        want = prepare(
-            self.unet, self.vae.factor, self.spec, prompt, image, mask, strength, options
-        )
+        return self.states(self.request(prompt, options, image, mask, strength))
+
+    def request(
+        self, prompt: str | list[str], options: Options,
+        image: Images | None = None, mask: Images | None = None, strength: float = 1.0,
+    ) -> Request:  # fmt: skip
+        """The arguments of `trajectory`, checked."""
+        parts = self.unet, self.vae, self.text, self.spec
+        return prepare(*parts, prompt, image, mask, strength, options)
+
+    def states(self, want: Request) -> Iterator[State]:
+        """The states of a request, see `trajectory`."""
         sampling, init, draw = want.sampling, want.init, want.draw
         method = get_sampler(sampling.sampler)
         sample = method.with_eta(sampling.sampler, sampling.eta)
-        path = self.path(sampling.steps, sampling.sampler, sigmas=sampling.sigmas)
+        path = sampler_path(sampling, self.spec)
         std = method.initial_std(path, self.spec.spacing)
-        if init is not None:
-            path = path[len(path) - 1 - num_steps(len(path) - 1, init.strength) :]
+        path = path[len(path) - 1 - want.num_steps :]
         with torch.inference_mode():
-            cond, uncond = self.text.pair(want.prompts, want.negatives, want.scale, want.sizes)
+            texts = want.prompts, want.negatives
+            cond, uncond = self.text.pair(*texts, want.scale, want.sizes, sampling.clip_skip or 0)
             start = initial_latent(init, draw, want.eps, path[0], std, self.vae, self.is_inpainting)
         model = unet_with(self.unet, start.extra_channels, want.controls)
         guidance = want.scale, sampling.guidance_rescale, sampling.guidance_interval
@@ -219,7 +225,7 @@ class StableDiffusion:
         Raises:
             ValueError, FloatingPointError: As `trajectory`.
         """
-        return self.run(output, progress, prompt, options)
+        return self.run(output, progress, self.request(prompt, options))
 
     @overload
     def image_to_image(self, prompt: str | list[str], image: Images, *, strength: float = ...,
@@ -251,7 +257,8 @@ class StableDiffusion:
         Raises:
             ValueError, FloatingPointError: As `trajectory`.
         """
-        return self.run(output, progress, prompt, options, image, None, strength)
+        start = inputs.need_image("image", image)
+        return self.run(output, progress, self.request(prompt, options, start, None, strength))
 
     @overload
     def inpaint(self, prompt: str | list[str], image: Images, mask: Images, *,
@@ -285,32 +292,24 @@ class StableDiffusion:
         Raises:
             ValueError, FloatingPointError: As `trajectory`.
         """
-        size = known(options).get("height"), options.get("width")
-        x = images.fit_image(image, *size, self.vae.factor)
-        m = images.as_mask(mask, x)
-        painted = self.run(output, progress, prompt, options, x, m, strength)
-        if isinstance(painted, Tensor):
-            return painted
-        return images.paste(painted, x, m, options.get("n", 1))
+        start, repaint = inputs.need_image("image", image), inputs.need_image("mask", mask)
+        want = self.request(prompt, options, start, repaint, strength)
+        painted = self.run(output, progress, want)
+        return painted if isinstance(painted, Tensor) else want.outside_kept(painted)
 
-    def run(
-        self, output: Output, progress: bool, prompt: str | list[str], options: Options,
-        image: Images | None = None, mask: Images | None = None, strength: float = 1.0,
-    ) -> ImageList | Tensor:  # fmt: skip
-        """Run `trajectory` to its end, and decode the last latent unless the output is "latent"."""
-        if output not in ("image", "latent"):
-            raise ValueError(f"output is {output!r}; it must be 'image' or 'latent'")
-        options = known(options)
-        states = self.trajectory(prompt, image=image, mask=mask, strength=strength, **options)
+    def run(self, output: Output, progress: bool, want: Request) -> ImageList | Tensor:
+        """Run a request to its end, and decode the last latent unless the output is "latent"."""
+        inputs.check_output(output, progress)
+        states, hidden = self.states(want), not progress
         state = next(states)
-        total = num_steps(options.get("steps") or self.spec.steps, strength)
-        for state in tqdm(states, desc="denoising", total=total, disable=not progress):  # noqa: B007
+        for state in tqdm(states, desc="denoising", total=want.num_steps, disable=hidden):  # noqa: B007
             pass
         return state.z if output == "latent" else self.to_images(state.z)
 
     @torch.inference_mode()
     def to_images(self, z: Tensor) -> ImageList:
         """Clean latents (b, c, h, w) -> b images. Raises FloatingPointError for NaN."""
+        inputs.check_latents(z, self.vae.config.latent_channels)
         # Decoding needs far more memory than denoising: at most one image of 512² at a time.
         at_once = max(1, 64**2 // (z.shape[-1] * z.shape[-2]))
         z = z.to(self.device, self.vae.dtype)

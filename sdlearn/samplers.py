@@ -287,8 +287,9 @@ SAMPLERS = {
 
 def get_sampler(name: str | None) -> SamplerSpec:
     """The sampler of this name; ValueError for an unknown name."""
-    if name is None or name not in SAMPLERS:
-        raise ValueError(f"sampler {name!r} is not known: the samplers are {', '.join(SAMPLERS)}")
+    if not isinstance(name, str) or name not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        raise ValueError(f"sampler {name!r:.80} is not known: the samplers are {known}")
     return SAMPLERS[name]
 
 
@@ -308,10 +309,9 @@ def checked(states: Iterator[State]) -> Iterator[State]:
     """
     while True:
         with torch.inference_mode():
-            try:
-                state = next(states)
-            except StopIteration:
-                return
+            state = next(states, None)
+        if state is None:
+            return
         if not state.z.isfinite().all():
             raise FloatingPointError(
                 f"the latent is not finite after step {state.step}; the weights are damaged, or "

@@ -9,6 +9,7 @@ points that a sampler visits, from almost pure noise to almost none, or none.
 """
 
 import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ Kind = Literal["scaled_linear", "linear", "cosine"]
 Prediction = Literal["noise", "velocity"]
 # The accepted spellings: those two and the names in published files.
 Predicts = Literal["noise", "velocity", "epsilon", "v_prediction"]
+LONGEST_TABLE = 1_000_000
 PUBLISHED_PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "velocity"}
 
 
@@ -73,7 +75,8 @@ class NoiseSchedule:
             2023, algorithm 1). This needs a network that predicts velocity, and trailing spacing.
 
     Raises:
-        ValueError: For an unknown kind.
+        ValueError: For an unknown kind, a table of no or more than a million entries, and a beta
+            outside 0 … 1.
     """
 
     num_steps: int = 1000
@@ -85,8 +88,17 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         if self.kind not in ("scaled_linear", "linear", "cosine"):
             raise ValueError(
-                f"kind is {self.kind!r}; it must be 'scaled_linear', 'linear' or 'cosine'"
+                f"kind is {self.kind!r:.80}; it must be 'scaled_linear', 'linear' or 'cosine'"
             )
+        if type(self.num_steps) is not int or not 1 <= self.num_steps <= LONGEST_TABLE:
+            raise ValueError(
+                f"num_steps is {reprlib.repr(self.num_steps)}; it must be a whole number in "
+                f"1 … {LONGEST_TABLE}"
+            )
+        for name in ("beta_start", "beta_end"):
+            beta = getattr(self, name)
+            if type(beta) not in (float, int) or not 0 < beta < 1:
+                raise ValueError(f"{name} is {reprlib.repr(beta)}; it must lie between 0 and 1")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -169,9 +181,9 @@ class NoiseSchedule:
             ValueError: For steps outside 1 … num_steps and for an unknown spacing.
         """
         if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
-            raise ValueError(f"steps is {steps!r}; it must be a whole number")
+            raise ValueError(f"steps is {steps!r:.80}; it must be a whole number")
         if not 1 <= steps <= self.num_steps:
-            raise ValueError(f"steps is {steps}; it must lie in 1 … {self.num_steps}")
+            raise ValueError(f"steps is {reprlib.repr(steps)}; it must lie in 1 … {self.num_steps}")
         last = self.num_steps - 1
         times: Iterable[float]
         if spacing == "leading":
@@ -185,7 +197,7 @@ class NoiseSchedule:
             times = torch.linspace(0, last, steps, dtype=torch.float64).flip(0).tolist()
         else:
             raise ValueError(
-                f"spacing is {spacing!r}; it must be 'leading', 'trailing' or 'linspace'"
+                f"spacing is {spacing!r:.80}; it must be 'leading', 'trailing' or 'linspace'"
             )
         return [round(t) if rounded else t for t in times]
 
@@ -280,7 +292,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     accepted = get_args(choices)
     if value not in accepted:
         raise ValueError(
-            f"{name} is {value!r}; it must be {', '.join(map(repr, accepted[:-1]))} or "
+            f"{name} is {value!r:.80}; it must be {', '.join(map(repr, accepted[:-1]))} or "
             f"{accepted[-1]!r}"
         )
 

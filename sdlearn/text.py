@@ -6,9 +6,10 @@ Diffusion 1, 2 and the storybook model use the last hidden states of one encoder
 the penultimate hidden states of two encoders and also uses the second encoder's pooled embedding.
 """
 
+import reprlib
 import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,23 +97,38 @@ class TextEncoder(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.layer = layer
 
-    def forward(self, prompts: Sequence[str]) -> Conditioning:
+    def forward(self, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
         """Encode b prompts; equal prompts are encoded once.
 
         Warns about a prompt of more than 75 tokens and ignores the rest of it.
 
+        Args:
+            prompts: b strings.
+            clip_skip: How many layers to leave out at the end of each encoder, as diffusers counts:
+                the context is the hidden states of so many layers earlier, with the final LayerNorm
+                where `layer` is "last". The pooled embedding stays that of the last layer.
+
         Returns:
             The context, (b, 77, d), and the pooled embedding, (b, projection_dim), if the last
             encoder has a projection.
+
+        Raises:
+            ValueError: If an encoder has fewer layers, or for anything but strings.
         """
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"prompts is {prompts!r:.80}; it must be a list of strings")
+        encoders = cast(list[CLIPTextEncoder], list(self.encoders))
+        check_layers_skipped(clip_skip, [encoder.config for encoder in encoders], self.layer)
         unique = list(dict.fromkeys(prompts))
         contexts, pooled = [], None
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            assert isinstance(encoder, CLIPTextEncoder)
+        for tokenizer, encoder in zip(self.tokenizers, encoders, strict=True):
             device = encoder.embeddings.token_embedding.weight.device
             length = context_length(tokenizer, encoder.config)
             states = encoder(token_ids(tokenizer, unique, length).to(device))
-            contexts.append(states.last if self.layer == "last" else states.hidden[-2])
+            if self.layer == "last":
+                contexts.append(encoder.final_norm(states.hidden[-1 - clip_skip]))
+            else:
+                contexts.append(states.hidden[-2 - clip_skip])
             pooled = None if encoder.config.projection_dim is None else states.pooled
         rows = [unique.index(prompt) for prompt in prompts]
         return Conditioning(torch.cat(contexts, dim=-1), pooled).rows(rows)
@@ -123,6 +139,7 @@ class TextEncoder(nn.Module):
         negatives: list[str] | None,
         scale: float,
         sizes: Tensor | None = None,
+        clip_skip: int = 0,
     ) -> tuple[Conditioning, Conditioning | None]:
         """The two conditionings of classifier-free guidance.
 
@@ -131,19 +148,38 @@ class TextEncoder(nn.Module):
             negatives: b negative prompts; None for zeros in place of an encoded text.
             scale: Guidance scale. At 1 only the prompts are encoded.
             sizes: SDXL's size conditioning, (1, 6).
+            clip_skip: As in `forward`, for the prompts. Negative and empty prompts are encoded with
+                all layers, as in diffusers; the web interfaces leave layers out for these, too.
 
         Returns:
             The conditional and the unconditional, each with b rows; at scale 1 the second is None.
         """
         b = len(prompts)
-        texts = prompts if scale == 1 or negatives is None else negatives + prompts
-        both: Conditioning = self(texts)  # equal prompts are encoded once
+        texts = prompts if scale == 1 or negatives is None or clip_skip else negatives + prompts
+        both: Conditioning = self(texts, clip_skip)  # equal prompts are encoded once
         if sizes is not None:
             both = both._replace(sizes=sizes.to(both.context.device).expand(len(texts), -1))
         cond = both.rows(range(len(texts) - b, len(texts)))
         if scale == 1:
             return cond, None
-        return cond, cond.zeroed() if negatives is None else both.rows(range(b))
+        if negatives is None:
+            return cond, cond.zeroed()
+        return cond, self(negatives)._replace(sizes=cond.sizes) if clip_skip else both.rows(
+            range(b)
+        )
+
+
+def check_layers_skipped(
+    clip_skip: int, configs: Sequence[CLIPTextConfig], layer: TextLayer
+) -> None:
+    """Raise ValueError if one of these encoders does not have so many layers to leave out."""
+    # The first hidden states are the embeddings; SDXL's count begins at the penultimate layer.
+    most = min(config.num_layers for config in configs) - (layer == "penultimate")
+    if not 0 <= clip_skip <= most:
+        raise ValueError(
+            f"clip_skip is {reprlib.repr(clip_skip)}; it must lie in 0 … {most} for this text "
+            "encoder"
+        )
 
 
 def size_conditioning(
@@ -162,10 +198,10 @@ def size_conditioning(
         (1, 6) int64; None for a model without size conditioning.
 
     Raises:
-        ValueError: If sizes are given to a model without size conditioning.
+        ValueError: If sizes are malformed, or given to a model without size conditioning.
     """
     if has_sizes:
-        return (sizes or Sizes()).row(height, width)
+        return (Sizes() if sizes is None else check_sizes(sizes)).row(height, width)
     if sizes is not None:
         raise ValueError(f"sizes are for SDXL; {name} has no size conditioning, leave them out")
     return None
@@ -189,6 +225,28 @@ def spell_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     return prompt
 
 
+def check_sizes(sizes: object) -> Sizes:
+    """Return the sizes; ValueError unless each is two whole numbers that int64 holds, or None."""
+    if not isinstance(sizes, Sizes):
+        kind = type(sizes).__name__
+        raise ValueError(f"sizes is a {kind}; it must be a Sizes(original, crop, target)")
+    for name, pair in sizes._asdict().items():
+        if pair is None and name != "crop":
+            continue
+        whole = isinstance(pair, tuple | list) and len(pair) == 2
+        if not whole or not all(type(side) is int and 0 <= side < 2**31 for side in pair):
+            raise ValueError(
+                f"{name} of sizes is {reprlib.repr(pair)}; it must be two whole numbers (height, "
+                "width) in 0 … 2^31 - 1"
+            )
+    return sizes
+
+
+def shorten(text: str) -> str:
+    """The text, or its beginning and its end if it has more than 200 characters."""
+    return text if len(text) <= 200 else f"{text[:150]} … {text[-45:]}"
+
+
 def token_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int = 77
 ) -> Tensor:
@@ -207,7 +265,7 @@ def token_ids(
             ignored = tokenizer.decode(ids[length - 1 : -1])
             warnings.warn(
                 f"the prompt {prompt[:40]!r}… has {len(ids) - 2} tokens, of which the text encoder "
-                f"reads {length - 2}; this end is ignored: {ignored!r}",
+                f"reads {length - 2}; this end is ignored: {shorten(repr(ignored))}",
                 stacklevel=2,
             )
     padded = tokenizer(

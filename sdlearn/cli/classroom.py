@@ -152,11 +152,14 @@ def read(path: Path) -> Notebook:
     """Read a notebook; ValueError if the file is not one."""
     try:
         notebook: Notebook = json.loads(path.read_text("utf-8"))
-        notebook["cells"], notebook["metadata"]
+        cells, metadata = notebook["cells"], notebook["metadata"]
+        kinds = {cell["cell_type"] for cell in cells}
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no notebook {path}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is not a notebook (.ipynb)") from None
+    if not isinstance(metadata, dict) or not kinds <= {"code", "markdown", "raw"}:
+        raise ValueError(f"{path} is not a notebook (.ipynb)")
     return notebook
 
 

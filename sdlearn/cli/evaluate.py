@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 from sdlearn.utils.atomic_files import check_writable
+from sdlearn.utils.sampling import Sampling, knobs
+from sdlearn.utils.validation import check_place, check_positive_int, check_range, shown
+
+MOST = 1_000_000  # images, which take a day or more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +67,19 @@ def main(args: argparse.Namespace) -> int:
         OSError: If a file cannot be read or written.
     """
     for name in ("n", "seeds"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+        check_range(f"--{name}", check_positive_int(f"--{name}", getattr(args, name)), 1, MOST)
+    if args.n * args.seeds > MOST:
+        raise ValueError(
+            f"--n is {args.n} and --seeds is {args.seeds}; their product must be at most {MOST}"
+        )
     if args.table is not None and args.table < 0:
-        raise ValueError(f"--table is {args.table}; it must be at least 1")
+        raise ValueError(f"--table is {shown(args.table)}; it must be at least 1")
+    for option, field in (("guidance", "guidance_scale"), ("steps", "steps"), ("sampler",) * 2):
+        value = getattr(args, option)
+        if value is not None:
+            knobs(Sampling)[field].checked(f"--{option}", value)
+    if args.model is not None:
+        check_place(args.model, "--model")
     if args.out is not None:
         check_writable(args.out, ".json", "the results")
 

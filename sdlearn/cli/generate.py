@@ -1,14 +1,20 @@
 """`sdlearn generate`: images of a prompt, as PNG files that hold how they were made."""
 
 import argparse
+import random
 import sys
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sdlearn.utils import sampling
+from sdlearn.utils import memory, sampling
 from sdlearn.utils.atomic_files import check_writable
+from sdlearn.utils.resources import data_folder
+from sdlearn.utils.validation import as_prompts, check_place
 
 DEFAULT_OUT = Path("picture.png")
+ANY_SEED = -1  # on the command line only: what is drawn is printed and stored with its seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=knob.kind,
             nargs=None if knob.size == 1 else knob.size,
             metavar=knob.metavar,
-            help=knob.help,
+            help=knob.help + ("; -1 for a random one" if name == "seed" else ""),
         )
     add("--size", type=int, metavar="PX", help="height and width in pixels")
     add(
@@ -40,20 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Make the images; raises ValueError or OSError for arguments that cannot be used."""
-    asked = asked_for(args)
-    for path in output_files(args.out, asked.n):
-        check_writable(path, ".png", "an image")
-
+    asked, place = check(args)
     # Only now, because these imports take seconds.
     from sdlearn.pipeline import StableDiffusion
     from sdlearn.utils.png_metadata import GenerationSettings, write_png
 
-    if args.model is None:
-        if args.spec or args.tokenizer:
-            raise ValueError("--spec and --tokenizer are for a file; give it with --model")
-        sd = StableDiffusion.storybook()
-    else:
-        sd = StableDiffusion.from_pretrained(args.model, spec=args.spec, tokenizer=args.tokenizer)
+    check_against_model(asked, place)
+    if args.seed == ANY_SEED:
+        print(f"sdlearn: the seed is {asked.seed}", file=sys.stderr)
+    sd = StableDiffusion.from_pretrained(place, spec=args.spec, tokenizer=args.tokenizer)
     if sd.spec.name == "storybook":
         warn_unknown_words(args.prompt)
     resolved, negative = sd.resolve(asked), args.negative or ""
@@ -61,10 +62,39 @@ def main(args: argparse.Namespace) -> int:
     made = [GenerationSettings(args.prompt, negative, each, model=sd.spec.name) for each in own]
     options = asked.to_options()
     images = sd.text_to_image(args.prompt, negative_prompt=negative or None, **options)
-    for image, settings, path in zip(images, made, output_files(args.out, asked.n), strict=True):
+    paths = output_files(args.out, asked.n)
+    for image, settings, path in zip(images, made, paths, strict=True):
         write_png(image, path, settings)
-        print(path)
+    print(*paths, sep="\n")
     return 0
+
+
+def check(args: argparse.Namespace) -> tuple[sampling.Sampling, str | Path]:
+    """Check all that needs neither torch nor the model.
+
+    Returns:
+        What the arguments say of how the images are made, and where the model is.
+
+    Raises:
+        ValueError, OSError: For arguments that cannot be used.
+    """
+    as_prompts("the prompt", args.prompt)
+    if args.negative is not None:
+        as_prompts("--negative", args.negative)
+    asked = asked_for(args)
+    if asked.height is not None and asked.width is not None:
+        size = asked.height, asked.width
+        memory.check_fits(size, asked.n, asked.n * memory.image_bytes(size), memory.free_memory())
+    first, *others = output_files(args.out, asked.n)
+    check_writable(first, ".png", "an image")
+    for path in others:
+        if path.is_dir():
+            check_writable(path, ".png", "an image")
+    if args.model is None:
+        if args.spec or args.tokenizer:
+            raise ValueError("--spec and --tokenizer are for a file; give it with --model")
+        return asked, data_folder("storybook")
+    return asked, check_place(args.model, "--model")
 
 
 def asked_for(args: argparse.Namespace) -> sampling.Sampling:
@@ -72,16 +102,34 @@ def asked_for(args: argparse.Namespace) -> sampling.Sampling:
 
     Raises ValueError for a value that cannot be used, and for a size beside a height or a width.
     """
+    known = sampling.knobs(sampling.Sampling)
+    given = {name: getattr(args, name) for name in known if getattr(args, name) is not None}
+    if given.get("seed") == ANY_SEED:
+        given["seed"] = random.randrange(2**31)
     asked = {
-        name: knob.checked(option_name(name, knob), getattr(args, name))
-        for name, knob in sampling.knobs(sampling.Sampling).items()
-        if getattr(args, name) is not None
+        name: known[name].checked(option_name(name, known[name]), value)
+        for name, value in given.items()
     }
     if args.size is not None:
         if "height" in asked or "width" in asked:
             raise ValueError("--size is height and width; give it alone, or give these two")
-        asked |= {"height": args.size, "width": args.size}
+        side = known["height"].checked("--size", args.size)
+        asked |= {"height": side, "width": side}
     return sampling.Sampling(**asked)
+
+
+def check_against_model(asked: sampling.Sampling, place: str | Path) -> None:
+    """Check what a folder says of its model, if it is one, before its weights are read."""
+    from sdlearn.utils.sampling_checks import check_sampling, resolve
+    from sdlearn.weights.diffusers_folder import read_spec
+
+    spec = None
+    # What is wrong with the folder is said when the whole of it is read.
+    with warnings.catch_warnings(action="ignore"), suppress(ValueError, OSError):
+        spec = read_spec(Path(place)) if Path(place).is_dir() else None
+    if spec is not None:
+        factor = 2 ** (len(spec.vae.block_out_channels) - 1)
+        check_sampling(resolve(asked, spec), spec, factor=factor)
 
 
 def option_name(name: str, knob: sampling.Knob) -> str:

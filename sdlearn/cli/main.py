@@ -1,14 +1,19 @@
 """The `sdlearn` command: parses the arguments, runs a command's module and reports errors.
 
 Exit codes: 0 for success, 2 for an error that the user can fix (one sentence on stderr), 130 for an
-interrupt.
+interrupt, 141 where the program that reads the output has ended.
 """
 
 import argparse
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
+
+from sdlearn.utils.validation import one_line
 
 # Each module has add_arguments(parser) and main(args) -> exit code.
 COMMANDS = {
@@ -33,20 +38,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
+            escape_what_cannot_be_printed()
             args = parse(argv)
             code: int = import_module(COMMANDS[args.command][1]).main(args)
+            if sys.stdout is not None:  # it is where the shell has closed it
+                sys.stdout.flush()
             return code
     except KeyboardInterrupt:
         print("\nsdlearn: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"sdlearn: {error}", file=sys.stderr)
-        return 2
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
+        return report(error)
+    except RuntimeError as error:
+        if not is_about_memory(error) and not isinstance(error, RecursionError):
+            raise
+        return report(error)
+
+
+def report(error: Exception) -> int:
+    """Print an error in one line; returns the exit code."""
+    if isinstance(error, RecursionError):
+        message = "something in the input is nested too deeply to be read"
+    elif is_about_memory(error):
+        message = (
+            f"there is not enough memory ({one_line(error)[:160]}); a smaller size, fewer images "
+            "or a smaller model needs less"
+        )
+    else:
+        message = one_line(error)
+    print(f"sdlearn: {message}", file=sys.stderr)
+    return 2
+
+
+def is_about_memory(error: Exception) -> bool:
+    """Whether the memory of the computer or of a device is full, which torch says in many ways."""
+    words = (
+        "allocate memory",
+        "enough memory",
+        "out of memory",
+        "tried to allocate",
+        "buffer size",
+    )
+    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
+    return full or isinstance(error, MemoryError)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let stdout print a file name in any locale; stderr does so anyway."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(2, f"sdlearn: {one_line(message)}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of one command; argparse exits with code 2 if they are wrong."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sdlearn", description="Stable Diffusion, built by hand in a notebook course."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -60,4 +117,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning on stderr without the source line that caused it."""
-    print(f"sdlearn: {message}", file=sys.stderr)
+    print(f"sdlearn: {one_line(message)}", file=sys.stderr)

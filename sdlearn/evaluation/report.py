@@ -40,9 +40,10 @@ from sdlearn.evaluation.tables import (
 from sdlearn.evaluation.text_probe import text_accuracy, train_probe
 from sdlearn.evaluation.training_record import collect
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.samplers import get_sampler
 from sdlearn.utils.atomic_files import user_path, write_json
 from sdlearn.utils.resources import data_folder
+from sdlearn.utils.sampling import Sampling
+from sdlearn.utils.sampling_checks import check_sampling
 
 BATCH = 32
 
@@ -117,8 +118,9 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def settings(sd: StableDiffusion, args: argparse.Namespace) -> Figures:
     """Return the settings of an evaluation, with the model's own defaults filled in."""
+    asked = Sampling(steps=args.steps, guidance_scale=args.guidance, sampler=args.sampler)
+    check_sampling(sd.resolve(asked), sd.spec)  # before the work starts
     sampler = args.sampler or sd.spec.sampler
-    get_sampler(sampler)  # refuse an unknown sampler before the work starts
     return {
         "model": sd.spec.name,
         "captions": args.n,

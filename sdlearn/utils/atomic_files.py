@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.utils.file_kinds import describe_content
+from sdlearn.utils.validation import shown
 
 PART = ".part"  # the end of every temporary name
 # Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
@@ -112,6 +113,10 @@ def check_writable(out: Path, suffix: str, what: str) -> None:
     """
     if out.suffix.lower() != suffix:
         raise ValueError(f"--out is {out}; the name of {what} must end in {suffix}")
+    try:
+        out.with_name(out.name + ".part").is_file()  # as atomic_write calls it
+    except OSError as error:
+        raise ValueError(f"--out is {shown(str(out))}: {error.strerror}") from error
     if out.is_dir():
         raise IsADirectoryError(f"--out is {out}, which is a folder; give the name of a file")
     if not out.parent.is_dir():

@@ -8,7 +8,30 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from sdlearn.utils.validation import shown
+
 N = TypeVar("N", bound=nn.Module)
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_dtype(dtype: object) -> torch.dtype:
+    """The type to compute in, float32 for None; ValueError for another one."""
+    if dtype is None:
+        return torch.float32
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise ValueError(
+            f"dtype is {shown(dtype)}; it must be one of {', '.join(map(str, DTYPES))}"
+        )
+    return dtype
+
+
+def check_device(device: object) -> torch.device:
+    """The device of this name, or the best one for None; ValueError where there is none."""
+    if device is not None and not isinstance(device, str | torch.device):
+        raise ValueError(f"device is {shown(device)}; it must be a name, such as cpu, cuda or mps")
+    return pick_device(None if device is None else str(device))
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -22,10 +45,11 @@ def pick_device(name: str | None = None) -> torch.device:
             if torch.device(name).type not in ("cpu", "cuda", "mps"):
                 raise RuntimeError("no training or sampling was ever tried on it")
             return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, AssertionError, ImportError) as error:
+            reason = [*str(error).splitlines(), type(error).__name__][0]
             raise ValueError(
-                f"device is {name!r}, which is not available: {reason}; accepted: cpu, cuda, mps"
+                f"device is {shown(name)}, which is not available: {reason[:200]}; accepted: cpu, "
+                "cuda, mps"
             ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")

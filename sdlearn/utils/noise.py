@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdlearn.utils.validation import shown
+
 Noise = Tensor | Callable[[], Tensor]
 
 
@@ -24,16 +26,23 @@ def noise_source(
         noise, None unless it was given as a Tensor.
 
     Raises:
-        ValueError: For noise of another kind or shape, or a seed outside 64 bits.
+        ValueError: For noise of another kind or shape, or a seed outside 63 bits.
     """
-    value: object = noise
-    if not (value is None or isinstance(value, Tensor) or callable(value)):
-        kind = type(value).__name__
-        raise ValueError(f"noise is a {kind}; it must be a Tensor or a callable that returns one")
     if isinstance(noise, Tensor) or noise is None:
         draw = seeded_noise(seed, shape, like)
-        return draw, None if noise is None else check_shape(noise, shape).to(like)
-    return lambda: check_shape(noise(), shape).to(like), None
+        return draw, None if noise is None else check_normals(noise, shape).to(like)
+    return lambda: check_normals(noise(), shape).to(like), None
+
+
+def check_noise(noise: object, seed: int) -> None:
+    """Raise ValueError for noise of another kind, and for a seed that no noise is drawn from."""
+    if not (noise is None or isinstance(noise, Tensor) or callable(noise)):
+        kind = type(noise).__name__
+        raise ValueError(f"noise is a {kind}; it must be a Tensor or a callable that returns one")
+    if seed and callable(noise) and not isinstance(noise, Tensor):
+        raise ValueError(
+            f"seed is {seed}, but noise is a callable, which draws all of it; leave one of them out"
+        )
 
 
 def seeded_noise(seed: int, shape: tuple[int, ...], like: Tensor) -> Callable[[], Tensor]:
@@ -43,15 +52,17 @@ def seeded_noise(seed: int, shape: tuple[int, ...], like: Tensor) -> Callable[[]
     and in a batch.
 
     Args:
-        seed: Seed of the first row, in -2^63 … 2^63 - b.
+        seed: Seed of the first row, in 0 … 2^63 - b.
         shape: (b, c, h, w).
         like: A tensor with the device and the type to use.
 
     Raises:
         ValueError: For a seed outside this range.
     """
-    if not -(2**63) <= seed <= 2**63 - shape[0]:
-        raise ValueError(f"seed is {seed}; it must have fewer than 64 bits")
+    if not 0 <= seed <= 2**63 - shape[0]:
+        raise ValueError(
+            f"seed is {shown(seed)}; for {shape[0]} images it must lie in 0 … 2^63 - {shape[0]}"
+        )
     generators = [torch.Generator().manual_seed(seed + k) for k in range(shape[0])]
 
     def draw() -> Tensor:
@@ -61,8 +72,14 @@ def seeded_noise(seed: int, shape: tuple[int, ...], like: Tensor) -> Callable[[]
     return draw
 
 
-def check_shape(noise: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the noise; raise ValueError if it has another shape."""
+def check_normals(noise: object, shape: tuple[int, ...]) -> Tensor:
+    """Return the noise; ValueError unless it is a finite floating-point Tensor of this shape."""
+    if not isinstance(noise, Tensor):
+        raise ValueError(f"noise returns a {type(noise).__name__}; it must return a Tensor {shape}")
     if noise.shape != shape:
-        raise ValueError(f"noise has the shape {tuple(noise.shape)}; it must be {shape}")
+        raise ValueError(f"noise has the shape {shown(tuple(noise.shape))}; it must be {shape}")
+    if not noise.is_floating_point():
+        raise ValueError(f"noise is a Tensor of {noise.dtype}; it must be floating-point")
+    if not noise.isfinite().all():
+        raise ValueError("noise holds NaN or infinity; it must be finite")
     return noise

@@ -3,29 +3,41 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from sdlearn.controlnet import Control, ControlNet
 from sdlearn.inpainting import InitImage
-from sdlearn.samplers import get_sampler
-from sdlearn.schedule import sigmas_for
-from sdlearn.text import Sizes, size_conditioning
+from sdlearn.samplers import num_steps
+from sdlearn.text import Sizes, TextEncoder, size_conditioning
 from sdlearn.unet import UNet
 from sdlearn.utils import sampling as fields
-from sdlearn.utils.images import Images, as_images, as_mask, fit_image, latent_size, per_prompt
-from sdlearn.utils.noise import Noise, noise_source
+from sdlearn.utils.images import (
+    ImageList,
+    Images,
+    as_images,
+    as_mask,
+    fit_image,
+    latent_size,
+    paste,
+    per_prompt,
+)
+from sdlearn.utils.noise import Noise, check_noise, noise_source
 from sdlearn.utils.sampling import Sampling, SamplingOptions
+from sdlearn.utils.sampling_checks import check_memory, check_sampling, resolve
 from sdlearn.utils.validation import (
     as_prompts,
+    check_bool,
     check_finite,
     check_unit_interval,
     negative_prompts,
     repeat_prompts,
+    shown,
 )
+from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
 
 Prompts = str | list[str]
@@ -68,10 +80,23 @@ class Request(NamedTuple):
     draw: Callable[[], Tensor]
     eps: Tensor | None
 
+    @property
+    def num_steps(self) -> int:
+        """How many steps are run: from an image, only the last of them."""
+        return num_steps(self.sampling.steps or 0, 1.0 if self.init is None else self.init.strength)
+
+    def outside_kept(self, painted: ImageList) -> ImageList:
+        """The painted images with the initial image's own pixels outside the mask."""
+        if self.init is None or self.init.mask is None:
+            return painted
+        n = self.sampling.n  # there is one image and mask for all, or n copies for each prompt
+        return paste(painted, (self.init.image[::n] + 1) / 2, self.init.mask[::n], n)
+
 
 def prepare(
     unet: UNet,
-    factor: int,
+    vae: VAE,
+    text: TextEncoder,
     spec: ModelSpec,
     prompt: Prompts,
     image: Images | None,
@@ -79,38 +104,113 @@ def prepare(
     strength: float,
     options: Options,
 ) -> Request:
-    """Check all arguments of StableDiffusion.trajectory; `factor` is that of the autoencoder.
+    """Check all arguments of StableDiffusion.trajectory, the numbers before the images.
 
     Raises:
         ValueError: For an argument that cannot be used.
         TypeError: For an unknown option.
     """
-    given = fields.Sampling.from_options(known(options))
+    check_parts(unet, vae, text, spec)
+    given, factor = fields.Sampling.from_options(known(options)), vae.factor
     sampling = resolve(given, spec)
     prompt_list = as_prompts("prompt", prompt)
-    prompts = repeat_prompts(prompt_list, sampling.n)
-    negatives = negative_prompts(options.get("negative_prompt"), prompts, sampling.n)
-    if negatives is None and not spec.zero_negative:
-        negatives = [""] * len(prompts)
-    init = prepare_image(image, mask, strength, given, factor, len(prompt_list))
-    if unet.config.in_channels > unet.config.out_channels and (init is None or init.mask is None):
+    strength = check_strength(strength, image, mask)
+    if unet.config.in_channels > unet.config.out_channels and (image is None or mask is None):
         raise ValueError(
             f"{spec.name} is an inpainting model; it needs an image and a mask, as inpaint takes "
             "them"
         )
+    check_noise(options.get("noise"), sampling.seed)
+    b, weight = len(prompt_list) * sampling.n, unet.conv_in.weight
+    own_size = image is not None and given.height is None and given.width is None
+    check_sampling(sampling, spec, len(prompt_list), weight, None if own_size else factor)
+    prompts = repeat_prompts(prompt_list, sampling.n)
+    negatives = negative_prompts(options.get("negative_prompt"), prompts, sampling.n)
+    warn_without_influence(sampling, negatives)
+    if negatives is None and not spec.zero_negative:
+        negatives = [""] * len(prompts)
+    init = prepare_image(image, mask, strength, given, factor, len(prompt_list))
     if init is None:
         h, w = latent_size(sampling.height, sampling.width, factor)
     else:
         h, w = (side // factor for side in init.image.shape[-2:])
-    control, scale = options.get("control"), options.get("control_scale", 1.0)
+        check_memory(spec, (h, w), factor, b, sampling.guidance_scale != 1, weight)
+    control, scale = options.get("control"), options.get("control_scale")
     controls = control_inputs(control, scale, (h, w), factor, len(prompt_list), sampling.n, unet)
     has_sizes = unet.config.added_dim is not None
     pixels = h * factor, w * factor
     sizes = size_conditioning(options.get("sizes"), *pixels, spec.name, has_sizes)
     shape = (len(prompts), unet.config.out_channels, h, w)
-    draw, eps = noise_source(options.get("noise"), sampling.seed, shape, unet.conv_in.weight)
+    draw, eps = noise_source(options.get("noise"), sampling.seed, shape, weight)
     scale = check_finite("guidance_scale", sampling.guidance_scale)
     return Request(sampling, scale, prompts, negatives, init, controls, sizes, draw, eps)
+
+
+def check_parts(*parts: object) -> None:
+    """Raise ValueError unless these are the parts of a StableDiffusion, in their order."""
+    kinds = {"unet": UNet, "vae": VAE, "text": TextEncoder, "spec": ModelSpec}
+    for (name, kind), part in zip(kinds.items(), parts, strict=True):
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"{name} of this StableDiffusion is a {type(part).__name__}; it must be a "
+                f"{kind.__name__}"
+            )
+
+
+def check_strength(strength: float, image: object, mask: object) -> float:
+    """The strength, if there is an image that it is for, or it is 1."""
+    if image is None and mask is not None:
+        raise ValueError("mask says what to repaint of an image, but there is no image")
+    checked = check_unit_interval("strength", strength)
+    if image is None and checked != 1:
+        raise ValueError(
+            f"strength is {shown(strength)}; it says how much of an image to draw over, and there "
+            "is no image: leave it out, or give an image"
+        )
+    return checked
+
+
+def need_image(name: str, value: Images) -> Images:
+    """The argument; ValueError for None, which elsewhere stands for no image."""
+    if value is None:
+        raise ValueError(f"{name} is None; it must be a PIL image, a list of them, or a Tensor")
+    return value
+
+
+def warn_without_influence(sampling: Sampling, negatives: list[str] | None) -> None:
+    """Warn about settings of guidance where guidance is off."""
+    given = {
+        "the negative prompt": any(negatives or ()),
+        "guidance_rescale": sampling.guidance_rescale > 0,
+        "guidance_interval": sampling.guidance_interval is not None,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if sampling.guidance_scale == 1 and names:
+        verb = "have" if len(names) > 1 else "has"
+        warnings.warn(
+            f"guidance_scale is 1, which is no guidance, so {' and '.join(names)} {verb} no "
+            "influence",
+            stacklevel=4,
+        )
+
+
+def check_output(output: object, progress: object) -> None:
+    """Raise ValueError for another output, or for a progress that is neither True nor False."""
+    if not isinstance(output, str) or output not in ("image", "latent"):
+        raise ValueError(f"output is {shown(output)}; it must be 'image' or 'latent'")
+    check_bool("progress", progress)
+
+
+def check_latents(z: object, channels: int) -> Tensor:
+    """The latents; ValueError unless they are a floating-point Tensor (b, channels, h, w)."""
+    if not isinstance(z, Tensor):
+        raise ValueError(f"the latents are a {type(z).__name__}; they must be a Tensor")
+    if z.ndim != 4 or z.shape[1] != channels or 0 in z.shape or not z.is_floating_point():
+        raise ValueError(
+            f"the latents are a {z.dtype} Tensor of the shape {tuple(z.shape)}; they must be "
+            f"floating-point, (b, {channels}, h, w)"
+        )
+    return z
 
 
 def known(options: Options) -> Options:
@@ -118,26 +218,13 @@ def known(options: Options) -> Options:
     names = dict.fromkeys([*fields.knobs(fields.Sampling), *Options.__annotations__])
     for name in options:
         if name not in names:
-            raise TypeError(f"there is no option {name!r}; the options are {', '.join(names)}")
+            raise TypeError(f"there is no option {shown(name)}; the options are {', '.join(names)}")
     return options
-
-
-def resolve(sampling: Sampling, spec: ModelSpec) -> Sampling:
-    """Replace each None by the specification's default, if it has one.
-
-    The default for sigmas is "table" if the sampler does not have those of the specification.
-    """
-    sampling = sampling.with_defaults(spec)
-    if sampling.sigmas is None:
-        available = sigmas_for(get_sampler(sampling.sampler).steps_in)
-        default = spec.sigmas if spec.sigmas in available else "table"
-        sampling = replace(sampling, sigmas=default)
-    return sampling
 
 
 def control_inputs(
     control: ControlInput | list[ControlInput] | None,
-    scale: float | list[float],
+    scale: float | list[float] | None,
     size: tuple[int, int],
     factor: int,
     prompts: int,
@@ -152,6 +239,13 @@ def control_inputs(
                 f"control holds a {type(pair).__name__}; it must be a pair (ControlNet, image), "
                 "or a list of such pairs"
             )
+    if scale is None:
+        scale = 1.0
+    elif not pairs and not isinstance(scale, list):
+        raise ValueError(
+            f"control_scale is {shown(scale)}, but there is no ControlNet; leave it out, or give "
+            "control"
+        )
     scales = list(scale) if isinstance(scale, list) else [scale] * len(pairs)
     if len(scales) != len(pairs):
         raise ValueError(
@@ -179,10 +273,8 @@ def prepare_image(
 ) -> InitImage | None:
     """The image to start from, with its mask; None without an image."""
     if image is None:
-        if mask is not None:
-            raise ValueError("mask says what to repaint of an image, but there is no image")
         return None
     x, n = fit_image(image, sampling.height, sampling.width, factor), sampling.n
     repaint = None if mask is None else per_prompt("mask", as_mask(mask, x), prompts, n)
     x = per_prompt("image", 2 * x - 1, prompts, n)
-    return InitImage(x, repaint, check_unit_interval("strength", strength))
+    return InitImage(x, repaint, strength)

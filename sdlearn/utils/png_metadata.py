@@ -14,12 +14,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.samplers import State, get_sampler, num_steps
+from sdlearn.samplers import State, num_steps
 from sdlearn.utils import sampling as fields
 from sdlearn.utils.atomic_files import atomic_write
 from sdlearn.utils.image_files import DAMAGE, open_image, unreadable, upright
 from sdlearn.utils.sampling import Sampling
-from sdlearn.utils.validation import check_text, check_unit_interval
+from sdlearn.utils.validation import check_text, check_unit_interval, shown
 
 NEEDED = ("seed", "steps", "guidance_scale", "sampler")  # in every file
 
@@ -50,10 +50,6 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt", "model"):
             check_text(name, getattr(self, name))
-        if not 0 <= self.sampling.seed < 2**63:
-            raise ValueError(f"seed is {self.sampling.seed}; it must lie in 0 … 2^63 - 1")
-        if self.sampling.sampler is not None:
-            get_sampler(self.sampling.sampler)
         check_unit_interval("strength", self.strength)
 
     def num_steps(self, sd: StableDiffusion) -> int:
@@ -145,11 +141,19 @@ def read_png(file: Path | bytes, name: str = "the image") -> GenerationSettings:
             entries.get("negative_prompt", ""),
             fields.Sampling.from_text(entries),
             decode_image(entries["image"]) if "image" in entries else None,
-            float(entries.get("strength", 1)),
+            read_strength(entries.get("strength", "1")),
             entries.get("model", ""),
         )
     except (ValueError, OSError) as error:
         raise ValueError(f"{name} holds settings that cannot be used: {error}") from error
+
+
+def read_strength(text: str) -> float:
+    """The number in an entry; ValueError if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"strength is {shown(text)}; it must be a number") from None
 
 
 def text_entries(content: bytes, name: str) -> dict[str, str]:

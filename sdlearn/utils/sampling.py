@@ -10,13 +10,29 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self, TypedDict, cast
 
 from sdlearn.utils.validation import (
+    LAST_SEED,
+    check_clip_skip,
     check_finite,
-    check_int,
+    check_images,
     check_interval,
     check_positive_int,
+    check_seed,
+    check_side,
     check_text,
     check_unit_interval,
+    shown,
 )
+
+SAMPLERS = ("ddim", "ddpm", "plms", "euler", "euler_ancestral", "heun", "lms", "dpm_pp_2m")
+
+
+def check_sampler(name: str, value: object) -> str:
+    """The value, if it is the name of a sampler."""
+    sampler = check_text(name, value)
+    if sampler not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        raise ValueError(f"{name} {shown(sampler)} is not known: the samplers are {known}")
+    return sampler
 
 
 class Knob(NamedTuple):
@@ -52,22 +68,27 @@ class Knob(NamedTuple):
 
     def checked(self, name: str, value: Any) -> Any:
         """Return the value; raise ValueError if it cannot be used."""
-        if self.choices is not None and value not in self.choices:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(self.choices)}")
-        return self.check(name, value)
+        checked = self.check(name, value)
+        if self.choices is not None and checked not in self.choices:
+            raise ValueError(
+                f"{name} is {shown(value)}; it must be one of {', '.join(self.choices)}"
+            )
+        return checked
 
     def to_text(self, value: Any) -> str:
         """The text of a value in a PNG entry."""
         return " ".join(map(str, value)) if self.size > 1 else str(value)
 
-    def from_text(self, text: str) -> Any:
+    def from_text(self, name: str, text: str) -> Any:
         """The value from the text of a PNG entry; ValueError if it cannot be read."""
-        if self.size == 1:
-            return self.kind(text)
-        values = tuple(map(self.kind, text.split()))
+        try:
+            values = tuple(map(self.kind, text.split() if self.size > 1 else [text]))
+        except ValueError:
+            what = "whole numbers" if self.kind is int else "numbers"
+            raise ValueError(f"{name} is {shown(text)}; it must be {what}") from None
         if len(values) != self.size:
-            raise ValueError(f"{text!r} is not {self.size} numbers")
-        return values
+            raise ValueError(f"{name} is {shown(text)}; it must be {self.size} numbers")
+        return values if self.size > 1 else values[0]
 
 
 def knob(default: Any, *args: Any, **settings: Any) -> Any:
@@ -89,6 +110,7 @@ class SamplingOptions(TypedDict, total=False):
     eta: float
     guidance_rescale: float
     guidance_interval: tuple[float, float] | None
+    clip_skip: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +119,22 @@ class Sampling:
 
     Attributes:
         steps: Number of denoising steps.
-        guidance_scale: uncond + scale * (cond - uncond), so 1 is off.
+        guidance_scale: uncond + scale * (cond - uncond), where uncond is the negative prompt, or
+            the empty one. 1 is off: the negative prompt has no influence. 0 ignores the prompt and
+            follows the negative or empty one alone, between 0 and 1 is a mean of the two, and
+            below 0 leads away from the prompt. diffusers takes every scale up to 1 for 1, so a
+            recipe for it that says 0, as those of distilled models do, means 1 here.
         sampler: A name in samplers.SAMPLERS.
         seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
-            so it is the same alone and in a batch.
+            so it is the same alone and in a batch. 0 … 2^63 - 1, also for the last image.
         height, width: In pixels, multiples of the autoencoder's factor.
         n: Images for each prompt.
         sigmas: The noise levels of the path, see NoiseSchedule.path.
         eta: Fresh noise of DDIM, 0 for none, 1 for that of DDPM.
         guidance_rescale: 0 … 1, see guidance.rescale_guidance.
         guidance_interval: (lo, hi), the timesteps of 0 … 999 with guidance; None for all.
+        clip_skip: How many layers the text encoder leaves out at its end for the prompt, see
+            text.TextEncoder; 0 or None for none. The web interfaces' "CLIP skip 2" is 1 here.
 
     Raises:
         ValueError: For a value that cannot be used.
@@ -117,24 +145,25 @@ class Sampling:
         spec="steps", advanced=False,
     )  # fmt: skip
     guidance_scale: float | None = knob(
-        None, "Guidance", "guidance scale; 1 is off", float, check_finite, 0, 15, 0.5,
+        None, "Guidance", "guidance scale; 1 is off, 0 draws the negative or empty prompt alone, "
+        "and what recipes for diffusers call 0 is 1", float, check_finite, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(
-        None, "Sampler", "ddim, ddpm, plms, euler, euler_ancestral, heun, lms or dpm_pp_2m", str,
-        check_text, metavar="NAME", spec="sampler", advanced=False,
+        None, "Sampler", f"{', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}", str,
+        check_sampler, metavar="NAME", spec="sampler", advanced=False,
     )  # fmt: skip
     seed: int = knob(
-        0, "Seed", "image k has seed N + k (default: 0)", int, check_int, 0, 2**31 - 1, 1,
+        0, "Seed", "image k has seed N + k (default: 0)", int, check_seed, 0, 2**31 - 1, 1,
         advanced=False,
     )  # fmt: skip
     height: int | None = knob(
-        None, "Height", "in pixels", int, check_int, 8, 1024, 8, metavar="PX", spec="resolution"
+        None, "Height", "in pixels", int, check_side, 8, 1024, 8, metavar="PX", spec="resolution"
     )
     width: int | None = knob(
-        None, "Width", "in pixels", int, check_int, 8, 1024, 8, metavar="PX", spec="resolution"
+        None, "Width", "in pixels", int, check_side, 8, 1024, 8, metavar="PX", spec="resolution"
     )
-    n: int = knob(1, "Images", "number of images (default: 1)", int, check_positive_int)
+    n: int = knob(1, "Images", "number of images (default: 1)", int, check_images)
     sigmas: str | None = knob(
         None, "Noise levels", "noise levels of the path: table, karras or uniform_lambda", str,
         check_text, metavar="NAME", choices=("table", "karras", "uniform_lambda"),
@@ -151,12 +180,21 @@ class Sampling:
         None, "Guide between", "guide only at the timesteps LO to HI of 0 to 999", float,
         check_interval, 0, 999, 1, metavar=("LO", "HI"), size=2,
     )  # fmt: skip
+    clip_skip: int | None = knob(
+        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is the web interfaces' "
+        "CLIP skip 2 (default: 0)", int, check_clip_skip, 0, 12, 1,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, each in knobs(type(self)).items():
             value = getattr(self, name)
             if value is not None or getattr(type(self), name) is not None:  # its default
                 object.__setattr__(self, name, each.checked(name, value))
+        if self.seed > LAST_SEED - (self.n - 1):
+            raise ValueError(
+                f"seed is {self.seed}; with n = {self.n} it must lie in 0 … 2^63 - {self.n}, "
+                "because image k has the seed seed + k"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -191,7 +229,7 @@ class Sampling:
             ValueError: For an entry that cannot be read.
         """
         given = {name: each for name, each in knobs(cls).items() if name in texts}
-        return cls(**{name: each.from_text(texts[name]) for name, each in given.items()})
+        return cls(**{name: each.from_text(name, texts[name]) for name, each in given.items()})
 
 
 def knobs(sampling: type[Sampling]) -> dict[str, Knob]:

@@ -6,44 +6,150 @@ check its options at once.
 """
 
 import math
+import reprlib
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import index
-from typing import SupportsFloat, SupportsIndex
+from pathlib import Path
+
+# The text encoders read 75 tokens of a prompt. Splitting one of this many characters into tokens
+# still takes no time that is noticed.
+LONGEST_PROMPT = 100_000
+LONGEST_SIDE = 2**14  # pixels
+LONGEST_PATH = 4096  # characters, as on Linux
+MOST_IMAGES = 2**16
+LAST_SEED = 2**63 - 1
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: on one line, of at most about a hundred characters."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    try:
+        text = short.repr(value)
+    except Exception:  # an integer with more digits than Python converts, or a repr that fails
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())  # a tensor's repr has several lines
+    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
+
+
+def one_line(message: object) -> str:
+    """A message as the command line prints it: one line, of at most about 480 characters."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= 480 else f"{text[:360]} … {text[-110:]}"
+
+
+def dtype_name(value: object) -> str:
+    """The dtype of an array, a tensor or one of their elements, such as "float32"; else ""."""
+    return str(getattr(value, "dtype", "")).removeprefix("torch.")
+
+
+def check_bool(name: str, value: object) -> bool:
+    """The value, if it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {shown(value)}; it must be True or False")
+    return value
 
 
 def check_int(name: str, value: object) -> int:
-    """The value as an int, if it is a whole number."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):  # accepts NumPy's integers
-        raise ValueError(f"{name} is {value!r}; it must be a whole number")
-    return index(value)
+    """The value as an int, if it is a whole number, which NumPy's integers are."""
+    try:
+        if not isinstance(value, bool) and dtype_name(value) != "bool":
+            return index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # of an array, or a tensor without data
+        pass
+    raise ValueError(f"{name} is {shown(value)}; it must be a whole number")
+
+
+def check_range(name: str, value: object, low: int, high: int) -> int:
+    """The value as an int, if it is a whole number in low … high."""
+    number = check_int(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {shown(number)}; it must lie in {low} … {high}")
+    return number
 
 
 def check_positive_int(name: str, value: object) -> int:
     """The value, if it is a whole number of at least 1."""
-    if check_int(name, value) < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-    return check_int(name, value)
+    number = check_int(name, value)
+    if number < 1:
+        raise ValueError(f"{name} is {shown(number)}; it must be at least 1")
+    return number
+
+
+def check_images(name: str, value: object) -> int:
+    """The value, if so many images could be made for a prompt."""
+    check_positive_int(name, value)
+    return check_range(name, value, 1, MOST_IMAGES)
+
+
+def check_side(name: str, value: object) -> int:
+    """The value, if it could be the height or the width of an image, in pixels."""
+    check_positive_int(name, value)
+    return check_range(name, value, 1, LONGEST_SIDE)
+
+
+def check_seed(name: str, value: object) -> int:
+    """The value, if it can seed an image's noise."""
+    seed = check_int(name, value)
+    if not 0 <= seed <= LAST_SEED:
+        random = "; for a random one, give random.randrange(2**31)" if seed == -1 else ""
+        raise ValueError(f"{name} is {shown(seed)}; it must lie in 0 … 2^63 - 1{random}")
+    return seed
+
+
+def check_clip_skip(name: str, value: object) -> int:
+    """The value, if it is a number of layers; 0, for none, if it is None."""
+    layers = 0 if value is None else check_int(name, value)
+    if layers < 0:
+        raise ValueError(f"{name} is {shown(layers)}; it must be 0, which skips nothing, or more")
+    return layers
 
 
 def check_text(name: str, value: object) -> str:
-    """The value, if it is a string."""
+    """The value, if it is a string that can be written as UTF-8."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}; it must be a string")
+        raise ValueError(f"{name} is {shown(value)}; it must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # Python reads other bytes of the command line as lone surrogates
+        raise ValueError(
+            f"{name} is {shown(value)}, which is not UTF-8; it must be Unicode text"
+        ) from None
     return value
+
+
+def check_place(value: object, name: str = "source") -> str | Path:
+    """The value, if it is a path, or a string that could be one."""
+    if isinstance(value, str | Path):
+        text = str(value)
+        if text.strip() and "\0" not in text and len(text) <= LONGEST_PATH:
+            return value
+    raise ValueError(
+        f"{name} is {shown(value)}; it must be a folder, a file or the id of a model, as a string "
+        "or a Path"
+    )
 
 
 def check_finite(name: str, value: object) -> float:
     """The value as a float, if it is a finite number."""
-    if not (isinstance(value, SupportsFloat) and math.isfinite(value)):
-        raise ValueError(f"{name} is {value!r}; it must be a finite number")
-    return float(value)
+    number = math.nan
+    single = not isinstance(value, bool | str | bytes | bytearray) and not getattr(value, "ndim", 0)
+    if single and not dtype_name(value).startswith(("bool", "complex")):
+        with suppress(TypeError, ValueError, ArithmeticError, RuntimeError):  # such as 10**400
+            number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {shown(value)}; it must be a finite number")
+    return number
 
 
 def check_unit_interval(name: str, value: object) -> float:
     """The value, if it lies in 0 … 1."""
-    if not 0 <= check_finite(name, value) <= 1:
-        raise ValueError(f"{name} is {value!r}; it must lie in 0 … 1")
-    return check_finite(name, value)
+    number = check_finite(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} is {shown(value)}; it must lie in 0 … 1")
+    return number
 
 
 def check_interval(name: str, value: object) -> tuple[float, float] | None:
@@ -51,10 +157,10 @@ def check_interval(name: str, value: object) -> tuple[float, float] | None:
     if value is None:
         return None
     if not (isinstance(value, tuple | list) and len(value) == 2):
-        raise ValueError(f"{name} is {value!r}; it must be two numbers, (lo, hi)")
+        raise ValueError(f"{name} is {shown(value)}; it must be two numbers, (lo, hi)")
     lo, hi = (check_finite(name, end) for end in value)
     if lo > hi:
-        raise ValueError(f"{name} is {value!r}; it must be (lo, hi) with lo <= hi")
+        raise ValueError(f"{name} is {shown(value)}; it must be (lo, hi) with lo <= hi")
     return lo, hi
 
 
@@ -66,13 +172,23 @@ def as_prompts(name: str, value: object) -> list[str]:
         or not prompts
         or not all(isinstance(prompt, str) for prompt in prompts)
     ):
-        raise ValueError(f"{name} is {value!r}; it must be a string or a list of strings")
-    return prompts
+        raise ValueError(f"{name} is {shown(value)}; it must be a string or a list of strings")
+    return [check_prompt(name, prompt) for prompt in prompts]
+
+
+def check_prompt(name: str, prompt: str) -> str:
+    """The prompt, if it is Unicode text of a length that can be meant."""
+    if len(prompt) > LONGEST_PROMPT:
+        raise ValueError(
+            f"{name} has {len(prompt)} characters; it must have at most {LONGEST_PROMPT}, and the "
+            "text encoder reads only the first 75 tokens"
+        )
+    return check_text(name, prompt)
 
 
 def repeat_prompts(prompts: list[str], n: int) -> list[str]:
     """Each prompt n times in a row."""
-    return [prompt for prompt in prompts for _ in range(check_positive_int("n", n))]
+    return [prompt for prompt in prompts for _ in range(n)]
 
 
 def negative_prompts(
@@ -91,7 +207,7 @@ def negative_prompts(
     if negative is None:
         return None
     if isinstance(negative, str):
-        return [negative] * len(prompts)
+        return [check_prompt("negative_prompt", negative)] * len(prompts)
     each = repeat_prompts(as_prompts("negative_prompt", negative), n)
     if len(each) != len(prompts):
         raise ValueError(

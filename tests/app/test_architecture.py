@@ -44,6 +44,7 @@ EXCEPTIONS = {
     ("training", "utils.run_limits"): "limits are checked before the first step",
     ("pipeline", "utils"): "what a caller hands in is checked there, and the device picked",
     ("utils.pipeline_inputs", "chapters"): "the first half of pipeline: it checks for all chapters",
+    ("utils.sampling_checks", "chapters"): "pipeline_inputs' checks that need no weights",
     ("utils.png_metadata", "pipeline"): "the settings in a file are drawn again by the pipeline",
     ("utils.png_metadata", "samplers"): "the settings name a sampler",
     ("utils.png_metadata", "face"): "a file says which version of the package made it",

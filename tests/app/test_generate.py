@@ -1,6 +1,7 @@
 """`sdlearn generate` from the outside: files, messages and exit codes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,4 +250,5 @@ def test_wrong_arguments_end_with_code_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main.main(argv)
     assert stop.value.code == 2
-    assert "usage: sdlearn" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"sdlearn: .+; see sdlearn( generate)? --help\n", err)

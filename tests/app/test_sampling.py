@@ -36,6 +36,7 @@ FIELDS = [each.name for each in fields(Sampling)]
 EVERYTHING = Sampling(
     steps=7, guidance_scale=0.1 + 0.2, sampler="dpm_pp_2m", seed=2**62 + 1, height=24, width=40,
     n=3, sigmas="karras", eta=1 / 3, guidance_rescale=1e-7, guidance_interval=(0.1, 700 / 3),
+    clip_skip=2,
 )  # fmt: skip
 
 
@@ -237,12 +238,22 @@ def test_what_generate_saves_is_made_again_from_the_file(options, tmp_path):
     assert (settings.model, settings.num_steps(sd)) == ("storybook", 4)
 
 
-def test_generate_makes_nothing_that_could_not_be_stored(folder, tmp_path, capsys):
-    out = tmp_path / "cat.png"
+def test_the_seed_minus_one_of_generate_is_random_printed_and_stored(folder, tmp_path, capsys):
+    out, seeds = tmp_path / "cat.png", set()
     command = ["generate", PROMPT, "--model", str(folder), "--steps", "1", "--out", str(out)]
-    assert main([*command, "--seed", "-1"]) == 2
-    assert capsys.readouterr().err == "sdlearn: seed is -1; it must lie in 0 … 2^63 - 1\n"
-    assert not out.exists()
+    for _ in range(2):
+        assert main([*command, "--seed", "-1"]) == 0
+        found = read_png(out)
+        err = capsys.readouterr().err
+        assert f"sdlearn: the seed is {found.sampling.seed}\n" in err
+        seeds.add(found.sampling.seed)
+        with Image.open(out) as saved:
+            sd = StableDiffusion.from_pretrained(folder, device="cpu")
+            assert sd.to_images(final(found.trajectory(sd)))[0].tobytes() == saved.tobytes()
+    assert len(seeds) == 2
+    assert main([*command, "--seed", "-1", "--n", "2"]) == 0
+    first, second = (read_png(tmp_path / f"cat-{k}.png").sampling.seed for k in range(2))
+    assert second == first + 1
 
 
 def test_another_model_is_refused_by_name(sd):
@@ -278,6 +289,7 @@ CHANGES = {
     "eta": 0.5,
     "guidance_rescale": 0.7,
     "guidance_interval": (300, 800),
+    "clip_skip": 1,
 }
 REFUSED = {(name, "eta") for name in SAMPLERS if name != "ddim"}
 REFUSED |= {(name, "sigmas") for name in ("ddim", "ddpm", "plms")}
