@@ -81,7 +81,7 @@ MUTANTS = (
     # Text
     mutant("no-causal-mask", "clip.py", "is_causal=True", "is_causal=False", CLIP),
     mutant("exact-for-quick-gelu", "clip.py", "if self.quick else", "if not self.quick else", CLIP),
-    mutant("pooled-at-the-last-token", "clip.py", "end = (ids == self.config.eos_token_id).int().argmax(dim=1)", "end = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)", CLIP),
+    mutant("pooled-at-the-last-token", "clip.py", "end = (ids if eos is None else (ids == eos).int()).argmax(dim=1)", "end = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)", CLIP),
     mutant("last-for-penultimate", "text.py", "states.hidden[-2 - clip_skip]", "states.last", SYSTEMS, TEXT),
     mutant("encoded-empty-text-for-zeros", "utils/pipeline_inputs.py", "if negatives is None and not spec.zero_negative:", "if negatives is None:", SYSTEMS),
     mutant("sizes-before-pooled-text", "embeddings.py", "torch.cat([pooled.to(torch.promote_types(pooled.dtype, embedded.dtype)), embedded], -1)", "torch.cat([embedded, pooled.to(torch.promote_types(pooled.dtype, embedded.dtype))], -1)", EMBEDDINGS),

@@ -302,6 +302,8 @@ def interrupted(root: Path, variables: dict[str, str], group: bool) -> tuple[int
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell ignores Ctrl-C for what it starts in the background, these tests perhaps.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     start = time.monotonic()
     while not (root / "reached").exists():

@@ -145,6 +145,6 @@ def test_a_tensor_with_a_long_name(tmp_path, name):
     path = tmp_path / "model.safetensors"
     save_file({LONG[name]: torch.zeros(1)}, path)
     for module in MODULES:
-        with pytest.raises(ValueError, match=r"which .* does not have") as caught:
+        with pytest.raises(ValueError, match=r"holds a tensor with the name '") as caught:
             weights.load(module, path)
         assert len(str(caught.value)) < 600

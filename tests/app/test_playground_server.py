@@ -28,6 +28,11 @@ START = (
 START += "serve(Path(sys.argv[1]), bind(int(sys.argv[2])), False)"
 
 
+def interruptible() -> None:
+    """Have a new process end at Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Playground:
     """A server in a process of its own."""
 
@@ -57,6 +62,8 @@ class Playground:
                 env=variables,
                 stdout=output,
                 stderr=output,
+                # A shell ignores Ctrl-C for what it starts in the background, these tests perhaps.
+                preexec_fn=interruptible if os.name == "posix" else None,
             )
         start = time.monotonic()
         while not (found := re.search(r"\?token=(\S+)", self.log.read_text("utf-8"))):

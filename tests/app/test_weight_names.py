@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sdlearn import weights
 from sdlearn.controlnet import ControlNet
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.weights.state_dict import published_state
+from sdlearn.weights.saving import published_state
 from sdlearn.weights.weight_names import parse, pick_weights, shards_of
 from tests import local_hub
 from tests.tiny_model import disturb, tiny_diffusers

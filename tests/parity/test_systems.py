@@ -148,8 +148,9 @@ def test_the_list_of_parts_names_the_sampler(families, tmp_path):
     sd = StableDiffusion.from_pretrained(folder, device="cpu")
     assert replace(sd.spec, name="sd2") == replace(families["sd2"].sd.spec, name="sd2")
     damage(folder / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
-    with pytest.raises(ValueError, match="in a PNDMScheduler it must be 'epsilon'"):
-        StableDiffusion.from_pretrained(folder, device="cpu")
+    with pytest.warns(UserWarning, match=r"PNDMScheduler with prediction_type 'v_prediction' is"):
+        sd = StableDiffusion.from_pretrained(folder, device="cpu")
+    assert (sd.spec.sampler, sd.spec.predicts) == ("ddim", "velocity")
 
 
 # --------------------------------------------------------------------------------------- texts
