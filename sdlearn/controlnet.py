@@ -82,13 +82,19 @@ class ControlNet(UNetEncoder):
         config: Configuration of the controlled U-Net. A ControlNet receives z only, without the
             extra channels of an inpainting U-Net.
         hint_channels: See HintEncoder.
+        global_pool: Average each residual over height and width, so that the hint gives a style
+            and no places, as the published shuffle model does.
     """
 
     def __init__(
-        self, config: UNetConfig, hint_channels: tuple[int, ...] = (16, 32, 96, 256)
+        self,
+        config: UNetConfig,
+        hint_channels: tuple[int, ...] = (16, 32, 96, 256),
+        global_pool: bool = False,
     ) -> None:
         super().__init__(replace(config, in_channels=config.out_channels))
         self.hint_channels = hint_channels
+        self.global_pool = global_pool
         self.controlnet_cond_embedding = HintEncoder(hint_channels, config.block_out_channels[0])
         self.controlnet_down_blocks = nn.ModuleList(
             zero_init(nn.Conv2d(c, c, 1)) for c in skip_widths(config)
@@ -123,7 +129,7 @@ class ControlNet(UNetEncoder):
 
         Returns:
             One residual for each skip connection, the highest resolution first, and one for the
-            middle block.
+            middle block; (b, c, 1, 1) each with `global_pool`.
 
         Raises:
             ValueError: If the hint or the scale does not fit, or `added` is missing.
@@ -134,10 +140,12 @@ class ControlNet(UNetEncoder):
         h = self.conv_in(z) + self.controlnet_cond_embedding(hint.to(z.dtype))
         skips, mid = self.encode(h, emb, context)
         zero_convs = [*self.controlnet_down_blocks, self.controlnet_mid_block]
-        *down, middle = (
+        residuals = [
             conv(x) * s for conv, x, s in zip(zero_convs, [*skips, mid], scales, strict=True)
-        )
-        return down, middle
+        ]
+        if self.global_pool:
+            residuals = [x.mean(dim=(2, 3), keepdim=True) for x in residuals]
+        return residuals[:-1], residuals[-1]
 
     def per_residual_scales(self, scale: float | Sequence[float]) -> Sequence[float]:
         """One scale for each residual, the middle last."""
@@ -232,7 +240,8 @@ def unet_with(
 ) -> Callable[..., Tensor]:
     """A function with the U-Net's signature that adds extra input channels and ControlNets.
 
-    A batch of 2b, as in classifier-free guidance, receives channels and hints twice.
+    A batch of 2b, as in classifier-free guidance, receives channels and hints twice. The residuals
+    of a ControlNet with `global_pool` are added to the conditional half only, as in diffusers.
 
     Args:
         unet: The U-Net; returned unchanged if there is nothing to add.
@@ -245,10 +254,14 @@ def unet_with(
     def model(
         z: Tensor, t: Tensor, context: Tensor, added: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        residuals = [
-            net(z, t, context, hint.repeat(len(z) // len(hint), 1, 1, 1), scale, added)
-            for net, hint, scale in controls
-        ]
+        residuals = []
+        for net, hint, scale in controls:
+            both = hint.repeat(len(z) // len(hint), 1, 1, 1)
+            down, mid = net(z, t, context, both, scale, added)
+            if net.global_pool and len(z) == 2 * len(hint):  # the unconditional half comes first
+                keep = (torch.arange(len(z), device=z.device) >= len(hint)).view(-1, 1, 1, 1)
+                down, mid = [x * keep for x in down], mid * keep
+            residuals.append((down, mid))
         if extra_channels is not None:
             z = torch.cat([z, extra_channels.repeat(len(z) // len(extra_channels), 1, 1, 1)], dim=1)
         return unet(z, t, context, added, sum_residuals(residuals) if residuals else None)

@@ -44,7 +44,6 @@ CONTROLNET_FIXED: dict[str, Any] = {
     "_class_name": "ControlNetModel",
     "conditioning_channels": 3,
     "controlnet_conditioning_channel_order": "rgb",
-    "global_pool_conditions": False,
 }
 # Entries of a U-Net's file that a ControlNet's does not have.
 NOT_IN_CONTROLNET = (

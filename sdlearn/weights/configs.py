@@ -220,11 +220,12 @@ def one_for_all(config: Config, key: str, default: int | None = None, most: int 
 # --------------------------------------------------------------------------------------- ControlNet
 
 
-def controlnet_config_from_json(path: Path) -> tuple[UNetConfig, tuple[int, ...]]:
+def controlnet_config_from_json(path: Path) -> tuple[UNetConfig, tuple[int, ...], bool]:
     """Read the config.json of a ControlNet.
 
     Returns:
-        The configuration of the U-Net that it controls, and the channels of its hint encoder.
+        The configuration of the U-Net that it controls, the channels of its hint encoder, and
+        whether its residuals are averaged.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -233,22 +234,29 @@ def controlnet_config_from_json(path: Path) -> tuple[UNetConfig, tuple[int, ...]
     config = read_config(path, CONTROLNET_FIXED)
     unet = unet_config_from_json(path, "ControlNetModel")
     hint_channels = config.integers("conditioning_embedding_out_channels", (16, 32, 96, 256))
-    return replace(unet, out_channels=unet.in_channels), hint_channels
+    global_pool = config.flag("global_pool_conditions")
+    return replace(unet, out_channels=unet.in_channels), hint_channels, global_pool
 
 
-def controlnet_config_to_json(config: UNetConfig, hint_channels: tuple[int, ...]) -> Json:
+def controlnet_config_to_json(
+    config: UNetConfig, hint_channels: tuple[int, ...], global_pool: bool
+) -> Json:
     """The content of a ControlNet's config.json.
 
     Args:
         config: Of the ControlNet, see ControlNet.config.
         hint_channels: The channels of its hint encoder.
+        global_pool: Whether its residuals are averaged.
     """
     unet = unet_config_to_json(config)
     shared = {key: value for key, value in unet.items() if key not in NOT_IN_CONTROLNET}
     return (
         shared
         | written(CONTROLNET_FIXED)
-        | {"conditioning_embedding_out_channels": list(hint_channels)}
+        | {
+            "conditioning_embedding_out_channels": list(hint_channels),
+            "global_pool_conditions": global_pool,
+        }
     )
 
 

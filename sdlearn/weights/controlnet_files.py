@@ -65,17 +65,19 @@ def load_controlnet(
         tensors = open_weights(path)
         unwrap(tensors)
         config, hint_channels = detect_controlnet_config(path, tensors, spec)
+        # The weights do not say so, the published name does: control_v11e_sd15_shuffle.pth.
+        global_pool = "shuffle" in path.name.lower()
     elif spec is not None:
         raise ValueError(f"{source} is not a file; spec is accepted for a single file only")
     else:
         folder = local_folder(source, CONTROLNET, variant)
         with errors_name_file(folder / "config.json") as config_file:
-            config, hint_channels = controlnet_config_from_json(config_file)
+            config, hint_channels, global_pool = controlnet_config_from_json(config_file)
         path = find_weights(folder, variant)
         tensors = open_weights(path)
     # On the meta device, parameters have shapes but no memory until they are loaded.
     with errors_name_file(config_file), torch.device("meta"):
-        controlnet = cls(config, hint_channels).to(dtype)
+        controlnet = cls(config, hint_channels, global_pool).to(dtype)
     check_parameters(config_file, controlnet)
     load_part(controlnet, tensors, path)
     return controlnet.eval()
@@ -95,7 +97,9 @@ def save_controlnet(
     check_folder(folder, check_save(controlnet, dtype))
     (folder / "config.json").unlink(missing_ok=True)
     replace_weights(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)
-    content = controlnet_config_to_json(controlnet.config, controlnet.hint_channels)
+    content = controlnet_config_to_json(
+        controlnet.config, controlnet.hint_channels, controlnet.global_pool
+    )
     write_json(folder / "config.json", content)
 
 

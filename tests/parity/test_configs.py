@@ -125,7 +125,7 @@ CONTROLNET_SETTINGS = {
     "transformer_layers_per_block": ([2, (2, 3)], [-1]),
     "controlnet_conditioning_channel_order": ([], ["bgr"]),
     "conditioning_embedding_out_channels": ([(4, 6), (4, 6, 8)], [None, (), 4]),
-    "global_pool_conditions": ([], [True]),
+    "global_pool_conditions": ([True], ["yes", 1]),
     "_class_name": ([], ["ControlNetUnionModel", "ControlNetXSAdapter", "UNet2DConditionModel"]),
 }
 AE = {

@@ -109,6 +109,44 @@ def test_text_to_image(sd, pipe, pairs, number, scale):
     assert relative_error(off, free) <= 1e-6
 
 
+@pytest.mark.parametrize("scale", [1, 4.0])
+@pytest.mark.parametrize("place", ["folder", "control_v11e_sd15_shuffle.pth"])
+def test_residuals_averaged_over_the_image(sd, pipe, pairs, tmp_path, place, scale):
+    """As the published shuffle model: no places, and nothing for the unconditional half."""
+    theirs = ControlNetModel.from_config(pairs[0][0].config, global_pool_conditions=True).eval()
+    theirs.load_state_dict(pairs[0][0].state_dict())
+    theirs.save_pretrained(tmp_path / "folder")
+    if place.endswith(".pth"):
+        torch.save(theirs.state_dict(), tmp_path / place)
+    spec = None if place == "folder" else sd.spec
+    ours = ControlNet.from_pretrained(tmp_path / place, spec=spec)
+    ours.save_pretrained(tmp_path / "again")
+    other = StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=theirs, requires_safety_checker=False
+    )
+    other.set_progress_bar_config(disable=True)
+    expected = other(
+        PROMPTS,
+        image=hint(0),
+        controlnet_conditioning_scale=0.7,
+        guidance_scale=scale,
+        num_inference_steps=8,
+        latents=start(),
+        output_type="latent",
+        **SIZE,
+    ).images
+    options = {"guidance_scale": scale, "steps": 8, "noise": start(), "control_scale": 0.7, **SIZE}
+    for each in (ours, ControlNet.from_pretrained(tmp_path / "again")):
+        latents = sd.text_to_image(
+            PROMPTS, control=(each, hint(0)), output="latent", progress=False, **options
+        )
+        assert relative_error(latents, expected) <= TOLERANCE
+    usual = sd.text_to_image(
+        PROMPTS, control=(pairs[0][1], hint(0)), output="latent", progress=False, **options
+    )
+    assert relative_error(usual, expected) > 100 * TOLERANCE
+
+
 def test_a_hint_for_each_prompt_from_a_picture(sd, pipe, pairs):
     theirs, ours = pairs[0]
     other = StableDiffusionControlNetImg2ImgPipeline(

@@ -353,7 +353,7 @@ def test_a_saved_folder_is_read_by_diffusers(
 @pytest.mark.parametrize(
     ("entry", "value", "sentence"),
     [
-        ("global_pool_conditions", True, "global_pool_conditions is True; only False"),
+        ("global_pool_conditions", "yes", "global_pool_conditions is 'yes'; it must be true or"),
         (
             "controlnet_conditioning_channel_order",
             "bgr",
