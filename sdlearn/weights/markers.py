@@ -14,6 +14,7 @@ tensor holds, as in the tools that write it.
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from torch import nn
 
 from sdlearn.schedule import NoiseSchedule, Prediction
-from sdlearn.unet import UNet
+from sdlearn.unet import UNet, UNetEncoder
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.model_detection import shortened
@@ -268,7 +269,9 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
                 "ModelSpec that says so, too",
                 stacklevel=4,
             )
-    if isinstance(module, VAE):
+    elif isinstance(module, UNetEncoder):
+        check_controlnet(tensors, path)
+    elif isinstance(module, VAE):
         own = module.config.scaling_factor
         value = scaling_factor(own, tensors, path)
         if value is not None:
@@ -276,3 +279,21 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
                 f"{path}: scale_factor, the scaling factor of its latents, is {value:g}; the "
                 f"configuration of the autoencoder says {own:g}"
             )
+
+
+def check_controlnet(tensors: Mapping[str, LazyTensor], path: Path) -> None:
+    """Raise ValueError for a ControlNet's file whose weights are meant for another computation.
+
+    Both kinds have the tensors of any ControlNet. Tools know the first by a tensor that says so,
+    and the second by the name that its authors gave the file.
+    """
+    if "difference" in tensors:
+        raise ValueError(
+            f"{path} holds a ControlNet as its difference from the U-Net that it was trained on "
+            "(so says the tensor 'difference'); only whole ControlNets are supported"
+        )
+    if re.search(r"(^|[_-])shuffle([_-]|$)", path.stem, re.IGNORECASE):
+        raise ValueError(
+            f"{path} is by its name a ControlNet for shuffled images, whose outputs are averaged "
+            "over the image; global_pool_conditions is supported as false only"
+        )

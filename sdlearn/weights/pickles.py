@@ -187,7 +187,12 @@ def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
     for name, value in content.items():
-        if not isinstance(name, str) or not is_plain(value, device):
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{path} is a pickle of something else: it has {shortened(name)} where the name of "
+                "a tensor is expected"
+            )
+        if not is_plain(value, device):
             raise ValueError(
                 f"{path} is a pickle of something else beside tensors: {shortened(name)} is "
                 f"{describe(value)}; expected tensors by name"

@@ -82,7 +82,7 @@ def match_parts(
             what = "averaged weights (model_ema.*)" if ema and module is unet else "weights"
             raise ValueError(
                 f"{path} holds no {what} of a {type(module).__name__} under their original names"
-                f"{hint}"
+                f"{hint}; expected a file of a whole system: U-Net, autoencoder and text encoder"
             )
         matched.append((module, match_state_dict(module, found.tensors, path, hint)))
         prefixes.append(found.prefix)

@@ -383,3 +383,49 @@ def test_shards_of_other_kinds(shards):
     shutil.copy(index, index.parent / two)
     with pytest.raises(ValueError, match=f"{two} is a JSON document"):
         load(folder)
+
+
+# ------------------------------------------------------------------------------- odd safetensors
+
+NUMBERS = {  # every type of numbers that a header can name and torch has -> its bytes
+    "F8_E4M3FNUZ": (1, torch.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": (1, torch.float8_e5m2fnuz),
+    "F8_E8M0": (1, torch.float8_e8m0fnu),
+    "U16": (2, torch.uint16),
+    "U32": (4, torch.uint32),
+    "U64": (8, torch.uint64),
+    "C64": (8, torch.complex64),
+}
+
+
+def write_header(path, entry, data=b""):
+    header = json.dumps({"a": entry}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_type_of_safetensors(tmp_path, name):
+    """What training left in a file may have any; a weight of another kind is refused by name."""
+    size, dtype = NUMBERS[name]
+    data = torch.ones(2, dtype=dtype).view(torch.uint8).numpy().tobytes()
+    entry = {"dtype": name, "shape": [2], "data_offsets": [0, 2 * size]}
+    found = open_weights(write_header(tmp_path / "a.safetensors", entry, data))["a"]
+    assert found.dtype == dtype
+    assert found.read().to(torch.complex64).tolist() == [1, 1]
+
+
+def test_the_library_s_own_messages_are_shortened(tmp_path):
+    entry = {"dtype": "F" * 3000, "shape": [1], "data_offsets": [0, 4]}
+    path = write_header(tmp_path / "a.safetensors", entry, bytes(4))
+    with pytest.raises(ValueError, match="not a complete safetensors file") as caught:
+        open_weights(path)
+    assert len(str(caught.value)) < 250 + len(str(path))
+
+
+def test_a_shard_whose_name_has_two_lines(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x\ny.safetensors"}}))
+    with pytest.raises(ValueError, match="be given by its name alone") as caught:
+        open_weights(index)
+    assert "\n" not in str(caught.value)
