@@ -13,7 +13,7 @@ from sdlearn.utils.validation import shown
 N = TypeVar("N", bound=nn.Module)
 
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def check_dtype(dtype: object) -> torch.dtype:

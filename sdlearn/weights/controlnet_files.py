@@ -13,6 +13,7 @@ import torch
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
+from sdlearn.utils.device import check_dtype
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
     check_parameters,
@@ -30,7 +31,7 @@ from sdlearn.weights.model_detection import (
     unet_input,
 )
 from sdlearn.weights.saving import check_save, replace_weights
-from sdlearn.weights.state_dict import check_dtype, load_part
+from sdlearn.weights.state_dict import load_part
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.weight_names import find_weights
 
@@ -57,7 +58,7 @@ def load_controlnet(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     path = config_file = user_path(source)
     if path.is_file():
         if variant is not None:

@@ -25,9 +25,9 @@ from torch import nn
 
 from sdlearn.schedule import NoiseSchedule, Prediction
 from sdlearn.unet import UNet, UNetEncoder
+from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.model_detection import shortened
 from sdlearn.weights.tensor_files import LazyTensor
 
 EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
@@ -91,17 +91,17 @@ def read_markers(path: Path, tensors: Mapping[str, LazyTensor]) -> Markers:
     edm = next((name for name in tensors if name.endswith(EDM)), None)
     if edm is not None:
         raise ValueError(
-            f"{path} holds the tensor {shortened(edm)!r}, so its model was trained in the EDM "
+            f"{path} holds the tensor {shown(edm)}, so its model was trained in the EDM "
             "formulation (Playground 2.5, CosXL); only the prediction of noise or velocity on "
             "Stable Diffusion's schedule is supported"
         )
     metadata = read_metadata(path)
     predicts, said_by = read_prediction(path, metadata)
     if "v_pred" in words:
-        predicts, said_by = "velocity", f"the tensor {shortened(words['v_pred'])!r}"
+        predicts, said_by = "velocity", f"the tensor {shown(words['v_pred'])}"
     zero_snr_by = ""
     if "ztsnr" in words:
-        zero_snr_by = f"the tensor {shortened(words['ztsnr'])!r}"
+        zero_snr_by = f"the tensor {shown(words['ztsnr'])}"
     elif metadata.get(KOHYA_ZERO_SNR, "").lower() == "true":
         zero_snr_by = f"{KOHYA_ZERO_SNR} in its metadata"
     return Markers(predicts, said_by, zero_snr_by)
@@ -114,7 +114,7 @@ def read_prediction(path: Path, metadata: Mapping[str, str]) -> tuple[Prediction
             value = metadata[entry].strip().lower()
             if value not in NOISE + VELOCITY:
                 raise ValueError(
-                    f"{path}: {entry} in its metadata is {shortened(metadata[entry])!r}; only "
+                    f"{path}: {entry} in its metadata is {shown(metadata[entry])}; only "
                     "'epsilon' and 'v' are supported"
                 )
             return ("noise" if value in NOISE else "velocity"), f"{entry} in its metadata"

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from sdlearn.utils.validation import shown
 from sdlearn.versions import SPECS, ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -95,7 +96,7 @@ def resolve_spec(spec: object) -> ModelSpec:
     if isinstance(spec, ModelSpec):
         return spec
     if not isinstance(spec, str) or spec not in SPECS:
-        given = shortened(repr(spec))
+        given = shown(spec)
         raise ValueError(f"spec is {given}; known are {', '.join(SPECS)}, or give a ModelSpec")
     return SPECS[spec]
 
@@ -169,9 +170,3 @@ def hint_encoder(shapes: Shapes) -> tuple[int, ...]:
 def first_shape(shapes: Shapes, suffixes: Iterable[str]) -> tuple[int, ...]:
     """The shape of the first tensor whose name has one of these endings; () if there is none."""
     return next((shape for key, shape in shapes.items() if key.endswith(tuple(suffixes))), ())
-
-
-def shortened(value: object) -> str:
-    """A value as it is written in a message: its middle is left out if it is long."""
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"

@@ -4,7 +4,6 @@ Whatever would give a file that cannot be read again is refused before anything 
 """
 
 import re
-import reprlib
 from pathlib import Path
 
 import torch
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
-from sdlearn.weights.state_dict import TEXT_PREFIX, check_dtype
+from sdlearn.utils.device import check_dtype
+from sdlearn.utils.validation import shown
+from sdlearn.weights.state_dict import TEXT_PREFIX
 from sdlearn.weights.tensor_files import SAFETENSORS
 from sdlearn.weights.weight_names import STEMS
 
@@ -70,7 +71,7 @@ def check_save(
     number = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
     if max_bytes is not None and not (number and max_bytes >= 1):
         raise ValueError(
-            f"max_bytes is {reprlib.repr(max_bytes)}; it must be a whole number of bytes, at least "
+            f"max_bytes is {shown(max_bytes)}; it must be a whole number of bytes, at least "
             "1, or None for no limit"
         )
     total = 0

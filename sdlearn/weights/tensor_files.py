@@ -17,7 +17,6 @@ A file is read as what its first bytes say, whatever its name: a pickle that was
 import json
 import math
 import re
-import reprlib
 import struct
 import sys
 import zipfile
@@ -39,7 +38,7 @@ from sdlearn.utils.file_kinds import (
     is_safetensors,
 )
 from sdlearn.utils.memory import free_memory, in_words
-from sdlearn.utils.validation import one_line
+from sdlearn.utils.validation import one_line, shown
 from sdlearn.weights.pickles import unpickled
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -102,7 +101,7 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
         tensors = open_safetensors(path) if kind == "safetensors" else open_pickle(path)
         for name in tensors:
             if len(name) > LONGEST_NAME or not name.isprintable():
-                raise ValueError(f"{path} holds a tensor with the name {reprlib.repr(name)}")
+                raise ValueError(f"{path} holds a tensor with the name {shown(name)}")
         return tensors
     is_what = describe_content(path) or describe_text(path)
     if is_what:
@@ -145,7 +144,7 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         plain = re.fullmatch(r"[^/\\:]{1,255}", shard) and shard.isprintable()
         if not plain or shard in (".", ".."):
             raise ValueError(
-                f"{index} names the shard {reprlib.repr(shard)}; a shard must lie in the folder of "
+                f"{index} names the shard {shown(shard)}; a shard must lie in the folder of "
                 "its index and be given by its name alone"
             )
         path = index.parent / shard
@@ -154,7 +153,7 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         found = open_file(path)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
-            raise ValueError(f"{path} holds {twice[0]!r:.200}, which another shard holds, too")
+            raise ValueError(f"{path} holds {shown(twice[0])}, which another shard holds, too")
         tensors |= found
     return tensors
 
@@ -173,7 +172,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         with safe_open(path, "np"):  # checks every entry of the header against the file's length
             pass
     except (SafetensorError, OSError) as error:
-        reason = one_line(error)[:200]
+        reason = one_line(error, 200)
         raise ValueError(f"{path} is not a complete safetensors file: {reason}") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -184,7 +183,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         if entry["dtype"] not in TYPES:
             known = ", ".join(TYPES)
             raise ValueError(
-                f"{path}: {name:.200} is of the type {entry['dtype']}; known are {known}"
+                f"{path}: {shown(name)} is of the type {entry['dtype']}; known are {known}"
             )
         shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
         start = 8 + length + entry["data_offsets"][0]
