@@ -22,7 +22,7 @@ SIGNATURES = {
     r"task_embedding|spatial_ch_projs|control_add_embedding": "ControlNet Union",
     r"(^|\.)(adapter\.)?body\.\d+\.(block|in_conv|resnets)": "a T2I-Adapter",
     r"ctrl_to_base|base_to_ctrl|enc_zero_convs": "ControlNet-XS",
-    r"scaled_fp8$|\.scale_weight$|\.(weight_scale|quant_map|absmax)$": (
+    r"scaled_fp8$|\.(scale_weight|comfy_quant)$|\.(weight_scale|quant_map|absmax)$": (
         "quantised weights, which cannot be read; use the file in half precision"
     ),
     r"motion_modules\.": "AnimateDiff",

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
+from sdlearn.utils.atomic_files import atomic_write, check_folder, user_path, write_json
 from sdlearn.utils.device import check_dtype
 from sdlearn.utils.validation import shown
 from sdlearn.weights.state_dict import TEXT_PREFIX
@@ -108,11 +108,14 @@ def save(
 
     Raises:
         ValueError: If the path has another suffix, or the file could not be read again.
+        OSError: If the folder cannot be written to, or there is too little space.
     """
     path = user_path(path)
     if path.suffix.lower() not in SAFETENSORS:
         raise ValueError(f"{path}: weights are written as .safetensors files")
-    check_save(module, dtype, max_bytes)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    check_folder(path.parent, check_save(module, dtype, max_bytes))
     write_weights(module, path, dtype, max_bytes)
 
 

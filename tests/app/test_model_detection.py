@@ -44,6 +44,7 @@ FAMILIES = [
     ("a T2I-Adapter", {"adapter.body.0.resnets.0.block1.weight": (2, 2, 3, 3)}),
     ("quantised weights", {UNET + CONV_IN: (320, 4, 3, 3), UNET + "out.2.scale_weight": ()}),
     ("quantised weights", {UNET + "time_embed.0.weight.quant_map": (16,)}),
+    ("quantised weights", {UNET + CONV_IN: (320, 4, 3, 3), UNET + "out.2.comfy_quant": (30,)}),
     ("AnimateDiff", {"down_blocks.0.motion_modules.0.temporal_transformer.norm.bias": (2,)}),
     ("Stable Diffusion 3", {UNET + "joint_blocks.0.x_block.attn.proj.weight": (2, 2)}),
     ("Flux", {"double_blocks.0.img_attn.proj.weight": (2, 2)}),
