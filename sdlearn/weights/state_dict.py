@@ -19,7 +19,7 @@ from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.validation import shown
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
-from sdlearn.weights.model_detection import detect_model
+from sdlearn.weights.model_detection import detect_model, find_addition
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.weight_names import find_weights
 
@@ -61,6 +61,9 @@ def load_part(module: nn.Module, tensors: dict[str, LazyTensor], path: Path) -> 
     published = Location("", "published")  # a file in another layout is refused by its names
     found = find_part(module, tensors, path) or tensors_at(published, module, tensors, path)
     matched = match_state_dict(module, found.tensors, path, detected_hint(tensors, module))
+    added = find_addition(name for name in tensors if not name.startswith(found.prefix))
+    if added:
+        raise ValueError(f"{path} holds the tensor {shown(added[0])}, which belongs to {added[1]}")
     tensors.clear()
     del found  # or tensors that a pickle holds in memory would stay until the end
     load_tensors([(module, matched)], path)

@@ -21,7 +21,7 @@ from sdlearn.weights.model_detection import (
     foreign_family,
     resolve_spec,
 )
-from tests.tiny_original import TINY1, TINY_TEXT, TINY_UNET, TINY_VAE
+from tests.tiny_original import TINY1, TINY_TEXT, TINY_UNET, TINY_VAE, original
 
 UNET = "model.diffusion_model."
 CONV_IN = "input_blocks.0.0.weight"
@@ -125,8 +125,8 @@ def test_no_signature_is_in_a_system_that_is_supported(name):
         modules = [UNet(spec.unet), VAE(spec.vae), ControlNet(spec.unet)]
         modules += [CLIPTextEncoder(config) for config in spec.text]
     for module in modules:
-        for key, original in (key_map(module) | key_map(module, open_clip=True)).items():
-            assert foreign_family({key: (), original: (), f"text_model.{key}": ()}) is None
+        for key, theirs in (key_map(module) | key_map(module, open_clip=True)).items():
+            assert foreign_family({key: (), theirs: (), f"text_model.{key}": ()}) is None
 
 
 def test_long_values_are_shortened():
@@ -154,3 +154,24 @@ def test_a_tensor_with_a_long_name(tmp_path, name):
         with pytest.raises(ValueError, match="holds a tensor with the name") as caught:
             weights.load(module, path)
         assert len(str(caught.value)) < 400
+
+
+ADDED = {
+    "scaled_fp8": "quantised weights",
+    "lora_unet_mid_block.lora_up.weight": "low-rank adapters",
+    "lora_te_text_model_encoder_layers_0.alpha": "low-rank adapters",
+    "image_proj.proj.weight": "an IP-Adapter",
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_is_added_beside_one_network(tmp_path, name):
+    """A network of a file is not read without what the file adds to it, whatever the prefix."""
+    for module, prefix in ((UNet(TINY_UNET), UNET), (ControlNet(TINY_UNET), "control_model.")):
+        state = original(module, prefix)
+        path = tmp_path / "model.safetensors"
+        save_file(state | {name: torch.ones(2)}, path)
+        with pytest.raises(ValueError, match=f"{name}', which belongs to {ADDED[name]}"):
+            weights.load(module, path)
+        save_file(state | {"text_encoders.t5xxl.embed_tokens.weight": torch.ones(2)}, path)
+        weights.load(module, path)  # other networks of the file change nothing
