@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.utils.file_kinds import describe_content
-from sdlearn.utils.validation import shown
+from sdlearn.utils.validation import check_place, shown
 
 PART = ".part"  # the end of every temporary name
 # Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
@@ -24,8 +24,18 @@ LARGEST_JSON = 2**26
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user gives it, with "~" for the home folder."""
-    return Path(os.path.expanduser(path))
+    """A path as a user gives it, with "~" for the home folder.
+
+    Raises:
+        ValueError: If it is no path.
+        OSError: If no file system can look for it, such as for a name that is too long.
+    """
+    place = Path(os.path.expanduser(check_place(path, "path")))
+    try:
+        place.exists()
+    except OSError as error:
+        raise type(error)(f"{shown(str(place))} cannot be opened: {error.strerror}") from error
+    return place
 
 
 @contextmanager

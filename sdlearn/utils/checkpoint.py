@@ -28,6 +28,7 @@ from sdlearn.utils.atomic_files import (
     temporary_name,
     write_json,
 )
+from sdlearn.utils.validation import one_line, shown
 
 KEEP = 2
 CHECKSUMS = "checksums.json"
@@ -70,7 +71,7 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
         shutil.rmtree(target, ignore_errors=True)  # one that could not be read
         os.replace(part, target)
     except (SafetensorError, RuntimeError) as error:  # what the writers raise on a full disk
-        raise OSError(f"{target} cannot be written: {short(error)}") from error
+        raise OSError(f"{target} cannot be written: {one_line(error, 200)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(home)
@@ -94,7 +95,7 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         try:
             load_state(path, networks, optimizers)
         except UNREADABLE as error:
-            damage = f"{path} cannot be read ({short(error)})"
+            damage = f"{path} cannot be read ({one_line(error, 200)})"
             if path != found[0]:
                 warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
             continue
@@ -122,7 +123,7 @@ def load_state(path: Path, networks: Networks, optimizers: Optimizers) -> None:
             load_optimizer(optimizer, states[name])
         except UNREADABLE as error:
             raise ValueError(
-                f"optimizers.pt does not fit the optimizer {name!r}: {short(error)}"
+                f"optimizers.pt does not fit the optimizer {name!r}: {one_line(error, 200)}"
             ) from error
 
 
@@ -140,7 +141,7 @@ def check_files(path: Path, names: list[str]) -> None:
         return
     record = read_json(path / CHECKSUMS)
     if record.get("step") != int(path.name.removeprefix("step-")):
-        raise ValueError(f"{CHECKSUMS} is of step {short(record.get('step'))}")
+        raise ValueError(f"{CHECKSUMS} is of step {shown(record.get('step'))}")
     sums = record.get("sha256")
     for name in names:
         if not isinstance(sums, dict) or sums.get(name) != checksum(path / name):
@@ -162,7 +163,7 @@ def load_network(path: Path, network: nn.Module) -> None:
     try:
         found = load_file(path)
     except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read: {short(error)}") from error
+        raise ValueError(f"{path.name} cannot be read: {one_line(error, 200)}") from error
     wanted = network.state_dict()
     for key in sorted(wanted.keys() | found.keys()):
         if key not in found or key not in wanted:
@@ -185,12 +186,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"{name} has the shape {tuple(value.shape)}")
-
-
-def short(value: object) -> str:
-    """A value or an error as one line of at most 200 characters."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def load_networks(folder: Path, networks: Networks) -> list[str]:

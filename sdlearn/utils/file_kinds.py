@@ -6,9 +6,10 @@ function returns the end of a sentence that begins with the file's path: what th
 to do about it.
 """
 
-import reprlib
 import zipfile
 from pathlib import Path
+
+from sdlearn.utils.validation import shown
 
 HEAD = 4096  # bytes that are read
 ARCHIVE = b"PK\x03\x04"  # how a zip archive begins, and so a pickle of torch since version 1.6
@@ -111,7 +112,7 @@ def describe_archive(path: Path) -> str | None:
         return "a TorchScript archive, which holds a program" + CONVERT
     if "data.pkl" in entries:
         return None
-    first = f", among them {reprlib.repr(names[0])}" if names else ""
+    first = f", among them {shown(names[0])}" if names else ""
     return f"a zip archive of other files{first}{UNPACK}"
 
 
@@ -124,4 +125,4 @@ def describe_text(path: Path) -> str | None:
         return None
     if text.startswith(("{", "[")):
         return f"a JSON document, such as the error message of a server or a configuration; {AGAIN}"
-    return f"a text file that begins with {reprlib.repr(text[:100])}; {AGAIN}"
+    return f"a text file that begins with {shown(text[:100])}; {AGAIN}"

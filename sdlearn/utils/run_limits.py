@@ -1,10 +1,9 @@
 """How long a training goes on, and how often it saves, checked before the first step."""
 
-import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdlearn.utils.validation import check_positive_int
+from sdlearn.utils.validation import check_positive_int, shown
 
 MAX_STEPS = 99_999_999  # a checkpoint's name has eight digits
 MAX_MINUTES = 1_000_000  # two years
@@ -27,7 +26,7 @@ class RunLimits:
 
     def __post_init__(self) -> None:
         if check_positive_int("steps", self.steps) > MAX_STEPS:
-            raise ValueError(f"steps is {reprlib.repr(self.steps)}; it must be at most {MAX_STEPS}")
+            raise ValueError(f"steps is {shown(self.steps)}; it must be at most {MAX_STEPS}")
         if self.checkpoint_steps is not None:
             check_positive_int("checkpoint_steps", self.checkpoint_steps)
         if self.minutes is not None:
@@ -35,7 +34,7 @@ class RunLimits:
         for name in ("checkpoint_seconds", "samples_seconds"):
             value = getattr(self, name)
             if not (is_number(value) and value >= 0):
-                raise ValueError(f"{name} is {reprlib.repr(value)}; it must be 0 or more")
+                raise ValueError(f"{name} is {shown(value)}; it must be 0 or more")
 
     def late(self, seconds: float) -> bool:
         """Whether the time limit has passed after so many seconds."""
@@ -51,7 +50,7 @@ def check_minutes(name: str, value: float) -> float:
     """The value, if it is a number of minutes above 0 and at most `MAX_MINUTES`."""
     if not (is_number(value) and 0 < value <= MAX_MINUTES):
         raise ValueError(
-            f"{name} is {reprlib.repr(value)}; accepted: more than 0 and at most {MAX_MINUTES}"
+            f"{name} is {shown(value)}; accepted: more than 0 and at most {MAX_MINUTES}"
         )
     return value
 

@@ -22,22 +22,27 @@ LAST_SEED = 2**63 - 1
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: on one line, of at most about a hundred characters."""
+    """A value as messages show it: as Python writes it, on one line, of at most 160 characters.
+
+    The names of tensors and classes are shown whole; those of published systems have up to 110
+    characters.
+    """
     short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 80
+    short.maxstring = short.maxother = short.maxlong = 120
     try:
         text = short.repr(value)
     except Exception:  # an integer with more digits than Python converts, or a repr that fails
         text = f"<{type(value).__name__}>"
     text = " ".join(text.split())  # a tensor's repr has several lines
-    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
+    return text if len(text) <= 160 else f"{text[:107]} … {text[-50:]}"
 
 
-def one_line(message: object) -> str:
-    """A message as the command line prints it: one line, of at most about 480 characters."""
+def one_line(message: object, most: int = 480) -> str:
+    """A message as the command line prints it: one line, of at most so many characters."""
     text = " ".join(str(message).split()) or type(message).__name__
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 480 else f"{text[:360]} … {text[-110:]}"
+    end = most // 4
+    return text if len(text) <= most else f"{text[: most - end - 3]} … {text[-end:]}"
 
 
 def dtype_name(value: object) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from sdlearn.unet import UNetConfig
+from sdlearn.utils.validation import shown
 from sdlearn.vae import VAEConfig
 from sdlearn.weights.config_fields import (
     CONTROLNET_FIXED,
@@ -33,7 +34,6 @@ from sdlearn.weights.json_config import (
     Json,
     is_list,
     read_config,
-    short,
     written,
 )
 
@@ -95,21 +95,21 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
     up = config.texts("up_block_types") if is_unet else mirrored
     if not known or up != mirrored:
         raise ValueError(
-            f"{path}: the blocks {short(down)} and {short(up)} are not those of "
+            f"{path}: the blocks {shown(down)} and {shown(up)} are not those of "
             f"Stable Diffusion, {list(DOWN_BLOCKS.values())} and the matching "
             f"{list(UP_BLOCKS.values())}"
         )
     added = config.get("addition_embed_type")
     if added not in (None, "text_time"):
         raise ValueError(
-            f"{path}: addition_embed_type is {short(added)}; only None and 'text_time' are "
+            f"{path}: addition_embed_type is {shown(added)}; only None and 'text_time' are "
             "supported"
         )
     if added and config.integer("addition_time_embed_dim") % 2:
         raise config.wrong("addition_time_embed_dim", "even, for pairs of a cosine and a sine")
     has_heads = config.get("num_attention_heads") is not None
     if has_heads and is_unet:  # nor does diffusers read it
-        given = short(config["num_attention_heads"])
+        given = shown(config["num_attention_heads"])
         raise ValueError(f"{path}: num_attention_heads is {given}; only null is supported")
     heads = "num_attention_heads" if has_heads else "attention_head_dim"
     unet = UNetConfig(
@@ -137,7 +137,7 @@ def check_class(config: Config, name: str) -> None:
     given = config.text("_class_name", name)
     if given.removeprefix("Flax") != name:
         raise ValueError(
-            f"{config.path}: _class_name is {short(given)}; only {name!r} is supported"
+            f"{config.path}: _class_name is {shown(given)}; only {name!r} is supported"
         )
 
 
@@ -189,7 +189,7 @@ def sample_size(config: Config) -> int:
         size = 64 if given is None else config.integer("sample_size", most=LARGEST_SAMPLE)
     if others:
         raise ValueError(
-            f"{config.path}: sample_size is {short(given)}; only squares are supported"
+            f"{config.path}: sample_size is {shown(given)}; only squares are supported"
         )
     old = re.match(r"0\.[0-8]\.", config.text("_diffusers_version", ""))
     return max(64, size) if old else size
@@ -211,7 +211,7 @@ def one_for_all(config: Config, key: str, default: int | None = None, most: int 
     given = config.integers(key, most=most)
     if len(set(given)) > 1 or len(given) != len(config.integers("block_out_channels")):
         raise ValueError(
-            f"{config.path}: {key} is {short(list(given))}; only one number for all levels "
+            f"{config.path}: {key} is {shown(list(given))}; only one number for all levels "
             "is supported"
         )
     return given[0]
@@ -277,7 +277,7 @@ def vae_config_from_json(path: Path) -> VAEConfig:
     n = len(widths)
     if (down, up) != (["DownEncoderBlock2D"] * n, ["UpDecoderBlock2D"] * n):
         raise ValueError(
-            f"{path}: the blocks {short(down)} and {short(up)} are not those of "
+            f"{path}: the blocks {shown(down)} and {shown(up)} are not those of "
             "Stable Diffusion's autoencoder, DownEncoderBlock2D and UpDecoderBlock2D for each of "
             f"the {n} levels of block_out_channels"
         )
@@ -286,7 +286,7 @@ def vae_config_from_json(path: Path) -> VAEConfig:
     if any(c % groups for c in widths):
         raise ValueError(
             f"{path}: norm_num_groups is {groups}; it must divide every one of the "
-            f"block_out_channels {short(list(widths))}"
+            f"block_out_channels {shown(list(widths))}"
         )
     return VAEConfig(
         latent_channels=config.integer("latent_channels", defaults.latent_channels),

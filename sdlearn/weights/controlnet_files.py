@@ -13,6 +13,7 @@ import torch
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
+from sdlearn.utils.device import check_dtype
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
     check_parameters,
@@ -22,6 +23,7 @@ from sdlearn.weights.configs import (
 from sdlearn.weights.file_parts import unwrap
 from sdlearn.weights.hub import CONTROLNET, local_folder
 from sdlearn.weights.json_config import errors_name_file
+from sdlearn.weights.markers import averages_residuals
 from sdlearn.weights.model_detection import (
     detect_model,
     foreign_family,
@@ -30,7 +32,7 @@ from sdlearn.weights.model_detection import (
     unet_input,
 )
 from sdlearn.weights.saving import check_save, replace_weights
-from sdlearn.weights.state_dict import check_dtype, load_part
+from sdlearn.weights.state_dict import load_part
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.weight_names import find_weights
 
@@ -57,7 +59,7 @@ def load_controlnet(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     path = config_file = user_path(source)
     if path.is_file():
         if variant is not None:
@@ -65,8 +67,7 @@ def load_controlnet(
         tensors = open_weights(path)
         unwrap(tensors)
         config, hint_channels = detect_controlnet_config(path, tensors, spec)
-        # The weights do not say so, the published name does: control_v11e_sd15_shuffle.pth.
-        global_pool = "shuffle" in path.name.lower()
+        global_pool = averages_residuals(path)
     elif spec is not None:
         raise ValueError(f"{source} is not a file; spec is accepted for a single file only")
     else:

@@ -22,6 +22,7 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.text import TextEncoder, context_length
 from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
+from sdlearn.utils.device import check_dtype
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
@@ -48,7 +49,7 @@ from sdlearn.weights.scheduler_config import (
     scheduler_config_from_json,
     scheduler_config_to_json,
 )
-from sdlearn.weights.state_dict import check_dtype, load
+from sdlearn.weights.state_dict import load
 from sdlearn.weights.text_config import text_config_from_json, text_config_to_json
 from sdlearn.weights.tokenizer_files import read_tokenizer, tokens_needed, write_tokenizer
 from sdlearn.weights.weight_names import choose_variants
@@ -71,7 +72,7 @@ def read_folder(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported, or no part has the variant.
     """
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     with errors_name_file(folder):
         spec = read_spec(folder)
     files = {

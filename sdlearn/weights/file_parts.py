@@ -20,6 +20,7 @@ from torch import nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.unet import UNet, UNetEncoder
+from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.weights.ldm_keys import (
     ema_key,
@@ -29,7 +30,6 @@ from sdlearn.weights.ldm_keys import (
     vae_attention_key,
 )
 from sdlearn.weights.leftovers import is_left_out
-from sdlearn.weights.model_detection import shortened
 from sdlearn.weights.tensor_files import LazyTensor
 
 # The prefixes of the parts of a system.
@@ -206,7 +206,7 @@ def tensors_at(
             if key in found:
                 raise ValueError(
                     f"{path} holds one tensor of {type(module).__name__} under two names, "
-                    f"{shortened(found[key].name)!r} and {shortened(tensor.name)!r}"
+                    f"{shown(found[key].name)} and {shown(tensor.name)}"
                 )
             stacked = location.layout == "open_clip"
             found[key] = third_of_stack(key, tensor) if stacked else tensor

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from huggingface_hub import HfApi, errors, snapshot_download
 
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.validation import one_line
 from sdlearn.weights.weight_names import (
     choose_variants,
     found_instead,
@@ -108,7 +109,7 @@ def cached_folder(repo: str, layout: Layout, variant: str | None = None) -> Path
 
 def fetch_error(repo: str, error: Exception) -> str:
     """The error message for a failed download, with the first line of its reason."""
-    reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+    reason = one_line((str(error).strip() or type(error).__name__).split("\n", 1)[0], 200)
     return (
         f"{repo} is not a local folder, and it could not be downloaded from the Hugging Face hub: "
         f"{reason}"

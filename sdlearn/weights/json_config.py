@@ -4,7 +4,6 @@
 and the accepted values.
 """
 
-import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.utils.atomic_files import read_json
+from sdlearn.utils.validation import shown
 
 Json = Mapping[str, Any]
 Integers = tuple[int, ...]
@@ -21,14 +21,6 @@ LARGEST = 2**20
 # Nor do counts of layers and of levels; each layer takes time to build, whatever its size.
 MOST_LAYERS = 256
 MOST_LEVELS = 16
-
-
-def short(value: object) -> str:
-    """The repr of a value from a file for a message, of at most 160 characters."""
-    shortened = reprlib.Repr()
-    shortened.maxstring = 60  # the names of classes are longer than the default
-    text = shortened.repr(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 @contextmanager
@@ -66,7 +58,7 @@ def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
         accepted = value if isinstance(value, OneOf) else OneOf(value)
         if key in config and config[key] not in accepted:
             raise ValueError(
-                f"{path}: {key} is {short(config[key])}; only "
+                f"{path}: {key} is {shown(config[key])}; only "
                 f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "
                 "supported"
             )
@@ -115,7 +107,7 @@ class Config(dict[str, Any]):
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for an entry that is not what it is expected to be."""
         return ValueError(
-            f"{self.path} has an entry of the wrong kind: {key} is {short(self[key])}; it "
+            f"{self.path} has an entry of the wrong kind: {key} is {shown(self[key])}; it "
             f"must be {expected}"
         )
 

@@ -14,6 +14,7 @@ tensor holds, as in the tools that write it.
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,11 +23,12 @@ from typing import NamedTuple
 
 from torch import nn
 
+from sdlearn.controlnet import ControlNet
 from sdlearn.schedule import NoiseSchedule, Prediction
 from sdlearn.unet import UNet
+from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.model_detection import shortened
 from sdlearn.weights.tensor_files import LazyTensor
 
 EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
@@ -90,17 +92,17 @@ def read_markers(path: Path, tensors: Mapping[str, LazyTensor]) -> Markers:
     edm = next((name for name in tensors if name.endswith(EDM)), None)
     if edm is not None:
         raise ValueError(
-            f"{path} holds the tensor {shortened(edm)!r}, so its model was trained in the EDM "
+            f"{path} holds the tensor {shown(edm)}, so its model was trained in the EDM "
             "formulation (Playground 2.5, CosXL); only the prediction of noise or velocity on "
             "Stable Diffusion's schedule is supported"
         )
     metadata = read_metadata(path)
     predicts, said_by = read_prediction(path, metadata)
     if "v_pred" in words:
-        predicts, said_by = "velocity", f"the tensor {shortened(words['v_pred'])!r}"
+        predicts, said_by = "velocity", f"the tensor {shown(words['v_pred'])}"
     zero_snr_by = ""
     if "ztsnr" in words:
-        zero_snr_by = f"the tensor {shortened(words['ztsnr'])!r}"
+        zero_snr_by = f"the tensor {shown(words['ztsnr'])}"
     elif metadata.get(KOHYA_ZERO_SNR, "").lower() == "true":
         zero_snr_by = f"{KOHYA_ZERO_SNR} in its metadata"
     return Markers(predicts, said_by, zero_snr_by)
@@ -113,7 +115,7 @@ def read_prediction(path: Path, metadata: Mapping[str, str]) -> tuple[Prediction
             value = metadata[entry].strip().lower()
             if value not in NOISE + VELOCITY:
                 raise ValueError(
-                    f"{path}: {entry} in its metadata is {shortened(metadata[entry])!r}; only "
+                    f"{path}: {entry} in its metadata is {shown(metadata[entry])}; only "
                     "'epsilon' and 'v' are supported"
                 )
             return ("noise" if value in NOISE else "velocity"), f"{entry} in its metadata"
@@ -268,7 +270,9 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
                 "ModelSpec that says so, too",
                 stacklevel=4,
             )
-    if isinstance(module, VAE):
+    elif isinstance(module, ControlNet):
+        check_controlnet(module, tensors, path)
+    elif isinstance(module, VAE):
         own = module.config.scaling_factor
         value = scaling_factor(own, tensors, path)
         if value is not None:
@@ -276,3 +280,30 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
                 f"{path}: scale_factor, the scaling factor of its latents, is {value:g}; the "
                 f"configuration of the autoencoder says {own:g}"
             )
+
+
+def averages_residuals(path: Path) -> bool:
+    """Whether a single file is the published ControlNet for shuffled images.
+
+    Its residuals are averaged over the image, which only the name of the file tells, such as
+    control_v11e_sd15_shuffle.pth.
+    """
+    return bool(re.search(r"(^|[_-])shuffle([_-]|$)", path.stem, re.IGNORECASE))
+
+
+def check_controlnet(network: ControlNet, tensors: Mapping[str, LazyTensor], path: Path) -> None:
+    """Raise ValueError for a ControlNet's file whose weights are meant for another computation.
+
+    Both kinds have the tensors of any ControlNet. Tools know the first by a tensor that says so,
+    and the second by the name that its authors gave the file.
+    """
+    if "difference" in tensors:
+        raise ValueError(
+            f"{path} holds a ControlNet as its difference from the U-Net that it was trained on "
+            "(so says the tensor 'difference'); only whole ControlNets are supported"
+        )
+    if averages_residuals(path) and not network.global_pool:
+        raise ValueError(
+            f"{path} is by its name a ControlNet for shuffled images, whose residuals are averaged "
+            "over the image; make the ControlNet with global_pool=True, or use from_pretrained"
+        )

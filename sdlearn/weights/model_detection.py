@@ -4,26 +4,30 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from sdlearn.utils.validation import shown
 from sdlearn.versions import SPECS, ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# A regular expression for part of a tensor's name that only one family has -> that family. The
-# first that fits any name counts, so what is added to a model comes before the models.
-SIGNATURES = {
+# A regular expression for part of a tensor's name that only one family has -> that family. First
+# what is added to a model, which changes what the model computes:
+ADDITIONS = {
     r"lora_controlnet": "a Control-LoRA, which is no ControlNet of its own",
     r"lllite_": "ControlNet-LLLite, which is no ControlNet of its own",
     r"ip_adapter\.|^image_proj\.": "an IP-Adapter, which is no model of its own",
     r"lora|hada_w1_a|lokr_w1|oft_blocks|oft_diag": (
         "low-rank adapters (LoRA), which are no model of their own"
     ),
+    r"scaled_fp8$|\.(scale_weight|comfy_quant)$|\.(weight_scale|quant_map|absmax)$": (
+        "quantised weights, which cannot be read; use the file in half precision"
+    ),
+}
+# … and the rest. The first that fits any name counts.
+SIGNATURES = ADDITIONS | {
     r"^(emb_params$|string_to_param|clip_[lg]$)": "learnt words (textual inversion)",
     r"task_embedding|spatial_ch_projs|control_add_embedding": "ControlNet Union",
     r"(^|\.)(adapter\.)?body\.\d+\.(block|in_conv|resnets)": "a T2I-Adapter",
     r"ctrl_to_base|base_to_ctrl|enc_zero_convs": "ControlNet-XS",
-    r"scaled_fp8$|\.scale_weight$|\.(weight_scale|quant_map|absmax)$": (
-        "quantised weights, which cannot be read; use the file in half precision"
-    ),
     r"motion_modules\.": "AnimateDiff",
     r"joint_blocks\.": "Stable Diffusion 3",
     r"attn\.add_q_proj\.": "Stable Diffusion 3 or Flux",
@@ -95,7 +99,7 @@ def resolve_spec(spec: object) -> ModelSpec:
     if isinstance(spec, ModelSpec):
         return spec
     if not isinstance(spec, str) or spec not in SPECS:
-        given = shortened(repr(spec))
+        given = shown(spec)
         raise ValueError(f"spec is {given}; known are {', '.join(SPECS)}, or give a ModelSpec")
     return SPECS[spec]
 
@@ -144,6 +148,13 @@ def foreign_family(shapes: Shapes) -> str | None:
     return None
 
 
+def find_addition(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first tensor that belongs to something added to a model, and what that is; or None."""
+    pattern = re.compile("|".join(ADDITIONS))
+    name = next((name for name in names if pattern.search(name)), None)
+    return None if name is None else (name, str(foreign_family({name: ()})))
+
+
 def unet_input(shapes: Shapes) -> tuple[int, int]:
     """The channels of the U-Net's context and of its input z; 0 for what is not found."""
     context = first_shape(shapes, ("attn2.to_k.weight",))
@@ -169,9 +180,3 @@ def hint_encoder(shapes: Shapes) -> tuple[int, ...]:
 def first_shape(shapes: Shapes, suffixes: Iterable[str]) -> tuple[int, ...]:
     """The shape of the first tensor whose name has one of these endings; () if there is none."""
     return next((shape for key, shape in shapes.items() if key.endswith(tuple(suffixes))), ())
-
-
-def shortened(value: object) -> str:
-    """A value as it is written in a message: its middle is left out if it is long."""
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"

@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 
 from sdlearn.unet import UNetConfig
+from sdlearn.utils.validation import shown
 from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, ModelSpec
-from sdlearn.weights.json_config import Config, short
+from sdlearn.weights.json_config import Config
 from sdlearn.weights.text_config import TEXT_CLASSES
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -53,14 +54,14 @@ def read_index(folder: Path) -> Config:
     classes = {part: part_class(index, part) for part in PARTS}
     if not classes["unet"] and not (folder / "unet").is_dir():
         raise ValueError(
-            f"{path}: _class_name is {short(pipeline)}, and there is no unet; only folders "
+            f"{path}: _class_name is {shown(pipeline)}, and there is no unet; only folders "
             "of Stable Diffusion 1, 2 and XL can be read"
         )
     known = (*PARTS, *HARMLESS, "_class_name")
     others = [key for key in index if is_part(index[key]) and key not in known]
     if others:
         warnings.warn(
-            f"{path}: the parts {short(others)} are not read; "
+            f"{path}: the parts {shown(others)} are not read; "
             "ControlNet.from_pretrained reads a ControlNet's folder",
             stacklevel=6,  # of StableDiffusion.from_pretrained
         )
@@ -88,7 +89,7 @@ def part_class(index: Config, part: str) -> str | None:
     if library not in ("diffusers", "transformers") or name not in PARTS[part]:
         pipeline = index.get("_class_name")
         raise ValueError(
-            f"{index.path}: {part} of this {short(pipeline)} is a {short(entry)}; "
+            f"{index.path}: {part} of this {shown(pipeline)} is a {shown(entry)}; "
             f"only {' and '.join(PARTS[part])} can be read"
         )
     return name

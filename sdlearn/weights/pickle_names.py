@@ -8,12 +8,26 @@ classes and functions are named, and whether what they return is filled like a d
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Use = Literal["object", "mapping", "list"]
-# What is known of an object on the stack: the name it comes from, or how deep a tuple nests.
-Origin = str | int | None
-DEEPEST = 100  # levels of tuples; a key nested much deeper ends Python itself, without an error
+
+
+class Nest(NamedTuple):
+    """A tuple in a pickle: how many levels deep it is, and how many objects its levels have."""
+
+    depth: int = 1
+    size: int = 1
+
+
+# What is known of an object on the stack: the name it comes from, or that it is a tuple.
+Origin = str | Nest | None
+# A tuple may be a key, and Python finds the place of a key by visiting all that is in it. Too many
+# levels end Python itself, without an error. A pickle of fifty bytes can put a tuple into itself
+# so often that the visit never ends. Files of weights have three levels of a few objects.
+DEEPEST = 100
+LARGEST_TUPLE = 100_000
+MOST_INSTRUCTIONS = 2**21  # half a hundred are needed for a tensor; more take seconds to follow
 
 # Pickles have the names of Python 2; torch translates them in the same way.
 PYTHON_3 = {
@@ -62,7 +76,9 @@ def names_in_pickle(pickle: Any) -> dict[str, Use]:
     names: dict[str, Use] = {}
     stack: list[Origin] = []
     memo: dict[Any, Origin] = {}
-    for opcode, argument, _ in pickletools.genops(pickle):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+        if count == MOST_INSTRUCTIONS:
+            raise ValueError("the pickle is too long")
         kind = opcode.name
         if "GET" in kind:
             stack.append(memo[argument])
@@ -83,13 +99,23 @@ def names_in_pickle(pickle: Any) -> dict[str, Use]:
             elif kind in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", *FILLS):
                 result = taken[0]  # the callable, or the object itself
             elif "TUPLE" in kind:
-                result = 1 + max((each for each in taken if isinstance(each, int)), default=0)
-                if result > DEEPEST:
-                    raise ValueError("tuples nest too deep")
+                result = tuple_of(taken)
             if kind in FILLS and isinstance(result, str):
                 names[result] = FILLS[kind]
             stack += [result] * len(opcode.stack_after)
     return names
+
+
+def tuple_of(parts: list[Origin]) -> Nest:
+    """What is known of a tuple of these parts; ValueError if it is no key that Python can hold."""
+    inner = [part for part in parts if isinstance(part, Nest)]
+    nest = Nest(
+        1 + max((part.depth for part in inner), default=0),
+        1 + len(parts) + sum(part.size for part in inner),
+    )
+    if nest.depth > DEEPEST or nest.size > LARGEST_TUPLE:
+        raise ValueError("tuples nest too deep")
+    return nest
 
 
 def take(stack: list[Origin], opcode: pickletools.OpcodeInfo) -> list[Origin]:

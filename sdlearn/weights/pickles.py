@@ -13,7 +13,6 @@ weights: callbacks, configurations, NumPy numbers. Three rules keep such files r
 """
 
 import re
-import reprlib
 import threading
 import warnings
 from collections import OrderedDict
@@ -25,6 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sdlearn.utils.validation import shown
 from sdlearn.weights.pickle_names import INSTRUCTIONS, Use, names_in_file
 
 # Names that are only data of a training. Of a module or package that ends in a dot: all it names.
@@ -131,7 +131,7 @@ def only_permitted(stand_ins: list[Permitted]) -> Iterator[None]:
 def refusal(path: Path, name: str) -> ValueError:
     """The error for a name that is not known to be harmless."""
     return ValueError(
-        f"{path} is not a pickle of tensors alone: it holds {shortened(name)}, and rebuilding such "
+        f"{path} is not a pickle of tensors alone: it holds {shown(name)}, and rebuilding such "
         "an object can run any code; use a .safetensors file of the same model"
     )
 
@@ -179,17 +179,22 @@ def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]
         largest = [key for key in found if len(content[key]) == most]
         if len(largest) > 1:
             raise ValueError(
-                f"{path} holds several sets of weights, {shortened(largest[0])} and "
-                f"{shortened(largest[1])}, and does not say which to use; save the one as a file "
+                f"{path} holds several sets of weights, {shown(largest[0])} and "
+                f"{shown(largest[1])}, and does not say which to use; save the one as a file "
                 "of its own"
             )
         content = content[largest[0]] if largest else content
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
     for name, value in content.items():
-        if not isinstance(name, str) or not is_plain(value, device):
+        if not isinstance(name, str):
             raise ValueError(
-                f"{path} is a pickle of something else beside tensors: {shortened(name)} is "
+                f"{path} is a pickle of something else: it has {shown(name)} where the name of "
+                "a tensor is expected"
+            )
+        if not is_plain(value, device):
+            raise ValueError(
+                f"{path} is a pickle of something else beside tensors: {shown(name)} is "
                 f"{describe(value)}; expected tensors by name"
             )
     return {name: tensor.detach() for name, tensor in content.items()}
@@ -212,13 +217,6 @@ def is_plain(value: object, device: str) -> bool:
         and value.layout is torch.strided
         and not (value.is_quantized or value.is_neg() or value.is_conj())
     )
-
-
-def shortened(value: object) -> str:
-    """A value as Python writes it, with a name cut to 120 characters."""
-    short = reprlib.Repr()
-    short.maxstring = 120
-    return short.repr(value)
 
 
 def describe(value: object) -> str:

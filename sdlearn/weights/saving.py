@@ -4,7 +4,6 @@ Whatever would give a file that cannot be read again is refused before anything 
 """
 
 import re
-import reprlib
 from pathlib import Path
 
 import torch
@@ -12,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
-from sdlearn.weights.state_dict import TEXT_PREFIX, check_dtype
+from sdlearn.utils.atomic_files import atomic_write, check_folder, user_path, write_json
+from sdlearn.utils.device import check_dtype
+from sdlearn.utils.validation import shown
+from sdlearn.weights.state_dict import TEXT_PREFIX
 from sdlearn.weights.tensor_files import SAFETENSORS
 from sdlearn.weights.weight_names import STEMS
 
@@ -70,7 +71,7 @@ def check_save(
     number = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
     if max_bytes is not None and not (number and max_bytes >= 1):
         raise ValueError(
-            f"max_bytes is {reprlib.repr(max_bytes)}; it must be a whole number of bytes, at least "
+            f"max_bytes is {shown(max_bytes)}; it must be a whole number of bytes, at least "
             "1, or None for no limit"
         )
     total = 0
@@ -107,11 +108,14 @@ def save(
 
     Raises:
         ValueError: If the path has another suffix, or the file could not be read again.
+        OSError: If the folder cannot be written to, or there is too little space.
     """
     path = user_path(path)
     if path.suffix.lower() not in SAFETENSORS:
         raise ValueError(f"{path}: weights are written as .safetensors files")
-    check_save(module, dtype, max_bytes)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    check_folder(path.parent, check_save(module, dtype, max_bytes))
     write_weights(module, path, dtype, max_bytes)
 
 

@@ -9,7 +9,6 @@ written files also have entries that their own class ignores and other classes u
 kept if the sampler is changed.
 """
 
-import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from sdlearn.samplers import SAMPLERS
 from sdlearn.schedule import PUBLISHED_PREDICTIONS, Kind, NoiseSchedule, Sigmas, Spacing
+from sdlearn.utils.validation import shown
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.json_config import Config, Json
 from sdlearn.weights.scheduler_classes import (
@@ -35,7 +35,7 @@ from sdlearn.weights.scheduler_classes import (
     ZERO_SNR,
     PublishedScheduler,
 )
-from sdlearn.weights.scheduler_fallback import replaced_settings, sentence, shortened
+from sdlearn.weights.scheduler_fallback import replaced_settings, sentence
 
 Choice = TypeVar("Choice")
 
@@ -112,7 +112,7 @@ def published_class(config: Config, name: str) -> PublishedScheduler:
     """
     if any(word in name for word in OTHER_MODELS):
         raise ValueError(
-            f"{config.path}: {shortened(name)} has a noise schedule of its own, which none of the "
+            f"{config.path}: {shown(name)} has a noise schedule of its own, which none of the "
             f"samplers here can follow; supported classes are {', '.join(SCHEDULERS)}"
         )
     return SCHEDULERS.get(name) or SUBSTITUTES.get(name) or UNKNOWN
@@ -145,7 +145,7 @@ def check_training(config: Config, name: str, published: PublishedScheduler) -> 
     for key, what in wrong.items():
         if config.get(key) not in (None, False, "discrete"):
             raise ValueError(
-                f"{config.path}: {key} is {reprlib.repr(config[key])}; {what} is not supported"
+                f"{config.path}: {key} is {shown(config[key])}; {what} is not supported"
             )
 
 
@@ -186,9 +186,7 @@ def choice(config: Config, key: str, choices: Mapping[str, Choice]) -> Choice:
     """The name here of an entry's published name; ValueError if that is not one of the choices."""
     name = config.text(key)
     if name not in choices:
-        raise ValueError(
-            f"{config.path}: {key} is {reprlib.repr(name)}; known are {', '.join(choices)}"
-        )
+        raise ValueError(f"{config.path}: {key} is {shown(name)}; known are {', '.join(choices)}")
     return choices[name]
 
 

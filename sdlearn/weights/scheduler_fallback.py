@@ -4,12 +4,12 @@ Only settings of the solver are replaced, by the closest that the samplers here 
 noise schedule. What is replaced by what is said in one sentence.
 """
 
-import reprlib
 from collections.abc import Iterator
 from typing import Any
 
 from sdlearn.samplers import SAMPLERS
 from sdlearn.schedule import NoiseSchedule
+from sdlearn.utils.validation import shown
 from sdlearn.weights.json_config import Config
 from sdlearn.weights.scheduler_classes import (
     BETA,
@@ -38,7 +38,7 @@ def replaced_settings(
         if given in values or (given is None and key != PRK):
             continue
         if has_effect(config, key, schedule):
-            yield f"{key} {reprlib.repr(given)}", instead(published.sampler, key, values[0])
+            yield f"{key} {shown(given)}", instead(published.sampler, key, values[0])
     even = next((key for key in (KARRAS, LU) if key in published.has and config.flag(key)), None)
     if even and schedule.kind == "cosine" and SAMPLERS[published.sampler].steps_in == "lambda":
         # The class cuts the timesteps off there, so that rounding errors decide on some.
@@ -82,15 +82,8 @@ def sentence(name: str, replaced: list[Replaced], sampler: str) -> str:
     if replaced:
         given, done = (" and ".join(dict.fromkeys(each)) for each in zip(*replaced, strict=True))
         return f"{name} with {given} is not supported; images are generated with {done} instead"
-    what = (
-        f"the scheduler class {shortened(name)} is not supported" if name else "it names no class"
-    )
+    what = f"the scheduler class {shown(name)} is not supported" if name else "it names no class"
     return (
         f"{what}; images are generated with the sampler {sampler!r} on the same noise schedule, "
         "unless sampler= is given"
     )
-
-
-def shortened(name: str) -> str:
-    """The representation of a name, of a bounded length."""
-    return repr(name if len(name) <= 80 else f"{name[:77]}...")

@@ -19,6 +19,7 @@ from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.device import check_dtype
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.diffusers_folder import read_folder
@@ -31,7 +32,7 @@ from sdlearn.weights.model_detection import (
     resolve_spec,
     unet_input,
 )
-from sdlearn.weights.state_dict import check_dtype, load_tensors
+from sdlearn.weights.state_dict import load_tensors
 from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.tokenizer_files import read_tokenizer
@@ -94,7 +95,7 @@ def read_single_file(
         FileNotFoundError: If a file is missing, or the tokenizer cannot be downloaded.
         ValueError: If the file is damaged or not supported, or fits several systems.
     """
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     tensors = open_weights(path)
     unwrap(tensors)
     if not any(name.startswith(PREFIXES) for name in tensors):

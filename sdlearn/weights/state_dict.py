@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.validation import shown
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
-from sdlearn.weights.model_detection import detect_model, shortened
+from sdlearn.weights.model_detection import detect_model, find_addition
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
 from sdlearn.weights.weight_names import find_weights
 
 TEXT_PREFIX = "text_model."
-COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def load(module: nn.Module, path: str | Path, variant: str | None = None) -> None:
@@ -61,6 +61,9 @@ def load_part(module: nn.Module, tensors: dict[str, LazyTensor], path: Path) -> 
     published = Location("", "published")  # a file in another layout is refused by its names
     found = find_part(module, tensors, path) or tensors_at(published, module, tensors, path)
     matched = match_state_dict(module, found.tensors, path, detected_hint(tensors, module))
+    added = find_addition(name for name in tensors if not name.startswith(found.prefix))
+    if added:
+        raise ValueError(f"{path} holds the tensor {shown(added[0])}, which belongs to {added[1]}")
     tensors.clear()
     del found  # or tensors that a pickle holds in memory would stay until the end
     load_tensors([(module, matched)], path)
@@ -90,15 +93,14 @@ def match_state_dict(
     for key, tensor in tensors.items():
         if key not in state:
             raise ValueError(
-                f"{path} holds the tensor {shortened(tensor.name)!r}, which {owner} does not have"
-                f"{hint}"
+                f"{path} holds the tensor {shown(tensor.name)}, which {owner} does not have{hint}"
             )
         shape = tuple(state[key].shape)
         if len(tensor.shape) > len(shape) and set(tensor.shape[len(shape) :]) == {1}:
             tensor = reshaped(tensor, tensor.shape[: len(shape)])  # 1x1 convolution -> linear
         if tensor.shape != shape:
             raise ValueError(
-                f"{path}: {tensor.name} has the shape {shortened(tensor.shape)}; {owner} needs "
+                f"{path}: {tensor.name} has the shape {shown(tensor.shape)}; {owner} needs "
                 f"{shape}{hint}"
             )
         if state[key].is_floating_point() and not tensor.dtype.is_floating_point:
@@ -171,10 +173,3 @@ def detected_hint(tensors: Mapping[str, LazyTensor], module: nn.Module) -> str:
     family = detect_model({key: tensor.shape for key, tensor in tensors.items()})
     own = detect_model({key: tuple(tensor.shape) for key, tensor in module.state_dict().items()})
     return f"; it looks like {family}" if family not in (None, own) else ""
-
-
-def check_dtype(dtype: torch.dtype) -> None:
-    """Raise ValueError for a dtype in which the networks cannot compute."""
-    if dtype not in COMPUTE_DTYPES:
-        accepted = ", ".join(map(str, COMPUTE_DTYPES))
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {accepted}")

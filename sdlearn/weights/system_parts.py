@@ -11,12 +11,14 @@ from torch import nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.unet import UNet
+from sdlearn.utils.device import check_dtype
+from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
 from sdlearn.weights.file_parts import PREFIXES, find_part
 from sdlearn.weights.leftovers import companion, is_left_beside
-from sdlearn.weights.model_detection import foreign_family, shortened
-from sdlearn.weights.state_dict import check_dtype, detected_hint, match_state_dict
+from sdlearn.weights.model_detection import foreign_family
+from sdlearn.weights.state_dict import detected_hint, match_state_dict
 from sdlearn.weights.tensor_files import LazyTensor
 
 
@@ -46,7 +48,7 @@ def new_parts(spec: ModelSpec, dtype: torch.dtype) -> Parts:
     Raises:
         ValueError: If the networks cannot compute in this dtype.
     """
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     with torch.device("meta"):
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
@@ -82,7 +84,7 @@ def match_parts(
             what = "averaged weights (model_ema.*)" if ema and module is unet else "weights"
             raise ValueError(
                 f"{path} holds no {what} of a {type(module).__name__} under their original names"
-                f"{hint}"
+                f"{hint}; expected a file of a whole system: U-Net, autoencoder and text encoder"
             )
         matched.append((module, match_state_dict(module, found.tensors, path, hint)))
         prefixes.append(found.prefix)
@@ -111,20 +113,17 @@ def check_others(
     for name in others:
         if name.startswith(PREFIXES):
             raise ValueError(
-                f"{path} holds the tensor {shortened(name)!r}, which belongs to none of the "
+                f"{path} holds the tensor {shown(name)}, which belongs to none of the "
                 f"networks{hint}"
             )
         foreign = None if companion(name) else foreign_family({name: ()})
         if foreign:
-            raise ValueError(
-                f"{path} holds the tensor {shortened(name)!r}, which belongs to {foreign}"
-            )
+            raise ValueError(f"{path} holds the tensor {shown(name)}, which belongs to {foreign}")
     for what in sorted({what for what in map(companion, others) if what}):
         warnings.warn(f"{path} also holds {what}; it is left out", stacklevel=4)
     unknown = [name for name in others if not companion(name)]
     if unknown:
         warnings.warn(
-            f"{path}: {len(unknown)} unknown tensors are ignored, among them "
-            f"{shortened(unknown[0])!r}",
+            f"{path}: {len(unknown)} unknown tensors are ignored, among them {shown(unknown[0])}",
             stacklevel=4,
         )

@@ -17,7 +17,6 @@ A file is read as what its first bytes say, whatever its name: a pickle that was
 import json
 import math
 import re
-import reprlib
 import struct
 import sys
 import zipfile
@@ -38,6 +37,8 @@ from sdlearn.utils.file_kinds import (
     describe_text,
     is_safetensors,
 )
+from sdlearn.utils.memory import free_memory, in_words
+from sdlearn.utils.validation import one_line, shown
 from sdlearn.weights.pickles import unpickled
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -49,6 +50,13 @@ TYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -93,7 +101,7 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
         tensors = open_safetensors(path) if kind == "safetensors" else open_pickle(path)
         for name in tensors:
             if len(name) > LONGEST_NAME or not name.isprintable():
-                raise ValueError(f"{path} holds a tensor with the name {reprlib.repr(name)}")
+                raise ValueError(f"{path} holds a tensor with the name {shown(name)}")
         return tensors
     is_what = describe_content(path) or describe_text(path)
     if is_what:
@@ -133,9 +141,10 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(shards)):
-        if not re.fullmatch(r"[^/\\:\0]{1,255}", shard) or shard in (".", ".."):
+        plain = re.fullmatch(r"[^/\\:]{1,255}", shard) and shard.isprintable()
+        if not plain or shard in (".", ".."):
             raise ValueError(
-                f"{index} names the shard {reprlib.repr(shard)}; a shard must lie in the folder of "
+                f"{index} names the shard {shown(shard)}; a shard must lie in the folder of "
                 "its index and be given by its name alone"
             )
         path = index.parent / shard
@@ -144,7 +153,7 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         found = open_file(path)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
-            raise ValueError(f"{path} holds {twice[0]!r:.200}, which another shard holds, too")
+            raise ValueError(f"{path} holds {shown(twice[0])}, which another shard holds, too")
         tensors |= found
     return tensors
 
@@ -163,7 +172,8 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         with safe_open(path, "np"):  # checks every entry of the header against the file's length
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+        reason = one_line(error, 200)
+        raise ValueError(f"{path} is not a complete safetensors file: {reason}") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -173,7 +183,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         if entry["dtype"] not in TYPES:
             known = ", ".join(TYPES)
             raise ValueError(
-                f"{path}: {name:.200} is of the type {entry['dtype']}; known are {known}"
+                f"{path}: {shown(name)} is of the type {entry['dtype']}; known are {known}"
             )
         shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
         start = 8 + length + entry["data_offsets"][0]
@@ -210,6 +220,7 @@ def open_pickle(path: Path) -> dict[str, LazyTensor]:
     # torch computes these offsets from how it writes archives. Other programs write them otherwise.
     lazy = all(lengths.get(starts[n]) == t.untyped_storage().nbytes() for n, t in tensors.items())
     if not tensors or not lazy:
+        check_unpacked(path)
         return {name: in_memory(name, tensor) for name, tensor in unpickled(path, "cpu").items()}
     return {name: from_archive(path, name, t, starts[name]) for name, t in tensors.items()}
 
@@ -229,11 +240,25 @@ def stored_values(path: Path) -> dict[int, int]:
             raise ValueError(f"{path} is {DAMAGED_ARCHIVE}") from error
 
 
+def check_unpacked(path: Path) -> None:
+    """Raise ValueError if an archive, perhaps a compressed one, is more than memory holds."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        needed = sum(entry.file_size for entry in archive.infolist())
+    free = free_memory()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{path} unpacks to {in_words(needed)}, and {in_words(free)} of memory are free; use a "
+            ".safetensors file of the same model, which is read tensor by tensor"
+        )
+
+
 def entries_of(file: BinaryIO) -> dict[int, int]:
     """The result of `stored_values` for an open archive."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        orders = [archive.read(e) for e in entries if e.filename.endswith("/byteorder")]
+        orders = [archive.open(e).read(9) for e in entries if e.filename.endswith("/byteorder")]
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or orders not in ([], [sys.byteorder.encode()]):
         return {}

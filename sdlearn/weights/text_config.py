@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.clip import CLIPTextConfig
+from sdlearn.utils.validation import shown
 from sdlearn.weights.config_fields import TEXT_FIXED
-from sdlearn.weights.json_config import MOST_LAYERS, Json, read_config, short, written
+from sdlearn.weights.json_config import MOST_LAYERS, Json, read_config, written
 
 # The classes of a text encoder, without and with a projection.
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -33,7 +34,7 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
     model_type = config.text("model_type", "clip_text_model")
     if name not in TEXT_CLASSES or model_type != "clip_text_model":
         raise ValueError(
-            f"{path} describes a {short(name)} of the type {short(model_type)}; "
+            f"{path} describes a {shown(name)} of the type {shown(model_type)}; "
             "only CLIP's text encoder is supported, of the class CLIPTextModel or "
             "CLIPTextModelWithProjection and the type clip_text_model"
         )
@@ -41,7 +42,7 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
     activation: Any = config.text("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         raise ValueError(
-            f"{path}: hidden_act is {short(activation)}; only 'quick_gelu' and 'gelu' are supported"
+            f"{path}: hidden_act is {shown(activation)}; only 'quick_gelu' and 'gelu' are supported"
         )
     return CLIPTextConfig(
         vocab_size=config.integer("vocab_size"),

@@ -16,7 +16,8 @@ from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
 from sdlearn.utils.file_kinds import describe_content
-from sdlearn.weights.json_config import Json, short
+from sdlearn.utils.validation import shown
+from sdlearn.weights.json_config import Json
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -64,8 +65,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for place, token, number in published:
         if ids.get(token) != number:
             raise ValueError(
-                f"{folder / place}: the token {short(token)} has the number "
-                f"{short(number)}; read with the other files it has "
+                f"{folder / place}: the token {shown(token)} has the number "
+                f"{shown(number)}; read with the other files it has "
                 f"{ids.get(token, 'none')}, so these files do not belong together"
             )
     return tokenizer
@@ -98,13 +99,13 @@ def check_settings(folder: Path) -> None:
     name = settings.get("tokenizer_class")
     if name is not None and name not in CLASSES:
         raise ValueError(
-            f"{path}: tokenizer_class is {short(name)}; only {' and '.join(CLASSES)} can be read"
+            f"{path}: tokenizer_class is {shown(name)}; only {' and '.join(CLASSES)} can be read"
         )
     length = settings.get("model_max_length")
     number = isinstance(length, int | float) and not isinstance(length, bool)
     if length is not None and not (number and length >= 3):
         raise ValueError(
-            f"{path}: model_max_length is {short(length)}; it must be at least 3, a start, "
+            f"{path}: model_max_length is {shown(length)}; it must be at least 3, a start, "
             "a word and an end"
         )
 

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlearn.utils.file_kinds import OTHER_FORMATS, UNFINISHED
+from sdlearn.utils.validation import shown
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 KINDS = ("safetensors", "sft", "bin")
+WEIGHTS = (".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")  # with any name
 # Variants by how near their values are to the plain ones: float32; averaged weights, which are what
 # the plain files of published systems hold; 11 significant bits, 8 bits.
 VARIANTS = ("", "fp32", "ema", "ema_only", "fp16", "bf16")
@@ -85,12 +87,14 @@ def find_weights(path: Path, variant: str | None = None) -> Path:
         ValueError: If the folder does not have the variant.
     """
     if path.is_dir():
-        names = [file.name for file in path.iterdir() if file.is_file()]
+        there = list(path.iterdir())
+        names = [file.name for file in there if file.is_file()]
         (variant,) = choose_variants({"": names}, variant, str(path)).values()
         name = pick_weights(names, variant)
         if name is None:
+            instead = broken_link(there) or found_instead(names)
             raise FileNotFoundError(
-                f"{path} holds no weights{found_instead(names)}; expected {STEMS[0]}.safetensors "
+                f"{path} holds no weights{instead}; expected {STEMS[0]}.safetensors "
                 f"or {STEMS[1]}.safetensors, whole or in shards with an index, or a .bin file"
             )
         return path / name
@@ -171,7 +175,7 @@ def choose_variants(
         return dict.fromkeys(parts)
     if not isinstance(variant, str) or not re.fullmatch(r"[\w.+-]*", variant):
         raise ValueError(
-            f"variant is {variant!r:.100}; give the name of one, such as 'fp16', or None"
+            f"variant is {shown(variant)}; give the name of one, such as 'fp16', or None"
         )
     there = {part: variants(names) for part, names in parts.items()}
     found = any(variant in each for each in there.values())
@@ -180,7 +184,7 @@ def choose_variants(
         if variant not in each and not (found and "" in each):
             names = ", ".join(repr(name) if name else "None (the plain weights)" for name in each)
             raise ValueError(
-                f"{where} has no weights of the variant {variant!r:.100}"
+                f"{where} has no weights of the variant {shown(variant)}"
                 f"{f' in its {part}' if part else ''}; there are {names or 'none at all'}"
             )
         chosen[part] = variant if variant in each else ""
@@ -192,9 +196,20 @@ def found_instead(names: Collection[str]) -> str:
     for name in sorted(names):
         ending = Path(name).suffix.lower()
         if ending in OTHER_FORMATS:
-            return f", but {name[:100]!r}, {OTHER_FORMATS[ending].split(';')[0]}"
+            return f", but {shown(name)}, {OTHER_FORMATS[ending].split(';')[0]}"
         if ending in UNFINISHED:
-            return f", but {name[:100]!r}, a download that has not come to its end"
+            return f", but {shown(name)}, a download that has not come to its end"
         if _SHARD.search(name):
-            return f", but {name[:100]!r}, a shard without its index"
+            return f", but {shown(name)}, a shard without its index"
+    for name in sorted(names):
+        if Path(name).suffix.lower() in WEIGHTS and not name.startswith("._"):
+            return f", but {shown(name)}, a name under which no weights are looked for"
+    return ""
+
+
+def broken_link(files: Collection[Path]) -> str:
+    """Part of a message: a link of the hub's cache whose file was deleted, if there is one."""
+    for file in sorted(files):
+        if parse(file.name) and file.is_symlink() and not file.exists():
+            return f", but {shown(file.name)}, a link to a file that is gone; download it again"
     return ""

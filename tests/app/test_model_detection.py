@@ -11,6 +11,7 @@ from sdlearn.clip import CLIPTextEncoder
 from sdlearn.controlnet import ControlNet
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.unet import UNet
+from sdlearn.utils.validation import one_line, shown
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS
 from sdlearn.weights.ldm_keys import key_map
@@ -19,9 +20,8 @@ from sdlearn.weights.model_detection import (
     detect_model,
     foreign_family,
     resolve_spec,
-    shortened,
 )
-from tests.tiny_original import TINY1, TINY_TEXT, TINY_UNET, TINY_VAE
+from tests.tiny_original import TINY1, TINY_TEXT, TINY_UNET, TINY_VAE, original
 
 UNET = "model.diffusion_model."
 CONV_IN = "input_blocks.0.0.weight"
@@ -44,6 +44,7 @@ FAMILIES = [
     ("a T2I-Adapter", {"adapter.body.0.resnets.0.block1.weight": (2, 2, 3, 3)}),
     ("quantised weights", {UNET + CONV_IN: (320, 4, 3, 3), UNET + "out.2.scale_weight": ()}),
     ("quantised weights", {UNET + "time_embed.0.weight.quant_map": (16,)}),
+    ("quantised weights", {UNET + CONV_IN: (320, 4, 3, 3), UNET + "out.2.comfy_quant": (30,)}),
     ("AnimateDiff", {"down_blocks.0.motion_modules.0.temporal_transformer.norm.bias": (2,)}),
     ("Stable Diffusion 3", {UNET + "joint_blocks.0.x_block.attn.proj.weight": (2, 2)}),
     ("Flux", {"double_blocks.0.img_attn.proj.weight": (2, 2)}),
@@ -124,13 +125,18 @@ def test_no_signature_is_in_a_system_that_is_supported(name):
         modules = [UNet(spec.unet), VAE(spec.vae), ControlNet(spec.unet)]
         modules += [CLIPTextEncoder(config) for config in spec.text]
     for module in modules:
-        for key, original in (key_map(module) | key_map(module, open_clip=True)).items():
-            assert foreign_family({key: (), original: (), f"text_model.{key}": ()}) is None
+        for key, theirs in (key_map(module) | key_map(module, open_clip=True)).items():
+            assert foreign_family({key: (), theirs: (), f"text_model.{key}": ()}) is None
 
 
 def test_long_values_are_shortened():
-    assert shortened("x" * 200) == "x" * 200
-    assert shortened("a" * 5000 + "b" * 5000) == "a" * 100 + " … " + "b" * 60
+    assert shown("x" * 110) == repr("x" * 110)  # the longest names of published tensors
+    for value in ("a" * 5000 + "b" * 5000, [["x" * 5000] * 50] * 50, 10**5000, ("a\nb",) * 100):
+        assert len(shown(value)) <= 160
+    assert shown("a" * 5000 + "b" * 5000).endswith("b'")
+    assert one_line("a\n  b") == "a b"
+    assert len(one_line("a" * 5000)) == 480
+    assert len(one_line("a" * 5000, 200)) == 200
     with pytest.raises(ValueError, match="known are") as caught:
         resolve_spec("sd" * 5000)
     assert len(str(caught.value)) < 500
@@ -145,6 +151,27 @@ def test_a_tensor_with_a_long_name(tmp_path, name):
     path = tmp_path / "model.safetensors"
     save_file({LONG[name]: torch.zeros(1)}, path)
     for module in MODULES:
-        with pytest.raises(ValueError, match=r"holds a tensor with the name '") as caught:
+        with pytest.raises(ValueError, match="holds a tensor with the name") as caught:
             weights.load(module, path)
-        assert len(str(caught.value)) < 600
+        assert len(str(caught.value)) < 400
+
+
+ADDED = {
+    "scaled_fp8": "quantised weights",
+    "lora_unet_mid_block.lora_up.weight": "low-rank adapters",
+    "lora_te_text_model_encoder_layers_0.alpha": "low-rank adapters",
+    "image_proj.proj.weight": "an IP-Adapter",
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_is_added_beside_one_network(tmp_path, name):
+    """A network of a file is not read without what the file adds to it, whatever the prefix."""
+    for module, prefix in ((UNet(TINY_UNET), UNET), (ControlNet(TINY_UNET), "control_model.")):
+        state = original(module, prefix)
+        path = tmp_path / "model.safetensors"
+        save_file(state | {name: torch.ones(2)}, path)
+        with pytest.raises(ValueError, match=f"{name}', which belongs to {ADDED[name]}"):
+            weights.load(module, path)
+        save_file(state | {"text_encoders.t5xxl.embed_tokens.weight": torch.ones(2)}, path)
+        weights.load(module, path)  # other networks of the file change nothing

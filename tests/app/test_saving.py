@@ -8,10 +8,13 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from sdlearn import weights
 from sdlearn.controlnet import ControlNet
+from sdlearn.vae import VAE
 from sdlearn.weights.tokenizer_files import read_tokenizer
 from tests.tiny_folders import complaint, embeddings, learn, load
 from tests.tiny_model import tiny_diffusers
+from tests.tiny_original import TINY1, TINY_VAE
 
 NAN = float("nan")
 
@@ -177,3 +180,40 @@ def test_a_controlnet_s_older_weights_are_deleted(published, tmp_path):
         "model_index.json",
     ]
     assert load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+
+
+# What is given in the place of a path -> what the sentence says.
+NO_PATHS = {
+    "nothing": (None, "path is None; it must be a folder, a file"),
+    "a number": (3, "path is 3; it must be"),
+    "no characters": ("", "path is ''; it must be"),
+    "a zero": ("a\0b.safetensors", "it must be"),
+    "a name of 300 characters": (
+        "x" * 300 + ".safetensors",
+        "cannot be opened: File name too",
+    ),
+    "5000 characters": ("x" * 5000, "it must be"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PATHS)
+def test_what_is_no_path(kind):
+    given, words = NO_PATHS[kind]
+    for use in (
+        lambda: weights.load(VAE(TINY_VAE), given),
+        lambda: weights.save(VAE(TINY_VAE), given),
+        lambda: weights.load_original(TINY1, given),
+        lambda: ControlNet.from_pretrained(given),
+    ):
+        assert words in complaint(use)
+
+
+def test_places_where_no_file_can_be_written(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").write_text("")
+    for place, words in (
+        ("folder.safetensors", "folder.safetensors is a folder; give the name of a file in it"),
+        ("file/vae.safetensors", "file is a file; give a folder to write to"),
+    ):
+        assert words in complaint(lambda place=place: weights.save(VAE(TINY_VAE), tmp_path / place))
+    assert len(list(tmp_path.rglob("*"))) == 2

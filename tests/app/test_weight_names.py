@@ -286,13 +286,24 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
             "diffusion_pytorch_model-00001-of-00002.safetensors",
             "a shard without its index; expected",
         ),
-        ("unet.safetensors", "unet holds no weights; expected diffusion_pytorch_model"),
+        (
+            "diffusion_pytorch_model (1).safetensors",  # as browsers call a second download
+            r"but 'diffusion_pytorch_model \(1\)\.safetensors', a name under which no weights",
+        ),
+        ("diffusion_pytorch_model.ckpt", r"but 'diffusion_pytorch_model\.ckpt', a name under"),
+        ("config.old", "unet holds no weights; expected diffusion_pytorch_model"),
     ):
         file.rename(file.with_name(name))
         with pytest.raises(FileNotFoundError, match=words):
             load(tmp_path)
         file.with_name(name).rename(file)
     equals_diffusers(load(tmp_path), pipeline)
+    file.rename(tmp_path / "moved")
+    file.symlink_to(tmp_path / "moved")
+    equals_diffusers(load(tmp_path), pipeline)
+    (tmp_path / "moved").unlink()
+    with pytest.raises(FileNotFoundError, match="a link to a file that is gone; download it again"):
+        load(tmp_path)
 
 
 def test_endings_of_safetensors(tmp_path):

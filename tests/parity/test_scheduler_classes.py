@@ -299,7 +299,7 @@ def test_zero_snr_with_velocity(name, spacing, tmp_path, monkeypatch, double):
          {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"},
          "use_karras_sigmas True and beta_schedule 'squaredcos_cap_v2'", "rounded timesteps"),
         ("DPMSolverMultistepScheduler", {"solver_type": "y" * 5000},
-         "solver_type 'yyyyyyyyyyyy...yyyyyyyyyyyyy'", "solver_type 'midpoint'"),
+         f"solver_type '{'y' * 57}...{'y' * 58}'", "solver_type 'midpoint'"),
     ],
 )  # fmt: skip
 def test_what_was_replaced_is_said_and_saved(name, changes, given, instead, tmp_path):
