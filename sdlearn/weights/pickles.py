@@ -186,6 +186,8 @@ def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]
         content = content[largest[0]] if largest else content
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} is a pickle of something else; expected tensors by name")
+    # Counters and notes of a training, such as epoch or global_step.
+    content = {k: v for k, v in content.items() if not isinstance(v, int | float | str | None)}
     for name, value in content.items():
         if not isinstance(name, str):
             raise ValueError(

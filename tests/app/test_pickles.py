@@ -218,6 +218,7 @@ def test_where_the_weights_are(tmp_path, weights, zipped):
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
     for content in (
         weights,
+        weights | {"epoch": 3, "loss": 0.5, "name": "mine", "best": True, "note": None},
         {"state_dict": weights, "ema": {k: v + 1 for k, v in weights.items()}},
         {"state_dict": {"state_dict": weights}},
         {"model": weights, "optimizer": optimizer, "step": 5},
@@ -233,7 +234,7 @@ NO_STATE = {
         {"model": {"a": torch.ones(2)}, "ema": {"a": torch.zeros(2)}},
         "holds several sets of weights, 'model' and 'ema', and does not say which to use",
     ),
-    "a number": ({"a": torch.ones(2), "n": 5}, f"'n' is of the type int; {PLAIN}"),
+    "a dictionary": ({"a": torch.ones(2), "n": {}}, f"'n' is of the type dict; {PLAIN}"),
     "an array": (
         {"a": torch.ones(2), "n": numpy.ones(2)},
         f"'n' is an object of its training; {PLAIN}",
@@ -249,8 +250,8 @@ NO_STATE = {
     "an empty state_dict": ({"state_dict": {}, "epoch": 3}, f"pickle of something else; {PLAIN}"),
     "a list": ([torch.ones(2)], f"pickle of something else; {PLAIN}"),
     "a long name": (
-        {"a": torch.ones(2), "n" * 9999: 5},
-        f"\\.\\.\\.n+' is of the type int; {PLAIN}",
+        {"a": torch.ones(2), "n" * 9999: []},
+        f"\\.\\.\\.n+' is of the type list; {PLAIN}",
     ),
 }
 
