@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelInfo
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from sdlearn.weights import hub
@@ -29,12 +30,14 @@ class LocalHub:
         files = (path for path in folder.rglob("*") if path.is_file())
         return sorted(path.relative_to(folder).as_posix() for path in files)
 
-    def list_repo_files(self, repo: str) -> list[str]:
+    def model_info(self, repo: str, timeout: float) -> ModelInfo:
+        assert 1 <= timeout <= 30
         if not self.online:
             raise ConnectionError("cannot reach the hub\nand more lines of it")
         if repo not in self.repositories:
             raise EntryNotFoundError(f"404: {repo} is not known")
-        return self.names(repo)
+        siblings = [{"rfilename": name} for name in self.names(repo)]
+        return ModelInfo(id=repo, siblings=siblings)
 
     def snapshot_download(
         self, repo: str, allow_patterns: list[str], local_files_only: bool = False

@@ -29,6 +29,7 @@ FETCH_ERRORS: tuple[type[Exception], ...] = (
 )
 # Raised where the cache lacks a folder, or the variant of its weights.
 NOT_CACHED: tuple[type[Exception], ...] = (ValueError, *FETCH_ERRORS)
+TIMEOUT = 10.0  # seconds in which the hub must answer
 
 
 class Layout(NamedTuple):
@@ -82,12 +83,14 @@ def download(repo: str, layout: Layout, variant: str | None = None) -> Path:
     Without a network connection, a complete folder in the cache is used.
     """
     try:
-        names = HfApi().list_repo_files(repo)
+        # One request. Listing the files by pages would repeat it for half a minute if offline.
+        listed = HfApi().model_info(repo, timeout=TIMEOUT).siblings or []
     except FETCH_ERRORS as error:
         folder = cached_folder(repo, layout, variant)
         if folder is None:
             raise FileNotFoundError(fetch_error(repo, error)) from error
         return folder
+    names = [file.rfilename for file in listed]
     needed = choose_files(names, layout, f"{repo} on the Hugging Face hub", variant)
     try:
         return Path(snapshot_download(repo, allow_patterns=needed))
