@@ -37,7 +37,7 @@ class LocalHub:
         if repo not in self.repositories:
             raise EntryNotFoundError(f"404: {repo} is not known")
         siblings = [{"rfilename": name} for name in self.names(repo)]
-        return ModelInfo(id=repo, siblings=siblings)
+        return ModelInfo(id=repo, siblings=siblings)  # type: ignore[no-untyped-call]
 
     def snapshot_download(
         self, repo: str, allow_patterns: list[str], local_files_only: bool = False
