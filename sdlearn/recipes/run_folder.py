@@ -13,10 +13,16 @@ from sdlearn.recipes.recipe import Recipe, override
 from sdlearn.training import TrainingJob
 from sdlearn.utils.atomic_files import PART, read_json, write_json
 from sdlearn.utils.checkpoint import checkpoints
+from sdlearn.utils.file_kinds import AGAIN
 from sdlearn.utils.run_lock import LOCK
 
 R = TypeVar("R", bound=Recipe)
 RECIPE = "recipe.json"
+# What file managers, version control, Jupyter and a disk's format put into an empty folder.
+OTHERS = {
+    ".DS_Store", "desktop.ini", "Thumbs.db", ".directory", ".gitkeep", ".gitignore",
+    ".ipynb_checkpoints", "lost+found",
+}  # fmt: skip
 ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
 
 
@@ -54,7 +60,8 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[s
     except WrongPart:
         raise
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; {advice}") from error
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
 
 
 class WrongPart(ValueError):
@@ -76,7 +83,7 @@ def check_unused(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder; accepted: a new or empty folder")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} - OTHERS
     if RECIPE not in names and names & {"checkpoints", "metrics.jsonl", "export"}:
         raise ValueError(
             f"{folder} is not empty: it holds a run whose recipe.json is missing; restore the "

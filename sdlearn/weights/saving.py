@@ -8,11 +8,13 @@ import reprlib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.utils.atomic_files import atomic_write, user_path, write_json
+from sdlearn.utils.validation import one_line
 from sdlearn.weights.state_dict import TEXT_PREFIX, check_dtype
 from sdlearn.weights.tensor_files import SAFETENSORS
 from sdlearn.weights.weight_names import STEMS
@@ -173,5 +175,9 @@ def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
     with atomic_write(path) as part:
         part.touch()
         mode = part.stat().st_mode  # save_file makes files that only their owner can read
-        save_file(state, part, metadata={"format": "pt"})
+        try:
+            save_file(state, part, metadata={"format": "pt"})
+        except SafetensorError as error:  # such as a full disk
+            reason = str(error).rpartition("I/O error: ")[2]
+            raise OSError(f"{path} cannot be written: {one_line(reason)}") from error
         part.chmod(mode)
