@@ -193,7 +193,7 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             arguments would change a resumed run.
     """
     from sdlearn.recipes.recipe import override
-    from sdlearn.recipes.run_folder import check_unused, started_recipe
+    from sdlearn.recipes.run_folder import check_unused, may_move, started_recipe
 
     name = args.recipe or DEFAULT
     if name not in module.RECIPES:
@@ -211,14 +211,15 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             f"{folder} started with the recipe {began!r}, not {name!r}; a resumed run keeps its "
             "recipe"
         )
-    for name, value in vars(override(recipe, changes)).items():
-        if value != getattr(recipe, name):
+    wanted = override(recipe, changes)
+    for name, value in vars(wanted).items():
+        if value != getattr(recipe, name) and name not in may_move(folder):
             raise ValueError(
                 f"{folder} started with {name} {getattr(recipe, name)!r}, not "
                 f"{reprlib.repr(value)}; a resumed run keeps its recipe (--init {folder} starts a "
                 "new run from it)"
             )
-    return recipe
+    return wanted
 
 
 def changed_settings(args: argparse.Namespace) -> dict[str, object]:

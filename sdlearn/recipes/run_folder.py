@@ -23,6 +23,7 @@ OTHERS = {
     ".DS_Store", "desktop.ini", "Thumbs.db", ".directory", ".gitkeep", ".gitignore",
     ".ipynb_checkpoints", "lost+found",
 }  # fmt: skip
+PLACES = {"data": "images", "vae": "vae", "text": "text"}  # setting -> its hash in "frozen"
 ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
 
 
@@ -93,6 +94,16 @@ def check_unused(folder: Path) -> None:
         raise ValueError(
             f"{folder} is not empty; accepted: a new or empty folder, or a run with --resume"
         )
+
+
+def may_move(folder: Path) -> set[str]:
+    """Return the settings of a run that may name another place when it is resumed.
+
+    These are the folders whose contents recipe.json identifies, so `begin` notices others.
+    """
+    frozen = read_json(folder / RECIPE).get("frozen", {})
+    kept = frozen if isinstance(frozen, dict) else {}
+    return {setting for setting, content in PLACES.items() if content in kept}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
