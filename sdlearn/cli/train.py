@@ -5,6 +5,7 @@ training runs, it has the lock of the file .lock there, so that no second one wr
 """
 
 import argparse
+import errno
 import os
 import reprlib
 import signal
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
         with run_lock(folder) as check_held:  # a refused request leaves no folder
             return run(args, module, folder, device, check_held)
     except OSError as error:
-        if error.errno is None:  # it is a sentence
+        if error.errno in (None, errno.ENOMEM):  # it is a sentence, or not about a file
             raise
         place = error.filename or folder
         raise type(error)(f"{place} cannot be read or written: {error.strerror}") from error
