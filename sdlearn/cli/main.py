@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
+            if sys.stderr is None:  # closed by the shell; progress bars would fail
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
             escape_what_cannot_be_printed()
             args = parse(argv)
             code: int = import_module(COMMANDS[args.command][1]).main(args)

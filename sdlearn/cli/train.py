@@ -5,12 +5,13 @@ training runs, it has the lock of the file .lock there, so that no second one wr
 """
 
 import argparse
+import errno
 import os
 import reprlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,12 @@ from typing import TYPE_CHECKING
 
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
-from sdlearn.utils.atomic_files import recover_folder, remove_leftovers, replace_folder
+from sdlearn.utils.atomic_files import (
+    recover_folder,
+    remove_leftovers,
+    replace_folder,
+    user_path,
+)
 from sdlearn.utils.run_limits import check_minutes
 
 if TYPE_CHECKING:
@@ -77,14 +83,33 @@ def main(args: argparse.Namespace) -> int:
 
     module = import_module(f"sdlearn.recipes.{args.part}")
     check_options(args)
-    folder = Path(args.out)
+    folder = run_folder(args.out)
+    try:
+        check_unlocked(folder)
+        resolve_recipe(args, module, folder)
+        device = pick_device(args.device)
+        with run_lock(folder) as check_held:  # a refused request leaves no folder
+            return run(args, module, folder, device, check_held)
+    except OSError as error:
+        if error.errno in (None, errno.ENOMEM):  # it is a sentence, or not about a file
+            raise
+        place = error.filename or folder
+        raise type(error)(f"{place} cannot be read or written: {error.strerror}") from error
+
+
+def run_folder(out: str) -> Path:
+    """Return the folder of a run, in whose parent the cache is.
+
+    Raises:
+        ValueError: If it is the cache.
+    """
+    folder = user_path(out)
     if folder.name in ("", ".."):  # the cache is beside the folder, so its parent must be known
         folder = Path(os.path.abspath(folder))
-    check_unlocked(folder)
-    resolve_recipe(args, module, folder)
-    device = pick_device(args.device)
-    with run_lock(folder):  # a refused request leaves no folder
-        return run(args, module, folder, device)
+    cache = folder.parent / CACHE
+    if folder == cache or (cache.is_dir() and folder.is_dir() and cache.samefile(folder)):
+        raise ValueError(f"--out is {out}, where runs keep their images; give another name")
+    return folder
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -95,15 +120,19 @@ def check_options(args: argparse.Namespace) -> None:
     """
     if not args.out:
         raise ValueError("--out is empty; accepted: the folder of the run")
-    if Path(args.out).name == CACHE:
-        raise ValueError(f"--out is {args.out}, where runs keep their images; give another name")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     if args.minutes is not None:
         check_minutes("--minutes", args.minutes)
 
 
-def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "torch.device") -> int:
+def run(
+    args: argparse.Namespace,
+    module: ModuleType,
+    folder: Path,
+    device: "torch.device",
+    check_held: Callable[[], None],
+) -> int:
     """Train in a folder that this process has locked; the rest is as for `main`."""
     from tqdm import tqdm
 
@@ -119,10 +148,15 @@ def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "tor
     begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
     if args.resume and not checkpoints(folder):
         print(f"{folder} has no checkpoint yet; the run starts with its first step")
+
+    def should_stop() -> bool:
+        check_held()
+        return stopped.is_set()
+
     with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
-            should_stop=stopped.is_set, checkpoint_steps=args.checkpoint_steps,
+            should_stop=should_stop, checkpoint_steps=args.checkpoint_steps,
         )  # fmt: skip
         step = 0
         try:
@@ -160,7 +194,7 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             arguments would change a resumed run.
     """
     from sdlearn.recipes.recipe import override
-    from sdlearn.recipes.run_folder import check_unused, started_recipe
+    from sdlearn.recipes.run_folder import check_unused, may_move, started_recipe
 
     name = args.recipe or DEFAULT
     if name not in module.RECIPES:
@@ -178,14 +212,15 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
             f"{folder} started with the recipe {began!r}, not {name!r}; a resumed run keeps its "
             "recipe"
         )
-    for name, value in vars(override(recipe, changes)).items():
-        if value != getattr(recipe, name):
+    wanted = override(recipe, changes)
+    for name, value in vars(wanted).items():
+        if value != getattr(recipe, name) and name not in may_move(folder):
             raise ValueError(
                 f"{folder} started with {name} {getattr(recipe, name)!r}, not "
                 f"{reprlib.repr(value)}; a resumed run keeps its recipe (--init {folder} starts a "
                 "new run from it)"
             )
-    return recipe
+    return wanted
 
 
 def changed_settings(args: argparse.Namespace) -> dict[str, object]:
@@ -211,9 +246,10 @@ def changed_settings(args: argparse.Namespace) -> dict[str, object]:
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, so that the loop can stop between two steps.
+    """Yield an event that Ctrl-C, SIGTERM and SIGHUP set: the loop then stops between two steps.
 
-    A second Ctrl-C interrupts at once. Outside the main thread no signal is handled.
+    A terminal that is closed sends SIGHUP, unless `nohup` has it ignored. After any of them, Ctrl-C
+    interrupts at once. Outside the main thread no signal is handled.
     """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -221,11 +257,14 @@ def stop_signals() -> Iterator[threading.Event]:
         return
 
     def handle(number: int, frame: object) -> None:
-        if stopped.is_set():
+        if stopped.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopped.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if os.name == "posix" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stopped
     finally:

@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.evaluation.tables import markdown
+from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
+from sdlearn.recipes.run_folder import RECIPE
 from sdlearn.utils.atomic_files import read_json
+from sdlearn.utils.metrics_file import read_metrics
+from sdlearn.utils.run_limits import is_number
+from sdlearn.utils.validation import shown
+
+LISTED = {"run", "part", "recipe", "settings", "steps_done", "seconds"}  # in every record
+MACHINE = {"device", "threads", "torch"}
+SHOWN = ("batch", "lr", "scenes")  # the settings in the table
 
 
 def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
@@ -29,25 +38,68 @@ def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
     """
     training = []
     for folder in runs:
-        record = read_json(folder / "recipe.json")
+        record = read_run(folder)
         path = folder / "metrics.jsonl"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; every run writes its metrics there")
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not rows or "part" not in record:
+        rows, unreadable = read_metrics(path)
+        if not rows:
             raise ValueError(f"{folder} is not a run of `sdlearn train` that has done a step")
-        if record["recipe"] not in recipes(record["part"]):
-            known = ", ".join(recipes(record["part"]))
+        if unreadable:
             raise ValueError(
-                f"{folder} has the unknown recipe {record['recipe']!r}; accepted: {known}"
+                f"{path} is damaged: line {unreadable} is not a step's line; `sdlearn train "
+                f"{record['part']} --resume --out {folder}` mends it"
             )
         batch = record["settings"]["batch"]
-        seconds = sum(batch / row["images_per_second"] for row in rows if row["images_per_second"])
+        speeds = [row.get("images_per_second", 0) for row in rows]
+        seconds = sum(batch / speed for speed in speeds if speed)
         done = {"run": folder.name, "steps_done": rows[-1]["step"], "seconds": round(seconds)}
         training.append({**record, **done})
+    new = {record["run"] for record in training}
+    return [record for record in listed_runs(model) if record["run"] not in new] + training
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the recipe.json of a run.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is damaged, or names an unknown part or recipe.
+    """
+    record = read_json(folder / RECIPE)
+    part = record.get("part")
+    if part not in PARTS:
+        raise ValueError(
+            f"{folder} is not a run of `sdlearn train`: its {RECIPE} has the part {shown(part)}; "
+            f"accepted: {', '.join(PARTS)}"
+        )
+    name, machine, settings = (record.get(key, {}) for key in ("recipe", "machine", "settings"))
+    if name not in [*recipes(part)]:
+        known = ", ".join(recipes(part))
+        raise ValueError(f"{folder} has the unknown recipe {shown(name)}; accepted: {known}")
+    if not isinstance(machine, dict) or (machine and not machine.keys() >= MACHINE):
+        raise ValueError(f"{folder / RECIPE} is damaged: its machine is {shown(machine)}")
+    if not isinstance(settings, dict) or not all(is_number(settings.get(each)) for each in SHOWN):
+        raise ValueError(f"{folder / RECIPE} is damaged: its settings are {shown(settings)}")
+    return record
+
+
+def listed_runs(model: Path) -> list[dict[str, Any]]:
+    """The records in a model's training.json; none if it has no such file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
     path = model / "training.json"
-    listed = read_json(path)["runs"] if path.is_file() else []
-    return [run for run in listed if run["run"] not in {r["run"] for r in training}] + training
+    listed = read_json(path).get("runs") if path.is_file() else []
+    if not isinstance(listed, list) or not all(
+        isinstance(record, dict) and record.keys() >= LISTED for record in listed
+    ):
+        raise ValueError(
+            f"{path} is damaged: it does not list the records of runs; restore it, or delete it "
+            "and name all runs with --runs"
+        )
+    return listed
 
 
 def training_section(training: Sequence[dict[str, Any]]) -> str:

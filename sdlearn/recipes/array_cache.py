@@ -66,9 +66,14 @@ def damage_of(path: Path, dtype: DTypeLike, shape: Sequence[int]) -> str:
     """Say what is wrong with a file, or return "" for a good one.
 
     Files that were written before there were checksums end with their last value.
+
+    Raises:
+        PermissionError: If the file may not be read.
     """
     try:
         array = open_array(path)
+    except PermissionError:
+        raise
     except (ValueError, OSError, EOFError) as error:
         return str(error)
     if array.dtype != dtype or array.shape != tuple(shape):

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from sdlearn import weights
-from sdlearn.utils.checkpoint import checkpoints, load_networks
+from sdlearn.utils.checkpoint import checkpoints, load_networks, networks_of, newest_readable
 
 
 def load_initial_weights(init: str, networks: Mapping[str, nn.Module]) -> None:
@@ -24,29 +24,31 @@ def load_initial_weights(init: str, networks: Mapping[str, nn.Module]) -> None:
     if not init:
         return
     main, network = next(iter(networks.items()))
-    check_initial_weights(init, main)
-    folder = Path(init)
-    if not checkpoints(folder):
-        weights.load(network, folder)
+    checkpoint = check_initial_weights(init, main)
+    if checkpoint is None:
+        weights.load(network, Path(init))
         return
-    has_ema = (checkpoints(folder)[-1] / "ema.safetensors").exists()
-    load_networks(folder, {"ema" if has_ema else main: network})
-    load_networks(folder, {name: net for name, net in networks.items() if name != main})
+    names = networks_of(checkpoint)
+    others = {name: net for name, net in networks.items() if name != main and name in names}
+    load_networks(checkpoint, {"ema" if "ema" in names else main: network} | others)
 
 
-def check_initial_weights(init: str, main: str) -> None:
+def check_initial_weights(init: str, main: str) -> Path | None:
     """Check that there is such a folder, and that a run trains the same network.
 
     Args:
         init: A run's folder or a published part; "" for none.
         main: Name of the trained network.
 
+    Returns:
+        The newest checkpoint of the run that can be read; None for a published part.
+
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it is a run that trains something else.
+        ValueError: If it is a run that trains something else, or has no readable checkpoint.
     """
     if not init:
-        return
+        return None
     folder = Path(init)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -54,10 +56,12 @@ def check_initial_weights(init: str, main: str) -> None:
             f"init is {init}, which {what}; accepted: the folder of a run or of a published part"
         )
     if not checkpoints(folder):
-        return
-    names = {path.stem for path in checkpoints(folder)[-1].glob("*.safetensors")}
+        return None
+    checkpoint = newest_readable(folder)
+    names = networks_of(checkpoint)
     if main not in names:
         raise ValueError(
-            f"init is {folder}, a run that trains {' and '.join(sorted(names)) or 'nothing'}; "
-            f"accepted: a run that trains {main}"
+            f"init is {folder}, a run that trains {' and '.join(names)}; accepted: a run that "
+            f"trains {main}"
         )
+    return checkpoint

@@ -1,6 +1,7 @@
 """The settings that all recipes share; each trained part adds its own in its own module."""
 
 import ast
+import os
 import reprlib
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypeVar
@@ -85,7 +86,7 @@ def override(recipe: R, settings: dict[str, object]) -> R:
 
 
 def _parse(annotation: Any, name: str, value: object) -> object:
-    """Convert the text of a value, or a list from JSON, to the type of a setting."""
+    """Convert the text of a value, or a list from JSON, to the type of a setting; "~" is home."""
     kind, _ = kind_and_range(annotation)
     if isinstance(value, str) and kind is not str:
         try:
@@ -96,6 +97,8 @@ def _parse(annotation: Any, name: str, value: object) -> object:
             raise ValueError(
                 f"{name} is {reprlib.repr(value)}; accepted: {accepted(annotation)}"
             ) from None
+    if annotation is Place and isinstance(value, str):
+        value = os.path.expanduser(value)
     if isinstance(value, list):  # what JSON makes of a tuple
         value = tuple(value)
     return float(value) if kind is float and type(value) is int else value

@@ -13,10 +13,17 @@ from sdlearn.recipes.recipe import Recipe, override
 from sdlearn.training import TrainingJob
 from sdlearn.utils.atomic_files import PART, read_json, write_json
 from sdlearn.utils.checkpoint import checkpoints
+from sdlearn.utils.file_kinds import AGAIN
 from sdlearn.utils.run_lock import LOCK
 
 R = TypeVar("R", bound=Recipe)
 RECIPE = "recipe.json"
+# What file managers, version control, Jupyter and a disk's format put into an empty folder.
+OTHERS = {
+    ".DS_Store", "desktop.ini", "Thumbs.db", ".directory", ".gitkeep", ".gitignore",
+    ".ipynb_checkpoints", "lost+found",
+}  # fmt: skip
+PLACES = {"data": "images", "vae": "vae", "text": "text"}  # setting -> its hash in "frozen"
 ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
 
 
@@ -54,7 +61,8 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[s
     except WrongPart:
         raise
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; {advice}") from error
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
 
 
 class WrongPart(ValueError):
@@ -76,7 +84,7 @@ def check_unused(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder; accepted: a new or empty folder")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} - OTHERS
     if RECIPE not in names and names & {"checkpoints", "metrics.jsonl", "export"}:
         raise ValueError(
             f"{folder} is not empty: it holds a run whose recipe.json is missing; restore the "
@@ -86,6 +94,16 @@ def check_unused(folder: Path) -> None:
         raise ValueError(
             f"{folder} is not empty; accepted: a new or empty folder, or a run with --resume"
         )
+
+
+def may_move(folder: Path) -> set[str]:
+    """Return the settings of a run that may name another place when it is resumed.
+
+    These are the folders whose contents recipe.json identifies, so `begin` notices others.
+    """
+    frozen = read_json(folder / RECIPE).get("frozen", {})
+    kept = frozen if isinstance(frozen, dict) else {}
+    return {setting for setting, content in PLACES.items() if content in kept}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,7 +44,8 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run folder, oldest first."""
-    found = (folder / "checkpoints").glob("step-*")
+    home = folder / "checkpoints"
+    found = home.iterdir() if home.is_dir() else ()  # glob would be silent where it may not read
     return sorted(p for p in found if re.fullmatch(r"step-\d{8}", p.name) and p.is_dir())
 
 
@@ -71,13 +72,22 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
         shutil.rmtree(target, ignore_errors=True)  # one that could not be read
         os.replace(part, target)
     except (SafetensorError, RuntimeError) as error:  # what the writers raise on a full disk
-        raise OSError(f"{target} cannot be written: {one_line(error, 200)}") from error
+        raise OSError(f"{target} cannot be written: {disk_error(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(home)
-    for old in checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    # Later ones could not be read, or the run would have gone on from them.
+    kept = [path for path in checkpoints(folder) if path.name <= target.name][-KEEP:]
+    for other in set(checkpoints(folder)) - set(kept):
+        shutil.rmtree(other)
     return target
+
+
+def disk_error(error: Exception) -> str:
+    """What an error of the writers says of the disk; torch's speak of its own source code."""
+    if isinstance(error, SafetensorError):
+        return one_line(str(error).rpartition("I/O error: ")[2], 200)
+    return "the disk may be full"
 
 
 def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) -> int:
@@ -87,6 +97,7 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         Its step; 0 if the folder has no checkpoint.
 
     Raises:
+        PermissionError: If a file may not be read.
         ValueError: If no checkpoint of the folder can be read.
     """
     found = checkpoints(folder)
@@ -94,6 +105,8 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
     for path in reversed(found):
         try:
             load_state(path, networks, optimizers)
+        except PermissionError:
+            raise
         except UNREADABLE as error:
             damage = f"{path} cannot be read ({one_line(error, 200)})"
             if path != found[0]:
@@ -117,7 +130,7 @@ def load_state(path: Path, networks: Networks, optimizers: Optimizers) -> None:
     check_files(path, [*(f"{name}.safetensors" for name in networks), "optimizers.pt"])
     for name, network in networks.items():
         load_network(path / f"{name}.safetensors", network)
-    states = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
+    states = read_optimizers(path / "optimizers.pt")
     for name, optimizer in optimizers.items():
         try:
             load_optimizer(optimizer, states[name])
@@ -125,6 +138,22 @@ def load_state(path: Path, networks: Networks, optimizers: Optimizers) -> None:
             raise ValueError(
                 f"optimizers.pt does not fit the optimizer {name!r}: {one_line(error, 200)}"
             ) from error
+
+
+def read_optimizers(path: Path) -> dict[str, Any]:
+    """Read the states of the optimizers.
+
+    Raises:
+        PermissionError: If the file may not be read.
+        ValueError: If it is damaged; torch's own words advise to read it unsafely.
+    """
+    try:
+        states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name} is damaged: torch cannot read it") from error
+    return states
 
 
 def check_files(path: Path, names: list[str]) -> None:
@@ -188,26 +217,76 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 raise ValueError(f"{name} has the shape {tuple(value.shape)}")
 
 
-def load_networks(folder: Path, networks: Networks) -> list[str]:
-    """Initialise `networks` from the newest checkpoint of another run, in place.
+def load_networks(path: Path, networks: Networks) -> None:
+    """Initialise `networks` from a checkpoint of another run, in place.
 
-    Returns:
-        The names of the networks in that checkpoint.
+    Args:
+        path: The folder of the checkpoint, which `newest_readable` has chosen.
+        networks: By their names in the checkpoint.
 
     Raises:
-        ValueError: If the weights are damaged, or have other names or shapes.
+        ValueError: If the weights have other names or shapes.
     """
-    newest = checkpoints(folder)[-1]
-    found = [name for name in networks if (newest / f"{name}.safetensors").exists()]
     try:
-        check_files(newest, [f"{name}.safetensors" for name in found])
-        for name in found:
-            load_network(newest / f"{name}.safetensors", networks[name])
+        for name, network in networks.items():
+            load_network(path / f"{name}.safetensors", network)
     except ValueError as error:
         raise ValueError(
-            f"{newest} cannot be used: {error}; give a run of the same configuration"
+            f"{path} cannot be used: {error}; give a run of the same configuration"
         ) from error
-    return found
+
+
+def newest_readable(folder: Path) -> Path:
+    """The newest checkpoint of a run whose weights can be read; warns about each one before it.
+
+    Args:
+        folder: The run's folder, with at least one checkpoint.
+
+    Raises:
+        PermissionError: If a file may not be read.
+        ValueError: If the weights of no checkpoint can be read.
+    """
+    damage = ""
+    for path in reversed(checkpoints(folder)):
+        if damage:
+            warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
+        try:
+            files = [f"{name}.safetensors" for name in networks_of(path)]
+            check_files(path, files)
+            for name in files:
+                check_header(path / name)
+        except PermissionError:
+            raise
+        except UNREADABLE as error:
+            damage = f"{path} cannot be read ({one_line(error, 200)})"
+            continue
+        return path
+    raise ValueError(f"{damage}, and {folder} has no other checkpoint that can; give another run")
+
+
+def check_header(path: Path) -> None:
+    """Check that a file's tensors fill it, as its header says; its values are not read.
+
+    Raises:
+        ValueError: If not.
+    """
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name} cannot be read: {one_line(error, 200)}") from error
+
+
+def networks_of(path: Path) -> list[str]:
+    """The names of the networks that a checkpoint was written with."""
+    names = {file.name for file in path.glob("*.safetensors")}
+    if (path / CHECKSUMS).exists():
+        sums = read_json(path / CHECKSUMS).get("sha256")
+        names |= sums.keys() if isinstance(sums, dict) else set()
+    if not names:
+        raise ValueError("it is empty")
+    suffix = ".safetensors"
+    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
 
 def contiguous(network: nn.Module) -> dict[str, Tensor]:

@@ -39,6 +39,26 @@ def truncate_metrics(path: Path, step: int) -> None:
             part.write_text(new, encoding="utf-8", newline="")
 
 
+def read_metrics(path: Path) -> tuple[list[dict[str, float]], int]:
+    """Read the metrics of a run, which may still go on.
+
+    Returns:
+        The rows in their order, and the number of the first line that is damaged; 0 if there is
+        none. An incomplete last line, as a killed run leaves it, is left out.
+    """
+    rows: list[dict[str, float]] = []
+    damaged = last = 0
+    *lines, end = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate([*lines, end] if step_of(end) else lines, start=1):
+        step = step_of(line)
+        if step > last:
+            rows.append(json.loads(line))
+            last = step
+        else:
+            damaged = damaged or number
+    return rows, damaged
+
+
 def step_of(line: str) -> int:
     """The step of a line of metrics; 0 if it is damaged."""
     try:

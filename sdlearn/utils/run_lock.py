@@ -7,7 +7,7 @@ process left behind locks nothing, and no timeout has to be guessed.
 import errno
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _held: set[int] = set()  # file descriptors
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[Callable[[], None]]:
     """A context manager that holds the lock of a folder and makes the folder if necessary.
 
     If the block raises and the folder holds nothing but the lock, the lock is removed, and so are
@@ -27,6 +27,10 @@ def run_lock(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder of a run.
+
+    Yields:
+        A function that raises FileNotFoundError if the folder was deleted, moved or replaced. A new
+        training may have the lock of a new folder of that name.
 
     Raises:
         BlockingIOError: If another process has the lock.
@@ -43,12 +47,20 @@ def run_lock(folder: Path) -> Iterator[None]:
             f"the folder {folder} cannot be made or written to: {error.strerror}; give another "
             "--out"
         ) from error
+
+    def check() -> None:
+        if not is_open_as(handle, folder / LOCK):
+            raise FileNotFoundError(
+                f"{folder}, or the file {LOCK} in it, was deleted, moved or replaced while a "
+                "training wrote to it, so the training was stopped"
+            )
+
     _held.add(handle)
     try:
-        yield
+        yield check
     except BaseException:
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            with suppress(OSError):
+        with suppress(OSError):
+            if is_open_as(handle, folder / LOCK) and len(list(folder.iterdir())) == 1:
                 (folder / LOCK).unlink()
                 for path in made:
                     path.rmdir()
@@ -96,8 +108,7 @@ def open_locked(folder: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             lock(handle)
-            same = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
-            if same:
+            if is_open_as(handle, path):
                 os.ftruncate(handle, 0)
                 os.write(handle, f"{os.getpid()}\n".encode())
                 return handle
@@ -107,6 +118,14 @@ def open_locked(folder: Path) -> int:
                 raise taken(folder) from error
             raise
         os.close(handle)  # its holder has just removed the file; the next one is ours
+
+
+def is_open_as(handle: int, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def lock(handle: int) -> None:

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.utils.atomic_files import atomic_write, check_folder, user_path, write_json
 from sdlearn.utils.device import check_dtype
-from sdlearn.utils.validation import shown
+from sdlearn.utils.validation import one_line, shown
 from sdlearn.weights.state_dict import TEXT_PREFIX
 from sdlearn.weights.tensor_files import SAFETENSORS
 from sdlearn.weights.weight_names import STEMS
@@ -177,5 +178,9 @@ def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
     with atomic_write(path) as part:
         part.touch()
         mode = part.stat().st_mode  # save_file makes files that only their owner can read
-        save_file(state, part, metadata={"format": "pt"})
+        try:
+            save_file(state, part, metadata={"format": "pt"})
+        except SafetensorError as error:  # such as a full disk
+            reason = str(error).rpartition("I/O error: ")[2]
+            raise OSError(f"{path} cannot be written: {one_line(reason)}") from error
         part.chmod(mode)
