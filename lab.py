@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressing it again changes nothing
-        print("\nlab.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print("\nlab.py: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -92,7 +92,9 @@ def check(args: argparse.Namespace) -> tuple[sampling.Sampling, str | Path]:
             check_writable(path, ".png", "an image")
     if args.model is None:
         if args.spec or args.tokenizer:
-            raise ValueError("--spec and --tokenizer are for a file; give it with --model")
+            raise ValueError(
+                "--spec and --tokenizer describe a model file; give that file with --model"
+            )
         return asked, data_folder("storybook")
     return asked, check_place(args.model, "--model")
 

@@ -65,8 +65,8 @@ def report(error: Exception) -> int:
         message = "something in the input is nested too deeply to be read"
     elif is_about_memory(error):
         message = (
-            f"there is not enough memory ({one_line(error)[:160]}); a smaller size, fewer images "
-            "or a smaller model needs less"
+            f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer "
+            "images or a smaller model"
         )
     else:
         message = one_line(error)

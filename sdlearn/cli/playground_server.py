@@ -137,7 +137,7 @@ class FewKernels(AsyncMappingKernelManager):
                     503,
                     f"{MOST_KERNELS} pages of the playground are open, and each holds a model of "
                     "its own; close one of them and load this page again. A page that was closed "
-                    "without notice is let go after five minutes.",
+                    "without notice is released after five minutes.",
                 )
             return await super().start_kernel(**options)
 
@@ -176,7 +176,7 @@ class Gate(RequestHandler):
         # Pages of other servers on this computer share our cookies.
         ours = self.request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
         if not (ours and self.get_signed_cookie(visitors.cookie_name)):
-            raise Refused(403, f"This page is for the one who started it: {ASK}.")
+            raise Refused(403, f"Only the person who started this page can open it: {ASK}.")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with one sentence: that of Refused, else what the status means."""
@@ -191,7 +191,7 @@ def check_place(request: HTTPServerRequest, port: int) -> None:
     names = (IP, "localhost", "[::1]")
     hosts = {f"{name}:{port}" for name in names} | {name for name in names if port == 80}
     if request.headers.get_list("Host") != [request.host] or request.host.lower() not in hosts:
-        raise Refused(403, f"This server has another name: {ASK}.")
+        raise Refused(403, f"The request names another server: {ASK}.")
     origins = request.headers.get_list("Origin") + request.headers.get_list("Sec-Websocket-Origin")
     if any(origin != f"http://{request.host}" for origin in origins):
         raise Refused(403, f"Pages of other servers have no access: {ASK}.")

@@ -96,7 +96,9 @@ def check_options(args: argparse.Namespace) -> None:
     if not args.out:
         raise ValueError("--out is empty; accepted: the folder of the run")
     if Path(args.out).name == CACHE:
-        raise ValueError(f"--out is {args.out}, where runs keep their images; give another name")
+        raise ValueError(
+            f"--out is {args.out}, the folder where runs keep their images; give another name"
+        )
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     if args.minutes is not None:
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "tor
             print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
     if not checkpoints(folder):
-        print("sdlearn: stopped before the first step; nothing is exported", file=sys.stderr)
+        print("sdlearn: stopped before the first step; nothing was exported", file=sys.stderr)
         return 130
     if 0 < step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; continue with --resume")

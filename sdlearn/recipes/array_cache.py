@@ -44,7 +44,7 @@ def cached_array(
         damage = damage_of(path, dtype, shape)
         if not damage:
             return open_array(path)
-        warnings.warn(f"{path} is damaged ({damage}) and is made again", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({damage}); it is made again", stacklevel=2)
     check_disk(path.parent, array_bytes(dtype, shape), path.name)
     remove_leftovers(path.parent, DAY)
     with atomic_write(path) as part:

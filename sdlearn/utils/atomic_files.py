@@ -197,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
         reason = "its lists or objects are nested too deeply"
         raise ValueError(f"{path} is not readable JSON: {reason}") from None
     except ValueError:  # Python converts at most 4300 digits
-        reason = "it holds a number of thousands of digits"
+        reason = "it holds a number with thousands of digits"
         raise ValueError(f"{path} is not readable JSON: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")

@@ -45,14 +45,14 @@ SIGNATURES = {
 }
 # The endings of files that other programs read, and of downloads that have not come to their end.
 OTHER_FORMATS = {
-    ".msgpack": "a file of Flax" + CONVERT,
+    ".msgpack": "a Flax file" + CONVERT,
     ".onnx": "an ONNX file" + CONVERT,
     ".onnx_data": "a part of an ONNX file" + CONVERT,
-    ".h5": "a file of Keras or TensorFlow" + CONVERT,
-    ".pb": "a file of TensorFlow" + CONVERT,
-    ".tflite": "a file of TensorFlow Lite" + CONVERT,
+    ".h5": "a Keras or TensorFlow file" + CONVERT,
+    ".pb": "a TensorFlow file" + CONVERT,
+    ".tflite": "a TensorFlow Lite file" + CONVERT,
     ".gguf": "a GGUF file" + CONVERT,
-    ".mlmodel": "a file of Core ML" + CONVERT,
+    ".mlmodel": "a Core ML file" + CONVERT,
 }
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
 
@@ -76,7 +76,7 @@ def describe_content(path: Path) -> str | None:
     if not head:
         return f"an empty file; {AGAIN}"
     if not head.strip(b"\0"):
-        return f"a file that begins with {len(head)} zeros, as downloads that broke off do; {AGAIN}"
+        return f"a file that begins with {len(head)} zeros, as interrupted downloads do; {AGAIN}"
     for signature, kind in SIGNATURES.items():
         if head.startswith(signature):
             return kind
@@ -91,7 +91,7 @@ def describe_content(path: Path) -> str | None:
         return "a tar archive" + UNPACK
     ending = path.suffix.lower()
     if ending in UNFINISHED:
-        return f"a download that has not come to its end ({ending}); let it finish, or {AGAIN}"
+        return f"an unfinished download ({ending}); let it finish, or {AGAIN}"
     return OTHER_FORMATS.get(ending)
 
 

@@ -66,7 +66,7 @@ def open_image(
     known = [each for each in formats if each in Image.OPEN]  # a Pillow may lack some
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
-            raise OSError("it is no file")  # a folder, or a pipe that would be waited for
+            raise OSError("it is not a file")  # a folder, or a pipe that would be waited for
         with warnings.catch_warnings():
             # Pillow warns from half of its limit. That is a photo of 90 megapixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

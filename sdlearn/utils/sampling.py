@@ -145,8 +145,8 @@ class Sampling:
         spec="steps", advanced=False,
     )  # fmt: skip
     guidance_scale: float | None = knob(
-        None, "Guidance", "guidance scale; 1 is off, 0 draws the negative or empty prompt alone, "
-        "and what recipes for diffusers call 0 is 1", float, check_finite, 0, 15, 0.5,
+        None, "Guidance", "guidance scale; 1 is off (some recipes for diffusers write 0 for off), "
+        "0 draws the negative or empty prompt alone", float, check_finite, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(
@@ -181,8 +181,8 @@ class Sampling:
         check_interval, 0, 999, 1, metavar=("LO", "HI"), size=2,
     )  # fmt: skip
     clip_skip: int | None = knob(
-        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is the web interfaces' "
-        "CLIP skip 2 (default: 0)", int, check_clip_skip, 0, 12, 1,
+        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is CLIP skip 2 in "
+        "web interfaces (default: 0)", int, check_clip_skip, 0, 12, 1,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

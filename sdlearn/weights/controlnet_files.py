@@ -138,7 +138,7 @@ def detect_controlnet_config(
     alike = [each.unet for each in SPECS.values() if each.unet.cross_attention_dim == context_dim]
     if not alike:
         raise ValueError(
-            f"{path} looks like {detect_model(shapes)}; known are {', '.join(SPECS)}, spec= may "
+            f"{path} looks like {detect_model(shapes)}; accepted: {', '.join(SPECS)}, spec= may "
             "describe another, and a folder with config.json needs none"
         )
     upcast = any(unet.upcast_attention for unet in alike)

@@ -151,7 +151,7 @@ def choose_files(
         if weights is None:
             raise FileNotFoundError(
                 f"{where} has no weights {f'in its {part} ' if part else ''}that can be read"
-                f"{found_instead(files)}; known are safetensors and .bin files under their "
+                f"{found_instead(files)}; accepted: safetensors and .bin files under their "
                 "published names"
             )
         prefix = f"{part}/" if part else ""

@@ -64,8 +64,8 @@ TEXT_MODULES = ("transformer.", "model.")
 # Whole networks beside a system, which are left out with a warning -> what they are.
 COMPANIONS = {
     "control_model.": "a ControlNet, which ControlNet.from_pretrained reads from the same file",
-    "embedding_manager.": "learnt words (textual inversion)",
-    "bundle_emb.": "learnt words (textual inversion)",
+    "embedding_manager.": "a textual-inversion embedding",
+    "bundle_emb.": "a textual-inversion embedding",
     "safety_checker.": "a safety checker, which is not used",
 }
 

@@ -157,7 +157,7 @@ def as_marked(
         spec = replace(spec, schedule=schedule, spacing="trailing")
     if zero_snr_by and spec.predicts == "noise":
         raise ValueError(
-            f"{path} was trained with zero terminal SNR (so says {zero_snr_by}), where noise "
+            f"{path} was trained with zero terminal SNR (according to {zero_snr_by}), where noise "
             "cannot be predicted, and nothing in it says that it predicts velocity; give a spec= "
             "whose predicts is 'velocity' if it does"
         )
@@ -175,7 +175,7 @@ def check_prediction(spec: ModelSpec, markers: Markers, path: Path) -> None:
     if markers.predicts == "noise" or others:
         instead = f", such as {' or '.join(others)}" if others else ""
         raise ValueError(
-            f"{path} predicts {markers.predicts} (so says {markers.said_by}), but "
+            f"{path} predicts {markers.predicts} (according to {markers.said_by}), but "
             f"spec {spec.name!r} predicts {spec.predicts}; give one that predicts "
             f"{markers.predicts}{instead}"
         )
@@ -258,15 +258,17 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
     """
     if isinstance(module, UNet):
         markers = read_markers(path, tensors)
-        said = [f"predicts velocity (so says {markers.said_by})"] * (markers.predicts == "velocity")
+        said = [f"predicts velocity (according to {markers.said_by})"] * (
+            markers.predicts == "velocity"
+        )
         zero_snr_by = markers.zero_snr_by
         if TABLE in tensors and is_table(tensors[TABLE], NoiseSchedule(), zero_snr=True):
             zero_snr_by = f"its table {TABLE!r}"
         if zero_snr_by:
-            said.append(f"was trained with zero terminal SNR (so says {zero_snr_by})")
+            said.append(f"was trained with zero terminal SNR (according to {zero_snr_by})")
         if said:
             warnings.warn(
-                f"{path} {' and '.join(said)}, which the weights alone do not tell; sample with a "
+                f"{path} {' and '.join(said)}, which the weights alone do not show; sample with a "
                 "ModelSpec that says so, too",
                 stacklevel=4,
             )
@@ -300,10 +302,10 @@ def check_controlnet(network: ControlNet, tensors: Mapping[str, LazyTensor], pat
     if "difference" in tensors:
         raise ValueError(
             f"{path} holds a ControlNet as its difference from the U-Net that it was trained on "
-            "(so says the tensor 'difference'); only whole ControlNets are supported"
+            "(according to the tensor 'difference'); only whole ControlNets are supported"
         )
     if averages_residuals(path) and not network.global_pool:
         raise ValueError(
-            f"{path} is by its name a ControlNet for shuffled images, whose residuals are averaged "
-            "over the image; make the ControlNet with global_pool=True, or use from_pretrained"
+            f"{path} has the name of a ControlNet for shuffled images, whose residuals are "
+            "averaged over the image; make the ControlNet with global_pool=True, or use from_pretrained"
         )

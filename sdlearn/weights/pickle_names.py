@@ -66,8 +66,9 @@ def names_in_file(path: Path) -> dict[str, Use]:
             return names
     except Exception as error:  # zipfile and pickletools raise many kinds for damaged bytes
         raise ValueError(
-            f"{path} is not a pickle of tensors alone: it is damaged or incomplete, or of another "
-            "program; download it again, or use a .safetensors file of the same model"
+            f"{path} is not a pickle of tensors alone: it is damaged or incomplete, or was "
+            "written by another program; download it again, or use a .safetensors file of the "
+            "same model"
         ) from error
 
 
@@ -114,7 +115,7 @@ def tuple_of(parts: list[Origin]) -> Nest:
         1 + len(parts) + sum(part.size for part in inner),
     )
     if nest.depth > DEEPEST or nest.size > LARGEST_TUPLE:
-        raise ValueError("tuples nest too deep")
+        raise ValueError("its tuples are nested too deeply")
     return nest
 
 

@@ -146,10 +146,10 @@ def reading_error(path: Path, error: Exception) -> ValueError:
     if named:
         return refusal(path, named[1])
     opcode = re.search(r"Unsupported operand (\d+)", message)
-    reason = "it is damaged or incomplete, or holds objects that are no weights"
+    reason = "it is damaged or incomplete, or holds objects that are not weights"
     if opcode and chr(int(opcode[1])) in INSTRUCTIONS:
         name = INSTRUCTIONS[chr(int(opcode[1]))]
-        reason = f"it uses the instruction {name}, which torch's own files of weights do not"
+        reason = f"it uses the instruction {name}, which torch's own weight files do not use"
     return ValueError(
         f"{path} is not a pickle of tensors alone: {reason}; use a .safetensors file of the same "
         "model"
@@ -224,7 +224,7 @@ def is_plain(value: object, device: str) -> bool:
 def describe(value: object) -> str:
     """What stands in the place of a plain tensor, for a message."""
     if isinstance(value, Tensor):
-        return f"a tensor on {value.device}, {value.layout}, {value.dtype}, no plain numbers"
+        return f"a tensor on {value.device}, {value.layout}, {value.dtype}, not plain numbers"
     if isinstance(value, StandIn):
         return "an object of its training"
     return f"of the type {type(value).__name__}"

@@ -186,7 +186,7 @@ def choice(config: Config, key: str, choices: Mapping[str, Choice]) -> Choice:
     """The name here of an entry's published name; ValueError if that is not one of the choices."""
     name = config.text(key)
     if name not in choices:
-        raise ValueError(f"{config.path}: {key} is {shown(name)}; known are {', '.join(choices)}")
+        raise ValueError(f"{config.path}: {key} is {shown(name)}; accepted: {', '.join(choices)}")
     return choices[name]
 
 

@@ -184,8 +184,8 @@ def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> N
     for name, (theirs, own) in differences.items():
         if theirs != own:
             raise ValueError(
-                f"{path} says of its training that {name} is {theirs!r}; in the specification "
-                f"{spec.name!r} it is {own!r}; give one that agrees, or use "
+                f"{path} was trained with {name} {theirs!r}, but the specification "
+                f"{spec.name!r} has {own!r}; give one that agrees, or use "
                 "StableDiffusion.from_pretrained, which adapts it"
             )
 
@@ -213,10 +213,10 @@ def detect_spec(
     ]
     family = detect_model(shapes) or "no known system"
     if not alike and foreign_family(shapes):
-        raise ValueError(f"{path} looks like {family}; known are {', '.join(SPECS)}")
+        raise ValueError(f"{path} looks like {family}; accepted: {', '.join(SPECS)}")
     if not alike:
         raise ValueError(
-            f"{path} looks like {family}; known are {', '.join(SPECS)}, and spec= may describe "
+            f"{path} looks like {family}; accepted: {', '.join(SPECS)}, and spec= may describe "
             "another"
         )
     if predicts in [spec.predicts for spec in alike]:
@@ -225,7 +225,7 @@ def detect_spec(
     if any(replace(spec, name=newest.name, unet=newest.unet) != newest for spec in alike):
         names = ", ".join(repr(spec.name) for spec in alike)
         raise ValueError(
-            f"{path} looks like {family}, and its weights do not tell which version; choose it "
+            f"{path} looks like {family}, and its weights do not show which version; choose it "
             f"with spec=, one of {names}"
         )
     return newest

@@ -198,12 +198,12 @@ def found_instead(names: Collection[str]) -> str:
         if ending in OTHER_FORMATS:
             return f", but {shown(name)}, {OTHER_FORMATS[ending].split(';')[0]}"
         if ending in UNFINISHED:
-            return f", but {shown(name)}, a download that has not come to its end"
+            return f", but {shown(name)}, an unfinished download"
         if _SHARD.search(name):
             return f", but {shown(name)}, a shard without its index"
     for name in sorted(names):
         if Path(name).suffix.lower() in WEIGHTS and not name.startswith("._"):
-            return f", but {shown(name)}, a name under which no weights are looked for"
+            return f", but {shown(name)}, which has none of the expected names"
     return ""
 
 

@@ -281,7 +281,7 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
             "'diffusion_flax_model.msgpack', a file of Flax; expected",
         ),
         ("model.onnx", r"but 'model\.onnx', an ONNX file; expected"),
-        (f"{file.name}.part", r"safetensors\.part', a download that has not come to its end; exp"),
+        (f"{file.name}.part", r"safetensors\.part', an unfinished download; exp"),
         (
             "diffusion_pytorch_model-00001-of-00002.safetensors",
             "a shard without its index; expected",
