@@ -1,7 +1,7 @@
 """The `sdlearn` command: parses the arguments, runs a command's module and reports errors.
 
 Exit codes: 0 for success, 2 for an error that the user can fix (one sentence on stderr), 130 for an
-interrupt, 141 where the program that reads the output has ended.
+interrupt, 141 if the program that reads the output has ended.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             escape_what_cannot_be_printed()
             args = parse(argv)
             code: int = import_module(COMMANDS[args.command][1]).main(args)
-            if sys.stdout is not None:  # it is where the shell has closed it
+            if sys.stdout is not None:  # None if the shell has closed it
                 sys.stdout.flush()
             return code
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """`sdlearn train PART`: train one network of a model, or an auxiliary one.
 
 The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/. While a
-training runs, it has the lock of the file .lock there, so that no second one writes to the folder.
+training runs, it locks the file .lock there, so that no other training writes to the folder.
 """
 
 import argparse
@@ -113,7 +113,9 @@ def run(args: argparse.Namespace, module: ModuleType, folder: Path, device: "tor
     from sdlearn.training import TrainingDiverged, train
     from sdlearn.utils.checkpoint import checkpoints
 
-    recipe = resolve_recipe(args, module, folder)  # again: another training may have been faster
+    recipe = resolve_recipe(
+        args, module, folder
+    )  # again: another training may have started in between
     remove_leftovers(folder)
     recover_folder(folder / "export")
     cache = folder.parent / CACHE

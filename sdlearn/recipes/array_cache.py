@@ -26,12 +26,12 @@ def cached_array(
     shape: Sequence[int],
     fill: Callable[[Path, int], None],
 ) -> NDArray[np.generic]:
-    """Load an array, or compute it. Two processes may do so at the same time.
+    """Load an array, or compute it. Two processes may do this at the same time.
 
     Args:
         path: The file.
-        dtype: Of the array.
-        shape: Of the array.
+        dtype: Data type of the array.
+        shape: Shape of the array.
         fill: Writes the values into a file, from a position in bytes on.
 
     Returns:

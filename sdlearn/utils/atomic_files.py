@@ -27,7 +27,7 @@ def user_path(path: str | Path) -> Path:
     """A path as a user gives it, with "~" for the home folder.
 
     Raises:
-        ValueError: If it is no path.
+        ValueError: If it is not a path.
         OSError: If no file system can look for it, such as for a name that is too long.
     """
     place = Path(os.path.expanduser(check_place(path, "path")))
@@ -242,9 +242,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_folder(folder: Path) -> None:
-    """End what a process that died in `replace_folder` has begun: keep the new folder or the old.
+    """Finish a `replace_folder` whose process died: keep the new folder or the old one.
 
-    A new one that has its name is complete.
+    A new folder that already has its final name is complete.
     """
     old = old_name(folder)
     if old.is_dir():

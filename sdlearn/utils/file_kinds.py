@@ -1,7 +1,7 @@
 """What a file really is, told from its first bytes.
 
 A file in the place of weights or of a configuration is often something else: the pointer that Git
-LFS leaves where a file was not fetched, the web page of a login, a download that broke off. Each
+LFS leaves where a file was not fetched, a login page, or an interrupted download. Each
 function returns the end of a sentence that begins with the file's path: what the file is, and what
 to do about it.
 """
@@ -58,7 +58,7 @@ UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".
 
 
 def describe_content(path: Path) -> str | None:
-    """What a file is, if it is none that a model's folder holds in its place; else None.
+    """What a file is, if it does not belong in a model's folder; else None.
 
     Text, which may be right for some files and wrong for others, is left to `describe_text`.
 
@@ -117,7 +117,7 @@ def describe_archive(path: Path) -> str | None:
 
 
 def describe_text(path: Path) -> str | None:
-    """What a text file is, where no text belongs; None if the file is no text."""
+    """What a text file is, where no text belongs; None if it is not text."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     text = head.decode("utf-8", "replace").strip()

@@ -24,7 +24,7 @@ def unet_bytes(
     """Bytes that a U-Net needs for one latent.
 
     Args:
-        channels: Of each level, the highest resolution first.
+        channels: Channels of each level, the highest resolution first.
         layers: ResBlocks of a level.
         attention: Whether a level has transformers.
         size: (h, w) of the latent.
@@ -58,8 +58,8 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
     """Raise ValueError if images of this size (height, width) need more bytes than are free.
 
     Args:
-        size: In pixels, for the message.
-        images: Their number, all prompts together, for the message.
+        size: Height and width in pixels, for the message.
+        images: Number of images, all prompts together, for the message.
         needed: Bytes.
         free: Bytes; None if that is not known.
     """

@@ -122,8 +122,8 @@ class Sampling:
         guidance_scale: uncond + scale * (cond - uncond), where uncond is the negative prompt, or
             the empty one. 1 is off: the negative prompt has no influence. 0 ignores the prompt and
             follows the negative or empty one alone, between 0 and 1 is a mean of the two, and
-            below 0 leads away from the prompt. diffusers takes every scale up to 1 for 1, so a
-            recipe for it that says 0, as those of distilled models do, means 1 here.
+            below 0 leads away from the prompt. diffusers treats every scale up to 1 as 1. Its
+            recipes for distilled models say 0, which means 1 here.
         sampler: A name in samplers.SAMPLERS.
         seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
             so it is the same alone and in a batch. 0 … 2^63 - 1, also for the last image.

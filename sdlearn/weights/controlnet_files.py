@@ -53,7 +53,7 @@ def load_controlnet(
         source: A folder, a hub id or a file.
         dtype: Of the network.
         spec: The system that a file is for.
-        variant: Of the weights in a folder, see `pick_weights`.
+        variant: The variant of a folder's weights, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.

@@ -1,15 +1,15 @@
-"""What an original file says of its training: the prediction, zero terminal SNR, the schedule.
+"""What an original file says about its training: the prediction, zero terminal SNR, the schedule.
 
-The weights of a U-Net do not tell whether it predicts noise or velocity. Fine-tunes of SDXL that
+The weights of a U-Net do not show whether it predicts noise or velocity. Fine-tunes of SDXL that
 predict velocity therefore contain an empty tensor `v_pred`, and `ztsnr` if they were trained with
 zero terminal SNR (ComfyUI and the web interfaces read these). The metadata in the header of a
 safetensors file says the same in the entries of the model specification standard
 (https://github.com/Stability-AI/ModelSpec) and in those of kohya's training scripts.
 
-What a file says holds: it changes the specification that the file is read with. A specification
+What a file says takes effect: it changes the specification that the file is read with. A specification
 that says velocity where the file says noise is refused, and so is one for which there is another
 version of the same system with the file's prediction. If a tensor and the metadata disagree, the
-tensor holds, as in the tools that write it.
+tensor decides, as in the tools that write it.
 """
 
 import json
@@ -46,7 +46,7 @@ TABLE = "alphas_cumprod"
 
 
 class Markers(NamedTuple):
-    """What a file says of its training.
+    """What a file says about its training.
 
     Attributes:
         predicts: What the U-Net predicts; None if the file does not say.
@@ -79,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_markers(path: Path, tensors: Mapping[str, LazyTensor]) -> Markers:
-    """What a file says of its training.
+    """What a file says about its training.
 
     Args:
         path: The file.
@@ -182,7 +182,7 @@ def check_prediction(spec: ModelSpec, markers: Markers, path: Path) -> None:
 
 
 def alike(a: ModelSpec, b: ModelSpec) -> bool:
-    """Whether the U-Nets of two systems differ in nothing that a file's shapes tell."""
+    """Whether the U-Nets of two systems cannot be told apart by the shapes in a file."""
     size, upcast = b.unet.sample_size, b.unet.upcast_attention
     return replace(a.unet, sample_size=size, upcast_attention=upcast) == b.unet
 
@@ -287,7 +287,7 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
 def averages_residuals(path: Path) -> bool:
     """Whether a single file is the published ControlNet for shuffled images.
 
-    Its residuals are averaged over the image, which only the name of the file tells, such as
+    Its residuals are averaged over the image, which only the file's name shows, such as
     control_v11e_sd15_shuffle.pth.
     """
     return bool(re.search(r"(^|[_-])shuffle([_-]|$)", path.stem, re.IGNORECASE))
@@ -307,5 +307,6 @@ def check_controlnet(network: ControlNet, tensors: Mapping[str, LazyTensor], pat
     if averages_residuals(path) and not network.global_pool:
         raise ValueError(
             f"{path} has the name of a ControlNet for shuffled images, whose residuals are "
-            "averaged over the image; make the ControlNet with global_pool=True, or use from_pretrained"
+            "averaged over the image; make the ControlNet with global_pool=True, or use "
+            "from_pretrained"
         )

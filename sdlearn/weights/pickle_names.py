@@ -1,4 +1,4 @@
-"""What a pickle names, found without interpreting it.
+"""The classes and functions that a pickle names, found without interpreting it.
 
 A pickle is a list of instructions for a machine with a stack and a memo. `names_in_file` follows
 where each instruction puts its result, but calls nothing and builds nothing. So it knows which
@@ -27,7 +27,7 @@ Origin = str | Nest | None
 # so often that the visit never ends. Files of weights have three levels of a few objects.
 DEEPEST = 100
 LARGEST_TUPLE = 100_000
-MOST_INSTRUCTIONS = 2**21  # half a hundred are needed for a tensor; more take seconds to follow
+MOST_INSTRUCTIONS = 2**21  # a tensor needs about fifty; more take seconds to follow
 
 # Pickles have the names of Python 2; torch translates them in the same way.
 PYTHON_3 = {
@@ -50,7 +50,7 @@ def names_in_file(path: Path) -> dict[str, Use]:
     """The classes and functions that a pickle of torch names, and how their results are used.
 
     Raises:
-        ValueError: If the file is no pickle of torch.
+        ValueError: If the file is not a pickle of torch.
     """
     try:
         with path.open("rb") as file:

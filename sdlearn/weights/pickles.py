@@ -1,6 +1,6 @@
 """Pickled checkpoints, read without running any code that they name.
 
-A pickle is a small program: it names classes and functions, and has them called. Published
+A pickle is a small program: it names classes and functions, which are called when it is read. Published
 checkpoints name more than tensors, because training libraries store their own objects beside the
 weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable and safe:
 
@@ -139,7 +139,7 @@ def refusal(path: Path, name: str) -> ValueError:
 def reading_error(path: Path, error: Exception) -> ValueError:
     """The error for a pickle that torch cannot read, in our words.
 
-    torch's own message is not passed on: it advises to read the file without protection.
+    torch's own message is not passed on: it advises reading the file without protection.
     """
     message = str(error)
     named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message)
@@ -165,7 +165,7 @@ def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]
     They are the content itself or its entry state_dict, also of that entry, as diffusers reads it.
     In a file that has neither, they are its one entry that is a dictionary of tensors, whatever its
     name (model, module, ema). Of several, that with the most tensors is taken, as the others belong
-    to the training; if two have as many, which may be weights and their average, none is.
+    to the training; if two have equally many, which may be weights and their average, none is taken.
 
     Raises:
         ValueError: If there are no tensors by name, or something else among them.

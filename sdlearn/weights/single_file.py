@@ -87,7 +87,7 @@ def read_single_file(
         path: The file.
         dtype: Of the networks.
         spec: A specification or its name in SPECS; None if the shapes in the file are enough. What
-            the file says of its training is changed in it, see markers.
+            the file says about its training is changed in it, see markers.
         tokenizer: A folder with vocab.json and merges.txt, or the folder of a model that has a
             tokenizer; None for CLIP's from the Hugging Face hub or its local cache.
 
@@ -171,7 +171,7 @@ def load_original(
 
 
 def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> None:
-    """Raise ValueError if a file says of its training what its specification does not say."""
+    """Raise ValueError if a file contradicts its specification about how it was trained."""
     said = as_marked(spec, read_markers(path, tensors), tensors, path)
     differences = {
         "predicts": (said.predicts, spec.predicts),
@@ -241,7 +241,7 @@ def clip_tokenizer(
 
     Args:
         path: The file, for error messages.
-        config: Of the text encoder.
+        config: The text encoder's configuration.
         folder: Of a tokenizer, or of a model that has one; None for the Hugging Face hub.
     """
     folder = user_path(folder) if folder is not None else download_tokenizer(path)

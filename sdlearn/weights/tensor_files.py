@@ -11,7 +11,7 @@ the memory that loading needs, and a network that used the mapping itself would 
 file.
 
 A file is read as what its first bytes say, whatever its name: a pickle that was renamed to
-.safetensors goes the safe way of every pickle, see pickles.
+.safetensors is read as safely as any pickle, see pickles.
 """
 
 import json
@@ -249,8 +249,8 @@ def check_unpacked(path: Path) -> None:
     free = free_memory()
     if free is not None and needed > free:
         raise ValueError(
-            f"{path} unpacks to {in_words(needed)}, but only {in_words(free)} of memory is free; use "
-            "a .safetensors file of the same model, which is read tensor by tensor"
+            f"{path} unpacks to {in_words(needed)}, but only {in_words(free)} of memory is free; "
+            "use a .safetensors file of the same model, which is read tensor by tensor"
         )
 
 

@@ -1,6 +1,6 @@
 """A CLIP tokenizer in a published folder, read and written.
 
-Published folders have one of two layouts: vocab.json and merges.txt, or tokenizer.json. Words that
+Published folders have one of two layouts: vocab.json and merges.txt, or tokenizer.json. Tokens that
 were learnt later, by textual inversion or DreamBooth, are in added_tokens.json, in the entry
 added_tokens_decoder of tokenizer_config.json, or in tokenizer.json. All of these are read, as
 transformers does; the first layout is written, with the learnt words in both of its places, so that

@@ -11,7 +11,7 @@ shards, and in variants, whose name is a part of the file's name:
     diffusion_pytorch_model.fp16-00001-of-00002.safetensors
 
 Older index files are named NAME.safetensors.fp16.index.json or NAME.fp16.safetensors.index.json,
-older shards NAME-00001-of-00002.fp16.safetensors. Names are read without regard to case.
+older shards NAME-00001-of-00002.fp16.safetensors. Upper and lower case are not distinguished.
 """
 
 import re
@@ -65,7 +65,7 @@ class WeightName(NamedTuple):
 
 
 def parse(name: str) -> WeightName | None:
-    """A file's name taken apart; None if it is no weight file, or a shard."""
+    """A file's name taken apart; None if it is not a weight file, or is a shard."""
     for pattern in _PATTERNS:
         match = pattern.fullmatch(name)
         if match and not _SHARD.search(name):
