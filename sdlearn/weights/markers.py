@@ -6,9 +6,9 @@ zero terminal SNR (ComfyUI and the web interfaces read these). The metadata in t
 safetensors file says the same in the entries of the model specification standard
 (https://github.com/Stability-AI/ModelSpec) and in those of kohya's training scripts.
 
-What a file says takes effect: it changes the specification that the file is read with. A specification
-that says velocity where the file says noise is refused, and so is one for which there is another
-version of the same system with the file's prediction. If a tensor and the metadata disagree, the
+What a file says takes effect: it changes the specification that the file is read with. Two kinds of
+specification are refused: one that says velocity where the file says noise, and one whose system
+has another version with the file's prediction. If a tensor and the metadata disagree, the
 tensor decides, as in the tools that write it.
 """
 

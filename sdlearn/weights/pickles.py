@@ -1,13 +1,13 @@
 """Pickled checkpoints, read without running any code that they name.
 
-A pickle is a small program: it names classes and functions, which are called when it is read. Published
-checkpoints name more than tensors, because training libraries store their own objects beside the
-weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable and safe:
+A pickle is a small program: it names classes and functions, which are called when it is read.
+Published checkpoints name more than tensors, because training libraries store their own objects
+beside the weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable and safe:
 
     1. torch.load(weights_only=True) interprets the pickle. It rebuilds tensors, and calls nothing
        but what it was given.
     2. A name that is only training data is given to it as a stand-in: an empty class of this
-       module, that drops whatever it is called with. The library that is named is never imported,
+       module that drops whatever it is called with. The library that is named is never imported,
        and its class never used, even where it is installed.
     3. Any other name is refused before torch sees the file.
 """
@@ -162,10 +162,11 @@ def reading_error(path: Path, error: Exception) -> ValueError:
 def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]:
     """The tensors by name in what a pickle holds.
 
-    They are the content itself or its entry state_dict, also of that entry, as diffusers reads it.
+    They are the content itself or its entry state_dict, which may be nested, as diffusers reads it.
     In a file that has neither, they are its one entry that is a dictionary of tensors, whatever its
-    name (model, module, ema). Of several, that with the most tensors is taken, as the others belong
-    to the training; if two have equally many, which may be weights and their average, none is taken.
+    name (model, module, ema). Of several such entries, the one with the most tensors is taken, as
+    the others belong to the training. If two have equally many, they may be weights and their
+    average, and the file is refused.
 
     Raises:
         ValueError: If there are no tensors by name, or something else among them.
