@@ -2,7 +2,8 @@
 
 A pickle is a small program: it names classes and functions, which are called when it is read.
 Published checkpoints name more than tensors, because training libraries store their own objects
-beside the weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable and safe:
+beside the weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable
+and safe:
 
     1. torch.load(weights_only=True) interprets the pickle. It rebuilds tensors, and calls nothing
        but what it was given.

@@ -231,9 +231,9 @@ def test_something_else_in_the_place_of_weights(folder, kind):
         ("model.safetensors.crdownload", r"come to its end \(\.crdownload\); let it finish, or do"),
         ("model.ckpt.part", r"is an unfinished download \(\.part\)"),
         ("sd.incomplete", r"is an unfinished download \(\.incomplete\)"),
-        ("flax_model.msgpack", r"is a file of Flax; give a \.safetensors file of the same model"),
+        ("flax_model.msgpack", r"is a Flax file; give a \.safetensors file of the same model"),
         ("model.onnx", "is an ONNX file; give"),
-        ("saved_model.pb", "is a file of TensorFlow; give"),
+        ("saved_model.pb", "is a TensorFlow file; give"),
         ("model.xyz", r"is not a weight file; accepted: safetensors files, pickles of torch and"),
     ],
 )

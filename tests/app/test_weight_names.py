@@ -278,7 +278,7 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
     for name, words in (
         (
             "diffusion_flax_model.msgpack",
-            "'diffusion_flax_model.msgpack', a file of Flax; expected",
+            "'diffusion_flax_model.msgpack', a Flax file; expected",
         ),
         ("model.onnx", r"but 'model\.onnx', an ONNX file; expected"),
         (f"{file.name}.part", r"safetensors\.part', an unfinished download; exp"),
