@@ -203,7 +203,7 @@ def found_instead(names: Collection[str]) -> str:
             return f", but {shown(name)}, a shard without its index"
     for name in sorted(names):
         if Path(name).suffix.lower() in WEIGHTS and not name.startswith("._"):
-            return f", but {shown(name)}, which has none of the expected names"
+            return f", but {shown(name)}, whose name is not recognised"
     return ""
 
 

@@ -228,7 +228,10 @@ def test_something_else_in_the_place_of_weights(folder, kind):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("model.safetensors.crdownload", r"come to its end \(\.crdownload\); let it finish, or do"),
+        (
+            "model.safetensors.crdownload",
+            r"unfinished download \(\.crdownload\); let it finish, or do",
+        ),
         ("model.ckpt.part", r"is an unfinished download \(\.part\)"),
         ("sd.incomplete", r"is an unfinished download \(\.incomplete\)"),
         ("flax_model.msgpack", r"is a Flax file; give a \.safetensors file of the same model"),
