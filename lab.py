@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     command = argv[0] if argv and not argv[0].startswith("-") else "lab"
     rest = argv[1:] if argv and argv[0] == command else argv
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"):  # the terminal may lack characters of a path
             stream.reconfigure(errors="backslashreplace")
     commands = {"lab": lab, "setup": lambda _: 0, "test": test, "lint": lint, "format": tidy}
     if "-h" in argv[:1] or "--help" in argv[:1]:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressing it again changes nothing
-        print("\nlab.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print("\nlab.py: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -190,7 +190,7 @@ def set_up() -> None:
     if not works(PYTHON):
         print("making .venv ...", flush=True)
         make_environment()
-    # Until the end there is no stamp, so that the next run repairs what an interrupt leaves.
+    # The stamp is written last, so the next run repairs an interrupted installation.
     STAMP.unlink(missing_ok=True)
     print("installing the course into .venv, once; this takes minutes the first time", flush=True)
     if platform.system() == "Linux" and not shutil.which("nvidia-smi"):
@@ -286,7 +286,7 @@ def install() -> None:
 
 
 def echo(command: list[str]) -> tuple[int, str]:
-    """Run a command, print what it says until an interrupt, and return its exit code and that."""
+    """Run a command, print its output as it comes, and return its exit code and output."""
     lines = []
     with subprocess.Popen(
         command,

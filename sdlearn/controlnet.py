@@ -82,8 +82,8 @@ class ControlNet(UNetEncoder):
         config: Configuration of the controlled U-Net. A ControlNet receives z only, without the
             extra channels of an inpainting U-Net.
         hint_channels: See HintEncoder.
-        global_pool: Average each residual over height and width, so that the hint gives a style
-            and no places, as the published shuffle model does.
+        global_pool: Average each residual over height and width, so that the hint controls
+            the style but not the layout, as in the published shuffle model.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class ControlNet(UNetEncoder):
             dtype: Type of the weights in memory, whatever their type in the file.
             spec: The system that a file is for, or its name in SPECS, if the shapes in the file
                 fit several; only for a file.
-            variant: Of the weights, such as "fp16"; only for a folder.
+            variant: The variant of the weights, such as "fp16"; only for a folder.
 
         Raises:
             FileNotFoundError, ValueError: If it cannot be read.

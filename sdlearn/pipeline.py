@@ -60,7 +60,8 @@ class StableDiffusion:
             dtype: None for float32, whatever the files hold.
             device: None for a GPU or Apple device where there is one, else the CPU.
             spec, tokenizer: For a file only, see weights.single_file.read_single_file.
-            variant: Of a folder's weights, such as "fp16", see weights.weight_names.pick_weights.
+            variant: The variant of a folder's weights, such as "fp16", see
+                weights.weight_names.pick_weights.
 
         Raises:
             FileNotFoundError, ValueError: In one sentence, for what cannot be read.

@@ -213,7 +213,7 @@ def context_length(tokenizer: PreTrainedTokenizerBase, config: CLIPTextConfig) -
 
 
 def spell_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Replace learnt words of several embeddings, such as "<cat>", by "<cat> <cat>_1 <cat>_2".
+    """Replace learnt tokens of several embeddings, such as "<cat>", by "<cat> <cat>_1 <cat>_2".
 
     Textual inversion (Gal et al., arXiv:2208.01618) adds a token to the vocabulary for each of
     them; a prompt names only the first.

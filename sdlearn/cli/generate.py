@@ -14,7 +14,7 @@ from sdlearn.utils.resources import data_folder
 from sdlearn.utils.validation import as_prompts, check_place
 
 DEFAULT_OUT = Path("picture.png")
-ANY_SEED = -1  # on the command line only: what is drawn is printed and stored with its seed
+ANY_SEED = -1  # on the command line only; the seed that is drawn is printed and stored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,9 @@ def check(args: argparse.Namespace) -> tuple[sampling.Sampling, str | Path]:
             check_writable(path, ".png", "an image")
     if args.model is None:
         if args.spec or args.tokenizer:
-            raise ValueError("--spec and --tokenizer are for a file; give it with --model")
+            raise ValueError(
+                "--spec and --tokenizer describe a model file; give that file with --model"
+            )
         return asked, data_folder("storybook")
     return asked, check_place(args.model, "--model")
 
@@ -124,7 +126,7 @@ def check_against_model(asked: sampling.Sampling, place: str | Path) -> None:
     from sdlearn.weights.diffusers_folder import read_spec
 
     spec = None
-    # What is wrong with the folder is said when the whole of it is read.
+    # Errors in the folder are reported later, when all of it is read.
     with warnings.catch_warnings(action="ignore"), suppress(ValueError, OSError):
         spec = read_spec(Path(place)) if Path(place).is_dir() else None
     if spec is not None:

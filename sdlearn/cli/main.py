@@ -1,7 +1,7 @@
 """The `sdlearn` command: parses the arguments, runs a command's module and reports errors.
 
 Exit codes: 0 for success, 2 for an error that the user can fix (one sentence on stderr), 130 for an
-interrupt, 141 where the program that reads the output has ended.
+interrupt, 141 if the program that reads the output has ended.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             escape_what_cannot_be_printed()
             args = parse(argv)
             code: int = import_module(COMMANDS[args.command][1]).main(args)
-            if sys.stdout is not None:  # it is where the shell has closed it
+            if sys.stdout is not None:  # None if the shell has closed it
                 sys.stdout.flush()
             return code
     except KeyboardInterrupt:
@@ -67,8 +67,8 @@ def report(error: Exception) -> int:
         message = "something in the input is nested too deeply to be read"
     elif is_about_memory(error):
         message = (
-            f"there is not enough memory ({one_line(error)[:160]}); a smaller size, fewer images "
-            "or a smaller model needs less"
+            f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer "
+            "images or a smaller model"
         )
     else:
         message = one_line(error)

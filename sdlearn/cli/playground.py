@@ -52,8 +52,8 @@ def main(args: argparse.Namespace) -> int:
 def readable_model(place: str) -> str:
     """The place of a model, as the notebook's kernel finds it in its own folder.
 
-    The model is read once, so that what cannot be read is said before there is a page, and what
-    comes from the hub is downloaded here.
+    The model is read once here, so that errors are reported before a page opens and files from the
+    hub are already downloaded.
 
     Raises:
         FileNotFoundError, ValueError: See StableDiffusion.from_pretrained.

@@ -1,9 +1,9 @@
-"""The playground's server: Voilà on this computer, for the one person who was given its address.
+"""The playground's server: Voilà on this computer, for the person who started it.
 
-A page from elsewhere in the same browser can send requests to this computer, too, and each page of
-the playground starts a kernel with a model in it. So every request, also for files and WebSockets,
-needs a Host and an Origin that are this server's, and the token of the printed address or the
-cookie that the first page was given. Of pages with a kernel there are at most a few.
+Any web page in the same browser can send requests to this computer, and each page of the playground
+starts a kernel that holds a model. So every request, including those for files and WebSockets, must
+have this server's Host and Origin. It also needs the token of the printed address, or the cookie
+that the first page was given. The number of pages with a kernel is limited.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def serve(notebook: Path, sockets: list[socket.socket], open_browser: bool) -> N
 
 
 def settings(notebook: Path, port: int, open_browser: bool) -> Config:
-    """Voilà's configuration. The token is in it, and not in the arguments of any process."""
+    """Voilà's configuration. It holds the token, which no process has in its arguments."""
     config = Config()
     config.Voila.notebook_path = str(notebook)
     config.Voila.ip, config.Voila.port = IP, port
@@ -83,7 +83,7 @@ def settings(notebook: Path, port: int, open_browser: bool) -> Config:
     # Cookies are shared between ports.
     config.IdentityProvider.cookie_name = f"sdlearn-playground-{port}"
     config.IdentityProvider.cookie_options = {"samesite": "Strict", "expires_days": None}
-    # A kernel ends with its page; five minutes later where the browser could not say so.
+    # A kernel ends with its page, or five minutes later if the browser could not report that.
     config.MappingKernelManager.cull_idle_timeout = 300
     config.MappingKernelManager.cull_interval = 60
     return config
@@ -125,7 +125,7 @@ class Visitors(VoilaIdentityProvider):
 
 
 class FewKernels(AsyncMappingKernelManager):
-    """The kernels of the open pages."""
+    """The kernels of the open pages, of which there are at most MOST_KERNELS."""
 
     turn = asyncio.Lock()  # they are counted and started one after the other
 
@@ -137,7 +137,7 @@ class FewKernels(AsyncMappingKernelManager):
                     503,
                     f"{MOST_KERNELS} pages of the playground are open, and each holds a model of "
                     "its own; close one of them and load this page again. A page that was closed "
-                    "without notice is let go after five minutes.",
+                    "without notice is released after five minutes.",
                 )
             return await super().start_kernel(**options)
 
@@ -156,7 +156,7 @@ class Gate(RequestHandler):
     async def prepare(self) -> None:
         """Let a request through to its handler, or raise Refused."""
         request = self.request
-        # From here on, the token is in no log and not in the environment of a kernel.
+        # From here on, the token is not in a log or in the environment of a kernel.
         request.uri, request.query = request.path, ""
         check_place(request, self.settings["voila"].port)
         self.check_token()
@@ -176,7 +176,7 @@ class Gate(RequestHandler):
         # Pages of other servers on this computer share our cookies.
         ours = self.request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
         if not (ours and self.get_signed_cookie(visitors.cookie_name)):
-            raise Refused(403, f"This page is for the one who started it: {ASK}.")
+            raise Refused(403, f"Only the person who started this page can open it: {ASK}.")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with one sentence: that of Refused, else what the status means."""
@@ -187,11 +187,11 @@ class Gate(RequestHandler):
 
 
 def check_place(request: HTTPServerRequest, port: int) -> None:
-    """Raise Refused unless a request is for this server, and from none of another one's pages."""
+    """Raise Refused unless a request is for this server, and not from another server's page."""
     names = (IP, "localhost", "[::1]")
     hosts = {f"{name}:{port}" for name in names} | {name for name in names if port == 80}
     if request.headers.get_list("Host") != [request.host] or request.host.lower() not in hosts:
-        raise Refused(403, f"This server has another name: {ASK}.")
+        raise Refused(403, f"The request names another server: {ASK}.")
     origins = request.headers.get_list("Origin") + request.headers.get_list("Sec-Websocket-Origin")
     if any(origin != f"http://{request.host}" for origin in origins):
         raise Refused(403, f"Pages of other servers have no access: {ASK}.")
@@ -203,16 +203,16 @@ def gated(handler: type[RequestHandler]) -> type[RequestHandler]:
 
 
 def log(handler: RequestHandler) -> None:
-    """Log what was answered with an error."""
+    """Log a request that was answered with an error."""
     if handler.get_status() >= 400:
         request = handler.request
         access_log.warning("%d %s %s", handler.get_status(), request.method, request.path)
 
 
 def open_page(address: str, folder: Path) -> None:
-    """Open the browser at a file that leads to the address: arguments can be seen by other users.
+    """Open the browser at a file that leads to the address; other users can see arguments.
 
-    The file can be read by this user only, as the folder can.
+    Only this user can read the file and its folder.
     """
     page = folder / "playground.html"
     target = html.escape(address)

@@ -1,7 +1,7 @@
 """`sdlearn train PART`: train one network of a model, or an auxiliary one.
 
 The folder of a run holds recipe.json, metrics.jsonl, samples/, checkpoints/ and export/. While a
-training runs, it has the lock of the file .lock there, so that no second one writes to the folder.
+training runs, it locks the file .lock there, so that no other training writes to the folder.
 """
 
 import argparse
@@ -140,7 +140,9 @@ def run(
     from sdlearn.training import TrainingDiverged, train
     from sdlearn.utils.checkpoint import checkpoints
 
-    recipe = resolve_recipe(args, module, folder)  # again: another training may have been faster
+    recipe = resolve_recipe(
+        args, module, folder
+    )  # again: another training may have started in between
     remove_leftovers(folder)
     recover_folder(folder / "export")
     cache = folder.parent / CACHE
@@ -172,7 +174,7 @@ def run(
             print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
     if not checkpoints(folder):
-        print("sdlearn: stopped before the first step; nothing is exported", file=sys.stderr)
+        print("sdlearn: stopped before the first step; nothing was exported", file=sys.stderr)
         return 130
     if 0 < step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; continue with --resume")

@@ -26,12 +26,12 @@ def cached_array(
     shape: Sequence[int],
     fill: Callable[[Path, int], None],
 ) -> NDArray[np.generic]:
-    """Load an array, or compute it. Two processes may do so at the same time.
+    """Load an array, or compute it. Two processes may do this at the same time.
 
     Args:
         path: The file.
-        dtype: Of the array.
-        shape: Of the array.
+        dtype: Data type of the array.
+        shape: Shape of the array.
         fill: Writes the values into a file, from a position in bytes on.
 
     Returns:
@@ -44,7 +44,7 @@ def cached_array(
         damage = damage_of(path, dtype, shape)
         if not damage:
             return open_array(path)
-        warnings.warn(f"{path} is damaged ({damage}) and is made again", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({damage}); it is made again", stacklevel=2)
     check_disk(path.parent, array_bytes(dtype, shape), path.name)
     remove_leftovers(path.parent, DAY)
     with atomic_write(path) as part:

@@ -285,7 +285,7 @@ def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
         return read_tokenizer(kept)
     except (FileNotFoundError, ValueError) as error:
         if kept.exists():
-            warnings.warn(f"{kept} is damaged and is made again: {error}", stacklevel=2)
+            warnings.warn(f"{kept} is damaged; it is made again: {error}", stacklevel=2)
             shutil.rmtree(kept)
     add_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
     return read_tokenizer(kept)

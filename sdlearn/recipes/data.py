@@ -110,7 +110,7 @@ def load_captions(
         captions = _read_captions(path, n, per_scene)
         if captions is not None:
             return captions
-        warnings.warn(f"{path} is damaged and is made again", stacklevel=2)
+        warnings.warn(f"{path} is damaged; it is made again", stacklevel=2)
     captions = [
         [caption(scene(k, split, seed), random.Random(f"{seed}-{k}-{j}")) for j in range(per_scene)]
         for k in tqdm(range(n), desc="captions", leave=False)
@@ -228,7 +228,7 @@ def _draw(
                     bar.update(drawn)
             except BrokenProcessPool as error:
                 raise OSError(
-                    "a process that rendered pages was ended from outside; there may be too little "
+                    "a process that was rendering pages was killed; there may be too little "
                     "memory or disk space"
                 ) from error
 

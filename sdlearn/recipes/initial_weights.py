@@ -19,7 +19,7 @@ def load_initial_weights(init: str, networks: Mapping[str, nn.Module]) -> None:
 
     Raises:
         FileNotFoundError: If there is no such folder, or it has no weights.
-        ValueError: If the weights are damaged, or those of another network.
+        ValueError: If the weights are damaged or belong to another network.
     """
     if not init:
         return

@@ -60,7 +60,7 @@ class JudgeRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_multiples("channels", self.channels, 8, "for the groups of its norms")
-        if self.shift > self.size // 8:  # or whole things would leave the page
+        if self.shift > self.size // 8:  # or whole objects would leave the image
             raise ValueError(
                 f"shift is {self.shift}; accepted: at most {self.size // 8}, an eighth of the size"
             )

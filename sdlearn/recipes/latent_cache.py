@@ -89,18 +89,18 @@ def weights_key(folder: Path, *parts: object) -> str:
 def check_cache_room(
     scenes: int, captions: int, size: int, vae: VAE, text: TextEncoder, cache: Path
 ) -> None:
-    """Check before any work whether the disk has room for the pages and all that is encoded.
+    """Check before any work whether the disk has room for the pages and their encodings.
 
     Args:
         scenes: Number of pages.
-        captions: Captions of each.
+        captions: Captions of each page.
         size: Side of the pages in pixels.
         vae: The autoencoder.
         text: The text encoder.
         cache: Where the files will be.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If there is too little room.
     """
     if any(cache.glob("latents-*.npy")):
         return  # perhaps those of this training; each file is checked before it is written
@@ -154,7 +154,7 @@ def cached(
 
     Args:
         path: The file.
-        shape: Of the encodings of all items.
+        shape: Shape of the encodings of all items.
         chunk: Items encoded at once.
         encode: Returns the encodings of a slice of the items.
         what: Label of the progress bar.

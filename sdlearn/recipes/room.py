@@ -65,7 +65,7 @@ def check_disk(folder: Path, amount: int, what: str) -> None:
         what: The files, for the message.
 
     Raises:
-        ValueError: If the disk has not.
+        ValueError: If there is too little room.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free

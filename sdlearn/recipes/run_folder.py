@@ -1,4 +1,4 @@
-"""What the folder of a run says about its start, and whether the run can go on from it."""
+"""What the folder of a run says about its start, and whether the run can be resumed."""
 
 import platform
 import reprlib
@@ -75,7 +75,7 @@ def short(value: object) -> str:
 
 
 def check_unused(folder: Path) -> None:
-    """Check that a folder is missing, or empty but for what a run that died at once leaves.
+    """Check that a folder is missing or empty, apart from what a run that died at once leaves.
 
     Raises:
         ValueError: If it is a file, or holds anything else.
@@ -107,7 +107,7 @@ def may_move(folder: Path) -> set[str]:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Return what changes the rounding: repeating a run exactly needs it, too."""
+    """Return what changes the rounding: it must be the same to repeat a run exactly."""
     found: dict[str, str | int] = {
         "torch": torch.__version__,
         "device": str(device),
@@ -124,7 +124,7 @@ def begin(
 ) -> None:
     """Write recipe.json, or check that a resumed run goes on as it began.
 
-    Warns if the machine differs, because the last bits of the results may then differ, too.
+    Warns if the machine differs, because the last bits of the results may then differ.
 
     Args:
         folder: The run's folder.
@@ -168,7 +168,7 @@ def kind(value: object) -> object:
 
 
 def check_frozen_parts(job: TrainingJob, folder: Path, record: Mapping[str, Any]) -> None:
-    """Check that what a run uses, but does not train, is what it started with.
+    """Check that what a run uses but does not train has not changed since it started.
 
     Raises:
         ValueError: If something has changed.

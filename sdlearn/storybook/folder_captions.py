@@ -83,8 +83,8 @@ def _csv_rows(file: Path) -> Iterator[tuple[dict[str, object], str]]:
                 continue
             if len(values) != len(columns):
                 raise ValueError(
-                    f"{where} has {len(values)} columns, and the first line {len(columns)}; a "
-                    f"caption with commas stands in quotation marks; accepted: {example}"
+                    f"{where} has {len(values)} columns, but the first line has {len(columns)}; "
+                    f"put a caption that contains commas in quotation marks; accepted: {example}"
                 )
             yield dict(zip(columns, values, strict=True)), where
     except csv.Error as error:

@@ -1,7 +1,7 @@
 """What the layers above share: checks of input, files, checkpoints, devices.
 
 sampling          every number and choice that decides an image
-sampling_checks   settings against a model: what it has, what memory holds
+sampling_checks   settings checked against a model and against the memory
 memory            how much memory images need, and how much there is
 pipeline_inputs   what a caller hands to the pipeline, checked and made into tensors
 image_files       image files and any mode of Pillow, as upright RGB or grey

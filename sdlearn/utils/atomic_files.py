@@ -27,7 +27,7 @@ def user_path(path: str | Path) -> Path:
     """A path as a user gives it, with "~" for the home folder.
 
     Raises:
-        ValueError: If it is no path.
+        ValueError: If it is not a path.
         OSError: If no file system can look for it, such as for a name that is too long.
     """
     place = Path(os.path.expanduser(check_place(path, "path")))
@@ -197,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
         reason = "its lists or objects are nested too deeply"
         raise ValueError(f"{path} is not readable JSON: {reason}") from None
     except ValueError:  # Python converts at most 4300 digits
-        reason = "it holds a number of thousands of digits"
+        reason = "it holds a number with thousands of digits"
         raise ValueError(f"{path} is not readable JSON: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")
@@ -242,9 +242,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_folder(folder: Path) -> None:
-    """End what a process that died in `replace_folder` has begun: keep the new folder or the old.
+    """Finish a `replace_folder` whose process died: keep the new folder or the old one.
 
-    A new one that has its name is complete.
+    A new folder that already has its final name is complete.
     """
     old = old_name(folder)
     if old.is_dir():

@@ -115,7 +115,7 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         return int(path.name.removeprefix("step-"))
     if damage:
         raise ValueError(
-            f"{damage}, and {folder} has no other checkpoint that can; restore its files, or "
+            f"{damage}, and {folder} has no other readable checkpoint; restore its files, or "
             f"delete {folder / 'checkpoints'} to start again from the first step"
         )
     return 0
@@ -170,11 +170,11 @@ def check_files(path: Path, names: list[str]) -> None:
         return
     record = read_json(path / CHECKSUMS)
     if record.get("step") != int(path.name.removeprefix("step-")):
-        raise ValueError(f"{CHECKSUMS} is of step {shown(record.get('step'))}")
+        raise ValueError(f"{CHECKSUMS} is from step {shown(record.get('step'))}")
     sums = record.get("sha256")
     for name in names:
         if not isinstance(sums, dict) or sums.get(name) != checksum(path / name):
-            raise ValueError(f"{name} is damaged: its checksum is not that of {CHECKSUMS}")
+            raise ValueError(f"{name} is damaged: its checksum differs from the one in {CHECKSUMS}")
 
 
 def checksum(path: Path) -> str:

@@ -43,7 +43,7 @@ def pick_device(name: str | None = None) -> torch.device:
     if name is not None:
         try:
             if torch.device(name).type not in ("cpu", "cuda", "mps"):
-                raise RuntimeError("no training or sampling was ever tried on it")
+                raise RuntimeError("neither training nor sampling has been tried on it")
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError, ImportError) as error:
             reason = [*str(error).splitlines(), type(error).__name__][0]

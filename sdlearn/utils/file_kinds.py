@@ -1,7 +1,7 @@
 """What a file really is, told from its first bytes.
 
 A file in the place of weights or of a configuration is often something else: the pointer that Git
-LFS leaves where a file was not fetched, the web page of a login, a download that broke off. Each
+LFS leaves where a file was not fetched, a login page, or an interrupted download. Each
 function returns the end of a sentence that begins with the file's path: what the file is, and what
 to do about it.
 """
@@ -45,20 +45,20 @@ SIGNATURES = {
 }
 # The endings of files that other programs read, and of downloads that have not come to their end.
 OTHER_FORMATS = {
-    ".msgpack": "a file of Flax" + CONVERT,
+    ".msgpack": "a Flax file" + CONVERT,
     ".onnx": "an ONNX file" + CONVERT,
     ".onnx_data": "a part of an ONNX file" + CONVERT,
-    ".h5": "a file of Keras or TensorFlow" + CONVERT,
-    ".pb": "a file of TensorFlow" + CONVERT,
-    ".tflite": "a file of TensorFlow Lite" + CONVERT,
+    ".h5": "a Keras or TensorFlow file" + CONVERT,
+    ".pb": "a TensorFlow file" + CONVERT,
+    ".tflite": "a TensorFlow Lite file" + CONVERT,
     ".gguf": "a GGUF file" + CONVERT,
-    ".mlmodel": "a file of Core ML" + CONVERT,
+    ".mlmodel": "a Core ML file" + CONVERT,
 }
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
 
 
 def describe_content(path: Path) -> str | None:
-    """What a file is, if it is none that a model's folder holds in its place; else None.
+    """What a file is, if it does not belong in a model's folder; else None.
 
     Text, which may be right for some files and wrong for others, is left to `describe_text`.
 
@@ -76,7 +76,7 @@ def describe_content(path: Path) -> str | None:
     if not head:
         return f"an empty file; {AGAIN}"
     if not head.strip(b"\0"):
-        return f"a file that begins with {len(head)} zeros, as downloads that broke off do; {AGAIN}"
+        return f"a file that begins with {len(head)} zeros, as interrupted downloads do; {AGAIN}"
     for signature, kind in SIGNATURES.items():
         if head.startswith(signature):
             return kind
@@ -91,7 +91,7 @@ def describe_content(path: Path) -> str | None:
         return "a tar archive" + UNPACK
     ending = path.suffix.lower()
     if ending in UNFINISHED:
-        return f"a download that has not come to its end ({ending}); let it finish, or {AGAIN}"
+        return f"an unfinished download ({ending}); let it finish, or {AGAIN}"
     return OTHER_FORMATS.get(ending)
 
 
@@ -117,7 +117,7 @@ def describe_archive(path: Path) -> str | None:
 
 
 def describe_text(path: Path) -> str | None:
-    """What a text file is, where no text belongs; None if the file is no text."""
+    """What a text file is, where no text belongs; None if it is not text."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     text = head.decode("utf-8", "replace").strip()

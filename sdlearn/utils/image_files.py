@@ -1,6 +1,6 @@
 """Images from files and from people: any mode of Pillow to upright RGB or grey.
 
-open_image(file, name)               an image file, or one sentence for what is none
+open_image(file, name)               an image file; one sentence if it is not one
 upright(name, image, mode)           8-bit RGB or L, rotated by its EXIF entry, on white
 
 Everything that takes an image from outside uses these two: the pipeline for image, mask and hint,
@@ -66,9 +66,9 @@ def open_image(
     known = [each for each in formats if each in Image.OPEN]  # a Pillow may lack some
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
-            raise OSError("it is no file")  # a folder, or a pipe that would be waited for
+            raise OSError("it is not a file")  # a folder, or a pipe that would be waited for
         with warnings.catch_warnings():
-            # Pillow warns from half of its limit. That is a photo of 90 megapixels.
+            # Pillow warns from half of its limit, which is a photo of 90 megapixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", known)
     except FileNotFoundError as error:
@@ -83,13 +83,13 @@ def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
     """An image as 8-bit RGB or L, rotated by its EXIF entry, and on white where it is transparent.
 
     Grey of 16 bits is scaled from 0 … 65535, which is also what Pillow's 32-bit integers hold.
-    Floats are scaled from 0 … 1 if none is above 1, and taken as 0 … 255 otherwise. Of an
-    animation, this is the frame that the image is at: the first, if it was only opened. Colour
+    Floats are scaled from 0 … 1 if none is above 1, and taken as 0 … 255 otherwise. For an
+    animation, the current frame is used: the first, if the file was only opened. Colour
     profiles are not applied.
 
     Args:
         name: What the messages call it.
-        image: In any mode of Pillow.
+        image: An image in any mode of Pillow.
         mode: "RGB" for three channels, "L" for grey: a mask, where black and white are as in RGB.
 
     Raises:

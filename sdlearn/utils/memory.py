@@ -24,7 +24,7 @@ def unet_bytes(
     """Bytes that a U-Net needs for one latent.
 
     Args:
-        channels: Of each level, the highest resolution first.
+        channels: Channels of each level, the highest resolution first.
         layers: ResBlocks of a level.
         attention: Whether a level has transformers.
         size: (h, w) of the latent.
@@ -58,8 +58,8 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
     """Raise ValueError if images of this size (height, width) need more bytes than are free.
 
     Args:
-        size: In pixels, for the message.
-        images: Their number, all prompts together, for the message.
+        size: Height and width in pixels, for the message.
+        images: Number of images, all prompts together, for the message.
         needed: Bytes.
         free: Bytes; None if that is not known.
     """
@@ -67,7 +67,7 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
         what = f"{images} images" if images > 1 else "one image"
         raise ValueError(
             f"drawing {what} of height {size[0]} and width {size[1]} at a time needs at least "
-            f"{in_words(needed)} of memory, of which {in_words(free)} are free; give a smaller "
+            f"{in_words(needed)} of memory, but only {in_words(free)} is free; give a smaller "
             "size, a smaller n or fewer prompts"
         )
 

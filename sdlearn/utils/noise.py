@@ -41,7 +41,8 @@ def check_noise(noise: object, seed: int) -> None:
         raise ValueError(f"noise is a {kind}; it must be a Tensor or a callable that returns one")
     if seed and callable(noise) and not isinstance(noise, Tensor):
         raise ValueError(
-            f"seed is {seed}, but noise is a callable, which draws all of it; leave one of them out"
+            f"seed is {seed}, but noise is a callable, which draws all of the noise; "
+            "leave one of them out"
         )
 
 

@@ -160,12 +160,12 @@ def check_parts(*parts: object) -> None:
 def check_strength(strength: float, image: object, mask: object) -> float:
     """The strength, if there is an image that it is for, or it is 1."""
     if image is None and mask is not None:
-        raise ValueError("mask says what to repaint of an image, but there is no image")
+        raise ValueError("mask marks the part of an image to repaint, but no image is given")
     checked = check_unit_interval("strength", strength)
     if image is None and checked != 1:
         raise ValueError(
-            f"strength is {shown(strength)}; it says how much of an image to draw over, and there "
-            "is no image: leave it out, or give an image"
+            f"strength is {shown(strength)}; it says how much of an image to draw over, but "
+            "there is no image; leave it out, or give an image"
         )
     return checked
 
@@ -188,7 +188,7 @@ def warn_without_influence(sampling: Sampling, negatives: list[str] | None) -> N
     if sampling.guidance_scale == 1 and names:
         verb = "have" if len(names) > 1 else "has"
         warnings.warn(
-            f"guidance_scale is 1, which is no guidance, so {' and '.join(names)} {verb} no "
+            f"guidance_scale is 1, which turns guidance off, so {' and '.join(names)} {verb} no "
             "influence",
             stacklevel=4,
         )

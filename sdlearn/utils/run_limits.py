@@ -37,7 +37,7 @@ class RunLimits:
                 raise ValueError(f"{name} is {shown(value)}; it must be 0 or more")
 
     def late(self, seconds: float) -> bool:
-        """Whether the time limit has passed after so many seconds."""
+        """Whether the time limit has passed after this many seconds."""
         return self.minutes is not None and seconds > 60 * self.minutes
 
     def checkpoint_due(self, step: int, seconds: float) -> bool:

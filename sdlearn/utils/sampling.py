@@ -122,8 +122,8 @@ class Sampling:
         guidance_scale: uncond + scale * (cond - uncond), where uncond is the negative prompt, or
             the empty one. 1 is off: the negative prompt has no influence. 0 ignores the prompt and
             follows the negative or empty one alone, between 0 and 1 is a mean of the two, and
-            below 0 leads away from the prompt. diffusers takes every scale up to 1 for 1, so a
-            recipe for it that says 0, as those of distilled models do, means 1 here.
+            below 0 leads away from the prompt. diffusers treats every scale up to 1 as 1. Its
+            recipes for distilled models say 0, which means 1 here.
         sampler: A name in samplers.SAMPLERS.
         seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
             so it is the same alone and in a batch. 0 … 2^63 - 1, also for the last image.
@@ -145,8 +145,8 @@ class Sampling:
         spec="steps", advanced=False,
     )  # fmt: skip
     guidance_scale: float | None = knob(
-        None, "Guidance", "guidance scale; 1 is off, 0 draws the negative or empty prompt alone, "
-        "and what recipes for diffusers call 0 is 1", float, check_finite, 0, 15, 0.5,
+        None, "Guidance", "guidance scale; 1 is off (some recipes for diffusers write 0 for off), "
+        "0 draws the negative or empty prompt alone", float, check_finite, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(
@@ -181,8 +181,8 @@ class Sampling:
         check_interval, 0, 999, 1, metavar=("LO", "HI"), size=2,
     )  # fmt: skip
     clip_skip: int | None = knob(
-        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is the web interfaces' "
-        "CLIP skip 2 (default: 0)", int, check_clip_skip, 0, 12, 1,
+        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is CLIP skip 2 in "
+        "web interfaces (default: 0)", int, check_clip_skip, 0, 12, 1,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

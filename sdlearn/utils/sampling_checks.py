@@ -1,4 +1,4 @@
-"""Settings against a model: does it have them, and does the memory hold the images?
+"""Settings checked against a model: does it have them, and do the images fit in memory?
 
 All of this needs the model's specification only, so a command can ask before it reads the weights.
 """
@@ -44,11 +44,11 @@ def check_sampling(
     """Check resolved settings against a model that need not be loaded.
 
     Args:
-        sampling: From `resolve`.
+        sampling: Settings from `resolve`.
         spec: The model.
-        prompts: Their number.
+        prompts: Number of prompts.
         like: A tensor of the device and the type to draw with; None for float32 on the CPU.
-        factor: That of the autoencoder, to check height and width; None where an image decides.
+        factor: The autoencoder's factor, to check height and width; None where an image decides.
 
     Raises:
         ValueError: For a setting that this model does not have, or more than memory holds.

@@ -13,7 +13,7 @@ from operator import index
 from pathlib import Path
 
 # The text encoders read 75 tokens of a prompt. Splitting one of this many characters into tokens
-# still takes no time that is noticed.
+# still takes no noticeable time.
 LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
 LONGEST_PATH = 4096  # characters, as on Linux
@@ -182,7 +182,7 @@ def as_prompts(name: str, value: object) -> list[str]:
 
 
 def check_prompt(name: str, prompt: str) -> str:
-    """The prompt, if it is Unicode text of a length that can be meant."""
+    """The prompt, if it is Unicode text of a plausible length."""
     if len(prompt) > LONGEST_PROMPT:
         raise ValueError(
             f"{name} has {len(prompt)} characters; it must have at most {LONGEST_PROMPT}, and the "

@@ -10,12 +10,12 @@ The modules, in reading order:
     saving            a network's tensors written as safetensors
     tensor_files      safetensors files and pickles, opened without reading the tensors
     pickles           pickles, read without running what they name
-    pickle_names      what a pickle names
+    pickle_names      the classes and functions that a pickle names
     weight_names      which file of a folder is loaded: variants, shards
     ldm_keys          the tensor names of the original CompVis and Stability files
-    file_parts        where in a file a network is
-    leftovers         the tensors in a file that are no weights
-    markers           what a file says of its training
+    file_parts        where a network is in a file
+    leftovers         the tensors in a file that are not weights
+    markers           what a file says about its training
     model_detection   which system a file is for, from the names and shapes of its tensors
     system_parts      the networks of a whole system, filled from one original file
     single_file       a whole system in one original file
@@ -24,7 +24,7 @@ The modules, in reading order:
     tokenizer_files   a tokenizer, read and written
     configs           config.json of the U-Net, a ControlNet and the autoencoder, read and written
     text_config       config.json of a text encoder, read and written
-    config_fields     the settings in these files that may have one value only
+    config_fields     the settings in these files that have only one accepted value
     scheduler_config  scheduler_config.json, read and written
     scheduler_classes   what each published scheduler class is and has
     scheduler_fallback  what is done instead of a setting that is not supported

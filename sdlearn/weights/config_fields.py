@@ -1,7 +1,7 @@
-"""The settings of published configuration files that these networks have with one value only.
+"""The settings of published configuration files for which these networks accept only one value.
 
 A file with another value is refused by the setting's name, because the network would silently
-compute something else; written files contain these values, so that other software does the same.
+compute something else. Written files contain these values, so other software computes the same.
 
 Settings that are neither here nor read in configs have no effect in diffusers and transformers on
 the networks that are left: dropout, which only acts in training, sizes that nothing is computed

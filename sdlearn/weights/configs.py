@@ -4,8 +4,8 @@
     controlnet_config_from_json   controlnet_config_to_json
     vae_config_from_json          vae_config_to_json
 
-The files have more settings than the networks of this package. Those that have one supported value
-only are in config_fields. The text encoder's file is in text_config, the scheduler's in
+The files have more settings than the networks of this package. Those with only one supported value
+are in config_fields. The text encoder's file is in text_config, the scheduler's in
 scheduler_config.
 """
 
@@ -49,7 +49,7 @@ def check_parameters(path: Path, module: nn.Module) -> None:
     """Raise ValueError if a network on the meta device is too large for any memory.
 
     Args:
-        path: Of its configuration, for the message.
+        path: Its configuration file, for the message.
         module: The network.
     """
     n = sum(parameter.numel() for parameter in module.parameters())

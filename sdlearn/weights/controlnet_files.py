@@ -53,7 +53,7 @@ def load_controlnet(
         source: A folder, a hub id or a file.
         dtype: Of the network.
         spec: The system that a file is for.
-        variant: Of the weights in a folder, see `pick_weights`.
+        variant: The variant of a folder's weights, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -138,7 +138,7 @@ def detect_controlnet_config(
     alike = [each.unet for each in SPECS.values() if each.unet.cross_attention_dim == context_dim]
     if not alike:
         raise ValueError(
-            f"{path} looks like {detect_model(shapes)}; known are {', '.join(SPECS)}, spec= may "
+            f"{path} looks like {detect_model(shapes)}; accepted: {', '.join(SPECS)}, spec= may "
             "describe another, and a folder with config.json needs none"
         )
     upcast = any(unet.upcast_attention for unet in alike)

@@ -64,9 +64,9 @@ def read_folder(
 
     Args:
         folder: With model_index.json.
-        dtype: Of the networks; SDXL's autoencoder is at least float32.
-        variant: Of the weights, such as "fp16", see `choose_variants`; None for the order of
-            `pick_weights`.
+        dtype: Data type of the networks; SDXL's autoencoder is at least float32.
+        variant: The variant of the weights, such as "fp16", see `choose_variants`; None for the
+            order of `pick_weights`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -177,7 +177,7 @@ def fit_tokenizer(
     """The configuration of the text encoder that this tokenizer is for.
 
     Args:
-        folder: Of the tokenizer, for the message.
+        folder: The tokenizer's folder, for the message.
         tokenizer: The tokenizer.
         config: As in the text encoder's file, where the end-of-text token may be None.
 

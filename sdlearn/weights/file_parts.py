@@ -1,6 +1,6 @@
-"""Where in a file a network is: the prefix of its tensors' names, and the layout that they follow.
+"""Where a network is in a file: the prefix of its tensors' names, and the layout that they follow.
 
-An original file contains a whole system, and the prefix tells which part a tensor belongs to:
+An original file contains a whole system, and a tensor's prefix tells which part it belongs to:
 
     model.diffusion_model.       the U-Net; model_ema. its moving average, names without dots
     first_stage_model.           the autoencoder
@@ -63,8 +63,8 @@ class Location(NamedTuple):
     """Where a file may contain a network.
 
     Attributes:
-        prefix: Of the names of its tensors.
-        layout: Of the rest of the names; "original" and "open_clip" are those of ldm_keys,
+        prefix: Prefix of its tensors' names.
+        layout: Layout of the rest of the names; "original" and "open_clip" are those of ldm_keys,
             "published" that of the folders.
         known: The name of a tensor, after the prefix, that it always has.
     """
@@ -85,7 +85,7 @@ class FoundPart(NamedTuple):
 
 
 def unwrap(tensors: dict[str, LazyTensor]) -> None:
-    """Take what a tool has put in front of every name of a file away, in place."""
+    """Remove, in place, what a tool has put in front of every name of a file."""
     for wrapper in WRAPPERS * 2:
         wrapped = tensors and all(name.startswith(wrapper) for name in tensors)
         if wrapped and not any(name.startswith("model.diffusion_model.") for name in tensors):
@@ -174,7 +174,7 @@ def find_part(
 def tensors_at(
     location: Location, module: nn.Module, tensors: Mapping[str, LazyTensor], path: Path
 ) -> FoundPart:
-    """The tensors at a location under the names here, without those that are no weights.
+    """The tensors at a location under the names here, without those that are not weights.
 
     Args:
         location: Where they are.

@@ -60,7 +60,7 @@ def local_folder(source: str | Path, layout: Layout = SYSTEM, variant: str | Non
     Args:
         source: A folder, or the id of one on the Hugging Face hub, "organisation/name".
         layout: The files that are needed.
-        variant: Of the weights to download, see `pick_weights`.
+        variant: The variant to download, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it cannot be downloaded.
@@ -129,7 +129,7 @@ def choose_files(
         layout: The files to look for. A part without config.json is not there; a part with one
             needs weights.
         where: The repository or folder, for error messages.
-        variant: Of the weights, see `pick_weights`.
+        variant: The variant of the weights, see `pick_weights`.
 
     Raises:
         FileNotFoundError: If the required file, or the weights of a part, are missing.
@@ -154,7 +154,7 @@ def choose_files(
         if weights is None:
             raise FileNotFoundError(
                 f"{where} has no weights {f'in its {part} ' if part else ''}that can be read"
-                f"{found_instead(files)}; known are safetensors and .bin files under their "
+                f"{found_instead(files)}; accepted: safetensors and .bin files under their "
                 "published names"
             )
         prefix = f"{part}/" if part else ""

@@ -1,10 +1,10 @@
 """The tensor names in the original files of CompVis and Stability (the ldm layout).
 
-The names are those of the code that trained the models. The U-Net's blocks are numbered through,
-the decoder of the autoencoder counts its levels in the reverse order of execution, and OpenCLIP
-stacks the projections of queries, keys and values. Most names follow from a table, and the numbers
-from the configuration. The names here have no prefix: file_parts knows where in a file a network
-is.
+The names are those of the code that trained the models. The U-Net's blocks are numbered
+consecutively, the decoder of the autoencoder counts its levels in the reverse order of execution,
+and OpenCLIP stacks the projections of queries, keys and values. Most names follow from a table, and
+the numbers from the configuration. The names here have no prefix: file_parts finds a network in a
+file.
 """
 
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
-"""Tensors in a file that are no weights of a network: what is left out, and by what name.
+"""Tensors in a file that are not weights of a network: what is left out, by name.
 
-Training leaves its own things in a checkpoint: the tables of the schedule, the moving average, the
+Training leaves data of its own in a checkpoint: the tables of the schedule, the moving average, the
 losses of the autoencoder, counters. A text encoder's file often contains the whole of CLIP, whose
 image encoder Stable Diffusion does not use. Everything that is left out is listed here by name. A
 tensor inside a network's part of the file that is neither a weight nor in these lists means that
@@ -64,14 +64,14 @@ TEXT_MODULES = ("transformer.", "model.")
 # Whole networks beside a system, which are left out with a warning -> what they are.
 COMPANIONS = {
     "control_model.": "a ControlNet, which ControlNet.from_pretrained reads from the same file",
-    "embedding_manager.": "learnt words (textual inversion)",
-    "bundle_emb.": "learnt words (textual inversion)",
+    "embedding_manager.": "a textual-inversion embedding",
+    "bundle_emb.": "a textual-inversion embedding",
     "safety_checker.": "a safety checker, which is not used",
 }
 
 
 def is_left_out(name: str, module: nn.Module) -> bool:
-    """Whether a tensor in a network's part of a file is none of its weights.
+    """Whether a tensor in a network's part of a file is not one of its weights.
 
     Args:
         name: The tensor's name after the prefix of the part.
@@ -85,7 +85,7 @@ def is_left_out(name: str, module: nn.Module) -> bool:
 def is_unused_by(name: str, encoder: CLIPTextEncoder) -> bool:
     """Whether a tensor of a CLIP model is not needed by its text encoder.
 
-    SD 2 takes the output of the last layer but one of OpenCLIP, so this layer is the last of its
+    SD 2 takes the output of OpenCLIP's penultimate layer, so this layer is the last of its
     encoder here, and its files contain one layer more. The projection of the pooled embedding is
     used by SDXL's second encoder only.
     """

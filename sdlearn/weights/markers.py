@@ -1,15 +1,15 @@
-"""What an original file says of its training: the prediction, zero terminal SNR, the schedule.
+"""What an original file says about its training: the prediction, zero terminal SNR, the schedule.
 
-The weights of a U-Net do not tell whether it predicts noise or velocity. Fine-tunes of SDXL that
+The weights of a U-Net do not show whether it predicts noise or velocity. Fine-tunes of SDXL that
 predict velocity therefore contain an empty tensor `v_pred`, and `ztsnr` if they were trained with
 zero terminal SNR (ComfyUI and the web interfaces read these). The metadata in the header of a
 safetensors file says the same in the entries of the model specification standard
 (https://github.com/Stability-AI/ModelSpec) and in those of kohya's training scripts.
 
-What a file says holds: it changes the specification that the file is read with. A specification
-that says velocity where the file says noise is refused, and so is one for which there is another
-version of the same system with the file's prediction. If a tensor and the metadata disagree, the
-tensor holds, as in the tools that write it.
+What a file says takes effect: it changes the specification that the file is read with. Two kinds of
+specification are refused: one that says velocity where the file says noise, and one whose system
+has another version with the file's prediction. If a tensor and the metadata disagree, the
+tensor decides, as in the tools that write it.
 """
 
 import json
@@ -46,7 +46,7 @@ TABLE = "alphas_cumprod"
 
 
 class Markers(NamedTuple):
-    """What a file says of its training.
+    """What a file says about its training.
 
     Attributes:
         predicts: What the U-Net predicts; None if the file does not say.
@@ -79,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_markers(path: Path, tensors: Mapping[str, LazyTensor]) -> Markers:
-    """What a file says of its training.
+    """What a file says about its training.
 
     Args:
         path: The file.
@@ -157,7 +157,7 @@ def as_marked(
         spec = replace(spec, schedule=schedule, spacing="trailing")
     if zero_snr_by and spec.predicts == "noise":
         raise ValueError(
-            f"{path} was trained with zero terminal SNR (so says {zero_snr_by}), where noise "
+            f"{path} was trained with zero terminal SNR (according to {zero_snr_by}), where noise "
             "cannot be predicted, and nothing in it says that it predicts velocity; give a spec= "
             "whose predicts is 'velocity' if it does"
         )
@@ -175,14 +175,14 @@ def check_prediction(spec: ModelSpec, markers: Markers, path: Path) -> None:
     if markers.predicts == "noise" or others:
         instead = f", such as {' or '.join(others)}" if others else ""
         raise ValueError(
-            f"{path} predicts {markers.predicts} (so says {markers.said_by}), but "
+            f"{path} predicts {markers.predicts} (according to {markers.said_by}), but "
             f"spec {spec.name!r} predicts {spec.predicts}; give one that predicts "
             f"{markers.predicts}{instead}"
         )
 
 
 def alike(a: ModelSpec, b: ModelSpec) -> bool:
-    """Whether the U-Nets of two systems differ in nothing that a file's shapes tell."""
+    """Whether the U-Nets of two systems cannot be told apart by the shapes in a file."""
     size, upcast = b.unet.sample_size, b.unet.upcast_attention
     return replace(a.unet, sample_size=size, upcast_attention=upcast) == b.unet
 
@@ -258,15 +258,17 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
     """
     if isinstance(module, UNet):
         markers = read_markers(path, tensors)
-        said = [f"predicts velocity (so says {markers.said_by})"] * (markers.predicts == "velocity")
+        said = [f"predicts velocity (according to {markers.said_by})"] * (
+            markers.predicts == "velocity"
+        )
         zero_snr_by = markers.zero_snr_by
         if TABLE in tensors and is_table(tensors[TABLE], NoiseSchedule(), zero_snr=True):
             zero_snr_by = f"its table {TABLE!r}"
         if zero_snr_by:
-            said.append(f"was trained with zero terminal SNR (so says {zero_snr_by})")
+            said.append(f"was trained with zero terminal SNR (according to {zero_snr_by})")
         if said:
             warnings.warn(
-                f"{path} {' and '.join(said)}, which the weights alone do not tell; sample with a "
+                f"{path} {' and '.join(said)}, which the weights alone do not show; sample with a "
                 "ModelSpec that says so, too",
                 stacklevel=4,
             )
@@ -285,7 +287,7 @@ def check_markers(module: nn.Module, tensors: Mapping[str, LazyTensor], path: Pa
 def averages_residuals(path: Path) -> bool:
     """Whether a single file is the published ControlNet for shuffled images.
 
-    Its residuals are averaged over the image, which only the name of the file tells, such as
+    Its residuals are averaged over the image, which only the file's name shows, such as
     control_v11e_sd15_shuffle.pth.
     """
     return bool(re.search(r"(^|[_-])shuffle([_-]|$)", path.stem, re.IGNORECASE))
@@ -300,10 +302,11 @@ def check_controlnet(network: ControlNet, tensors: Mapping[str, LazyTensor], pat
     if "difference" in tensors:
         raise ValueError(
             f"{path} holds a ControlNet as its difference from the U-Net that it was trained on "
-            "(so says the tensor 'difference'); only whole ControlNets are supported"
+            "(according to the tensor 'difference'); only whole ControlNets are supported"
         )
     if averages_residuals(path) and not network.global_pool:
         raise ValueError(
-            f"{path} is by its name a ControlNet for shuffled images, whose residuals are averaged "
-            "over the image; make the ControlNet with global_pool=True, or use from_pretrained"
+            f"{path} has the name of a ControlNet for shuffled images, whose residuals are "
+            "averaged over the image; make the ControlNet with global_pool=True, or use "
+            "from_pretrained"
         )

@@ -12,11 +12,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 # A regular expression for part of a tensor's name that only one family has -> that family. First
 # what is added to a model, which changes what the model computes:
 ADDITIONS = {
-    r"lora_controlnet": "a Control-LoRA, which is no ControlNet of its own",
-    r"lllite_": "ControlNet-LLLite, which is no ControlNet of its own",
-    r"ip_adapter\.|^image_proj\.": "an IP-Adapter, which is no model of its own",
+    r"lora_controlnet": "a Control-LoRA, which is not a ControlNet on its own",
+    r"lllite_": "ControlNet-LLLite, which is not a ControlNet on its own",
+    r"ip_adapter\.|^image_proj\.": "an IP-Adapter, which is not a model on its own",
     r"lora|hada_w1_a|lokr_w1|oft_blocks|oft_diag": (
-        "low-rank adapters (LoRA), which are no model of their own"
+        "low-rank adapters (LoRA), which are not a model on their own"
     ),
     r"scaled_fp8$|\.(scale_weight|comfy_quant)$|\.(weight_scale|quant_map|absmax)$": (
         "quantised weights, which cannot be read; use the file in half precision"
@@ -24,7 +24,7 @@ ADDITIONS = {
 }
 # … and the rest. The first that fits any name counts.
 SIGNATURES = ADDITIONS | {
-    r"^(emb_params$|string_to_param|clip_[lg]$)": "learnt words (textual inversion)",
+    r"^(emb_params$|string_to_param|clip_[lg]$)": "a textual-inversion embedding",
     r"task_embedding|spatial_ch_projs|control_add_embedding": "ControlNet Union",
     r"(^|\.)(adapter\.)?body\.\d+\.(block|in_conv|resnets)": "a T2I-Adapter",
     r"ctrl_to_base|base_to_ctrl|enc_zero_convs": "ControlNet-XS",
@@ -100,7 +100,7 @@ def resolve_spec(spec: object) -> ModelSpec:
         return spec
     if not isinstance(spec, str) or spec not in SPECS:
         given = shown(spec)
-        raise ValueError(f"spec is {given}; known are {', '.join(SPECS)}, or give a ModelSpec")
+        raise ValueError(f"spec is {given}; accepted: {', '.join(SPECS)}, or give a ModelSpec")
     return SPECS[spec]
 
 

@@ -37,7 +37,7 @@ def read_index(folder: Path) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is malformed, or if a part that is needed is null or of another class.
+        ValueError: If it is malformed, or if a required part is null or of another class.
     """
     path = folder / "model_index.json"
     if folder.is_dir() and not path.is_file():

@@ -1,4 +1,4 @@
-"""What a pickle names, found without interpreting it.
+"""The classes and functions that a pickle names, found without interpreting it.
 
 A pickle is a list of instructions for a machine with a stack and a memo. `names_in_file` follows
 where each instruction puts its result, but calls nothing and builds nothing. So it knows which
@@ -27,7 +27,7 @@ Origin = str | Nest | None
 # so often that the visit never ends. Files of weights have three levels of a few objects.
 DEEPEST = 100
 LARGEST_TUPLE = 100_000
-MOST_INSTRUCTIONS = 2**21  # half a hundred are needed for a tensor; more take seconds to follow
+MOST_INSTRUCTIONS = 2**21  # a tensor needs about fifty; more take seconds to follow
 
 # Pickles have the names of Python 2; torch translates them in the same way.
 PYTHON_3 = {
@@ -50,7 +50,7 @@ def names_in_file(path: Path) -> dict[str, Use]:
     """The classes and functions that a pickle of torch names, and how their results are used.
 
     Raises:
-        ValueError: If the file is no pickle of torch.
+        ValueError: If the file is not a pickle of torch.
     """
     try:
         with path.open("rb") as file:
@@ -66,8 +66,9 @@ def names_in_file(path: Path) -> dict[str, Use]:
             return names
     except Exception as error:  # zipfile and pickletools raise many kinds for damaged bytes
         raise ValueError(
-            f"{path} is not a pickle of tensors alone: it is damaged or incomplete, or of another "
-            "program; download it again, or use a .safetensors file of the same model"
+            f"{path} is not a pickle of tensors alone: it is damaged or incomplete, or was "
+            "written by another program; download it again, or use a .safetensors file of the "
+            "same model"
         ) from error
 
 
@@ -114,7 +115,7 @@ def tuple_of(parts: list[Origin]) -> Nest:
         1 + len(parts) + sum(part.size for part in inner),
     )
     if nest.depth > DEEPEST or nest.size > LARGEST_TUPLE:
-        raise ValueError("tuples nest too deep")
+        raise ValueError("its tuples are nested too deeply")
     return nest
 
 

@@ -1,13 +1,14 @@
 """Pickled checkpoints, read without running any code that they name.
 
-A pickle is a small program: it names classes and functions, and has them called. Published
-checkpoints name more than tensors, because training libraries store their own objects beside the
-weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable and safe:
+A pickle is a small program: it names classes and functions, which are called when it is read.
+Published checkpoints name more than tensors, because training libraries store their own objects
+beside the weights: callbacks, configurations, NumPy numbers. Three rules keep such files readable
+and safe:
 
     1. torch.load(weights_only=True) interprets the pickle. It rebuilds tensors, and calls nothing
        but what it was given.
     2. A name that is only training data is given to it as a stand-in: an empty class of this
-       module, that drops whatever it is called with. The library that is named is never imported,
+       module that drops whatever it is called with. The library that is named is never imported,
        and its class never used, even where it is installed.
     3. Any other name is refused before torch sees the file.
 """
@@ -139,17 +140,17 @@ def refusal(path: Path, name: str) -> ValueError:
 def reading_error(path: Path, error: Exception) -> ValueError:
     """The error for a pickle that torch cannot read, in our words.
 
-    torch's own message is not passed on: it advises to read the file without protection.
+    torch's own message is not passed on: it advises reading the file without protection.
     """
     message = str(error)
     named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message)
     if named:
         return refusal(path, named[1])
     opcode = re.search(r"Unsupported operand (\d+)", message)
-    reason = "it is damaged or incomplete, or holds objects that are no weights"
+    reason = "it is damaged or incomplete, or holds objects that are not weights"
     if opcode and chr(int(opcode[1])) in INSTRUCTIONS:
         name = INSTRUCTIONS[chr(int(opcode[1]))]
-        reason = f"it uses the instruction {name}, which torch's own files of weights do not"
+        reason = f"it uses the instruction {name}, which torch's own weight files do not use"
     return ValueError(
         f"{path} is not a pickle of tensors alone: {reason}; use a .safetensors file of the same "
         "model"
@@ -162,10 +163,11 @@ def reading_error(path: Path, error: Exception) -> ValueError:
 def state_dict_in(content: object, path: Path, device: str) -> dict[str, Tensor]:
     """The tensors by name in what a pickle holds.
 
-    They are the content itself or its entry state_dict, also of that entry, as diffusers reads it.
+    They are the content itself or its entry state_dict, which may be nested, as diffusers reads it.
     In a file that has neither, they are its one entry that is a dictionary of tensors, whatever its
-    name (model, module, ema). Of several, that with the most tensors is taken, as the others belong
-    to the training; if two have as many, which may be weights and their average, none is.
+    name (model, module, ema). Of several such entries, the one with the most tensors is taken, as
+    the others belong to the training. If two have equally many, they may be weights and their
+    average, and the file is refused.
 
     Raises:
         ValueError: If there are no tensors by name, or something else among them.
@@ -224,7 +226,7 @@ def is_plain(value: object, device: str) -> bool:
 def describe(value: object) -> str:
     """What stands in the place of a plain tensor, for a message."""
     if isinstance(value, Tensor):
-        return f"a tensor on {value.device}, {value.layout}, {value.dtype}, no plain numbers"
+        return f"a tensor on {value.device}, {value.layout}, {value.dtype}, not plain numbers"
     if isinstance(value, StandIn):
         return "an object of its training"
     return f"of the type {type(value).__name__}"

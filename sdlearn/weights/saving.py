@@ -1,6 +1,6 @@
 """The tensors of one network, saved as safetensors with published names.
 
-Whatever would give a file that cannot be read again is refused before anything is written.
+A network whose file could not be read again is refused before anything is written.
 """
 
 import re
@@ -64,7 +64,7 @@ def check_save(
         The bytes of its tensors in the file.
 
     Raises:
-        ValueError: If an argument is not one of the accepted, or a value is not finite in the
+        ValueError: If an argument is not accepted, or a value is not finite in the
             dtype.
     """
     if dtype is not None:
@@ -103,7 +103,7 @@ def save(
     Args:
         module: The network.
         path: A name that ends in .safetensors or .sft.
-        dtype: Of floating-point tensors in the file; None for the network's own.
+        dtype: Data type of floating-point tensors in the file; None for the network's own.
         max_bytes: At least 1. A larger file is split into shards NAME-00001-of-00003.safetensors,
             with an index NAME.safetensors.index.json; None for no limit.
 

@@ -2,7 +2,7 @@
 
     SCHEDULERS   computed exactly by a sampler here, for the settings in the table
     SUBSTITUTES  other solvers on the same noise schedule, replaced by the closest sampler
-    CORRECTED    what a class of pipeline sets right in old files while it loads them
+    CORRECTED    what a pipeline class corrects in old files while loading them
 
 Each class has its own defaults for the entries that a file lacks, and ignores the entries of other
 classes, which files keep in case the sampler is changed. The tables are those of diffusers 0.42.
@@ -130,14 +130,14 @@ SUBSTITUTES = {
 # For a class that is not known. Its file is believed, and DDIM is right on every schedule.
 UNKNOWN = PublishedScheduler("ddim", (ZERO_SNR, FLOW), {"timestep_spacing": "leading"})
 
-# What their names have in common that are for models of another noise schedule, or of none.
+# Parts of the names of classes for models with another noise schedule, or with none.
 OTHER_MODELS = (
     *("Amused", "BlockRefinement", "CMStochastic", "CogVideoX", "ConsistencyDecoder", "Cosine"),
     *("DDPMWuerstchen", "DiscreteDDIM", "EDM", "EntropyBound", "Flow", "Helios", "IPNDM"),
     *("KarrasVe", "LTX", "MiniMax", "Piflow", "RFD4", "SCM", "ScoreSde", "UnCLIP", "VQDiffusion"),
 )
 
-# Old files lack settings that Stable Diffusion needs. These classes of pipeline set them right; the
+# Old files lack settings that Stable Diffusion needs. These pipeline classes correct them; the
 # others, XL's and ControlNet's among them, take the file as it is.
 TEXT_TO_IMAGE = {"steps_offset": 1, CLIP: False}
 INPAINTING = {"steps_offset": 1, PRK: True}

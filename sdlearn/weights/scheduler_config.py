@@ -59,8 +59,8 @@ def scheduler_config_from_json(
 ) -> ModelSpec:
     """Read scheduler/scheduler_config.json into a specification.
 
-    Entries that the file lacks have the defaults of the class. What a class of pipeline sets right
-    in old files is set right here. One warning says what is not supported and what is done instead;
+    Entries that the file lacks have the defaults of the class. What a pipeline class corrects
+    in old files is corrected here. One warning says what is not supported and what is done instead;
     the caller's own choice of sampler= overrides it.
 
     Args:
@@ -129,7 +129,7 @@ def complete(config: Config, published: PublishedScheduler, corrected: Json) -> 
     for key, value in corrected.items():
         if key == "steps_offset":
             if config[key] is not None:
-                config.integer(key, least=0)  # raises for what is no offset at all
+                config.integer(key, least=0)  # raises for what is not an offset
             config[key] = value
         elif config.get(key, value) is (not value):  # null is left
             config[key] = value
@@ -186,7 +186,7 @@ def choice(config: Config, key: str, choices: Mapping[str, Choice]) -> Choice:
     """The name here of an entry's published name; ValueError if that is not one of the choices."""
     name = config.text(key)
     if name not in choices:
-        raise ValueError(f"{config.path}: {key} is {shown(name)}; known are {', '.join(choices)}")
+        raise ValueError(f"{config.path}: {key} is {shown(name)}; accepted: {', '.join(choices)}")
     return choices[name]
 
 

@@ -1,7 +1,7 @@
 """What is done instead of the settings of a published scheduler that no sampler here has.
 
-Only settings of the solver are replaced, by the closest that the samplers here can do on the same
-noise schedule. What is replaced by what is said in one sentence.
+Only settings of the solver are replaced, by the closest setting that the samplers here have, on
+the same noise schedule. One sentence says what is replaced, and by what.
 """
 
 from collections.abc import Iterator

@@ -87,7 +87,7 @@ def read_single_file(
         path: The file.
         dtype: Of the networks.
         spec: A specification or its name in SPECS; None if the shapes in the file are enough. What
-            the file says of its training is changed in it, see markers.
+            the file says about its training is changed in it, see markers.
         tokenizer: A folder with vocab.json and merges.txt, or the folder of a model that has a
             tokenizer; None for CLIP's from the Hugging Face hub or its local cache.
 
@@ -171,7 +171,7 @@ def load_original(
 
 
 def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> None:
-    """Raise ValueError if a file says of its training what its specification does not say."""
+    """Raise ValueError if a file contradicts its specification about how it was trained."""
     said = as_marked(spec, read_markers(path, tensors), tensors, path)
     differences = {
         "predicts": (said.predicts, spec.predicts),
@@ -184,8 +184,8 @@ def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> N
     for name, (theirs, own) in differences.items():
         if theirs != own:
             raise ValueError(
-                f"{path} says of its training that {name} is {theirs!r}; in the specification "
-                f"{spec.name!r} it is {own!r}; give one that agrees, or use "
+                f"{path} was trained with {name} {theirs!r}, but the specification "
+                f"{spec.name!r} has {own!r}; give one that agrees, or use "
                 "StableDiffusion.from_pretrained, which adapts it"
             )
 
@@ -213,10 +213,10 @@ def detect_spec(
     ]
     family = detect_model(shapes) or "no known system"
     if not alike and foreign_family(shapes):
-        raise ValueError(f"{path} looks like {family}; known are {', '.join(SPECS)}")
+        raise ValueError(f"{path} looks like {family}; accepted: {', '.join(SPECS)}")
     if not alike:
         raise ValueError(
-            f"{path} looks like {family}; known are {', '.join(SPECS)}, and spec= may describe "
+            f"{path} looks like {family}; accepted: {', '.join(SPECS)}, and spec= may describe "
             "another"
         )
     if predicts in [spec.predicts for spec in alike]:
@@ -225,7 +225,7 @@ def detect_spec(
     if any(replace(spec, name=newest.name, unet=newest.unet) != newest for spec in alike):
         names = ", ".join(repr(spec.name) for spec in alike)
         raise ValueError(
-            f"{path} looks like {family}, and its weights do not tell which version; choose it "
+            f"{path} looks like {family}, and its weights do not show which version; choose it "
             f"with spec=, one of {names}"
         )
     return newest
@@ -241,7 +241,7 @@ def clip_tokenizer(
 
     Args:
         path: The file, for error messages.
-        config: Of the text encoder.
+        config: The text encoder's configuration.
         folder: Of a tokenizer, or of a model that has one; None for the Hugging Face hub.
     """
     folder = user_path(folder) if folder is not None else download_tokenizer(path)

@@ -1,8 +1,8 @@
-"""The tensors of one network, loaded from published weight files; saving has the way back.
+"""The tensors of one network, loaded from published weight files; `saving` writes them.
 
 The networks of this package have the names of the published folders, except for the text encoder's
-prefix, and for 1x1 convolutions, which are linear layers here. The names in other files, and where
-in a file a network is, are in ldm_keys and file_parts.
+prefix, and for 1x1 convolutions, which are linear layers here. The names in other files are in
+ldm_keys; file_parts finds a network in a file.
 
 Loading is strict: a network's part of the file must contain exactly its tensors, in its shapes,
 apart from what leftovers lists. Names and shapes are compared before any tensor is read, so a file
@@ -37,7 +37,7 @@ def load(module: nn.Module, path: str | Path, variant: str | None = None) -> Non
             under its published name. For a UNet, VAE, ControlNet or CLIPTextEncoder also an
             original file, of this part only or of the whole system, and for a text encoder a file
             of the whole CLIP model or one that OpenAI or OpenCLIP wrote.
-        variant: Of the weights in a folder, such as "fp16", see `pick_weights`.
+        variant: The variant of a folder's weights, such as "fp16", see `pick_weights`.
 
     Raises:
         FileNotFoundError: If there is no weight file.

@@ -43,7 +43,7 @@ def new_parts(spec: ModelSpec, dtype: torch.dtype) -> Parts:
 
     Args:
         spec: The specification.
-        dtype: Of the networks; SDXL's autoencoder is at least float32.
+        dtype: Data type of the networks; SDXL's autoencoder is at least float32.
 
     Raises:
         ValueError: If the networks cannot compute in this dtype.
@@ -100,7 +100,7 @@ def check_others(
 
     Args:
         tensors: The file's tensors by name.
-        prefixes: Of the networks that were found.
+        prefixes: The prefixes of the networks that were found.
         path: The file, for messages.
         hint: Added to error messages, see `detected_hint`.
 

@@ -11,7 +11,7 @@ the memory that loading needs, and a network that used the mapping itself would 
 file.
 
 A file is read as what its first bytes say, whatever its name: a pickle that was renamed to
-.safetensors goes the safe way of every pickle, see pickles.
+.safetensors is read as safely as any pickle, see pickles.
 """
 
 import json
@@ -109,8 +109,8 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
     if path.suffix.lower() in SAFETENSORS:
         raise ValueError(f"{path} is not a complete safetensors file: its header is damaged")
     raise ValueError(
-        f"{path} is not a weight file; read are safetensors files, pickles of torch and the index "
-        "of a file in shards, .json"
+        f"{path} is not a weight file; accepted: safetensors files, pickles of torch and the .json "
+        "index of sharded weights"
     )
 
 
@@ -153,7 +153,7 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         found = open_file(path)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
-            raise ValueError(f"{path} holds {shown(twice[0])}, which another shard holds, too")
+            raise ValueError(f"{path} holds {shown(twice[0])}, which another shard holds too")
         tensors |= found
     return tensors
 
@@ -183,7 +183,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         if entry["dtype"] not in TYPES:
             known = ", ".join(TYPES)
             raise ValueError(
-                f"{path}: {shown(name)} is of the type {entry['dtype']}; known are {known}"
+                f"{path}: {shown(name)} is of the type {entry['dtype']}; accepted: {known}"
             )
         shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
         start = 8 + length + entry["data_offsets"][0]
@@ -249,8 +249,8 @@ def check_unpacked(path: Path) -> None:
     free = free_memory()
     if free is not None and needed > free:
         raise ValueError(
-            f"{path} unpacks to {in_words(needed)}, and {in_words(free)} of memory are free; use a "
-            ".safetensors file of the same model, which is read tensor by tensor"
+            f"{path} unpacks to {in_words(needed)}, but only {in_words(free)} of memory is free; "
+            "use a .safetensors file of the same model, which is read tensor by tensor"
         )
 
 
@@ -284,7 +284,9 @@ def from_archive(path: Path, name: str, tensor: Tensor, start: int) -> LazyTenso
     ends = ((n - 1) * step for n, step in zip(shape, stride, strict=True))
     span = 1 + sum(ends) if tensor.numel() else 0  # elements from its first to its last
     if first + span * dtype.itemsize > start + tensor.untyped_storage().nbytes():
-        raise ValueError(f"{path}: {name} is larger than what is stored of it; the file is damaged")
+        raise ValueError(
+            f"{path}: {name} is larger than the data stored for it; the file is damaged"
+        )
 
     def read() -> Tensor:
         values = read_at(path, first, (span,), dtype)

@@ -61,7 +61,7 @@ def text_config_to_json(config: CLIPTextConfig, bos_token_id: int) -> Json:
     """The content of text_encoder/config.json.
 
     Args:
-        config: Of the text encoder.
+        config: The text encoder's configuration.
         bos_token_id: The start-of-text token, which only the tokenizer knows.
     """
     has_projection = config.projection_dim is not None

@@ -1,6 +1,6 @@
 """A CLIP tokenizer in a published folder, read and written.
 
-Published folders have one of two layouts: vocab.json and merges.txt, or tokenizer.json. Words that
+Published folders have one of two layouts: vocab.json and merges.txt, or tokenizer.json. Tokens that
 were learnt later, by textual inversion or DreamBooth, are in added_tokens.json, in the entry
 added_tokens_decoder of tokenizer_config.json, or in tokenizer.json. All of these are read, as
 transformers does; the first layout is written, with the learnt words in both of its places, so that
@@ -66,8 +66,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if ids.get(token) != number:
             raise ValueError(
                 f"{folder / place}: the token {shown(token)} has the number "
-                f"{shown(number)}; read with the other files it has "
-                f"{ids.get(token, 'none')}, so these files do not belong together"
+                f"{shown(number)}, but "
+                f"{ids.get(token, 'none')} in the other files; these files do not belong together"
             )
     return tokenizer
 
@@ -105,8 +105,8 @@ def check_settings(folder: Path) -> None:
     number = isinstance(length, int | float) and not isinstance(length, bool)
     if length is not None and not (number and length >= 3):
         raise ValueError(
-            f"{path}: model_max_length is {shown(length)}; it must be at least 3, a start, "
-            "a word and an end"
+            f"{path}: model_max_length is {shown(length)}; it must be at least 3, for "
+            "a start token, a word and an end token"
         )
 
 

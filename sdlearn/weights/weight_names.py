@@ -11,7 +11,7 @@ shards, and in variants, whose name is a part of the file's name:
     diffusion_pytorch_model.fp16-00001-of-00002.safetensors
 
 Older index files are named NAME.safetensors.fp16.index.json or NAME.fp16.safetensors.index.json,
-older shards NAME-00001-of-00002.fp16.safetensors. Names are read without regard to case.
+older shards NAME-00001-of-00002.fp16.safetensors. Upper and lower case are not distinguished.
 """
 
 import re
@@ -65,7 +65,7 @@ class WeightName(NamedTuple):
 
 
 def parse(name: str) -> WeightName | None:
-    """A file's name taken apart; None if it is no weight file, or a shard."""
+    """A file's name taken apart; None if it is not a weight file, or is a shard."""
     for pattern in _PATTERNS:
         match = pattern.fullmatch(name)
         if match and not _SHARD.search(name):
@@ -198,12 +198,12 @@ def found_instead(names: Collection[str]) -> str:
         if ending in OTHER_FORMATS:
             return f", but {shown(name)}, {OTHER_FORMATS[ending].split(';')[0]}"
         if ending in UNFINISHED:
-            return f", but {shown(name)}, a download that has not come to its end"
+            return f", but {shown(name)}, an unfinished download"
         if _SHARD.search(name):
             return f", but {shown(name)}, a shard without its index"
     for name in sorted(names):
         if Path(name).suffix.lower() in WEIGHTS and not name.startswith("._"):
-            return f", but {shown(name)}, a name under which no weights are looked for"
+            return f", but {shown(name)}, whose name is not recognised"
     return ""
 
 

@@ -63,7 +63,7 @@ def test_damaged_captions_are_named_and_made_again(text: str, tmp_path: Path) ->
     good = load_captions(2, tmp_path, per_scene=2)
     (path,) = tmp_path.glob("captions-*.json")
     path.write_text(text)
-    with pytest.warns(UserWarning, match=r"captions-.*json is damaged and is made again"):
+    with pytest.warns(UserWarning, match=r"captions-.*json is damaged; it is made again"):
         assert load_captions(2, tmp_path, per_scene=2) == good
     assert json.loads(path.read_text()) == good
 

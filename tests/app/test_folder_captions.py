@@ -52,8 +52,8 @@ def test_metadata_csv(folder, content):
         ("", "metadata.csv begins with the columns []; accepted: the columns file_name,text"),
         ("file_name;text\nred.png;x", "begins with the columns ['file_name;text']; accepted"),
         ("red.png,a red cat", "begins with the columns ['red.png', 'a red cat']; accepted"),
-        ("file_name,text\nred.png,a cat, a dog", "line 2 has 3 columns, and the first line 2"),
-        ("file_name,text\nred.png", "line 2 has 1 columns, and the first line 2"),
+        ("file_name,text\nred.png,a cat, a dog", "line 2 has 3 columns, but the first line has 2"),
+        ("file_name,text\nred.png", "line 2 has 1 columns, but the first line has 2"),
         ("file_name,text\nred.png,\"a cat", "line 2 is not CSV (unexpected end of data)"),
         ("file_name,text\n\nred.png,", "line 3 has no text"),
         ("file_name,text\n,x", "line 2 has no file_name"),
@@ -198,7 +198,7 @@ def test_a_pipe_in_the_place_of_an_image_is_left_out(folder, metadata):
         (folder / f"{name}.txt").write_text("x")
     if metadata:
         (folder / "metadata.csv").write_text("file_name,text\npipe.png,x\nred.png,y\n")
-    with pytest.warns(UserWarning, match=r"pipe\.png cannot be read .* skipped: it is no file"):
+    with pytest.warns(UserWarning, match=r"pipe\.png cannot be read .* skipped: it is not a file"):
         assert len(read_folder(folder, 8)) == (1 if metadata else 3)
 
 

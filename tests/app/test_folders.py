@@ -182,7 +182,7 @@ HOSTILE = {
     "objects without end": (b'{"a":' * 100_000, "its lists or objects are nested too deeply"),
     "a number of a million digits": (
         b'{"in_channels": ' + b"9" * 1_000_000 + b"}",
-        "it holds a number of thousands of digits",
+        "it holds a number with thousands of digits",
     ),
     "UTF-16": ('{"in_channels": 4}'.encode("utf-16"), "is not readable JSON: 'utf-8' codec"),
     "a half": (b'{"in_channels": 4', "is not readable JSON: "),

@@ -328,7 +328,7 @@ def test_ctrl_c_in_set_up_is_one_line_and_the_next_run_repairs(clone, slow, grou
     variables = environment(root, SLOW=slow, **only_pip)
     code, out, said = interrupted(root, variables, group)
     assert code == 130
-    assert said.strip() == "lab.py: interrupted; the same command goes on from here"
+    assert said.strip() == "lab.py: interrupted; run the same command again to continue"
     assert "cancelled" not in out
     assert not (root / ".venv" / ".sdlearn-installed").exists()
     del variables["SLOW"]
@@ -346,7 +346,7 @@ def test_ctrl_c_while_the_environment_is_made(clone, group):
     (root.parent / "fake" / "sitecustomize.py").write_text(SLOW_VENV)
     code, out, said = interrupted(root, variables, group)
     assert (code, out) == (130, "making .venv ...\n")
-    assert said.strip() == "lab.py: interrupted; the same command goes on from here"
+    assert said.strip() == "lab.py: interrupted; run the same command again to continue"
 
 
 def test_an_interrupted_update_is_done_again_even_if_the_old_list_returns(clone):

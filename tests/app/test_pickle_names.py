@@ -61,7 +61,9 @@ def test_an_archive_that_unpacks_to_more_than_memory_holds(tmp_path, monkeypatch
     assert open_weights(tmp_path / "small.ckpt")["a"].read().sum() == 0
     monkeypatch.setattr(tensor_files, "free_memory", lambda: 3_000_000)
     assert open_weights(tmp_path / "whole.ckpt")["a"].shape == (1_000_000,)  # read in pieces
-    with pytest.raises(ValueError, match=r"unpacks to 3\.8 MiB, and 2\.9 MiB of memory are free"):
+    with pytest.raises(
+        ValueError, match=r"unpacks to 3\.8 MiB, but only 2\.9 MiB of memory is free"
+    ):
         open_weights(tmp_path / "small.ckpt")
 
 

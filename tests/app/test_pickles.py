@@ -242,7 +242,7 @@ NO_STATE = {
     "numbers for names": ({0: torch.ones(2)}, "has 0 where the name of a tensor is expected"),
     "sparse": (
         {"a": torch.eye(3).to_sparse()},
-        f"'a' is a tensor on .* torch.sparse_coo, torch.float32, no plain numbers; {PLAIN}",
+        f"'a' is a tensor on .* torch.sparse_coo, torch.float32, not plain numbers; {PLAIN}",
     ),
     "negated": ({"a": torch.ones(2, dtype=torch.cfloat).conj().imag}, "'a' is a tensor on"),
     "without values": ({"a": torch.ones(2, device="meta")}, "'a' is a tensor on meta, "),
@@ -348,7 +348,7 @@ BOMBS = {
     "a neighbour's name": (calls(("pytorch_lightning_x", "y"), SHELL), "'pytorch_lightning_x.y'"),
     "a longer builtin": (calls(("builtins", "int.__import__"), "os"), "'builtins.int.__import__'"),
     "a dotted builtin": (calls(("builtins", "list.__class__"), "x"), "'builtins.list.__class__'"),
-    "a result called": (calls(TRUSTED, "x") + b"(tR", "holds objects that are no weights"),
+    "a result called": (calls(TRUSTED, "x") + b"(tR", "holds objects that are not weights"),
     "INST": (b"(" + text(SHELL) + b"iposix\nsystem\n", "'posix.system'"),
     "INST of a trusted name": (b"(ipytorch_lightning.utilities\nx\n", "the instruction INST"),
     "OBJ": (b"(c__main__\nx\n" + text(SHELL) + b"o", "the instruction OBJ"),
@@ -358,7 +358,7 @@ BOMBS = {
     ),
     "EXT1": (b"\x82\x01", "the instruction EXT1"),
     "PERSID": (b"Pos.system\n", "the instruction PERSID"),
-    "another persistent id": (text("module") + b"\x85Q", "holds objects that are no weights"),
+    "another persistent id": (text("module") + b"\x85Q", "holds objects that are not weights"),
     "NEWOBJ_EX": (b"c__main__\nx\n)}\x92", "the instruction NEWOBJ_EX"),
     "a long name": (calls(("m" * 5000, "x"), SHELL), r"mmm\.\.\.m+"),
 }
@@ -440,7 +440,7 @@ def test_a_key_that_nests_without_end(tmp_path, weights):
     body = b"}" + b"N" + b"\x85" * 2_000_000 + b"K\x01s"
     for zipped in (True, False):
         path = planted(tmp_path / "model.ckpt", body, weights, zipped)
-        with pytest.raises(ValueError, match="it is damaged or incomplete, or of another program"):
+        with pytest.raises(ValueError, match="it is damaged or incomplete, or was written by"):
             open_weights(path)
 
 
@@ -477,7 +477,7 @@ def test_any_bytes_in_the_place_of_a_pickle(tmp_path, weights, zipped):
 
 def test_protocol_4_is_named(tmp_path, weights):
     torch.save(weights, tmp_path / "model.pt", pickle_protocol=4)
-    with pytest.raises(ValueError, match="it uses the instruction FRAME, which torch's own files"):
+    with pytest.raises(ValueError, match="it uses the instruction FRAME, which torch's own weight"):
         open_weights(tmp_path / "model.pt")
 
 

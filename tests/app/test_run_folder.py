@@ -271,7 +271,7 @@ def test_a_run_that_is_stopped_before_its_first_step_exports_nothing(
         stopped.set()
         patch.setattr("sdlearn.cli.train.stop_signals", lambda: nullcontext(stopped))
         assert main([*TINY, "--out", str(tmp_path / "run")]) == 130
-    assert "stopped before the first step; nothing is exported" in capsys.readouterr().err
+    assert "stopped before the first step; nothing was exported" in capsys.readouterr().err
     assert not (tmp_path / "run" / "export").exists()
     assert main([*TINY, "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert (tmp_path / "run" / "export").exists()
@@ -401,7 +401,7 @@ def test_a_damaged_tokenizer_in_the_cache_is_named_and_another_one_refused(
     vocabulary.write_text(good[:1000])
     capsys.readouterr()
     main([*args, "--resume"])
-    assert f"{kept} is damaged and is made again" in capsys.readouterr().err
+    assert f"{kept} is damaged; it is made again" in capsys.readouterr().err
     tokens = json.loads(good)
     tokens["a</w>"], tokens["b</w>"] = tokens["b</w>"], tokens["a</w>"]
     vocabulary.write_text(json.dumps(tokens))

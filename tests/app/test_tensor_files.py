@@ -179,7 +179,7 @@ KINDS = {
     "annex pointer": (b"/annex/objects/SHA256E-s9--ab.bin\n", "is a git-annex pointer, which st"),
     "xet pointer": (b'# xet version 0\nfilesize = 5\nhash = "ab"\n', "is a pointer of the Hugg"),
     "nothing": (b"", "is an empty file; download the file itself again"),
-    "zeros": (bytes(9999), "begins with 4096 zeros, as downloads that broke off do; download"),
+    "zeros": (bytes(9999), "begins with 4096 zeros, as interrupted downloads do; download"),
     "login page": (
         b"\n<!DOCTYPE html>\n<html class=''>",
         r"is a web page \(HTML\), such as that of",
@@ -228,13 +228,16 @@ def test_something_else_in_the_place_of_weights(folder, kind):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("model.safetensors.crdownload", r"come to its end \(\.crdownload\); let it finish, or do"),
-        ("model.ckpt.part", r"is a download that has not come to its end \(\.part\)"),
-        ("sd.incomplete", r"is a download that has not come to its end \(\.incomplete\)"),
-        ("flax_model.msgpack", r"is a file of Flax; give a \.safetensors file of the same model"),
+        (
+            "model.safetensors.crdownload",
+            r"unfinished download \(\.crdownload\); let it finish, or do",
+        ),
+        ("model.ckpt.part", r"is an unfinished download \(\.part\)"),
+        ("sd.incomplete", r"is an unfinished download \(\.incomplete\)"),
+        ("flax_model.msgpack", r"is a Flax file; give a \.safetensors file of the same model"),
         ("model.onnx", "is an ONNX file; give"),
-        ("saved_model.pb", "is a file of TensorFlow; give"),
-        ("model.xyz", r"is not a weight file; read are safetensors files, pickles of torch and"),
+        ("saved_model.pb", "is a TensorFlow file; give"),
+        ("model.xyz", r"is not a weight file; accepted: safetensors files, pickles of torch and"),
     ],
 )
 def test_endings_that_tell_what_a_file_is(tmp_path, capsys, name, words):
@@ -364,7 +367,7 @@ def test_a_tensor_in_two_shards(shards):
     first, second = copy_of(index.parent / one), copy_of(index.parent / two)
     key = min(first)
     save_file(second | {key: first[key] + 1}, index.parent / two)
-    with pytest.raises(ValueError, match=f"{two} holds '{key}', which another shard holds, too"):
+    with pytest.raises(ValueError, match=f"{two} holds '{key}', which another shard holds too"):
         load(folder)
 
 
@@ -434,5 +437,5 @@ def test_a_shard_whose_name_has_two_lines(tmp_path):
 def test_a_type_that_torch_does_not_have(tmp_path):
     entry = {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}
     path = write_header(tmp_path / "a.safetensors", entry, bytes(2))
-    with pytest.raises(ValueError, match="'a' is of the type F4; known are F64, F32"):
+    with pytest.raises(ValueError, match="'a' is of the type F4; accepted: F64, F32"):
         open_weights(path)

@@ -102,7 +102,7 @@ TOKENIZER_FAULTS = {
     "another id for a word": (
         "added_tokens.json",
         {"<cat>": 9999},
-        "the token '<cat>' has the number 9999; read with the other files it has 581",
+        "the token '<cat>' has the number 9999, but 581 in the other files",
     ),
 }
 

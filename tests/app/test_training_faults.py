@@ -291,7 +291,7 @@ def test_a_checkpoint_of_another_step_or_network_is_refused_by_name(
     args = [*TINY, "--out", str(run), "--resume"]
     before = files(run)
     message = refused(args, capsys)
-    assert "step-00000001 cannot be read (checksums.json is of step 2)" in message
+    assert "step-00000001 cannot be read (checksums.json is from step 2)" in message
     assert f"delete {home} to start again from the first step" in message
     assert files(run) == before
 

@@ -278,17 +278,17 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
     for name, words in (
         (
             "diffusion_flax_model.msgpack",
-            "'diffusion_flax_model.msgpack', a file of Flax; expected",
+            "'diffusion_flax_model.msgpack', a Flax file; expected",
         ),
         ("model.onnx", r"but 'model\.onnx', an ONNX file; expected"),
-        (f"{file.name}.part", r"safetensors\.part', a download that has not come to its end; exp"),
+        (f"{file.name}.part", r"safetensors\.part', an unfinished download; exp"),
         (
             "diffusion_pytorch_model-00001-of-00002.safetensors",
             "a shard without its index; expected",
         ),
         (
             "diffusion_pytorch_model (1).safetensors",  # as browsers call a second download
-            r"but 'diffusion_pytorch_model \(1\)\.safetensors', a name under which no weights",
+            r"but 'diffusion_pytorch_model \(1\)\.safetensors', whose name is not recognised",
         ),
         ("diffusion_pytorch_model.ckpt", r"but 'diffusion_pytorch_model\.ckpt', a name under"),
         ("config.old", "unet holds no weights; expected diffusion_pytorch_model"),

@@ -231,7 +231,7 @@ FAULTS = {
     ),
     "another prediction": (
         lambda f: damage_json(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
-        r"prediction_type is 'sample'; known are epsilon, v_prediction",
+        r"prediction_type is 'sample'; accepted: epsilon, v_prediction",
     ),
     "one number for many": (
         lambda f: damage_json(f / "unet" / "config.json", block_out_channels=320),
@@ -593,7 +593,7 @@ def test_files_for_folders_and_folders_for_files(published, single, tmp_path):
 @pytest.mark.parametrize("spec", ["sd3", "", 1.5, {"unet": 4}, ["sd1.5"]])
 def test_specifications_that_are_none(single, published, spec):
     path, _, _ = single
-    with pytest.raises(ValueError, match=r"spec is .*; known are sd1\.4, .*, or give a ModelSpec$"):
+    with pytest.raises(ValueError, match=r"spec is .*; accepted: sd1\.4, .*, or give a ModelSpec$"):
         StableDiffusion.from_pretrained(path, spec=spec, tokenizer=published)
     with pytest.raises(ValueError, match=r"(spec|target) is .* sd1\.4, sd1\.5, .*storybook"):
         weights.load_original(spec, path)
@@ -765,7 +765,7 @@ STRANGERS = {
         "control_model.input_hint_block.0.weight": (16, 3, 3, 3),
         "control_model." + ATTENTION: (320, 768),
     },
-    "low-rank adapters (LoRA), which are no model of their own": {
+    "low-rank adapters (LoRA), which are not a model on their own": {
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320),
     },
     "Stable Diffusion 3": {
@@ -833,9 +833,9 @@ def test_a_specification_belongs_to_a_file(published, single):
     for options in ({"spec": "sd1.5"}, {"tokenizer": published}):
         with pytest.raises(ValueError, match=r"is not a file; spec and tokenizer are accepted for"):
             StableDiffusion.from_pretrained(published, **options)
-    with pytest.raises(ValueError, match=r"spec is 'sd3'; known are sd1\.4, sd1\.5, "):
+    with pytest.raises(ValueError, match=r"spec is 'sd3'; accepted: sd1\.4, sd1\.5, "):
         StableDiffusion.from_pretrained(path, spec="sd3", tokenizer=published)
-    with pytest.raises(ValueError, match=r"looks like no known system; known are sd1\.4, "):
+    with pytest.raises(ValueError, match=r"looks like no known system; accepted: sd1\.4, "):
         StableDiffusion.from_pretrained(path, tokenizer=published)
     sd = StableDiffusion.from_pretrained(path, spec=spec, tokenizer=published, device="cpu")
     assert same(sd, load(published))
@@ -859,7 +859,7 @@ def test_what_the_weights_can_tell(tmp_path):
     for name in ("sd1.5-inpaint", "sd2-inpaint", "sdxl", "storybook"):
         assert like(name) == SPECS[name]
     for name in ("sd2.0-base", "sd2.0", "sd2.1-base", "sd2.1"):
-        with pytest.raises(ValueError, match="do not tell which version; choose it") as caught:
+        with pytest.raises(ValueError, match="do not show which version; choose it") as caught:
             like(name)
         assert str(caught.value).endswith("'sd2.0-base', 'sd2.0', 'sd2.1-base', 'sd2.1'")
 

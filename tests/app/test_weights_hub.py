@@ -202,7 +202,7 @@ def test_what_is_no_model(hub, folder):
     (folder / VAE).rename(folder / "vae" / "flax_model.msgpack")
     refused(
         ID,
-        "on the Hugging Face hub has no weights in its vae that can be read, but .*; known are saf",
+        "on the Hugging Face hub has no weights in its vae that can be read, but .*; accepted: saf",
     )
     (folder / "model_index.json").unlink()
     words = r"on the Hugging Face hub has no model_index\.json, so it is not a folder in the pub"

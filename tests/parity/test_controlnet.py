@@ -404,9 +404,9 @@ def test_a_single_file_is_read(layout: str, suffix: str, tmp_path: Path) -> None
     assert pair.ours.hint_channels == WIDTHS
     assert not pair.ours.training
     assert max(pair.errors()) <= 1e-12
-    with pytest.raises(ValueError, match=r"looks like a ControlNet for another system; known are"):
+    with pytest.raises(ValueError, match=r"looks like a ControlNet for another system; accepted:"):
         ControlNet.from_pretrained(path)
-    with pytest.raises(ValueError, match=r"spec is 'sd3'; known are sd1\.4, sd1\.5, "):
+    with pytest.raises(ValueError, match=r"spec is 'sd3'; accepted: sd1\.4, sd1\.5, "):
         ControlNet.from_pretrained(path, spec="sd3")
     with pytest.raises(ValueError, match=rf"{path.name}( holds| lacks|: .*has the shape)"):
         ControlNet.from_pretrained(path, spec="sd1.5")

@@ -264,7 +264,9 @@ def test_what_cannot_be_done_is_said_before_the_work(sd, options, words):
 
 
 def test_image_and_mask_belong_together(sd, sd_nine):
-    with pytest.raises(ValueError, match="mask says what to repaint of an image, but there is no"):
+    with pytest.raises(
+        ValueError, match="mask marks the part of an image to repaint, but no image"
+    ):
         sd.trajectory("a cat", mask=masks(True)[0])
     for options in ({}, {"image": pictures()[0]}):
         with pytest.raises(ValueError, match="needs an image and a mask, as inpaint takes them"):

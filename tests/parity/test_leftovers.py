@@ -65,8 +65,8 @@ def test_leftovers_are_left_out_without_a_word(tmp_path, case, name):
 
 COMPANIONS = {
     "control_model.input_blocks.0.0.weight": "also holds a ControlNet, which ControlNet.from_pre",
-    "embedding_manager.embedder.weight": "also holds learnt words (textual inversion)",
-    "bundle_emb.word.string_to_param.*": "also holds learnt words (textual inversion)",
+    "embedding_manager.embedder.weight": "also holds a textual-inversion embedding",
+    "bundle_emb.word.string_to_param.*": "also holds a textual-inversion embedding",
     "safety_checker.concept_embeds": "also holds a safety checker, which is not used; it is left",
     "something.else": "1 unknown tensors are ignored, among them 'something.else'",
 }

@@ -180,7 +180,7 @@ REFUSED = {
     "zero terminal SNR without velocity": (
         {"ztsnr": EMPTY},
         None,
-        "was trained with zero terminal SNR (so says the tensor 'ztsnr'), where noise cannot",
+        "was trained with zero terminal SNR (according to the tensor 'ztsnr'), where noise cannot",
     ),
     "flow": (
         {},
@@ -234,7 +234,9 @@ def test_what_is_not_supported_is_refused_by_name(xl, tmp_path, case):
 
 def test_a_specification_that_contradicts_the_file(xl, tmp_path):
     path = xl.write(tmp_path / "a.safetensors", None, {"modelspec.prediction_type": "epsilon"})
-    with pytest.raises(ValueError, match=r"predicts noise \(so says modelspec\.prediction_type in"):
+    with pytest.raises(
+        ValueError, match=r"predicts noise \(according to modelspec\.prediction_type"
+    ):
         xl.read(path, predicts="velocity")
     path = xl.write(tmp_path / "b.safetensors", {"v_pred": EMPTY, "ztsnr": EMPTY})
     assert xl.read(path, predicts="velocity").spec.schedule.zero_terminal_snr
@@ -242,17 +244,17 @@ def test_a_specification_that_contradicts_the_file(xl, tmp_path):
         ("predicts is 'velocity'", xl.sd.spec),
         ("schedule.zero_terminal_snr is True", replace(xl.sd.spec, predicts="velocity")),
     ):
-        with pytest.raises(ValueError, match=f"says of its training that {name}"):
+        with pytest.raises(ValueError, match=f"was trained with {name}"):
             weights.load_original(spec, path)
     schedule = NoiseSchedule(zero_terminal_snr=True)
     weights.load_original(replace(xl.sd.spec, predicts="velocity", schedule=schedule), path)
     with pytest.warns(
-        UserWarning, match=r"predicts velocity \(so says the tensor 'v_pred'\) and w"
+        UserWarning, match=r"predicts velocity \(according to the tensor 'v_pred'\) and w"
     ):
         weights.load(xl.sd.unet, path)
     table = NoiseSchedule(zero_terminal_snr=True).alphas_cumprod
     path = xl.write(tmp_path / "c.safetensors", {"alphas_cumprod": table})
-    with pytest.warns(UserWarning, match="with zero terminal SNR .so says its table 'alphas_cump"):
+    with pytest.warns(UserWarning, match="with zero terminal SNR .according to its table"):
         weights.load(xl.sd.unet, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
