@@ -184,7 +184,7 @@ def check_spec(spec: ModelSpec, tensors: dict[str, LazyTensor], path: Path) -> N
     for name, (theirs, own) in differences.items():
         if theirs != own:
             raise ValueError(
-                f"{path} was trained with {name} {theirs!r}, but the specification "
+                f"{path} was trained with {name}={theirs!r}, but the specification "
                 f"{spec.name!r} has {own!r}; give one that agrees, or use "
                 "StableDiffusion.from_pretrained, which adapts it"
             )

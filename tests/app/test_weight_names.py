@@ -290,7 +290,7 @@ def test_what_a_folder_without_weights_has_instead(tmp_path):
             "diffusion_pytorch_model (1).safetensors",  # as browsers call a second download
             r"but 'diffusion_pytorch_model \(1\)\.safetensors', whose name is not recognised",
         ),
-        ("diffusion_pytorch_model.ckpt", r"but 'diffusion_pytorch_model\.ckpt', a name under"),
+        ("diffusion_pytorch_model.ckpt", r"but 'diffusion_pytorch_model\.ckpt', whose name"),
         ("config.old", "unet holds no weights; expected diffusion_pytorch_model"),
     ):
         file.rename(file.with_name(name))

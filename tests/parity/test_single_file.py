@@ -241,8 +241,8 @@ def test_a_specification_that_contradicts_the_file(xl, tmp_path):
     path = xl.write(tmp_path / "b.safetensors", {"v_pred": EMPTY, "ztsnr": EMPTY})
     assert xl.read(path, predicts="velocity").spec.schedule.zero_terminal_snr
     for name, spec in (
-        ("predicts is 'velocity'", xl.sd.spec),
-        ("schedule.zero_terminal_snr is True", replace(xl.sd.spec, predicts="velocity")),
+        ("predicts='velocity'", xl.sd.spec),
+        ("schedule.zero_terminal_snr=True", replace(xl.sd.spec, predicts="velocity")),
     ):
         with pytest.raises(ValueError, match=f"was trained with {name}"):
             weights.load_original(spec, path)
@@ -268,7 +268,7 @@ def test_the_scaling_factor_that_latent_diffusion_measured(xl, tmp_path):
     sd = xl.read(path)
     assert sd.vae.config.scaling_factor == pytest.approx(0.2)
     assert sd.spec.vae == sd.vae.config
-    with pytest.raises(ValueError, match=r"that vae\.scaling_factor is 0\.2\d*; in the spec"):
+    with pytest.raises(ValueError, match=r"with vae\.scaling_factor=0\.2\d*, but the spec"):
         weights.load_original(xl.sd.spec, path)
     with pytest.raises(ValueError, match=r"latents, is 0\.2; the configuration .* says 0\.3"):
         weights.load(xl.sd.vae, path)
