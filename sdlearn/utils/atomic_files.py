@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -140,16 +140,24 @@ def check_writable(out: Path, suffix: str, what: str) -> None:
         ) from error
 
 
-def check_folder(folder: Path, needed: int = 0) -> None:
+def check_folder(folder: Path, needed: int = 0, files: Iterable[str] = ()) -> None:
     """Check before the work whether files can be written into a folder, which need not exist yet.
 
     Args:
         folder: The folder.
         needed: Bytes that will be written.
+        files: The names of the files.
 
     Raises:
-        OSError: If it is a file or lies in one, cannot be written to, or has too little space.
+        OSError: If it is a file or lies in one, is a link to nothing, cannot be written to, or has
+            too little space, or if a folder has the name of one of the files.
     """
+    for each in (folder, *folder.absolute().parents):
+        if each.is_symlink() and not each.exists():
+            raise NotADirectoryError(
+                f"{each} is a link to {os.readlink(each)}, which does not exist; give a folder to "
+                "write to"
+            )
     place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not place.is_dir():
         what = "is a file" if place == folder else f"lies in {place}, which is a file"
@@ -161,6 +169,9 @@ def check_folder(folder: Path, needed: int = 0) -> None:
         raise PermissionError(
             f"{folder} cannot be written to: {error.strerror}; give another folder"
         ) from error
+    for path in (folder / name for name in files):
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; a file of this name is to be written")
     free = shutil.disk_usage(place).free
     if needed > free:
         raise OSError(f"{folder} needs {needed:,} bytes, but only {free:,} are free on its disk")

@@ -27,7 +27,12 @@ from sdlearn.utils.images import (
 )
 from sdlearn.utils.noise import Noise, check_noise, noise_source
 from sdlearn.utils.sampling import Sampling, SamplingOptions
-from sdlearn.utils.sampling_checks import check_memory, check_sampling, resolve
+from sdlearn.utils.sampling_checks import (
+    check_first_point,
+    check_memory,
+    check_sampling,
+    resolve,
+)
 from sdlearn.utils.validation import (
     as_prompts,
     check_bool,
@@ -124,6 +129,8 @@ def prepare(
     b, weight = len(prompt_list) * sampling.n, unet.conv_in.weight
     own_size = image is not None and given.height is None and given.width is None
     check_sampling(sampling, spec, len(prompt_list), weight, None if own_size else factor)
+    if num_steps(sampling.steps or 0, strength) == sampling.steps:
+        check_first_point(sampling, spec)
     prompts = repeat_prompts(prompt_list, sampling.n)
     negatives = negative_prompts(options.get("negative_prompt"), prompts, sampling.n)
     warn_without_influence(sampling, negatives)

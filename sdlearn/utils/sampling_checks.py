@@ -69,6 +69,21 @@ def check_sampling(
         check_memory(spec, size, factor, prompts * sampling.n, guided, like)
 
 
+def check_first_point(sampling: Sampling, spec: ModelSpec) -> None:
+    """Raise ValueError if nothing can be learnt from the network at the start of the whole path.
+
+    The noise in pure noise is known, so a network that predicts it says nothing of the image.
+    """
+    first, *_ = sampler_path(sampling, spec)
+    if first.alpha == 0 and spec.predicts == "noise":
+        raise ValueError(
+            f"{spec.name} predicts noise, and the sampler {sampling.sampler!r} starts from pure "
+            f"noise: zero_terminal_snr is true and spacing {spec.spacing!r}; choose a sampler that "
+            "starts from the smallest signal, such as 'dpm_pp_2m', or a model that predicts "
+            "velocity"
+        )
+
+
 def check_memory(
     spec: ModelSpec,
     size: tuple[int, int],

@@ -51,7 +51,12 @@ from sdlearn.weights.scheduler_config import (
 )
 from sdlearn.weights.state_dict import load
 from sdlearn.weights.text_config import text_config_from_json, text_config_to_json
-from sdlearn.weights.tokenizer_files import read_tokenizer, tokens_needed, write_tokenizer
+from sdlearn.weights.tokenizer_files import (
+    FILES,
+    read_tokenizer,
+    tokens_needed,
+    write_tokenizer,
+)
 from sdlearn.weights.weight_names import choose_variants
 
 # ---------------------------------------------------------------------------------------- reading
@@ -235,18 +240,22 @@ def write_folder(
         ("vae", vae, "diffusion_pytorch_model", vae_config_to_json(vae.config, spec.resolution)),
     ]
     needed = sum(check_save(module, dtype, max_bytes) for module in (unet, vae, *text.encoders))
-    check_folder(folder, needed)
-    for name in (*(part[0] for part in parts), "scheduler", *TEXT_ENCODERS, *TOKENIZERS):
-        check_folder(folder / name)
-    (folder / "model_index.json").unlink(missing_ok=True)
+    check_folder(folder, needed, ["model_index.json"])
+    check_folder(folder / "scheduler", files=["scheduler_config.json"])
     classes = {}
     for n, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
         assert isinstance(encoder, CLIPTextEncoder)
         config = text_config_to_json(encoder.config, tokenizer.bos_token_id)
         parts.append((TEXT_ENCODERS[n], encoder, "model", config))
-        write_tokenizer(folder / TOKENIZERS[n], tokenizer)
         classes[TEXT_ENCODERS[n]] = ["transformers", *config["architectures"]]
         classes[TOKENIZERS[n]] = ["transformers", "CLIPTokenizer"]
+    for name in TOKENIZERS:
+        check_folder(folder / name, files=FILES)
+    for name, _, stem, _ in parts:
+        check_folder(folder / name, files=["config.json", f"{stem}.safetensors"])
+    (folder / "model_index.json").unlink(missing_ok=True)
+    for name, tokenizer, text_config in zip(TOKENIZERS, text.tokenizers, spec.text, strict=False):
+        write_tokenizer(folder / name, tokenizer, context_length(tokenizer, text_config))
     for name, module, stem, config in parts:
         write_json(folder / name / "config.json", config)
         replace_weights(module, folder / name / f"{stem}.safetensors", dtype, max_bytes)

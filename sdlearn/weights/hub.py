@@ -70,8 +70,9 @@ def local_folder(source: str | Path, layout: Layout = SYSTEM, variant: str | Non
     if path.is_dir():
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.parent.is_dir():
+        what = "is neither a folder nor a file" if path.exists() else "does not exist"
         raise FileNotFoundError(
-            f"{source} does not exist; give a model's folder, or its id on the Hugging Face hub, "
+            f"{source} {what}; give a model's folder, or its id on the Hugging Face hub, "
             "such as organisation/name"
         )
     return download(str(source), layout, variant)

@@ -60,9 +60,10 @@ def read_index(folder: Path) -> Config:
     known = (*PARTS, *HARMLESS, "_class_name")
     others = [key for key in index if is_part(index[key]) and key not in known]
     if others:
+        has_control = any("controlnet" in key for key in others)
+        hint = "; ControlNet.from_pretrained reads a ControlNet's folder" if has_control else ""
         warnings.warn(
-            f"{path}: the parts {shown(others)} are not read; "
-            "ControlNet.from_pretrained reads a ControlNet's folder",
+            f"{path}: the parts {shown(others)} are not read{hint}",
             stacklevel=6,  # of StableDiffusion.from_pretrained
         )
     return index

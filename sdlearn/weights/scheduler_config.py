@@ -151,17 +151,16 @@ def check_training(config: Config, name: str, published: PublishedScheduler) -> 
 
 def read_schedule(config: Config, published: PublishedScheduler) -> NoiseSchedule:
     """The noise schedule."""
-    schedule = NoiseSchedule(
+    for key in ("beta_start", "beta_end"):
+        if config.number(key) >= 1:
+            raise config.wrong(key, "a variance, above 0 and below 1")
+    return NoiseSchedule(
         num_steps=config.integer("num_train_timesteps"),
         beta_start=config.number("beta_start"),
         beta_end=config.number("beta_end"),
         kind=choice(config, "beta_schedule", KINDS),
         zero_terminal_snr=config.flag(ZERO_SNR) and ZERO_SNR in published.has,
     )
-    for key in ("beta_start", "beta_end"):
-        if config[key] >= 1:
-            raise config.wrong(key, "a variance, above 0 and below 1")
-    return schedule
 
 
 def read_sigmas(config: Config, published: PublishedScheduler, own: Sigmas) -> Sigmas:

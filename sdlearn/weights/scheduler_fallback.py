@@ -45,13 +45,16 @@ def replaced_settings(
         yield f"{even} True and beta_schedule 'squaredcos_cap_v2'", "rounded timesteps"
     if published.sampler in ("ddim", "plms") and config["timestep_spacing"] != "leading":
         # From each timestep, these two classes take a fixed stride, and so miss the next one.
-        divisor = config["num_train_timesteps"]
-        rest = f" and a number of steps that does not divide {divisor}"
-        yield (
-            f"timestep_spacing {config['timestep_spacing']!r}"
-            f"{rest if config['timestep_spacing'] == 'trailing' else ''}",
-            "steps from each timestep to the next",
-        )
+        # With "trailing" it misses by one, unless the number of steps divides that of timesteps.
+        # A file that diffusers did not write, such as ours, promises no such steps.
+        trailing = config["timestep_spacing"] == "trailing"
+        if not trailing or "_diffusers_version" in config:
+            rest = f", if the steps do not divide {config['num_train_timesteps']}"
+            yield (
+                f"strides that miss the next timestep (timestep_spacing "
+                f"{config['timestep_spacing']!r}{rest if trailing else ''})",
+                "steps from each timestep to the next",
+            )
 
 
 def has_effect(config: Config, key: str, schedule: NoiseSchedule) -> bool:

@@ -39,6 +39,7 @@ from sdlearn.weights.tokenizer_files import read_tokenizer
 from sdlearn.weights.weight_names import find_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
+CONFIGURATIONS = ("model_index.json", "config.json", "scheduler_config.json")
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
 
 
@@ -65,6 +66,11 @@ def read_system(
     """
     path = user_path(source)
     if path.is_file():
+        if path.name in CONFIGURATIONS:
+            raise ValueError(
+                f"{source} is a configuration; give the folder of the whole model, the one that "
+                "holds model_index.json"
+            )
         if variant is not None:
             raise ValueError(f"{source} is a file; variant is accepted for a folder only")
         return read_single_file(path, dtype, spec, tokenizer)

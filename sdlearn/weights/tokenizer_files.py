@@ -31,6 +31,7 @@ JSON_FILES = (
     "special_tokens_map.json",
     "vocab.json",
 )
+FILES = (*JSON_FILES, "merges.txt")
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -43,8 +44,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
+    for path in (folder / name for name in FILES):
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError(f"{path} is no regular file; the tokenizer needs one in its place")
     for path in sorted(folder.glob("*")):
-        is_what = describe_content(path) if path.suffix in (".json", ".txt") else None
+        is_text = path.suffix in (".json", ".txt") and path.is_file()
+        is_what = describe_content(path) if is_text else None
         if is_what:
             raise ValueError(f"{path} is {is_what}")
     if not (folder / "tokenizer.json").is_file():
@@ -126,8 +131,17 @@ def published_tokens(folder: Path) -> Iterator[tuple[str, object, object]]:
 # ---------------------------------------------------------------------------------------- writing
 
 
-def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the files of a published CLIP tokenizer, in place of those of another one."""
+def write_tokenizer(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, length: int | None = None
+) -> None:
+    """Write the files of a published CLIP tokenizer, in place of those of another one.
+
+    Args:
+        folder: Of the tokenizer.
+        tokenizer: The tokenizer.
+        length: Tokens of a sequence; None for the tokenizer's own limit. That may be missing, and
+            other software pads up to what the file says.
+    """
     for name in ("tokenizer.json", "added_tokens.json"):
         (folder / name).unlink(missing_ok=True)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -146,7 +160,7 @@ def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         "add_prefix_space": False,
         "do_lower_case": True,
         "errors": "replace",
-        "model_max_length": tokenizer.model_max_length,
+        "model_max_length": length or tokenizer.model_max_length,
         "tokenizer_class": "CLIPTokenizer",
     }
     unusual = {key: getattr(tokenizer, key, usual) for key, usual in USUAL.items()}

@@ -150,6 +150,9 @@ def test_parts_beside_the_system_are_left_out_and_named_if_they_would_matter(fol
     with pytest.warns(UserWarning, match="parts .* are not read; Contr") as caught:
         load(folder)
     assert "the parts ['controlnet'] are" in str(caught[0].message)
+    change(folder / "model_index.json", controlnet="gone", low_res_scheduler=["diffusers", "X"])
+    with pytest.warns(UserWarning, match=r"\['low_res_scheduler'\] are not read$") as caught:
+        load(folder)
     assert caught[0].filename.endswith("tiny_folders.py")  # the caller of from_pretrained
 
 

@@ -82,11 +82,20 @@ def test_a_word_of_several_embeddings_is_spelled_out(tmp_path):
     assert ids[1:4] == [first, first + 1, first + 2]
 
 
-@pytest.mark.parametrize(("length", "tokens"), [(16, 16), (500, 77), (int(1e30), 77), (None, 77)])
-def test_the_length_of_a_sequence_is_the_tokenizer_s(folder, length, tokens):
-    """Or the text encoder's, if the tokenizer allows longer ones or does not say."""
+@pytest.mark.parametrize(
+    ("length", "tokens"), [(16, 16), (77.0, 77), (500, 77), (int(1e30), 77), (None, 77)]
+)
+def test_the_length_of_a_sequence_is_the_tokenizer_s(folder, length, tokens, tmp_path):
+    """Or the text encoder's, if the tokenizer allows longer ones or does not say.
+
+    A saved tokenizer says it, so that diffusers can pad to it.
+    """
     change(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
-    assert load(folder).text(["a cat"]).context.shape[1] == tokens
+    sd = load(folder)
+    assert sd.text(["a cat"]).context.shape[1] == tokens
+    sd.save_pretrained(tmp_path / "saved")
+    theirs = DiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert embeddings(theirs, "a cat")[0].shape[1] == tokens
 
 
 TOKENIZER_FAULTS = {

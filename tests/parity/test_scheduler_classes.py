@@ -290,11 +290,12 @@ def test_zero_snr_with_velocity(name, spacing, tmp_path, monkeypatch, double):
         ("EulerDiscreteScheduler", {"sigma_min": 0.1, "use_karras_sigmas": True}, "sigma_min 0.1",
          "sigma_min None"),
         ("HeunDiscreteScheduler", {"clip_sample": True}, "clip_sample True", "clip_sample False"),
-        ("DDIMScheduler", {"timestep_spacing": "linspace"}, "timestep_spacing 'linspace'",
+        ("DDIMScheduler", {"timestep_spacing": "linspace"},
+         "strides that miss the next timestep (timestep_spacing 'linspace')",
          "steps from each timestep to the next"),
-        ("DDIMScheduler", {"timestep_spacing": "trailing"},
-         "timestep_spacing 'trailing' and a number of steps that does not divide 1000",
-         "steps from each timestep to the next"),
+        ("DDIMScheduler", {"timestep_spacing": "trailing", "_diffusers_version": "0.30.0"},
+         "strides that miss the next timestep (timestep_spacing 'trailing', if the steps do not "
+         "divide 1000)", "steps from each timestep to the next"),
         ("DPMSolverMultistepScheduler",
          {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"},
          "use_karras_sigmas True and beta_schedule 'squaredcos_cap_v2'", "rounded timesteps"),
@@ -311,6 +312,14 @@ def test_what_was_replaced_is_said_and_saved(name, changes, given, instead, tmp_
     again, said = read(scheduler_config_to_json(spec), tmp_path)
     assert again == spec
     assert said == [] or "from each timestep to the next" in said[0] or "rounded" in said[0]
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_our_own_trailing_files_are_read_without_a_warning(name, tmp_path):
+    written = {"_class_name": name, "timestep_spacing": "trailing"}
+    spec, _ = read(PLAIN | written | {"_diffusers_version": "0.30.0"}, tmp_path)
+    again, said = read(scheduler_config_to_json(spec), tmp_path)
+    assert (again, said) == (spec, [])
 
 
 def test_noise_levels_that_are_even_in_the_logarithm_get_the_closest(tmp_path):
