@@ -3,7 +3,9 @@
 Any web page in the same browser can send requests to this computer, and each page of the playground
 starts a kernel that holds a model. So every request, including those for files and WebSockets, must
 have this server's Host and Origin. It also needs the token of the printed address, or the cookie
-that the first page was given. The number of pages with a kernel is limited.
+that the first page was given. A browser sends cookies to every port of a computer, but only below
+their path. So the pages are in a folder with a random name, which is part of the address. The
+number of pages with a kernel is limited.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import threading
 import webbrowser
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.client import responses
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from voila.voila_identity_provider import VoilaIdentityProvider
 
 IP = "127.0.0.1"
 MOST_KERNELS = 4  # about 550 MB each with the storybook model
+UNSEEN = timedelta(seconds=10)  # after so long without a page, a kernel makes way for another
 LARGEST = 100 * 2**20  # bytes of an uploaded image; tornado's own limit is 10 MB
 ASK = "open the address that `sdlearn playground` printed, with its token"
 
@@ -68,6 +72,7 @@ def settings(notebook: Path, port: int, open_browser: bool) -> Config:
     config.Voila.ip, config.Voila.port = IP, port
     config.Voila.open_browser = open_browser
     config.Voila.token = secrets.token_urlsafe(24)
+    config.Voila.base_url = base = f"/{secrets.token_urlsafe(12)}/"
     config.Voila.identity_provider_class = Visitors
     config.Voila.config_file_paths = []  # no settings from the folder that it is started in
     config.Voila.log_level = logging.WARNING
@@ -75,12 +80,13 @@ def settings(notebook: Path, port: int, open_browser: bool) -> Config:
         "allow_remote_access": False,
         "websocket_max_message_size": LARGEST,
         "log_function": log,
-        "xsrf_cookie_kwargs": {"samesite": "Strict"},
+        "default_handler_class": Elsewhere,
+        "xsrf_cookie_kwargs": {"samesite": "Strict", "path": base},
     }
     config.VoilaConfiguration.theme = "light"
     config.VoilaConfiguration.file_allowlist = []  # the notebook needs no files
     config.VoilaConfiguration.multi_kernel_manager_class = FewKernels
-    # Cookies are shared between ports.
+    # Two playgrounds have two cookies.
     config.IdentityProvider.cookie_name = f"sdlearn-playground-{port}"
     config.IdentityProvider.cookie_options = {"samesite": "Strict", "expires_days": None}
     # A kernel ends with its page, or five minutes later if the browser could not report that.
@@ -103,7 +109,7 @@ class Server(Voila):
         """Serve until the process is interrupted."""
         # Images come through the WebSocket; what comes before the gate is small.
         HTTPServer(self.app, max_body_size=2**20).add_sockets(self.sockets)
-        address = f"http://{IP}:{self.port}/?token={self.token}"
+        address = f"http://{IP}:{self.port}{self.base_url}?token={self.token}"
         print(f"The playground is at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             if self.open_browser:
@@ -133,13 +139,21 @@ class FewKernels(AsyncMappingKernelManager):
         """Start a kernel; Refused if there are too many."""
         async with self.turn:
             if len(self) >= MOST_KERNELS:
+                await self.end_unseen()
+            if len(self) >= MOST_KERNELS:
                 raise Refused(
                     503,
                     f"{MOST_KERNELS} pages of the playground are open, and each holds a model of "
-                    "its own; close one of them and load this page again. A page that was closed "
-                    "without notice is released after five minutes.",
+                    "its own; close one of them, wait ten seconds and load this page again.",
                 )
             return await super().start_kernel(**options)
+
+    async def end_unseen(self) -> None:
+        """End the kernels of pages that were closed, or loaded again, before they could say so."""
+        for kernel_id in self.list_kernel_ids():
+            quiet = datetime.now(UTC) - self.get_kernel(kernel_id).last_activity
+            if not self.kernel_model(kernel_id)["connections"] and quiet > UNSEEN:
+                await self.shutdown_kernel(kernel_id)
 
 
 class Refused(HTTPError):
@@ -163,7 +177,7 @@ class Gate(RequestHandler):
         result = super().prepare()
         if isinstance(result, Awaitable):
             await result
-        if request.path == "/":
+        if request.path == self.settings["base_url"]:
             # Sets the cookie that the page repeats when it is closed, to end its kernel.
             self.xsrf_token  # noqa: B018
 
@@ -184,6 +198,14 @@ class Gate(RequestHandler):
         sentence = error.sentence if isinstance(error, Refused) else f"{responses[status_code]}."
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(sentence + "\n")
+
+
+class Elsewhere(Gate):
+    """What is outside the folder of the pages: nothing."""
+
+    async def prepare(self) -> None:
+        """Raise Refused."""
+        raise Refused(404, f"There is nothing here: {ASK}.")
 
 
 def check_place(request: HTTPServerRequest, port: int) -> None:

@@ -3,6 +3,7 @@
 The notebook is a single print, so that a kernel takes a second and 60 MB.
 """
 
+import asyncio
 import base64
 import http.client
 import os
@@ -13,13 +14,16 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
 import pytest
 
 pytest.importorskip("voila.app")
+from sdlearn.cli.playground_server import FewKernels
 
 ROOT = Path(__file__).resolve().parents[2]
 START = (
@@ -66,17 +70,21 @@ class Playground:
                 preexec_fn=interruptible if os.name == "posix" else None,
             )
         start = time.monotonic()
-        while not (found := re.search(r"\?token=(\S+)", self.log.read_text("utf-8"))):
+        while not (found := re.search(r"(/[\w-]+)/\?token=(\S+)", self.log.read_text("utf-8"))):
             assert self.process.poll() is None, self.log.read_text("utf-8")
             assert time.monotonic() - start < 60
             time.sleep(0.1)
-        self.token = found[1]
+        self.folder, self.token = found[1], found[2]
         self.host = f"127.0.0.1:{self.port}"
 
     def ask(
         self, path: str, method: str = "GET", body: str = "", **headers: str
     ) -> tuple[int, str, http.client.HTTPMessage]:
-        """The status, the text and the headers of one answer. Headers with _ for -."""
+        """The status, the text and the headers of one answer. Headers with _ for -.
+
+        The path is below the folder of the pages, except with a second "/" at its beginning.
+        """
+        path = path[1:] if path.startswith("//") else self.folder + path
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, path, skip_host=True)
         for name, value in {"Host": self.host, **headers}.items():
@@ -115,6 +123,14 @@ def opened(server):
     assert status == 200
     assert "all well" in text
     cookies = [each.split(";")[0] for each in headers.get_all("Set-Cookie")]
+    assert [each.split("=")[0] for each in cookies] == [
+        f"sdlearn-playground-{server.port}",
+        "_xsrf",
+    ]
+    # A browser adds cookies to requests to every port of a computer, but only below their path.
+    for each in headers.get_all("Set-Cookie"):
+        assert f"Path={server.folder}/" in each.split("; ")
+    assert len(server.folder) > 16
     (kernel,) = re.findall(r'kernelId": "([\w-]+)"', text)
     return kernel, "; ".join(cookies)
 
@@ -221,6 +237,39 @@ def test_the_cookie_is_for_the_own_page(server, opened):
     assert "HttpOnly" in attributes
     assert "SameSite=Strict" in attributes
     assert "expires" not in attributes.lower()
+
+
+@pytest.mark.parametrize("path", ["//", "//?token={token}", "//voila/static/voila.js", "//x/y"])
+def test_outside_the_folder_there_is_one_sentence(server, path):
+    before = server.kernels()
+    for host in (server.host, "evil.example"):
+        status, text, headers = server.ask(path.format(token=server.token), Host=host)
+        assert (status, text.count("\n")) == (404, 1)
+        assert "There is nothing here: open the address that" in text
+        assert "Set-Cookie" not in headers
+    assert server.kernels() == before
+
+
+UNSEEN = {"seen, quiet": (1, 60), "unseen, busy": (0, 3), "unseen, quiet": (0, 60)}
+
+
+def test_a_page_that_was_loaded_again_too_early_makes_way(monkeypatch):
+    """Its kernel is quiet, and no page is connected to it."""
+    ended, manager = [], FewKernels()
+    known = {
+        name: types.SimpleNamespace(last_activity=datetime.now(UTC) - timedelta(seconds=age))
+        for name, (_, age) in UNSEEN.items()
+    }
+    monkeypatch.setattr(manager, "list_kernel_ids", lambda: list(known))
+    monkeypatch.setattr(manager, "get_kernel", known.get)
+    monkeypatch.setattr(manager, "kernel_model", lambda name: {"connections": UNSEEN[name][0]})
+
+    async def end(name):
+        ended.append(name)
+
+    monkeypatch.setattr(manager, "shutdown_kernel", end)
+    asyncio.run(manager.end_unseen())
+    assert ended == ["unseen, quiet"]
 
 
 @pytest.mark.parametrize(
