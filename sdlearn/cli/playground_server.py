@@ -150,10 +150,11 @@ class FewKernels(AsyncMappingKernelManager):
 
     async def end_unseen(self) -> None:
         """End the kernels of pages that were closed, or loaded again, before they could say so."""
-        for kernel_id in self.list_kernel_ids():
-            quiet = datetime.now(UTC) - self.get_kernel(kernel_id).last_activity
-            if not self.kernel_model(kernel_id)["connections"] and quiet > UNSEEN:
-                await self.shutdown_kernel(kernel_id)
+        manager: Any = self  # its methods have no annotations
+        for kernel_id in manager.list_kernel_ids():
+            quiet = datetime.now(UTC) - manager.get_kernel(kernel_id).last_activity
+            if not manager.kernel_model(kernel_id)["connections"] and quiet > UNSEEN:
+                await manager.shutdown_kernel(kernel_id)
 
 
 class Refused(HTTPError):
