@@ -116,9 +116,9 @@ def test_another_class_is_replaced_by_the_closest(name, changes, sampler, others
     [
         ({"trained_betas": [0.1] * 1000}, "trained_betas is [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, ...]; "),
         ({"prediction_type": "sample"}, "prediction_type is 'sample'; accepted: epsilon, v_pred"),
-        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'; known"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'; accepted"),
         ({"beta_schedule": "new"}, "beta_schedule is 'new'; accepted: scaled_linear, linear, sq"),
-        ({"beta_end": 1.5}, "beta_end is 1.5; it must lie between 0 and 1"),
+        ({"beta_end": 1.5}, "beta_end is 1.5; it must be a variance, above 0 and below 1"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas is True; flow matching is not supported"),
     ],
 )
