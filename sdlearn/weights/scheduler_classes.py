@@ -57,6 +57,9 @@ class PublishedScheduler(NamedTuple):
 
 
 OTHER_SIGMAS = {EXPONENTIAL: (False,), BETA: (False,)}
+# The ends of Karras's and other noise levels. These classes read them off the file, although only
+# one of them has such a setting.
+ENDS = {"sigma_min": (None,), "sigma_max": (None,)}
 
 SCHEDULERS = {
     "DDIMScheduler": PublishedScheduler(
@@ -83,20 +86,22 @@ SCHEDULERS = {
         OTHER_SIGMAS
         | {
             "interpolation_type": ("linear",),
-            "sigma_min": (None,),
-            "sigma_max": (None,),
+            **ENDS,
             "timestep_type": ("discrete",),
             "final_sigmas_type": ("zero",),
         },
     ),
     "EulerAncestralDiscreteScheduler": PublishedScheduler("euler_ancestral", (ZERO_SNR,)),
-    "HeunDiscreteScheduler": PublishedScheduler("heun", (KARRAS, CLIP), K_DIFFUSION, OTHER_SIGMAS),
+    "HeunDiscreteScheduler": PublishedScheduler(
+        "heun", (KARRAS, CLIP), K_DIFFUSION, OTHER_SIGMAS | ENDS
+    ),
     "LMSDiscreteScheduler": PublishedScheduler("lms", (KARRAS,), {}, OTHER_SIGMAS),
     "DPMSolverMultistepScheduler": PublishedScheduler(
         "dpm_pp_2m",
         (KARRAS, LU, ZERO_SNR, THRESHOLD, FLOW),
         {},
         OTHER_SIGMAS
+        | ENDS
         | {
             "algorithm_type": ("dpmsolver++",),
             # The class replaces the names that other classes have for this setting.

@@ -49,10 +49,10 @@ def replaced_settings(
         # A file that diffusers did not write, such as ours, promises no such steps.
         trailing = config["timestep_spacing"] == "trailing"
         if not trailing or "_diffusers_version" in config:
-            rest = f", if the steps do not divide {config['num_train_timesteps']}"
+            rest = f" if their number does not divide {config['num_train_timesteps']}"
             yield (
-                f"strides that miss the next timestep (timestep_spacing "
-                f"{config['timestep_spacing']!r}{rest if trailing else ''})",
+                "steps that miss the next timestep, as timestep_spacing "
+                f"{config['timestep_spacing']!r} has them{rest if trailing else ''},",
                 "steps from each timestep to the next",
             )
 

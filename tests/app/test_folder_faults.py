@@ -100,7 +100,7 @@ def test_noise_predicted_from_pure_noise_is_refused_before_the_first_step(folder
     path = folder / "scheduler" / "scheduler_config.json"
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": spacing}
     path.write_text(json.dumps(json.loads(path.read_text()) | zero_snr))
-    with pytest.warns(UserWarning, match="strides that miss"):
+    with pytest.warns(UserWarning, match="steps that miss"):
         sd = load(folder)
     said = complaint(lambda: sd.text_to_image("a cat", sampler=sampler, steps=4, progress=False))
     assert said.startswith(f"model predicts noise, and the sampler '{sampler}' starts from pure ")

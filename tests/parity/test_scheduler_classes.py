@@ -22,6 +22,7 @@ from sdlearn.weights.json_config import Config
 from sdlearn.weights.scheduler_classes import (
     CORRECTED,
     DEFAULTS,
+    ENDS,
     SCHEDULERS,
     SUBSTITUTES,
     scheduler_class,
@@ -58,7 +59,7 @@ def test_the_defaults_are_those_of_the_class(name):
             assert ({**DEFAULTS, **published.defaults}[key], name, key) == (value, name, key)
         elif key in published.settings and key != "lambda_min_clipped":
             assert value in published.settings[key]
-    assert set(published.settings) <= set(SIGNATURES[name])
+    assert set(published.settings) - set(ENDS) <= set(SIGNATURES[name])
     if name in SCHEDULERS:
         assert set(published.has) <= set(SIGNATURES[name])
 
@@ -289,13 +290,17 @@ def test_zero_snr_with_velocity(name, spacing, tmp_path, monkeypatch, double):
          "use_karras_sigmas True"),
         ("EulerDiscreteScheduler", {"sigma_min": 0.1, "use_karras_sigmas": True}, "sigma_min 0.1",
          "sigma_min None"),
+        ("HeunDiscreteScheduler", {"sigma_max": 9, "use_karras_sigmas": True}, "sigma_max 9",
+         "sigma_max None"),
+        ("DPMSolverMultistepScheduler", {"sigma_min": 0.1, "use_karras_sigmas": True},
+         "sigma_min 0.1", "sigma_min None"),
         ("HeunDiscreteScheduler", {"clip_sample": True}, "clip_sample True", "clip_sample False"),
         ("DDIMScheduler", {"timestep_spacing": "linspace"},
-         "strides that miss the next timestep (timestep_spacing 'linspace')",
+         "steps that miss the next timestep, as timestep_spacing 'linspace' has them,",
          "steps from each timestep to the next"),
         ("DDIMScheduler", {"timestep_spacing": "trailing", "_diffusers_version": "0.30.0"},
-         "strides that miss the next timestep (timestep_spacing 'trailing', if the steps do not "
-         "divide 1000)", "steps from each timestep to the next"),
+         "steps that miss the next timestep, as timestep_spacing 'trailing' has them if their "
+         "number does not divide 1000,", "steps from each timestep to the next"),
         ("DPMSolverMultistepScheduler",
          {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"},
          "use_karras_sigmas True and beta_schedule 'squaredcos_cap_v2'", "rounded timesteps"),
@@ -320,6 +325,18 @@ def test_our_own_trailing_files_are_read_without_a_warning(name, tmp_path):
     spec, _ = read(PLAIN | written | {"_diffusers_version": "0.30.0"}, tmp_path)
     again, said = read(scheduler_config_to_json(spec), tmp_path)
     assert (again, said) == (spec, [])
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("sigmas", ["use_karras_sigmas", "use_lu_lambdas", ""])
+def test_the_ends_of_the_noise_levels_are_replaced_where_they_count(
+    name, sigmas, tmp_path, monkeypatch, double
+):
+    """Some classes read them off the file without having such a setting."""
+    config = PLAIN | {"_class_name": name, "sigma_min": 0.1, "sigma_max": 9.0}
+    spec, said = read(config | ({sigmas: True} if sigmas else {}), tmp_path)
+    scheduler = getattr(diffusers, name).from_config(config | ({sigmas: True} if sigmas else {}))
+    assert (difference(scheduler, spec, monkeypatch) > TOLERANCE) == (said != [])
 
 
 def test_noise_levels_that_are_even_in_the_logarithm_get_the_closest(tmp_path):
