@@ -108,7 +108,7 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         except PermissionError:
             raise
         except UNREADABLE as error:
-            damage = f"{path} cannot be read ({one_line(error, 200)})"
+            damage = f"{path} cannot be read ({one_line(error, 400)})"
             if path != found[0]:
                 warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
             continue
@@ -136,7 +136,7 @@ def load_state(path: Path, networks: Networks, optimizers: Optimizers) -> None:
             load_optimizer(optimizer, states[name])
         except UNREADABLE as error:
             raise ValueError(
-                f"optimizers.pt does not fit the optimizer {name!r}: {one_line(error, 200)}"
+                f"optimizers.pt does not fit the optimizer {name!r}: {one_line(error, 400)}"
             ) from error
 
 
@@ -192,7 +192,7 @@ def load_network(path: Path, network: nn.Module) -> None:
     try:
         found = load_file(path)
     except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read: {one_line(error, 200)}") from error
+        raise ValueError(f"{path.name} cannot be read: {one_line(error, 400)}") from error
     wanted = network.state_dict()
     for key in sorted(wanted.keys() | found.keys()):
         if key not in found or key not in wanted:
@@ -258,7 +258,7 @@ def newest_readable(folder: Path) -> Path:
         except PermissionError:
             raise
         except UNREADABLE as error:
-            damage = f"{path} cannot be read ({one_line(error, 200)})"
+            damage = f"{path} cannot be read ({one_line(error, 400)})"
             continue
         return path
     raise ValueError(f"{damage}, and {folder} has no other checkpoint that can; give another run")
@@ -274,7 +274,7 @@ def check_header(path: Path) -> None:
         with safe_open(path, framework="pt"):
             pass
     except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read: {one_line(error, 200)}") from error
+        raise ValueError(f"{path.name} cannot be read: {one_line(error, 400)}") from error
 
 
 def networks_of(path: Path) -> list[str]:

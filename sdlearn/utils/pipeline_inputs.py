@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdlearn.controlnet import Control, ControlNet
 from sdlearn.inpainting import InitImage
@@ -154,13 +154,16 @@ def prepare(
 
 
 def check_parts(*parts: object) -> None:
-    """Raise ValueError unless these are the parts of a StableDiffusion, in their order."""
-    kinds = {"unet": UNet, "vae": VAE, "text": TextEncoder, "spec": ModelSpec}
+    """Raise ValueError unless these are the parts of a StableDiffusion, in their order.
+
+    A network may be of any class: the notebooks put the learner's own in the place of ours.
+    """
+    kinds = {"unet": nn.Module, "vae": nn.Module, "text": nn.Module, "spec": ModelSpec}
     for (name, kind), part in zip(kinds.items(), parts, strict=True):
         if not isinstance(part, kind):
+            accepted = "a ModelSpec" if kind is ModelSpec else "a network, a torch.nn.Module"
             raise ValueError(
-                f"{name} of this StableDiffusion is a {type(part).__name__}; it must be a "
-                f"{kind.__name__}"
+                f"{name} of this StableDiffusion is a {type(part).__name__}; it must be {accepted}"
             )
 
 

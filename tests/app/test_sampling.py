@@ -447,3 +447,17 @@ def test_an_option_of_another_method_is_unknown_too(sd, way, option):
     (name,) = option
     with pytest.raises(TypeError, match=f"there is no option {name!r}; the options are steps, "):
         ways(sd)[way](steps=1, **option)
+
+
+def test_a_network_of_a_learner_s_own_class_is_accepted(sd):
+    """Notebooks build classes with the same names as ours, and put them in their place."""
+
+    class UNet(torch.nn.Module):
+        config, conv_in = sd.unet.config, sd.unet.conv_in
+
+        def forward(self, *inputs):
+            return sd.unet(*inputs)
+
+    options = {"steps": 1, "output": "latent", "progress": False}
+    own = StableDiffusion(UNet(), sd.vae, sd.text, sd.spec).text_to_image("a red cat", **options)
+    assert torch.equal(own, sd.text_to_image("a red cat", **options))
