@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sdlearn.evaluation.tables import markdown
+from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
 from sdlearn.utils.atomic_files import read_json
+from sdlearn.utils.validation import shown
 
 
 def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
@@ -27,27 +29,36 @@ def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
         FileNotFoundError: If a file of a run is missing.
         ValueError: If a folder is not a run, or its recipe is unknown.
     """
-    training = []
-    for folder in runs:
-        record = read_json(folder / "recipe.json")
-        path = folder / "metrics.jsonl"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; every run writes its metrics there")
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not rows or "part" not in record:
-            raise ValueError(f"{folder} is not a run of `sdlearn train` that has done a step")
-        if record["recipe"] not in recipes(record["part"]):
-            known = ", ".join(recipes(record["part"]))
-            raise ValueError(
-                f"{folder} has the unknown recipe {record['recipe']!r}; accepted: {known}"
-            )
-        batch = record["settings"]["batch"]
-        seconds = sum(batch / row["images_per_second"] for row in rows if row["images_per_second"])
-        done = {"run": folder.name, "steps_done": rows[-1]["step"], "seconds": round(seconds)}
-        training.append({**record, **done})
+    training = [run_record(folder) for folder in runs]
     path = model / "training.json"
     listed = read_json(path)["runs"] if path.is_file() else []
     return [run for run in listed if run["run"] not in {r["run"] for r in training}] + training
+
+
+def run_record(folder: Path) -> dict[str, Any]:
+    """The record of one run, see `collect`."""
+    missing = [name for name in ("recipe.json", "metrics.jsonl") if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is not a run of `sdlearn train`: it has no {missing[0]}")
+    record = read_json(folder / "recipe.json")
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        known = recipes(record["part"])
+        batch = record["settings"]["batch"]
+        seconds = sum(batch / row["images_per_second"] for row in rows if row["images_per_second"])
+        done = {"run": folder.name, "steps_done": rows[-1]["step"], "seconds": round(seconds)}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} is not a run of `sdlearn train` that has done a step, or its files are "
+            "damaged"
+        ) from error
+    if record["recipe"] not in known:
+        raise ValueError(
+            f"{folder} has the unknown recipe {shown(record['recipe'])}; accepted: "
+            f"{', '.join(known)}"
+        )
+    return {**record, **done}
 
 
 def training_section(training: Sequence[dict[str, Any]]) -> str:
@@ -125,7 +136,9 @@ def changes(record: dict[str, Any]) -> str:
 
 
 def recipes(part: str) -> dict[str, Any]:
-    """Return the named recipes of a part."""
+    """Return the named recipes of a part. Raises ValueError for something else."""
+    if part not in PARTS:
+        raise ValueError(f"part is {shown(part)}; accepted: {', '.join(PARTS)}")
     named: dict[str, Any] = import_module(f"sdlearn.recipes.{part}").RECIPES
     return named
 

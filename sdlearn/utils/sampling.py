@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self, TypedDict, cast
 from sdlearn.utils.validation import (
     LAST_SEED,
     check_clip_skip,
-    check_finite,
     check_images,
     check_interval,
     check_positive_int,
+    check_scale,
     check_seed,
     check_side,
     check_text,
@@ -146,7 +146,7 @@ class Sampling:
     )  # fmt: skip
     guidance_scale: float | None = knob(
         None, "Guidance", "guidance scale; 1 is off, 0 draws the negative or empty prompt alone, "
-        "and what recipes for diffusers call 0 is 1", float, check_finite, 0, 15, 0.5,
+        "and what recipes for diffusers call 0 is 1", float, check_scale, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.validation import shown
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
 from sdlearn.weights.model_detection import detect_model, shortened
@@ -177,4 +178,4 @@ def check_dtype(dtype: torch.dtype) -> None:
     """Raise ValueError for a dtype in which the networks cannot compute."""
     if dtype not in COMPUTE_DTYPES:
         accepted = ", ".join(map(str, COMPUTE_DTYPES))
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {accepted}")
+        raise ValueError(f"dtype is {shown(dtype)}; it must be one of {accepted}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlearn.utils.file_kinds import OTHER_FORMATS, UNFINISHED
+from sdlearn.utils.validation import shown
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 KINDS = ("safetensors", "sft", "bin")
@@ -171,7 +172,7 @@ def choose_variants(
         return dict.fromkeys(parts)
     if not isinstance(variant, str) or not re.fullmatch(r"[\w.+-]*", variant):
         raise ValueError(
-            f"variant is {variant!r:.100}; give the name of one, such as 'fp16', or None"
+            f"variant is {shown(variant)}; give the name of one, such as 'fp16', or None"
         )
     there = {part: variants(names) for part, names in parts.items()}
     found = any(variant in each for each in there.values())
