@@ -197,7 +197,8 @@ class NoiseSchedule:
             times = torch.linspace(0, last, steps, dtype=torch.float64).flip(0).tolist()
         else:
             raise ValueError(
-                f"spacing is {spacing!r:.80}; it must be 'leading', 'trailing' or 'linspace'"
+                f"spacing is {reprlib.repr(spacing)}; it must be 'leading', 'trailing' or "
+                "'linspace'"
             )
         return [round(t) if rounded else t for t in times]
 
@@ -292,7 +293,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     accepted = get_args(choices)
     if value not in accepted:
         raise ValueError(
-            f"{name} is {value!r:.80}; it must be {', '.join(map(repr, accepted[:-1]))} or "
+            f"{name} is {reprlib.repr(value)}; it must be {', '.join(map(repr, accepted[:-1]))} or "
             f"{accepted[-1]!r}"
         )
 

@@ -219,7 +219,8 @@ def spell_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     them; a prompt names only the first.
     """
     added = tokenizer.get_added_vocab()
-    for word in sorted(set(tokenizer.tokenize(prompt)) & added.keys()):
+    ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+    for word in sorted(set(tokenizer.convert_ids_to_tokens(ids)) & added.keys()):
         last = next(i for i in range(1, len(added) + 1) if f"{word}_{i}" not in added)
         prompt = prompt.replace(word, " ".join([word, *(f"{word}_{i}" for i in range(1, last))]))
     return prompt

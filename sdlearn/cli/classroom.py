@@ -19,6 +19,7 @@ from typing import Any
 
 from sdlearn.course.exercises import exercises, files
 from sdlearn.course.grading.exercise import Exercise, cells, check_cell, marked_solution
+from sdlearn.utils.atomic_files import check_folder, user_path
 
 Notebook = dict[str, Any]
 
@@ -49,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "release", help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     action.add_argument(
-        "notebooks", nargs="+", type=Path, metavar="NOTEBOOK", help="a notebook of the course"
+        "notebooks", nargs="+", type=user_path, metavar="NOTEBOOK", help="a notebook of the course"
     )
     action.add_argument(
-        "--out", required=True, type=Path, metavar="FOLDER", help="a new or empty folder"
+        "--out", required=True, type=user_path, metavar="FOLDER", help="a new or empty folder"
     )
 
 
@@ -103,6 +104,7 @@ def release(paths: list[Path], out: Path) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"two notebooks have the same name: {', '.join(names)}")
     sources = {path.stem: source(path) for path in paths}
+    check_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         course = Path(temporary, out.name)
@@ -156,6 +158,8 @@ def read(path: Path) -> Notebook:
         kinds = {cell["cell_type"] for cell in cells}
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no notebook {path}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{path} is a folder; accepted: notebooks (.ipynb)") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is not a notebook (.ipynb)") from None
     if not isinstance(metadata, dict) or not kinds <= {"code", "markdown", "raw"}:

@@ -1,9 +1,8 @@
 """`sdlearn evaluate`: measure caption accuracy, PSNR and SSIM of a model."""
 
 import argparse
-from pathlib import Path
 
-from sdlearn.utils.atomic_files import check_writable
+from sdlearn.utils.atomic_files import check_writable, user_path
 from sdlearn.utils.sampling import Sampling, knobs
 from sdlearn.utils.validation import check_place, check_positive_int, check_range, shown
 
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test: captions that training excludes; held_out: pairs of kind and colour that it "
         "excludes (default: %(default)s)",
     )
-    add("--out", type=Path, metavar="FILE.json", help="write all results to this file")
+    add("--out", type=user_path, metavar="FILE.json", help="write all results to this file")
     add(
         "--table",
         type=int,
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--runs",
-        type=Path,
+        type=user_path,
         nargs="+",
         default=[],
         metavar="FOLDER",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdlearn.utils import memory, sampling
-from sdlearn.utils.atomic_files import check_writable
+from sdlearn.utils.atomic_files import check_writable, user_path
 from sdlearn.utils.resources import data_folder
 from sdlearn.utils.validation import as_prompts, check_place
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=int, metavar="PX", help="height and width in pixels")
     add(
         "--out",
-        type=Path,
+        type=user_path,
         default=DEFAULT_OUT,
         metavar="FILE.png",
         help=f"the file; several images are numbered NAME-0.png ... (default: {DEFAULT_OUT})",
@@ -91,7 +91,7 @@ def check(args: argparse.Namespace) -> tuple[sampling.Sampling, str | Path]:
         if path.is_dir():
             check_writable(path, ".png", "an image")
     if args.model is None:
-        if args.spec or args.tokenizer:
+        if args.spec is not None or args.tokenizer is not None:
             raise ValueError(
                 "--spec and --tokenizer describe a model file; give that file with --model"
             )
@@ -147,11 +147,12 @@ def output_files(out: Path, n: int) -> list[Path]:
 def warn_unknown_words(prompt: str) -> None:
     """Name the words that no caption of the storybook holds, and the words that some do."""
     from sdlearn.storybook.captions import WORDS, unknown_words
+    from sdlearn.text import shorten
 
     unknown = unknown_words(prompt)
     if unknown:
         print(
-            f"sdlearn: the storybook model does not know {', '.join(unknown)}; "
+            f"sdlearn: the storybook model does not know {shorten(', '.join(unknown))}; "
             f"it knows: {' '.join(sorted(WORDS))}",
             file=sys.stderr,
         )

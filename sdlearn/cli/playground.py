@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from sdlearn.utils.resources import notebook_file
+from sdlearn.utils.validation import check_place
 
 MODEL = "SDLEARN_MODEL"  # environment variable that names the model for the notebook's kernel
 
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
     sockets = bind(args.port)
     place = os.environ.get(MODEL) if args.model is None else args.model
     if place is not None:
+        check_place(place, "--model")
         os.environ[MODEL] = readable_model(place)
     serve(notebook, sockets, not args.no_browser)
     return 0

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
@@ -40,16 +40,17 @@ CACHE = "cache"  # a folder beside those of the runs, which share it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `sdlearn train`."""
     add = parser.add_argument
+    folder: dict[str, Any] = {"type": os.path.expanduser, "metavar": "FOLDER"}  # "~" is home
     add("part", choices=PARTS, help="the network to train")
     add("--recipe", help=f"named settings (default: {DEFAULT}; with --resume the run's own)")
-    add("--out", required=True, metavar="FOLDER", help="folder of the run, such as runs/vae")
+    add("--out", required=True, **folder, help="folder of the run, such as runs/vae")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--steps", type=int, help="training steps, over which the learning rate decays")
     add("--minutes", type=float, help="stop after this time; continue with --resume")
-    add("--init", metavar="FOLDER", help="start from the weights of a run or a published part")
-    add("--data", metavar="FOLDER", help="train on your images with captions (.jsonl, .csv, .txt)")
-    add("--vae", metavar="FOLDER", help="autoencoder for `train unet` (default: the shipped one)")
-    add("--text", metavar="FOLDER", help="text encoder for `train unet` (default: the shipped one)")
+    add("--init", **folder, help="start from the weights of a run or a published part")
+    add("--data", **folder, help="train on your images with captions (.jsonl, .csv, .txt)")
+    add("--vae", **folder, help="autoencoder for `train unet` (default: the shipped one)")
+    add("--text", **folder, help="text encoder for `train unet` (default: the shipped one)")
     add("--batch", type=int, help="images in a batch")
     add("--lr", type=float, help="peak learning rate")
     add("--scenes", type=int, help="number of storybook pages to train on")
@@ -120,6 +121,9 @@ def check_options(args: argparse.Namespace) -> None:
     """
     if not args.out:
         raise ValueError("--out is empty; accepted: the folder of the run")
+    for name in ("init", "data", "vae", "text"):
+        if getattr(args, name) == "":  # such as a variable of the shell that is not set
+            raise ValueError(f"--{name} is empty; accepted: a folder, or leave it out")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     if args.minutes is not None:

@@ -81,6 +81,8 @@ def check_normals(noise: object, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"noise has the shape {shown(tuple(noise.shape))}; it must be {shape}")
     if not noise.is_floating_point():
         raise ValueError(f"noise is a Tensor of {noise.dtype}; it must be floating-point")
+    if noise.device.type == "meta" or noise.layout is not torch.strided:
+        raise ValueError(f"noise is {shown(noise)}; it must be a dense Tensor with values")
     if not noise.isfinite().all():
         raise ValueError("noise holds NaN or infinity; it must be finite")
     return noise

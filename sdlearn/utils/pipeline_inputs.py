@@ -36,7 +36,7 @@ from sdlearn.utils.sampling_checks import (
 from sdlearn.utils.validation import (
     as_prompts,
     check_bool,
-    check_finite,
+    check_scale,
     check_unit_interval,
     negative_prompts,
     repeat_prompts,
@@ -149,7 +149,7 @@ def prepare(
     sizes = size_conditioning(options.get("sizes"), *pixels, spec.name, has_sizes)
     shape = (len(prompts), unet.config.out_channels, h, w)
     draw, eps = noise_source(options.get("noise"), sampling.seed, shape, weight)
-    scale = check_finite("guidance_scale", sampling.guidance_scale)
+    scale = check_scale("guidance_scale", sampling.guidance_scale)
     return Request(sampling, scale, prompts, negatives, init, controls, sizes, draw, eps)
 
 
@@ -269,7 +269,7 @@ def control_inputs(
         hint = per_prompt("control", hint, prompts, n)
         net.check_fits(unet)
         hint = hint.expand(prompts * n, -1, -1, -1).to(unet.conv_in.weight)
-        controls.append((net, hint, check_finite("control_scale", each)))
+        controls.append((net, hint, check_scale("control_scale", each)))
     return controls
 
 

@@ -55,7 +55,14 @@ def prepack(module: nn.Module) -> int:
 
     Returns:
         The number of convolutions that were replaced.
+
+    Raises:
+        ValueError: For anything but a module, such as a whole StableDiffusion.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"module is a {type(module).__name__}; it must be a network, such as sd.unet or sd.vae"
+        )
     if not torch.backends.mkldnn.is_available():
         return 0
     packed = 0

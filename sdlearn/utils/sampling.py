@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self, TypedDict, cast
 from sdlearn.utils.validation import (
     LAST_SEED,
     check_clip_skip,
-    check_finite,
     check_images,
     check_interval,
     check_positive_int,
+    check_scale,
     check_seed,
     check_side,
     check_text,
@@ -146,7 +146,7 @@ class Sampling:
     )  # fmt: skip
     guidance_scale: float | None = knob(
         None, "Guidance", "guidance scale; 1 is off (some recipes for diffusers write 0 for off), "
-        "0 draws the negative or empty prompt alone", float, check_finite, 0, 15, 0.5,
+        "0 draws the negative or empty prompt alone", float, check_scale, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(

@@ -18,6 +18,8 @@ LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
 LONGEST_PATH = 4096  # characters, as on Linux
 MOST_IMAGES = 2**16
+# Of a scale: float32 holds what a network makes of it. Scales of use have one or two digits.
+LARGEST_SCALE = 1e6
 LAST_SEED = 2**63 - 1
 
 
@@ -146,6 +148,14 @@ def check_finite(name: str, value: object) -> float:
             number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
         raise ValueError(f"{name} is {shown(value)}; it must be a finite number")
+    return number
+
+
+def check_scale(name: str, value: object) -> float:
+    """The value, if a network's output can be multiplied by it."""
+    number = check_finite(name, value)
+    if abs(number) > LARGEST_SCALE:
+        raise ValueError(f"{name} is {shown(value)}; it must lie in -1000000 … 1000000")
     return number
 
 

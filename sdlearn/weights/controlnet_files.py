@@ -14,6 +14,7 @@ from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
 from sdlearn.utils.device import check_dtype
+from sdlearn.utils.validation import check_place
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
     check_parameters,
@@ -60,7 +61,7 @@ def load_controlnet(
         ValueError: If a file is damaged or not supported.
     """
     dtype = check_dtype(dtype)
-    path = config_file = user_path(source)
+    path = config_file = user_path(check_place(source))
     if path.is_file():
         if variant is not None:
             raise ValueError(f"{source} is a file; variant is accepted for a folder only")
@@ -94,7 +95,7 @@ def save_controlnet(
         folder: Created if necessary.
         dtype: Of the file; None for the network's own.
     """
-    folder = user_path(folder)
+    folder = user_path(check_place(folder, "folder"))
     check_folder(folder, check_save(controlnet, dtype))
     (folder / "config.json").unlink(missing_ok=True)
     replace_weights(controlnet, folder / "diffusion_pytorch_model.safetensors", dtype)

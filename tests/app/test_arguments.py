@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdlearn.controlnet import ControlNet
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import get_sampler
 from sdlearn.schedule import NoiseSchedule
@@ -18,8 +19,10 @@ from sdlearn.text import Sizes
 from sdlearn.unet import UNet
 from sdlearn.utils import memory
 from sdlearn.utils.png_metadata import GenerationSettings, png_bytes, read_png
+from sdlearn.utils.prepack import prepack
 from sdlearn.utils.sampling import SAMPLERS, Sampling
 from sdlearn.vae import VAE
+from sdlearn.weights.weight_names import choose_variants
 from tests.tiny_model import tiny_diffusers, tiny_sdxl
 
 PROMPT = "a red cat on the sand"
@@ -125,6 +128,8 @@ OPTIONS = [
     *(pytest.param({name: value}, name, id=f"{name}, {what}")
       for name in ("guidance_scale", "eta", "guidance_rescale")
       for what, value in NO_NUMBER.items()),
+    *(pytest.param({"guidance_scale": value}, "-1000000 … 1000000", id=f"guidance of {value:g}")
+      for value in (1e308, -1e39, 1e30, 1_000_001)),
     *(pytest.param({name: value}, name, id=f"{name}, {k}")
       for name, values in OUT_OF_RANGE.items() for k, value in enumerate(values)),
     pytest.param({"seed": None}, "seed", id="no seed"),
@@ -185,6 +190,8 @@ OTHERS = {
     "noise of whole numbers": ({"noise": NOISE.long()}, "noise"),
     "complex noise": ({"noise": NOISE + 1j}, "noise"),
     "noise that is not finite": ({"noise": NOISE * NAN}, "noise"),
+    "noise without values": ({"noise": NOISE.to("meta")}, "noise is tensor(..., device"),
+    "sparse noise": ({"noise": NOISE.to_sparse()}, "noise is tensor(indices"),
     "a function and a seed": ({"noise": lambda: NOISE, "seed": 3}, "seed is 3, but noise is a"),
     "a function that gives nothing": ({"noise": lambda: None}, "noise returns a NoneType"),
     "a dictionary of controls": ({"control": {}}, "control holds a dict"),
@@ -266,6 +273,13 @@ LOADING = {
     "the meta device": (lambda: load(loaded, device=torch.device("meta")), "device is 'meta'"),
     "a long device": (lambda: load(loaded, device="x" * 10_000), "device"),
     "a tokenizer that is a number": (lambda: load(loaded, tokenizer=5), "tokenizer is 5"),
+    "a variant of 5000 digits": (lambda: choose_variants({}, 10**5000, ""), "variant is <int"),
+    "a variant that cannot be shown": (lambda: choose_variants({}, Awkward(), ""), "variant is"),
+    "a ControlNet of none": (lambda: ControlNet.from_pretrained(None), "source is None"),
+    "a ControlNet of an image": (lambda: ControlNet.from_pretrained(GREY), "source is <PIL"),
+    "a ControlNet of no type": (
+        lambda: ControlNet.from_pretrained("x", dtype=Awkward()), "dtype is <Awkward"
+    ),
     "saving nowhere": (lambda: StableDiffusion(1, 2, 3, 4).save_pretrained(None), "folder"),
 }  # fmt: skip
 
@@ -295,6 +309,8 @@ DIRECTLY = {
     "resolving nothing": (lambda sd: sd.resolve(None), "sampling is None"),
     "a path of many steps": (lambda sd: sd.path(10**9), "steps is 1000000000"),
     "a path of no sampler": (lambda sd: sd.path(sampler=["ddim"]), "sampler"),
+    "a spacing that cannot be shown": (lambda sd: sd.path(spacing=Awkward()), "spacing is <Awk"),
+    "all of it prepacked": (lambda sd: prepack(sd), "module is a StableDiffusion"),
     "a path's spacing": (lambda sd: sd.path(spacing=LONG), "spacing"),
 }  # fmt: skip
 

@@ -170,7 +170,7 @@ def changed(folder: Path, change) -> Path:
 
 REFUSED = {
     "unknown": (lambda t: t / "07-none.ipynb", "there is no notebook .*07-none.ipynb"),
-    "folder": (lambda t: t, "Is a directory: "),
+    "folder": (lambda t: t, "is a folder; accepted: "),
     "no notebook": (lambda t: changed(t, lambda text: text[:-9]), "05-.* is not a notebook"),
     "no cells": (lambda t: changed(t, lambda text: "{}"), "05-.* is not a notebook"),
     "no exercises": (

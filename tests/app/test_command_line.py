@@ -15,6 +15,7 @@ from sdlearn.utils import memory
 from sdlearn.vae import VAE
 from tests.tiny_model import tiny_diffusers
 
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a red cat on the sand"
 LONG = "x" * 10_000_000
 BYTES = b"caf\xe9".decode("utf-8", "surrogateescape")  # how Python reads Latin-1 in argv
@@ -89,6 +90,7 @@ COMMANDS = {
     "a model of 5000 letters": (["--model", "x" * 5000], "xxx"),
     "a model of bytes": (["--model", BYTES], "caf"),
     "spec alone": (["--spec", "sd1.5"], "spec"),
+    "guidance of a million million": (["--guidance", "1e12"], "--guidance is 1000000000000.0"),
     "an unknown option": (["--colour", "x" * 1000], "--colour"),
 }  # fmt: skip
 
@@ -146,6 +148,7 @@ EVALUATIONS = {
     "many steps": (["--steps", str(10**9)], "steps is 1000000000"),
     "sampler": (["--sampler", "magic"], "--sampler 'magic'"),
     "table": (["--table", "-1"], "--table is -1"),
+    "runs": (["--runs", "no/where"], "no/where is not a run of `sdlearn train`: it has no recipe"),
     "out": (["--out", "no/where.json"], "--out"),
     "model": (["--model", ""], "--model"),
 }
@@ -173,6 +176,46 @@ def test_classroom(content, tmp_path, capsys):
     assert run(["classroom", "release", str(notebook), "--out", str(tmp_path / "new")]) == 2
     one_sentence(capsys.readouterr().err, "is not a notebook")
     assert [path.name for path in tmp_path.iterdir()] == ["05-x.ipynb"]
+
+
+@pytest.mark.parametrize("option", ["--spec", "--tokenizer"])
+def test_an_empty_option_of_generate_is_not_taken_for_none(option, capsys, no_work):
+    assert run(["generate", PROMPT, option, ""]) == 2
+    one_sentence(capsys.readouterr().err, "--spec and --tokenizer are for a file")
+
+
+PLACES = {
+    "a folder": ("notebooks", "new", "notebooks is a folder; accepted"),
+    "nothing": ("", "new", ". is a folder"),
+    "out in a file": ("notebooks/05-attention.ipynb", "README.md/x", "README.md, which is a file"),
+}
+
+
+@pytest.mark.parametrize(("notebook", "out", "words"), PLACES.values(), ids=PLACES)
+def test_places_of_classroom(notebook, out, words, capsys, monkeypatch):
+    pytest.importorskip("nbgrader")
+    monkeypatch.chdir(ROOT)
+    assert run(["classroom", "release", notebook, "--out", out]) == 2
+    one_sentence(capsys.readouterr().err, words)
+
+
+@pytest.mark.parametrize("option", ["--data", "--init", "--vae", "--text"])
+def test_an_empty_option_of_train_is_not_taken_for_none(option, tmp_path, capsys):
+    """A variable of the shell that is not set."""
+    assert run(["train", "unet", "--out", str(tmp_path / "run"), option, ""]) == 2
+    one_sentence(capsys.readouterr().err, f"{option} is empty")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [("generate", [PROMPT]), ("train", ["vae"]), ("evaluate", []), ("classroom", ["release", "x"])],
+)
+def test_a_tilde_is_the_home_folder(name, others, monkeypatch, tmp_path):
+    """The shell leaves --out=~/x as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert str(command.parse([name, *others, "--out=~/x"]).out) == str(tmp_path / "x")
 
 
 FAULTS = {
