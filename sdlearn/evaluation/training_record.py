@@ -66,6 +66,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         FileNotFoundError: If it is missing.
         ValueError: If it is damaged, or names an unknown part or recipe.
     """
+    if not (folder / RECIPE).is_file():
+        raise FileNotFoundError(f"{folder} is not a run of `sdlearn train`: it has no {RECIPE}")
     record = read_json(folder / RECIPE)
     part = record.get("part")
     if part not in PARTS:

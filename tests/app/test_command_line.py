@@ -84,7 +84,7 @@ COMMANDS = {
     "out is nowhere": (["--out", "no/where/cat.png"], "--out"),
     "out is a folder": (["--out", "folder.png"], "folder"),
     "the second is a folder": (["--out", "x.png", "--n", "2"], "x-1.png, which is a folder"),
-    "out has 300 letters": (["--out", "x" * 300 + ".png"], "--out"),
+    "out has 300 letters": (["--out", "x" * 300 + ".png"], "File name too long"),
     "out has 252 letters": (["--out", "x" * 248 + ".png"], "--out"),
     "no model": (["--model", ""], "--model is ''"),
     "a model of 5000 letters": (["--model", "x" * 5000], "xxx"),
@@ -181,12 +181,12 @@ def test_classroom(content, tmp_path, capsys):
 @pytest.mark.parametrize("option", ["--spec", "--tokenizer"])
 def test_an_empty_option_of_generate_is_not_taken_for_none(option, capsys, no_work):
     assert run(["generate", PROMPT, option, ""]) == 2
-    one_sentence(capsys.readouterr().err, "--spec and --tokenizer are for a file")
+    one_sentence(capsys.readouterr().err, "--spec and --tokenizer describe a model file")
 
 
 PLACES = {
     "a folder": ("notebooks", "new", "notebooks is a folder; accepted"),
-    "nothing": ("", "new", ". is a folder"),
+    "nothing": ("", "new", "argument NOTEBOOK"),
     "out in a file": ("notebooks/05-attention.ipynb", "README.md/x", "README.md, which is a file"),
 }
 
