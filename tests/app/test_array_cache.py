@@ -8,28 +8,7 @@ import pytest
 
 from sdlearn.recipes import array_cache
 from sdlearn.recipes.data import load_captions, load_images
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def scramble(path: Path) -> None:
-    path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
+from tests.damage import cut, flip, remove, scramble, zero
 
 
 @pytest.mark.parametrize("damage", [cut, zero, scramble, remove, flip, "dtype", "shape"])

@@ -20,28 +20,7 @@ from sdlearn.controlnet import ControlNet
 from sdlearn.utils.atomic_files import LARGEST_JSON
 from sdlearn.weights.diffusers_folder import read_spec
 from tests.tiny_folders import change, complaint, load
-from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl, tiny_unet
-
-
-@pytest.fixture(scope="module")
-def pipes():
-    return {"sd1": tiny_diffusers(), "sd2": tiny_sd2(), "sdxl": tiny_sdxl()}
-
-
-@pytest.fixture(scope="module")
-def published(pipes, tmp_path_factory):
-    folders = {}
-    for name, pipe in pipes.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        pipe.save_pretrained(folders[name])
-    return folders
-
-
-@pytest.fixture
-def folder(published, tmp_path):
-    """A copy of SD 1 to change."""
-    return shutil.copytree(published["sd1"], tmp_path / "model")
-
+from tests.tiny_model import tiny_unet
 
 # --------------------------------------------------------------------------------- classes
 
@@ -49,10 +28,10 @@ PIPELINES = sorted(name for name in _import_structure["pipelines"] if "Pipeline"
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_any_class_of_pipeline_over_the_same_parts_is_the_same_system(published, tmp_path, family):
-    own = read_spec(published[family])
-    index = json.loads((published[family] / "model_index.json").read_text())
-    shutil.copytree(published[family], tmp_path / "model")
+def test_any_class_of_pipeline_over_the_same_parts_is_the_same_system(families, tmp_path, family):
+    own = read_spec(families[family])
+    index = json.loads((families[family] / "model_index.json").read_text())
+    shutil.copytree(families[family], tmp_path / "model")
     others = ["OwnPipeline", ["pipeline_own", "OwnPipeline"], None, "FlaxStableDiffusionPipeline"]
     assert len(PIPELINES) > 200
     for name in [*PIPELINES, *others]:
@@ -126,8 +105,8 @@ def test_a_unet_with_other_inputs_is_named(folder, channels, words):
     assert words in complaint(lambda: load(folder))
 
 
-def test_the_refiner_is_named(published, tmp_path):
-    folder = shutil.copytree(published["sdxl"], tmp_path / "model")
+def test_the_refiner_is_named(families, tmp_path):
+    folder = shutil.copytree(families["sdxl"], tmp_path / "model")
     change(folder / "model_index.json", requires_aesthetics_score=True)
     assert "is SDXL's refiner, which needs an aesthetic score" in complaint(lambda: load(folder))
     change(folder / "model_index.json", requires_aesthetics_score=False)
@@ -156,10 +135,10 @@ def test_parts_beside_the_system_are_left_out_and_named_if_they_would_matter(fol
     assert caught[0].filename.endswith("tiny_folders.py")  # the caller of from_pretrained
 
 
-def test_a_part_alone_is_no_system(published, tmp_path):
-    said = complaint(lambda: load(published["sd1"] / "unet"))
+def test_a_part_alone_is_no_system(families, tmp_path):
+    said = complaint(lambda: load(families["sd1"] / "unet"))
     assert said.endswith("holds it, and this one has config.json only")
-    shutil.copytree(published["sd1"] / "unet", tmp_path / "unet")
+    shutil.copytree(families["sd1"] / "unet", tmp_path / "unet")
     assert complaint(lambda: load(tmp_path)).endswith("and this one has unet only")
 
 
@@ -226,12 +205,12 @@ def test_json_of_gigabytes_is_not_read(folder):
     )
 
 
-def test_a_byte_order_mark_is_skipped(folder, published):
+def test_a_byte_order_mark_is_skipped(folder, families):
     for path in folder.rglob("*config.json"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     for path in (folder / "tokenizer").iterdir():
-        shutil.copy(published["sd1"] / "tokenizer" / path.name, path)
-    assert replace(read_spec(folder), name="") == replace(read_spec(published["sd1"]), name="")
+        shutil.copy(families["sd1"] / "tokenizer" / path.name, path)
+    assert replace(read_spec(folder), name="") == replace(read_spec(families["sd1"]), name="")
 
 
 ASTRONOMICAL = {
@@ -277,8 +256,8 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(folder, ki
     assert str(folder) in said
 
 
-def test_a_controlnet_that_no_memory_holds(published, tmp_path):
-    ControlNet.from_unet(load(published["sd1"]).unet, (4, 6)).save_pretrained(tmp_path)
+def test_a_controlnet_that_no_memory_holds(families, tmp_path):
+    ControlNet.from_unet(load(families["sd1"]).unet, (4, 6)).save_pretrained(tmp_path)
     change(tmp_path / "config.json", conditioning_embedding_out_channels=[2**19, 2**19])
     assert "a ControlNet of 4.9e+12 parameters" in complaint(
         lambda: ControlNet.from_pretrained(tmp_path)

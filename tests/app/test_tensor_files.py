@@ -23,22 +23,8 @@ from sdlearn.utils.file_kinds import describe_content
 from sdlearn.utils.resources import data_folder
 from sdlearn.weights.tensor_files import open_weights
 from sdlearn.weights.tokenizer_files import read_tokenizer
-from tests.tiny_model import tiny_diffusers
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_diffusers().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(published, tmp_path):
-    """A copy to change."""
-    return shutil.copytree(published, tmp_path / "model")
 
 
 @pytest.fixture

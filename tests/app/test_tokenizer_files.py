@@ -15,27 +15,6 @@ from sdlearn.weights.tokenizer_files import read_tokenizer
 from tests.tiny_folders import WORDS, change, complaint, embeddings, learn, load
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 
-
-@pytest.fixture(scope="module")
-def pipes():
-    return {"sd1": tiny_diffusers(), "sd2": tiny_sd2(), "sdxl": tiny_sdxl()}
-
-
-@pytest.fixture(scope="module")
-def published(pipes, tmp_path_factory):
-    folders = {}
-    for name, pipe in pipes.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        pipe.save_pretrained(folders[name])
-    return folders
-
-
-@pytest.fixture
-def folder(published, tmp_path):
-    """A copy of SD 1 to change."""
-    return shutil.copytree(published["sd1"], tmp_path / "model")
-
-
 PROMPTS = ["a <cat-toy> on the sand", "a red cat, über-stil", "a <CAT-TOY>_1 <|endoftext|>!", ""]
 
 
@@ -128,8 +107,8 @@ def test_a_tokenizer_that_does_not_fit(folder, fault):
     assert str(folder / "tokenizer") in said
 
 
-def test_two_lengths_of_sequence_are_refused(published, tmp_path):
-    folder = shutil.copytree(published["sdxl"], tmp_path / "model")
+def test_two_lengths_of_sequence_are_refused(families, tmp_path):
+    folder = shutil.copytree(families["sdxl"], tmp_path / "model")
     change(folder / "tokenizer_2" / "tokenizer_config.json", model_max_length=16)
     assert "sequences of different lengths" in complaint(lambda: load(folder))
 
@@ -161,11 +140,11 @@ def refusal(folder):
     return None
 
 
-def test_every_entry_of_a_tokenizer_of_a_wrong_kind(published, tmp_path):
-    sd = load(published["sd1"])
+def test_every_entry_of_a_tokenizer_of_a_wrong_kind(families, tmp_path):
+    sd = load(families["sd1"])
     sd.save_pretrained(tmp_path / "ours")
     folder, refused = tmp_path / "ours" / "tokenizer", 0
-    shutil.copy(published["sd1"] / "tokenizer" / "tokenizer.json", folder)
+    shutil.copy(families["sd1"] / "tokenizer" / "tokenizer.json", folder)
     for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
         content = json.loads((folder / name).read_text())
         for key, wrong in product([*content, "added_tokens_decoder"], WRONG):

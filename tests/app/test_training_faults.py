@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from torch import nn
 from sdlearn.cli.main import main
 from sdlearn.training import TrainingJob, learning_rate, step_generator, train, update
 from sdlearn.utils.run_lock import LOCK
+from tests.damage import cut, flip, remove, scramble, zero
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and locks")
 TINY = ["train", "perceptual", "--recipe", "small", "--device", "cpu", "--steps", "3"]
@@ -234,28 +234,6 @@ def test_a_run_without_a_recipe_starts_with_its_first_step(
 
 
 # ------------------------------------------------------------------------------- damaged files
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def scramble(path: Path) -> None:
-    path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
 
 
 DAMAGE = [cut, zero, scramble, remove]

@@ -17,7 +17,6 @@ from sdlearn.weights.hub import FETCH_ERRORS, repo_id
 from sdlearn.weights.single_file import download_tokenizer
 from sdlearn.weights.weight_names import pick_weights, shards_of
 from tests import local_hub
-from tests.tiny_model import tiny_diffusers
 
 ID = "organisation/stable-diffusion"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -33,19 +32,6 @@ SMALL = {
     "vae/config.json",
 }
 SPARE = b"5 GB that nobody reads"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_diffusers().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(published, tmp_path):
-    """A copy to change."""
-    return shutil.copytree(published, tmp_path / "published")
 
 
 @pytest.fixture
