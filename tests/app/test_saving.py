@@ -184,9 +184,9 @@ def test_a_controlnet_s_older_weights_are_deleted(published, tmp_path):
 
 # What is given in the place of a path -> what the sentence says.
 NO_PATHS = {
-    "nothing": (None, "path is None; it must be a folder, a file"),
-    "a number": (3, "path is 3; it must be"),
-    "no characters": ("", "path is ''; it must be"),
+    "nothing": (None, "is None; it must be a folder, a file"),
+    "a number": (3, "is 3; it must be"),
+    "no characters": ("", "is ''; it must be"),
     "a zero": ("a\0b.safetensors", "it must be"),
     "a name of 300 characters": (
         "x" * 300 + ".safetensors",
