@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNNERS = ("sdlearn.course.grading.sandbox", "sdlearn.course.running")
 TOLERANCE = 1e-12
 
-# {"05": {"05.2": [(name, sentence, [outcome of each case]), ...]}}
+# {"04": {"04.2": [(name, sentence, [outcome of each case]), ...]}}
 Found = dict[str, dict[str, list[tuple[str, str, list[Any]]]]]
 
 
@@ -192,7 +192,7 @@ def main() -> int:
         metavar="NOTEBOOK",
         nargs="*",
         default=[],
-        help="numbers of the notebooks to compare, such as 05 (default: all)",
+        help="numbers of the notebooks to compare, such as 04 (default: all)",
     )
     parser.add_argument("--probe", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -2,10 +2,10 @@
 
 from sdlearn.course import check, hint, quiz, solution
 
-check("05.2", split_heads)      tells you whether your answer is right, and if not, what is wrong
+check("04.2", split_heads)      tells you whether your answer is right, and if not, what is wrong
 check.same(Mine(8), sdlearn.Theirs(8), x)
-hint("05.2"), hint("05.2", 2), hint("05.2", 3), solution("05.2")
-quiz("05")
+hint("04.2"), hint("04.2", 2), hint("04.2", 3), solution("04.2")
+quiz("04")
 """
 
 from sdlearn.course.api import check as check

@@ -60,7 +60,7 @@ class Check:
         Whatever the answer does, it raises nothing here.
 
         Args:
-            number: Of the exercise, such as "05.2".
+            number: Of the exercise, such as "04.2".
             answer: The function, the class or the value itself.
 
         Raises:
@@ -85,7 +85,7 @@ class Check:
         the answer writes to stderr, warnings included, is discarded, so that it costs no points.
 
         Args:
-            number: Of the exercise, such as "05.2".
+            number: Of the exercise, such as "04.2".
             answer: The function, the class or the value itself.
 
         Raises:
@@ -113,7 +113,7 @@ def hint(number: str, level: int = 1) -> Message:
     """Return one of the three hints of an exercise; each gives away more than the previous one.
 
     Args:
-        number: Of the exercise, such as "05.2".
+        number: Of the exercise, such as "04.2".
         level: 1, 2 or 3.
 
     Raises:
@@ -145,7 +145,7 @@ def quiz(notebook: str) -> Message:
     The answers are HTML <details> elements, which need neither a kernel nor a network.
 
     Args:
-        notebook: Its number, such as "05".
+        notebook: Its number, such as "04".
     """
     questions = exercises.questions(notebook)
     numbered = list(enumerate(questions, start=1))

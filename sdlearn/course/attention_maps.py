@@ -1,7 +1,7 @@
 """Cross-attention maps of a generated image, computed from recorded queries and keys.
 
 From queries and keys you can recompute the attention weights of one head, or at another softmax
-temperature. Attention weights are not explanations: notebook 05 shows what they do and do not tell.
+temperature. Attention weights are not explanations: notebook 04 shows what they do and do not tell.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -19,7 +19,7 @@ from sdlearn.course.exercises import exercises, find
 from sdlearn.course.grading.exercise import Refused, source, stub
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-TEXT, ATTENTION = "03-text-encoder", "05-attention"
+TEXT, ATTENTION = "05-text-encoder", "04-attention"
 LESSONS = (TEXT, ATTENTION)
 PATHS = [NOTEBOOKS / f"{name}.ipynb" for name in LESSONS]
 POINTS = {TEXT: [3, 2, 5, 6, 7], ATTENTION: [2, 2, 5, 5, 8]}
@@ -42,9 +42,9 @@ def course(tmp_path_factory) -> Path:
     for name in LESSONS:
         hand_in(out, name, "full", solved)
     hand_in(out, ATTENTION, "empty", {})
-    half = {**solved, "05.1": NOISY, "05.2": MISTAKEN, "05.4": stub(find("05.4"))}
+    half = {**solved, "04.1": NOISY, "04.2": MISTAKEN, "04.4": stub(find("04.4"))}
     hand_in(out, ATTENTION, "half", half)
-    hand_in(out, ATTENTION, "tampered", {**solved, "05.2": MISTAKEN}, tampered)
+    hand_in(out, ATTENTION, "tampered", {**solved, "04.2": MISTAKEN}, tampered)
     for name in LESSONS:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         command = [sys.executable, "-m", "nbgrader", "autograde", name]
@@ -113,12 +113,12 @@ def test_a_check_that_was_tampered_with_is_restored(course):
     assert graded(course, ATTENTION, "tampered") == [2, 0, 5, 5, 8]
     file = course / "autograded" / "tampered" / ATTENTION / f"{ATTENTION}.ipynb"
     (cell,) = (c for c in nbformat.read(file, 4).cells if c.id == "exercise-2-check")
-    assert cell.source == 'check.grade("05.2", split_heads)'
+    assert cell.source == 'check.grade("04.2", split_heads)'
     assert cell.metadata.nbgrader.points == 2
     (output,) = cell.outputs
-    (known,) = (m for m in find("05.2").mistakes if m.name == "reshape without transpose")
+    (known,) = (m for m in find("04.2").mistakes if m.name == "reshape without transpose")
     assert output.evalue.replace("\n", " ").startswith(
-        f"✗ 05.2 Splitting heads: not yet. {known.sentence}"
+        f"✗ 04.2 Splitting heads: not yet. {known.sentence}"
     )
 
 
@@ -145,24 +145,24 @@ def test_learners_get_stubs_and_locked_checks_and_nothing_to_follow_elsewhere(co
 
 
 def test_grading_is_quiet_for_right_answers_and_raises_for_all_others(capfd):
-    exercise = find("05.2")
+    exercise = find("04.2")
 
     def noisy(x, heads):
         warnings.warn("deprecated", stacklevel=1)
         print("here", file=sys.stderr)
         return exercise.solution(x, heads)
 
-    assert check.grade("05.2", noisy) is None
+    assert check.grade("04.2", noisy) is None
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(Refused, match=r"(?s)^○ 05\.2 Splitting heads: not attempted\. .*\.$"):
-        check.grade("05.2", ...)
+    with pytest.raises(Refused, match=r"(?s)^○ 04\.2 Splitting heads: not attempted\. .*\.$"):
+        check.grade("04.2", ...)
     for answer in (exercise.mistakes[0].answer, "seven", lambda x: x, lambda x, heads: 1 / 0):
-        with pytest.raises(Refused, match=r"(?s)^✗ 05\.2 Splitting heads: not yet\. .*\.$"):
-            check.grade("05.2", answer)
+        with pytest.raises(Refused, match=r"(?s)^✗ 04\.2 Splitting heads: not yet\. .*\.$"):
+            check.grade("04.2", answer)
 
 
 def changed(folder: Path, change) -> Path:
-    """A copy of notebook 05 with its text changed."""
+    """A copy of notebook 04 with its text changed."""
     path = folder / f"{ATTENTION}.ipynb"
     path.write_text(change((NOTEBOOKS / path.name).read_text("utf-8")), "utf-8")
     return path
@@ -171,15 +171,15 @@ def changed(folder: Path, change) -> Path:
 REFUSED = {
     "unknown": (lambda t: t / "07-none.ipynb", "there is no notebook .*07-none.ipynb"),
     "folder": (lambda t: t, "is a folder; accepted: "),
-    "no notebook": (lambda t: changed(t, lambda text: text[:-9]), "05-.* is not a notebook"),
-    "no cells": (lambda t: changed(t, lambda text: "{}"), "05-.* is not a notebook"),
+    "no notebook": (lambda t: changed(t, lambda text: text[:-9]), "04-.* is not a notebook"),
+    "no cells": (lambda t: changed(t, lambda text: "{}"), "04-.* is not a notebook"),
     "no exercises": (
         lambda t: NOTEBOOKS / "00-the-whole-picture.ipynb",
-        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 03, ",
+        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 05, ",
     ),
     "without its cells": (
         lambda t: changed(t, lambda text: text.replace("exercise-2-check", "mine")),
-        "has no cell exercise-2-check; the course's notebook 05 does",
+        "has no cell exercise-2-check; the course's notebook 04 does",
     ),
 }
 
@@ -205,7 +205,7 @@ def refused(capsys, arguments: list[str], words: str) -> None:
 def test_one_notebook_twice_and_a_folder_that_is_in_use_are_refused(tmp_path, capsys):
     one = str(PATHS[1])
     refused(
-        capsys, [one, one, "--out", str(tmp_path / "x")], "two notebooks have the same name: 05-"
+        capsys, [one, one, "--out", str(tmp_path / "x")], "two notebooks have the same name: 04-"
     )
     (tmp_path / "kept.txt").write_text("kept")
     for out in (tmp_path, tmp_path / "kept.txt"):
@@ -233,5 +233,5 @@ def test_where_nbgrader_fails_its_last_words_are_said_and_nothing_stays(tmp_path
 
     (tmp_path / "in").mkdir()
     arguments = [str(changed(tmp_path / "in", twice)), "--out", str(tmp_path / "course")]
-    refused(capsys, arguments, "nbgrader generate_assignment 05-attention failed: ")
+    refused(capsys, arguments, "nbgrader generate_assignment 04-attention failed: ")
     assert [file.name for file in tmp_path.iterdir()] == ["in"]

@@ -171,11 +171,11 @@ NOTEBOOKS = {
 @pytest.mark.parametrize("content", NOTEBOOKS.values(), ids=NOTEBOOKS)
 def test_classroom(content, tmp_path, capsys):
     pytest.importorskip("nbgrader")
-    notebook = tmp_path / "05-x.ipynb"
+    notebook = tmp_path / "04-x.ipynb"
     notebook.write_text(content)
     assert run(["classroom", "release", str(notebook), "--out", str(tmp_path / "new")]) == 2
     one_sentence(capsys.readouterr().err, "is not a notebook")
-    assert [path.name for path in tmp_path.iterdir()] == ["05-x.ipynb"]
+    assert [path.name for path in tmp_path.iterdir()] == ["04-x.ipynb"]
 
 
 @pytest.mark.parametrize("option", ["--spec", "--tokenizer"])
@@ -187,7 +187,7 @@ def test_an_empty_option_of_generate_is_not_taken_for_none(option, capsys, no_wo
 PLACES = {
     "a folder": ("notebooks", "new", "notebooks is a folder; accepted"),
     "nothing": ("", "new", "argument NOTEBOOK"),
-    "out in a file": ("notebooks/05-attention.ipynb", "README.md/x", "README.md, which is a file"),
+    "out in a file": ("notebooks/04-attention.ipynb", "README.md/x", "README.md, which is a file"),
 }
 
 

@@ -129,7 +129,7 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
         packed.extractall(tmp_path / "installed")
     modules = {p.relative_to(clone).as_posix() for p in (clone / "sdlearn").rglob("*.*")}
     assert modules <= names
-    assert "sdlearn/course/exercises/nb05_attention.md" in modules
+    assert "sdlearn/course/exercises/nb04_attention.md" in modules
     assert {n.split("/")[0] for n in names} == {
         "sdlearn",
         f"sdlearn-{sdlearn.__version__}.dist-info",
@@ -140,7 +140,7 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
         "for name in ('storybook', 'judge'):\n"
         "    assert (data_folder(name) / 'unet' / 'config.json').read_text() == name\n"
         "from sdlearn.course.exercises import find\n"
-        "assert find('05.2').mistakes[0].name == 'reshape without transpose'\n"
+        "assert find('04.2').mistakes[0].name == 'reshape without transpose'\n"
         "import sdlearn; print(sdlearn.__file__)"
     )
     outside = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}

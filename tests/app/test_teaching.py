@@ -36,7 +36,7 @@ def test_every_mistake_is_in_it_with_its_sentence_and_every_exercise_with_its_mi
 
 
 def test_the_table_of_minutes_adds_up():
-    row = r"^\| \[05 · Attention\]\(05-attention\.ipynb\) \| an hour \| \d+ \| 5 \| 68 \| 22 \|$"
+    row = r"^\| \[04 · Attention\]\(04-attention\.ipynb\) \| an hour \| \d+ \| 5 \| 68 \| 22 \|$"
     assert re.search(row, TEXT, re.M)
     assert TEXT.count(".ipynb) | ") == len(teaching.lessons())
     assert set(teaching.MEASURED) <= set(ALL)
@@ -44,14 +44,14 @@ def test_the_table_of_minutes_adds_up():
 
 
 def test_a_change_of_an_exercise_is_noticed(monkeypatch):
-    exercise = exercises("05")[1]
+    exercise = exercises("04")[1]
     other = replace(exercise, minutes=13)
     known = exercises
-    monkeypatch.setattr(teaching, "exercises", lambda n: (other,) if n == "05" else known(n))
+    monkeypatch.setattr(teaching, "exercises", lambda n: (other,) if n == "04" else known(n))
     page = teaching.renewed(TEXT)
     assert page != TEXT
     assert "| an hour | " in page
-    assert re.search(r"05-attention\.ipynb\) \| an hour \| \S+ \| 1 \| 13 \| 3 \|", page)
+    assert re.search(r"04-attention\.ipynb\) \| an hour \| \S+ \| 1 \| 13 \| 3 \|", page)
     assert teaching.renewed(page) == page
 
 

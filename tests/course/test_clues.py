@@ -39,7 +39,7 @@ def said(number, answer):
 
 
 def popping(ids, length, start, end, pad):
-    row = right("03.2")(ids, length, start, end, pad)
+    row = right("05.2")(ids, length, start, end, pad)
     ids.append(end)
     return row
 
@@ -51,7 +51,7 @@ def sorting(prompts, negative, n):
 
 
 def emptying(word, merges):
-    pieces = right("03.1")(word, merges)
+    pieces = right("05.1")(word, merges)
     merges.clear()
     return pieces
 
@@ -69,7 +69,7 @@ def dimmed_point(z, eps, here, there, fresh):
 
 
 def a_norm_changed(hidden_1, hidden_2, norm, projection, ids, end):
-    result = right("03.5")(hidden_1, hidden_2, norm, projection, ids, end)
+    result = right("05.5")(hidden_1, hidden_2, norm, projection, ids, end)
     with torch.no_grad():
         norm.weight.fill_(1.0)
     return result
@@ -77,19 +77,19 @@ def a_norm_changed(hidden_1, hidden_2, norm, projection, ids, end):
 
 def scaled_and_back(q, k, v):
     """No number is changed in the end, but `q` was written to."""
-    result = right("05.1")(q.mul_(2), k, v / 2) * 0
+    result = right("04.1")(q.mul_(2), k, v / 2) * 0
     q.mul_(0.5)
-    return right("05.1")(q.clone(), k, v) + result
+    return right("04.1")(q.clone(), k, v) + result
 
 
 CHANGED = {
-    "03.2": (popping, "`ids`, a list,"),
+    "05.2": (popping, "`ids`, a list,"),
     "11.1": (sorting, "`prompts`, a list,"),
-    "03.1": (emptying, "`merges`, a list,"),
+    "05.1": (emptying, "`merges`, a list,"),
     "10.2": (turned_down, "`scales`, a list,"),
     "09.2": (dimmed_point, "`here.alpha`"),
-    "03.5": (a_norm_changed, "`norm.weight`"),
-    "05.1": (scaled_and_back, "`q`"),
+    "05.5": (a_norm_changed, "`norm.weight`"),
+    "04.1": (scaled_and_back, "`q`"),
 }
 
 
@@ -102,7 +102,7 @@ def test_whatever_the_inputs_reach_must_stay_as_it_was(number):
 
 
 def test_a_change_in_place_of_a_wrong_answer_is_said_too():
-    text = said("05.1", lambda q, k, v: right("05.1")(q.mul_(2), k, v))
+    text = said("04.1", lambda q, k, v: right("04.1")(q.mul_(2), k, v))
     assert "also changes its input `q` in place" in text
 
 
@@ -126,7 +126,7 @@ def test_the_watch_reaches_into_everything():
 # ----------------------------------------------------------------------------- memory between calls
 
 
-@pytest.mark.parametrize("number", ["05.1", "01.2", "02.5", "07.1", "10.5"])
+@pytest.mark.parametrize("number", ["04.1", "01.2", "02.5", "07.1", "10.5"])
 def test_a_memory_that_knows_only_the_shapes_does_not_pass(number):
     known = {}
 
@@ -147,10 +147,10 @@ def test_a_memory_of_values_passes():
 
     def answer(channel, dim):
         if (channel, dim) not in known:
-            known[channel, dim] = right("04.1")(channel, dim)
+            known[channel, dim] = right("03.1")(channel, dim)
         return known[channel, dim]
 
-    assert check("04.1", answer).status == "right"
+    assert check("03.1", answer).status == "right"
 
 
 def test_one_place_at_a_time_is_no_byte_pair_encoding():
@@ -164,7 +164,7 @@ def test_one_place_at_a_time_is_no_byte_pair_encoding():
             i = min(ranks)[1]
             pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
-    verdict = check("03.1", answer)
+    verdict = check("05.1", answer)
     assert verdict.mistake == "one place at a time"
 
 
@@ -205,7 +205,7 @@ def in_numpy(without, given, t, alphabar, interval, scale):
     return torch.where(inside[:, None, None, None], without + scale * (given - without), given)
 
 
-class DrawsMore(ALL["05.5"].solution):
+class DrawsMore(ALL["04.5"].solution):
     """Draws random numbers before its layers are made, which must not change their weights."""
 
     def __init__(self, dim, heads, text_dim, image_dim):
@@ -216,8 +216,8 @@ class DrawsMore(ALL["05.5"].solution):
 
 RIGHT = {
     "10.4": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
-    "05.5": [DrawsMore],
-    "03.2": [
+    "04.5": [DrawsMore],
+    "05.2": [
         lambda ids, length, start, end, pad: (
             [start, *ids[: length - 2], end] + [pad] * (length - 2 - len(ids))
         )
@@ -256,7 +256,7 @@ def test_a_backward_pass_that_stops_is_a_sentence():
         weights /= weights.sum(-1, keepdim=True)
         return weights * y
 
-    assert said("05.1", answer)
+    assert said("04.1", answer)
     toy = Exercise(
         number="00.1",
         title="A toy",
@@ -449,7 +449,7 @@ NAMED = [
         "three times three",
     ),
     ("02.6", lambda i, levels, w: windows(i, 1, w, lambda a, b: (2 * a, 2 * b + 2)), "one level"),
-    ("03.4", all_choose, "additional captions choose the last picture"),
+    ("05.4", all_choose, "additional captions choose the last picture"),
     ("06.2", no_conv_in, "the skip of conv_in counted as nothing"),
     ("06.4", without_norms, "no norms"),
     ("06.4", half_of_the_norms, "the first norm alone"),
@@ -490,7 +490,7 @@ def first_for_all(a, b, weight):
     return right("01.5")(a, b, weight)[:1] + 0 * a
 
 
-class TwiceTheLast(ALL["05.5"].solution):
+class TwiceTheLast(ALL["04.5"].solution):
     def forward(self, x, text, image, scale):
         x = x + self.attn1(self.norm1(x))
         asking = self.norm2(x)
@@ -517,7 +517,7 @@ HINTS = [
         "The factor of `eps` is 3 times the right one",
     ),
     ("11.4", lambda s, m: 1 - right("11.4")(s, m), "Everywhere your result is 1 minus what is"),
-    ("05.4", lambda h, w, c, heads: right("05.4")(h, w, c, heads) + 4 * h * w * c, "too much"),
+    ("04.4", lambda h, w, c, heads: right("04.4")(h, w, c, heads) + 4 * h * w * c, "too much"),
     (
         "01.1",
         lambda h, w, f, channels, bits: tuple(
@@ -525,17 +525,17 @@ HINTS = [
         ),
         "entry 2 of your result is `bits` times what is expected",
     ),
-    ("05.1", shared_mean, "changes with the other examples of its batch"),
-    ("05.5", TwiceTheLast, "when twice the output of `ff` is used"),
+    ("04.1", shared_mean, "changes with the other examples of its batch"),
+    ("04.5", TwiceTheLast, "when twice the output of `ff` is used"),
     ("01.2", lambda x, high, p: right("01.2")(x, high, p).flip(3), "along axis 3 the order is rev"),
-    ("05.2", lambda x, heads: right("05.2")(x, heads)[:, :, :-1], "the last 1 are missing"),
-    ("05.1", lambda q, k, v: right("05.1")(q, k, v)[:, None], "only the shape is not"),
+    ("04.2", lambda x, heads: right("04.2")(x, heads)[:, :, :-1], "the last 1 are missing"),
+    ("04.1", lambda q, k, v: right("04.1")(q, k, v)[:, None], "only the shape is not"),
     ("02.4", lambda pages, chances: right("02.4")(pages, chances)[0], "It is entry 0 alone"),
     ("01.5", mean_angle, "You average the angles of the batch"),
     ("01.5", first_for_all, "Only the first example of the batch is right"),
-    ("03.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
-    ("04.1", lambda channel, dim: 6.28, "your code never uses"),
-    ("03.3", of_the_wrong_shapes, "Two shapes do not fit"),
+    ("05.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
+    ("03.1", lambda channel, dim: 6.28, "your code never uses"),
+    ("05.3", of_the_wrong_shapes, "Two shapes do not fit"),
     ("06.2", taking_too_many, "More is taken from a list than was put into it."),
     (
         "10.2",
@@ -579,30 +579,30 @@ def test_no_probe_stumbles_over_a_mistake(number):
 
 
 def test_a_number_without_an_answer_asks_for_one():
-    verdict = check("05.2")
+    verdict = check("04.2")
     assert verdict.status == "not attempted"
     assert (
-        'Give your function as the second argument: `check("05.2", split_heads)`.' in verdict.text
+        'Give your function as the second argument: `check("04.2", split_heads)`.' in verdict.text
     )
     with pytest.raises(Refused, match="as the second argument"):
-        check.grade("05.2")
-    assert "Give your class" in check("05.5").text
+        check.grade("04.2")
+    assert "Give your class" in check("04.5").text
 
 
-@pytest.mark.parametrize("number", ["5.2", "0502", 5.2, "05.2 ", " 05.2", "05-2", "052", "05.02"])
+@pytest.mark.parametrize("number", ["4.2", "0402", 4.2, "04.2 ", " 04.2", "04-2", "042", "04.02"])
 def test_a_number_in_another_form_is_answered_with_the_one_that_is_meant(number):
     for call in (check, lambda number, _: hint(number)):
-        with pytest.raises(Refused, match=r'there are: 05\.1, .* Did you mean "05\.2"\?'):
-            call(number, right("05.2"))
+        with pytest.raises(Refused, match=r'there are: 04\.1, .* Did you mean "04\.2"\?'):
+            call(number, right("04.2"))
 
 
 def test_the_function_first_is_told_that_the_number_comes_first():
     with pytest.raises(Refused, match="The number comes first"):
-        check(right("05.2"), "05.2")
+        check(right("04.2"), "04.2")
 
 
 def test_a_notebook_without_exercises_is_said_to_have_none_yet():
     with pytest.raises(Refused, match="notebook 00 has none yet"):
-        check("00.1", right("05.2"))
-    with pytest.raises(Refused, match=r"there are: 05\.1, 05\.2, 05\.3, 05\.4, 05\.5\.$"):
-        find("05.9")
+        check("00.1", right("04.2"))
+    with pytest.raises(Refused, match=r"there are: 04\.1, 04\.2, 04\.3, 04\.4, 04\.5\.$"):
+        find("04.9")

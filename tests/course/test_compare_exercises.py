@@ -16,41 +16,41 @@ from sdlearn.course.grading.sandbox import Failure, results
 
 NUMBERS = torch.tensor([1.0, 2.0, float("nan"), float("inf")], dtype=torch.float64)
 FOUND = {
-    "05": {
-        "05.1": [("a", "You do a.", [NUMBERS, 3]), ("b", "You do b.", [["failure", "Oh."], 0.5])],
-        "05.2": [("c", "You do c.", [["tuple", NUMBERS, "x"]])],
+    "04": {
+        "04.1": [("a", "You do a.", [NUMBERS, 3]), ("b", "You do b.", [["failure", "Oh."], 0.5])],
+        "04.2": [("c", "You do c.", [["tuple", NUMBERS, "x"]])],
     }
 }
 
 
 def changed(*mistakes):
-    return {"05": {**FOUND["05"], "05.1": list(mistakes)}}
+    return {"04": {**FOUND["04"], "04.1": list(mistakes)}}
 
 
 @pytest.mark.parametrize(
     ("new", "outcomes", "said"),
     [
         (FOUND, 5, []),
-        (changed(*FOUND["05"]["05.1"][::-1]), 5, ["05.1: another order: b, a"]),
-        (changed(FOUND["05"]["05.1"][0]), 3, ["05.1 b: gone"]),
-        (changed(*FOUND["05"]["05.1"], ("d", "You do d.", [1])), 5, ["05.1 d: new"]),
+        (changed(*FOUND["04"]["04.1"][::-1]), 5, ["04.1: another order: b, a"]),
+        (changed(FOUND["04"]["04.1"][0]), 3, ["04.1 b: gone"]),
+        (changed(*FOUND["04"]["04.1"], ("d", "You do d.", [1])), 5, ["04.1 d: new"]),
         (
-            changed(("a", "You do!", [NUMBERS, 3]), FOUND["05"]["05.1"][1]),
+            changed(("a", "You do!", [NUMBERS, 3]), FOUND["04"]["04.1"][1]),
             5,
-            ["05.1 a: another sentence"],
+            ["04.1 a: another sentence"],
         ),
         (
-            changed(("a", "You do a.", [NUMBERS, 4]), FOUND["05"]["05.1"][1]),
+            changed(("a", "You do a.", [NUMBERS, 4]), FOUND["04"]["04.1"][1]),
             5,
-            ["05.1 a: another result on case 1"],
+            ["04.1 a: another result on case 1"],
         ),
         (
-            changed(("a", "You do a.", [NUMBERS]), FOUND["05"]["05.1"][1]),
+            changed(("a", "You do a.", [NUMBERS]), FOUND["04"]["04.1"][1]),
             4,
-            ["05.1 a: 2 cases before, 1 after"],
+            ["04.1 a: 2 cases before, 1 after"],
         ),
-        ({"05": {"05.1": FOUND["05"]["05.1"]}}, 4, ["05.2 c: gone"]),
-        ({"06": FOUND["05"]}, 0, []),
+        ({"04": {"04.1": FOUND["04"]["04.1"]}}, 4, ["04.2 c: gone"]),
+        ({"06": FOUND["04"]}, 0, []),
     ],
 )
 def test_every_difference_is_a_line(new, outcomes, said):
@@ -84,12 +84,12 @@ def test_outcomes_are_made_plain():
 
 def test_it_runs_every_mistake_on_every_case():
     assert runner() is results
-    found = probe(["05"])
-    expected = exercises("05")
-    assert list(found) == ["05"]
-    assert list(found["05"]) == [exercise.number for exercise in expected]
+    found = probe(["04"])
+    expected = exercises("04")
+    assert list(found) == ["04"]
+    assert list(found["04"]) == [exercise.number for exercise in expected]
     for exercise in expected:
-        mistakes = found["05"][exercise.number]
+        mistakes = found["04"][exercise.number]
         assert [(name, sentence) for name, sentence, _ in mistakes] == [
             (mistake.name, mistake.sentence) for mistake in exercise.mistakes
         ]
@@ -146,8 +146,8 @@ def test_each_commit_runs_its_own_package_wherever_its_runner_is(tmp_path, monke
     ("new", "code", "said"),
     [
         (FOUND, 0, "0 results differ, 0 sentences differ, 0 names or orders differ"),
-        (changed(FOUND["05"]["05.1"][0]), 1, "05.1 b: gone"),
-        ({"06": {}}, 1, "notebook 05 is in one commit only and was not compared"),
+        (changed(FOUND["04"]["04.1"][0]), 1, "04.1 b: gone"),
+        ({"06": {}}, 1, "notebook 04 is in one commit only and was not compared"),
         ({"06": {}}, 1, "nothing was compared"),
     ],
 )

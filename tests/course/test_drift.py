@@ -129,7 +129,7 @@ class GEGLU(nn.Module):
 """
 INPUTS = "x = torch.randn(2, 3, 4)\nx += 1\nx[0] = 1\nmine = GEGLU(4, 5)"
 SAME = "check.same(mine, sdlearn.attention.GEGLU(4, 5), x)"
-STUB, CHECK = "def halves(x):\n    ...", 'check("05.9", halves)'
+STUB, CHECK = "def halves(x):\n    ...", 'check("04.9", halves)'
 
 
 def written(folder: Path, *sources: str) -> Path:
@@ -139,7 +139,7 @@ def written(folder: Path, *sources: str) -> Path:
         | {"metadata": exercise if source in (STUB, CHECK) else {}}
         for k, source in enumerate(sources)
     ]
-    path = folder / "05-small.ipynb"
+    path = folder / "04-small.ipynb"
     path.write_text(json.dumps({"cells": cells}))
     return path
 

@@ -187,7 +187,7 @@ def test_its_notebook_shows_exactly_these_exercises_and_this_quiz(notebook):
     [(3, 1, 1), (4, 1, 1), (5, 1, 2), (9, 1, 2), (10, 1, 3), (12, 2, 4), (25, 3, 8), (40, 3, 11)],
 )
 def test_points_grow_with_minutes_and_difficulty(minutes, difficulty, points):
-    assert replace(find("05.2"), minutes=minutes, difficulty=difficulty).points == points
+    assert replace(find("04.2"), minutes=minutes, difficulty=difficulty).points == points
 
 
 def test_what_the_exercises_count():
@@ -197,9 +197,9 @@ def test_what_the_exercises_count():
     } == {
         "01": [2, 4, 4, 5, 7],
         "02": [2, 2, 5, 5, 4, 6],
-        "03": [3, 2, 5, 6, 7],
-        "04": [2, 4, 4, 5, 8],
-        "05": [2, 2, 5, 5, 8],
+        "05": [3, 2, 5, 6, 7],
+        "03": [2, 4, 4, 5, 8],
+        "04": [2, 2, 5, 5, 8],
         "06": [2, 4, 5, 5, 8],
         "07": [2, 3, 4, 5, 7],
         "08": [3, 4, 4, 5, 7],
@@ -210,8 +210,8 @@ def test_what_the_exercises_count():
 
 
 def test_the_marks_that_nbgrader_reads():
-    """Those of the second exercise of notebook 05: eight minutes of the first difficulty."""
-    shown, answer, checked = cells(find("05.2"))
+    """Those of the second exercise of notebook 04: eight minutes of the first difficulty."""
+    shown, answer, checked = cells(find("04.2"))
     both = {"schema_version": 3, "task": False}
     assert shown["metadata"] == {}
     assert answer["metadata"]["nbgrader"] == both | {
@@ -259,11 +259,11 @@ def test_a_quiz_asks_three_questions_and_explains_every_answer(notebook):
 
 
 def test_unknown_numbers_are_answered_with_those_there_are():
-    for number in ("05.9", "nothing", 5.2, "", "99.1"):
-        with pytest.raises(Refused, match=r"There is no exercise .*; there are: .*05\.1"):
+    for number in ("04.9", "nothing", 4.2, "", "99.1"):
+        with pytest.raises(Refused, match=r"There is no exercise .*; there are: .*04\.1"):
             check(number, None)
     with pytest.raises(Refused, match="Accepted: 1, 2 or 3"):
-        hint("05.1", 4)
-    with pytest.raises(Refused, match=r"for: .*05"):
+        hint("04.1", 4)
+    with pytest.raises(Refused, match=r"for: .*04"):
         quiz("98")
     assert Refused("one sentence")._render_traceback_() == ["one sentence"]

@@ -1,224 +1,223 @@
-"""Notebook 03: its classes, taken out of it, are the finished ones, and a slip is noticed; what its
-prose says of causality, bags and merges holds for any weights."""
+"""Notebook 03: its classes are the finished ones, and what it says holds for any weights."""
 
 import ast
-import contextlib
-import io
 import json
-import random
 import re
-from collections import Counter
-from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 import sdlearn
-from sdlearn import clip
-from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
-from sdlearn.course import check
+from sdlearn.course import figures
+from sdlearn.course.grading.compare import Different, same
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03-text-encoder.ipynb"
-CLASSES = ("CausalAttention", "MLP", "Layer", "States", "Embeddings", "Encoder", "TextTransformer")
-SMALL = CLIPTextConfig(
-    vocab_size=99, hidden_size=24, num_layers=3, num_heads=3, intermediate_size=56, eos_token_id=98
-)
-PROJECTED = CLIPTextConfig(
-    vocab_size=99, hidden_size=24, num_layers=2, num_heads=4, intermediate_size=40,
-    eos_token_id=98, activation="gelu", projection_dim=16,
-)  # fmt: skip
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03-timestep-embedding.ipynb"
+SLOW = {"four", "train", "train-figure", "fits-figure"}  # the trainings, which nbval runs
 
 
-def cells() -> dict[str, str]:
-    stored = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    return {cell["id"]: "".join(cell["source"]) for cell in stored if cell["cell_type"] == "code"}
+@pytest.fixture(scope="module")
+def cells() -> list[dict]:
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+    return cells
 
 
-def built(change: tuple[str, str] = ("", ""), kinds=ast.ClassDef, names=CLASSES) -> dict:
-    """Definitions of the notebook by name, with a piece of their text replaced."""
-    made = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, "NamedTuple": NamedTuple}
-    made |= {"Counter": Counter, "pairwise": pairwise}
-    for source in cells().values():
-        for node in ast.parse(source).body:
-            if isinstance(node, kinds) and node.name in names:
-                exec(ast.unparse(node).replace(*change), made)
-    return made
+@pytest.fixture
+def taken(cells):
+    """A function or class out of the notebook's text, with a change to its code or none."""
+
+    def taken(name: str, change: tuple[str, str] = ("", "")):
+        code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+        found = [
+            node
+            for source in code
+            for node in ast.parse(source).body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        ]
+        names: dict = {}
+        exec("import math, torch; import torch.nn.functional as F; from torch import nn", names)
+        for node in found:
+            if node.name in {"sinusoidal_embedding", name}:
+                text = ast.unparse(node)
+                if node.name == name:
+                    assert change[0] in text
+                    text = text.replace(*change)
+                exec(text, names)
+        return names[name]
+
+    return taken
 
 
-def tokens() -> Tensor:
-    ids = torch.randint(0, 97, (2, 77), generator=torch.Generator().manual_seed(0))
-    ids[0, 9:], ids[1, -1] = 98, 98
-    return ids
+EMBEDDINGS = sdlearn.embeddings
+TIMES = [torch.tensor([0, 1, 437, 999]), torch.tensor([0.25, 498.4, 999.0])]
 
 
-def compared(names: dict) -> None:
-    x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(1))
-    check.same(names["CausalAttention"](24, 3), clip.CausalAttention(24, 3), x)
-    for config in (SMALL, PROJECTED):
-        check.same(names["TextTransformer"](config), CLIPTextEncoder(config), tokens())
+@pytest.mark.parametrize("t", TIMES, ids=["whole", "fractional"])
+@pytest.mark.parametrize("dim", [2, 24, 320])
+def test_its_sinusoids_are_the_finished_ones(taken, t, dim):
+    same(taken("sinusoidal_embedding"), EMBEDDINGS.sinusoidal_embedding, t, dim)
 
 
-def test_its_classes_are_the_finished_ones():
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        compared(built())
-    assert said.getvalue().count("same: ") == 3
-
-
-@pytest.mark.parametrize("config", [SMALL, PROJECTED])
-def test_they_agree_in_float64_with_the_weights_of_the_finished_ones(config):
-    """Without the help of check.same."""
-    torch.manual_seed(0)
-    theirs = CLIPTextEncoder(config).double()
-    for parameter in theirs.parameters():
-        parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
-    mine = built()["TextTransformer"](config).double()
-    mine.load_state_dict(theirs.state_dict(), strict=True)
-    a, b = mine(tokens()), theirs(tokens())
-    for x, y in ((a.last, b.last), (a.pooled, b.pooled), *zip(a.hidden, b.hidden, strict=True)):
-        assert (x - y).norm() / y.norm() <= 1e-12
+def test_its_sinusoids_refuse_an_odd_width(taken):
+    with pytest.raises(ValueError, match="dim = 7"):
+        taken("sinusoidal_embedding")(TIMES[0], 7)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        ("triu(1)", "triu(0)"),
-        ("triu(1)", "triu(2)"),
-        ("triu(1)", "tril(-1)"),
-        ("float('-inf')", "-9.0"),
-        ("softmax(dim=-1)", "softmax(dim=-2)"),
-        ("/ q.shape[-1] ** 0.5", ""),
-        ("seen.transpose(1, 2).flatten(2)", "seen.reshape(x.shape)"),
-        ("self.v_proj = nn.Linear(dim, dim)", "self.v_proj = nn.Linear(dim, dim, bias=False)"),
-        ("1.702", "1.7"),
-        ("F.gelu(h)", "F.gelu(h, approximate='tanh')"),
-        ("self.activation == 'quick_gelu'", "True"),
-        ("self.self_attn(self.layer_norm1(x))", "self.self_attn(x)"),
-        ("x = x + self.self_attn(", "x = self.layer_norm1(x) + self.self_attn("),
-        ("return x + self.mlp", "return self.mlp"),
-        ("self.mlp(self.layer_norm2(x))", "self.mlp(x)"),
-        ("last = self.final_layer_norm(hidden[-1])", "last = hidden[-1]"),
-        ("last = self.final_layer_norm(hidden[-1])", "last = self.final_layer_norm(hidden[-2])"),
-        ("row.index(self.end)", "len(row) - 1"),
-        (" + self.position_embedding.weight[:ids.shape[1]]", ""),
-        ("pooled = self.text_projection(pooled)", "pass"),
-        ("hidden = [x]", "hidden = [x * 1.001]"),
+        ("angles.cos(), angles.sin()", "angles.sin(), angles.cos()"),
+        ("* i / half", "* i / (half - 1)"),
+        ("t.float()", "t.bfloat16()"),
+        ("t.float()", "t.double()"),
+        ("10000", "1000"),
+        ("-math", "math"),
+        ("half = dim // 2", "half = dim"),
     ],
-)  # fmt: skip
-def test_a_slip_in_its_classes_is_noticed(change):
-    with pytest.raises((AssertionError, RuntimeError)):
-        compared(built(change))
+)
+def test_wrong_sinusoids_are_noticed(taken, change):
+    wrong = taken("sinusoidal_embedding", change)
+    with pytest.raises(Different):
+        same(wrong, EMBEDDINGS.sinusoidal_embedding, TIMES[0], 320)
 
 
-def test_a_bag_of_words_cannot_bind_with_places_or_without():
-    torch.manual_seed(0)
-    words, places = torch.randn(99, 12).double(), torch.randn(9, 12).double()
-    one, other = torch.tensor([[5, 6, 7, 8, 5, 9, 10], [5, 9, 7, 8, 5, 6, 10]])
-    for vectors in (words[one] - words[other], words[one] + places[:7] - words[other] - places[:7]):
-        assert vectors.sum(0).norm() < 1e-12
-    states = CLIPTextEncoder(SMALL)(torch.tensor([[*one, 98], [*other, 98]])).last
-    assert (states[0] - states[1]).norm(dim=-1)[-1] > 1e-3
+def test_its_network_is_the_finished_one(taken):
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    same(taken("TimeEmbedding")(6, 20), EMBEDDINGS.TimeEmbedding(6, 20), x)
 
 
-def test_in_the_last_layer_the_loss_reaches_the_end_token_only():
-    states = built()["TextTransformer"](SMALL)(tokens()[:1])
-    for hidden in states.hidden:
-        hidden.retain_grad()
-    states.pooled.pow(3).sum().backward()
-    reached = [(h.grad.abs().sum(-1) > 0).sum().item() for h in states.hidden]
-    assert reached == [10, 10, 10, 1]
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("F.silu", "F.gelu"),
+        ("F.silu(self.linear_1(x))", "self.linear_1(F.silu(x))"),
+        ("self.linear_2(F.silu", "F.silu(self.linear_2"),
+        ("F.silu(self.linear_1(x))", "self.linear_1(x)"),
+        ("linear_2", "linear_3"),
+        ("nn.Linear(dim_in, dim)", "nn.Linear(dim_in, dim, bias=False)"),
+    ],
+)
+def test_a_wrong_network_is_noticed(taken, change):
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    wrong = taken("TimeEmbedding", change)(20, 20)
+    with pytest.raises(Different):
+        same(wrong, EMBEDDINGS.TimeEmbedding(20, 20), x)
 
 
-def test_its_merges_put_every_word_together_and_lose_no_letter():
-    wanted = "spelt_in_letters", "count_pairs", "join", "learn"
-    names = built(kinds=ast.FunctionDef, names=wanted)
-    words = Counter(["a", "banana", "and", "a", "bandana", "in", "a", "cabana"])
-    names["words"] = words
-    spelt, merges = names["spelt_in_letters"](words), []
-    sizes = []
-    while names["count_pairs"](spelt):
-        spelt, _ = names["learn"](spelt, merges)
-        sizes.append(sum(map(len, spelt.values())))
-        assert all("".join(pieces) == f"{word}</w>" for word, pieces in spelt.items())
-    assert all(len(pieces) == 1 for pieces in spelt.values())
-    assert sizes == sorted(sizes, reverse=True)
-    assert merges[0] == ("a", "n")
-    assert names["join"](("a", "a", "a", "b"), ("a", "a")) == ("aa", "a", "b")
-
-
-def test_its_loss_is_the_finished_one():
-    loss = built(kinds=ast.FunctionDef, names=("clip_loss",))["clip_loss"]
-    rng = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(6, 9, generator=rng, dtype=torch.float64) for _ in range(2))
-    for scale in (0.0, 2.0, 9.0):
-        log_scale = torch.tensor(scale, dtype=torch.float64)
-        assert torch.allclose(
-            loss(x, y, log_scale), clip.contrastive_loss(x, y, log_scale), rtol=1e-12, atol=0
-        )
-
-
-def test_the_game_is_fair():
-    """Twins have the same words and differ in pixels; the order of a caption says no side."""
-    names = {"random": random, "torch": torch, "np": np}
-    names |= {"combinations": combinations, "product": product}
-    exec(cells()["world"], names)
-    train, test = names["train"], names["test"]
-    assert len(test) == 24
-    choices = [{(frozenset(k), frozenset(c)) for _, k, c in drawn} for drawn in (*train, test)]
-    *learnt, asked = choices
-    assert len(asked) == 24
-    assert all(len(choice) == 1 for choice in learnt)  # so only twins share their words in a batch
-    assert len(set.union(*learnt)) == len(train)
-    assert not set.union(*learnt) & asked
-    scenes = []
-    names["render"] = lambda scene, side: scenes.append(scene) or np.zeros((side, side, 3))
-    for seed in range(60):
-        names["draw_couple"](("cat", "house"), ("red", "blue"), random.Random(seed))
-    assert 20 < sum(scene.things[0].x < scene.things[1].x for scene in scenes[::2]) < 40
-    for page, twin in zip(scenes[::2], scenes[1::2], strict=True):
-        assert [(t.kind, t.x, t.y) for t in page.things] == [
-            (t.kind, t.x, t.y) for t in twin.things
-        ]
-        assert [t.colour for t in page.things] == [t.colour for t in twin.things][::-1]
-    for pixels, kinds, colours in test:
-        for flip in (False, True):
-            one, other = names["describe"](kinds, colours, flip)
-            assert one != other
-            assert Counter(one.split()) == Counter(other.split())
-        assert (pixels[0] - pixels[1]).abs().max() > 0.5
-        assert pixels.shape == (2, 3, 32, 32)
-
-
-def test_what_it_counts_are_the_published_encoders():
-    """CLIP-L, OpenCLIP-H with 23 layers, OpenCLIP-bigG with its projection."""
-    transformer = built()["TextTransformer"]
-    for name, counts in (
-        ("sd1.5", [123_060_480]),
-        ("sd2.1", [340_387_840]),
-        ("sdxl", [123_060_480, 694_659_840]),
+def test_its_sizes_are_the_finished_ones(taken):
+    pooled = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([[64, 48, 0, 8, 64, 64], [32, 32, 1, 2, 64, 48]])
+    same(taken("size_embedding"), EMBEDDINGS.size_embedding, pooled, sizes, 8)
+    for change in (
+        ("sizes.flatten()", "sizes.T.flatten()"),
+        ("[pooled, vectors", "[-pooled, vectors"),
+        ("sizes.flatten()", "sizes.flip(1).flatten()"),
     ):
-        with torch.device("meta"):
-            models = [transformer(config) for config in sdlearn.SPECS[name].text]
-        assert [sum(p.numel() for p in model.parameters()) for model in models] == counts
+        wrong = taken("size_embedding", change)
+        with pytest.raises(Different):
+            same(wrong, EMBEDDINGS.size_embedding, pooled, sizes, 8)
 
 
-def test_its_training_told_the_twins_apart_and_the_bag_could_not():
-    """As stored: what the figures show and the prose says of them."""
-    stored = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    (cell,) = [cell for cell in stored if cell["id"] == "training"]
-    text = "".join("".join(out.get("text", "")) for out in cell["outputs"])
-    rows = [[int(x) for x in re.findall(r"\d+", line)] for line in text.splitlines() if "%" in line]
-    ends = [k for k, row in enumerate(rows) if k + 1 == len(rows) or rows[k + 1][0] == 0]
-    (_, bag_couple, bag_within, _), (_, plain_couple, plain_within, _), last = (
-        rows[k] for k in ends
+@pytest.fixture
+def run(cells, tiny_storybook, monkeypatch, tmp_path):
+    """Run the code cells up to the one of this id with random weights, but for the trainings."""
+    monkeypatch.setattr(sdlearn.StableDiffusion, "storybook", lambda **_: tiny_storybook)
+    monkeypatch.chdir(tmp_path)
+
+    def run(last: str, change: tuple[str, str] = ("", "")) -> dict:
+        names: dict = {}
+        for cell in cells:
+            if cell["cell_type"] == "code" and cell["id"] not in SLOW:
+                exec(compile(cell["source"].replace(*change), cell["id"], "exec"), names)
+            if cell["id"] == last:
+                return names
+        raise AssertionError(f"the notebook has no cell {last!r}")
+
+    return run
+
+
+def test_what_it_says_of_the_model_holds_for_any_weights(run, tmp_path):
+    names = run("widget-drive")
+    assert names["apart"]["yours"].max() <= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "last"),
+    [
+        (
+            ("cos(), angles.sin()], dim=-1)\n\n\nt =", "sin(), angles.cos()], dim=-1)\n\n\nt ="),
+            "order-model",
+        ),
+        (("torch.diag((k * omega).sin())", "-torch.diag((k * omega).sin())"), "shift"),
+        (("x / (1 + torch.exp(-x))", "x / (1 + torch.exp(x))"), "silu"),
+        (("omega * times[:, None]", "2 * omega * times[:, None]"), "near-figure"),
+    ],
+)
+def test_its_own_comparisons_notice_a_mistake(run, monkeypatch, change, last):
+    monkeypatch.setattr(figures, "show", lambda *_, **__: None)
+    with pytest.raises(AssertionError):
+        run(last, change)
+
+
+# ----------------------------------------------------------------------------------------- its form
+
+
+def shown(cell: dict, kind: str) -> list[dict]:
+    return [out for out in cell.get("outputs", []) if kind in out.get("data", {})]
+
+
+def joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)
+
+
+def test_it_opens_with_the_card_and_the_question(cells):
+    assert cells[0]["source"].startswith("# 03 · The timestep embedding")
+    for entry in ("You will build", "You need", "Minutes"):
+        assert f"| **{entry}** |" in cells[0]["source"]
+    assert "?**" in cells[1]["source"]
+
+
+def test_it_ends_with_the_papers(cells):
+    papers = cells[-1]["source"].split("## Papers")[1].strip().split("\n- ")
+    assert len(papers) >= 5
+    assert all("arXiv:" in paper for paper in papers)
+
+
+def test_every_figure_has_words(cells):
+    pictures = 0
+    for cell in cells:
+        images = shown(cell, "image/png")
+        for image in images:
+            assert len(image["metadata"]["image/png"]["alt"]) > 40
+        pictures += len(images)
+    assert pictures >= 10
+
+
+def test_every_number_in_the_prose_comes_from_a_cell(cells):
+    printed = " ".join(
+        joined(out.get("text", "")) for cell in cells for out in cell.get("outputs", [])
     )
-    _, couple, within, page = last
-    assert min(couple, plain_couple, bag_couple) > 90
-    assert within > 85
-    assert page > 80
-    assert bag_within == 50
-    assert 50 < plain_within < within - 10
+    known = set(re.findall(r"\d+(?:\.\d+)?", printed))
+    for cell in cells:
+        if cell["cell_type"] == "markdown" and not cell["id"].startswith("exercise-"):
+            prose = cell["source"].split("## Papers")[0]
+            prose = re.sub(r"```.*?```", " ", prose, flags=re.S)
+            prose = re.sub(r"\$[^$]*\$|`[^`]*`|\(https?:[^)]*\)", " ", prose)
+            prose = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|version \d", " ", prose, flags=re.M)
+            prose = re.sub(r"([Nn]otebook|[Ss]ections?) \d+( and \d+)?", " ", prose)
+            assert set(re.findall(r"\d+(?:\.\d+)?", prose)) <= known, cell["id"]
+
+
+def test_the_widget_is_stored_and_driven_by_its_traits(cells):
+    kind = "application/vnd.jupyter.widget-view+json"
+    (widget,) = [cell for cell in cells if shown(cell, kind)]
+    stored = json.loads(NOTEBOOK.read_text("utf-8"))["metadata"]["widgets"]
+    (state,) = (kept["state"] for kept in stored.values())
+    assert shown(widget, kind)[0]["data"][kind]["model_id"] in state
+    after = cells[cells.index(widget) + 1 :]
+    driven = next(cell for cell in after if cell["cell_type"] == "code")
+    assert ".other.value = " in driven["source"]
+    assert shown(driven, "image/png")

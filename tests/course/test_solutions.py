@@ -14,8 +14,8 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
 from sdlearn.course.exercises import find
 from sdlearn.course.exercises.nb01_latents import between, shrinkage, times_cheaper, to_page
 from sdlearn.course.exercises.nb02_vae import SEEN, draw, scaling_factor, seen, seen_with
-from sdlearn.course.exercises.nb03_text import frame, matching_loss, sdxl_text, spell
-from sdlearn.course.exercises.nb04_time import adapted, read_clocks, speeds, wavelength, waves
+from sdlearn.course.exercises.nb03_time import adapted, read_clocks, speeds, wavelength, waves
+from sdlearn.course.exercises.nb05_text import frame, matching_loss, sdxl_text, spell
 from sdlearn.course.exercises.nb06_unet import DialUNet, level_parameters, up_widths
 from sdlearn.course.exercises.nb07_schedule import (
     add_noise,
@@ -41,8 +41,8 @@ from sdlearn.schedule import NoiseSchedule, Point
 from sdlearn.text import Conditioning
 from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import Downsample
-from tests.course.answers.nb03 import merged_in_order
-from tests.course.answers.nb05 import by_hand, by_hand_with_one_maximum
+from tests.course.answers.nb04 import by_hand, by_hand_with_one_maximum
+from tests.course.answers.nb05 import merged_in_order
 from tests.course.answers.nb08 import by_the_finished_average
 
 # ----------------------------------------------------------------------------------------------- 01
@@ -111,7 +111,7 @@ def test_the_last_hint_of_what_is_seen_says_what_gradients_find():
     assert "3.5 to the left: 7 apart" in SEEN.hints[2]
 
 
-# ----------------------------------------------------------------------------------------------- 03
+# ----------------------------------------------------------------------------------------------- 05
 
 
 def test_the_spelling_is_the_shipped_tokenizer_s():
@@ -165,7 +165,7 @@ def test_the_text_of_sdxl_is_the_finished_part_s():
     assert torch.allclose(pooled, b.pooled, rtol=0, atol=1e-6)
 
 
-# ----------------------------------------------------------------------------------------------- 04
+# ----------------------------------------------------------------------------------------------- 03
 
 
 def test_the_adapted_weight_gives_the_same_output_on_the_other_order_of_channels():
@@ -194,12 +194,12 @@ def test_a_channel_repeats_itself_after_its_wavelength():
         assert abs(start - round_once) < 1e-3 < 1 < abs(start - half_way)
 
 
-# ----------------------------------------------------------------------------------------------- 05
+# ----------------------------------------------------------------------------------------------- 04
 
 
 def test_the_solution_of_the_block_is_stable_diffusion_s_at_scale_zero():
     torch.manual_seed(0)
-    two, one = find("05.5").solution(8, 2, 6, 10).double(), TransformerBlock(8, 2, 6).double()
+    two, one = find("04.5").solution(8, 2, 6, 10).double(), TransformerBlock(8, 2, 6).double()
     names = {key.replace("attn2", "to_text"): key for key in one.state_dict()}
     one.load_state_dict({names[k]: v for k, v in two.state_dict().items() if k in names})
     x, text, image = (torch.randn(2, 5, d, dtype=torch.float64) for d in (8, 6, 10))
@@ -399,7 +399,7 @@ def test_the_rescaled_estimate_has_the_spread_of_the_conditional_one():
 def test_a_maximum_of_the_batch_gives_nan_for_any_seed():
     """Where an example of small scores is beside one of large scores, whatever their numbers."""
     for seed in range(20):
-        q, k, v = find("05.1").inputs(seed)[-1].inputs
+        q, k, v = find("04.1").inputs(seed)[-1].inputs
         found, right = by_hand_with_one_maximum(q, k, v), by_hand(q, k, v)
         assert found.isnan().all(dim=1).tolist() == [True, False, True]
         assert right.isfinite().all()

@@ -1,4 +1,4 @@
-"""The figures and the widget of notebook 03: what they show is what they were given."""
+"""The figures and the widget of notebook 05: what they show is what they were given."""
 
 import logging
 import re

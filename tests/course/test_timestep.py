@@ -1,4 +1,4 @@
-"""The figures and the widget of notebook 04: what they draw is what the embedding says."""
+"""The figures and the widget of notebook 03: what they draw is what the embedding says."""
 
 import logging
 import math

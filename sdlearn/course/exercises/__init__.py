@@ -1,8 +1,8 @@
-"""The exercises and quizzes of the course: one file per notebook, `nb05_attention.py` for 05.
+"""The exercises and quizzes of the course: one file per notebook, `nb04_attention.py` for 04.
 
 Each file holds EXERCISES and QUESTIONS, tuples of plain data (see
 sdlearn.course.grading.exercise), and is imported when one of its exercises is needed. The mistakes
-are in a text file next to it, `nb05_attention.md` (see `edits`).
+are in a text file next to it, `nb04_attention.md` (see `edits`).
 """
 
 import re
@@ -13,13 +13,13 @@ from sdlearn.course.grading.exercise import Exercise, Question, Refused
 
 
 def files() -> dict[str, str]:
-    """The modules with exercises, by notebook: {"05": "nb05_attention"}."""
+    """The modules with exercises, by notebook: {"04": "nb04_attention"}."""
     found = (module.name for module in iter_modules(__path__) if module.name.startswith("nb"))
     return {name[2:4]: name for name in sorted(found)}
 
 
 def exercises(notebook: str) -> tuple[Exercise, ...]:
-    """All exercises of a notebook such as "05", easiest first.
+    """All exercises of a notebook such as "04", easiest first.
 
     Raises:
         Refused: If the notebook has none.
@@ -37,13 +37,13 @@ def questions(notebook: str) -> tuple[Question, ...]:
 
 
 def find(number: str) -> Exercise:
-    """The exercise with a number such as "05.2".
+    """The exercise with a number such as "04.2".
 
     Raises:
         Refused: If there is none. The message names the exercises that exist.
     """
     if callable(number):
-        raise Refused('The number comes first, then your answer: `check("05.2", split_heads)`.')
+        raise Refused('The number comes first, then your answer: `check("04.2", split_heads)`.')
     notebook = str(number).split(".")[0]
     known = {e.number: e for e in exercises(notebook)} if notebook in files() else {}
     if number in known:
@@ -60,7 +60,7 @@ def find(number: str) -> Exercise:
 
 
 def _meant(number: object) -> str:
-    """The number that 5.2, "5.2", "0502" or "05.2 " means; "" if there is no such exercise."""
+    """The number that 4.2, "4.2", "0402" or "04.2 " means; "" if there is no such exercise."""
     parts = re.fullmatch(r"0?(\d|[1-9]\d)\D*0?([1-9])", str(number).strip())
     if not parts:
         return ""

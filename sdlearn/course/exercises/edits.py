@@ -1,9 +1,9 @@
 """Mistakes as edits of the solution, in a text file that can be proof-read as prose.
 
-`nb05_attention.md` is next to `nb05_attention.py`. Each mistake in it has a name, an edit and the
+`nb04_attention.md` is next to `nb04_attention.py`. Each mistake in it has a name, an edit and the
 text that the learner reads:
 
-    ## 05.2 Splitting heads
+    ## 04.2 Splitting heads
 
     ### heads left inside
         - .transpose(1, 2)

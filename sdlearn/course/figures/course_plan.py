@@ -10,8 +10,8 @@ from sdlearn.course.figures.plots import ARROW, WIDE
 
 # Notebook: its name on the map, and the left and lower edge of its chip.
 PLACES = {
-    "03": ("text encoder", 32.5, 47),
-    "04": ("time embedding", 23, 32), "05": ("attention", 23, 27), "06": ("U-Net", 23, 22),
+    "03": ("time embedding", 23, 32), "04": ("attention", 23, 27),
+    "05": ("text encoder", 32.5, 47), "06": ("U-Net", 23, 22),
     "10": ("guidance", 42, 32), "09": ("sampling", 42, 27), "07": ("noise schedule", 42, 22),
     "01": ("why latents", 69, 29.5), "02": ("autoencoder", 69, 24.5),
     "08": ("training loop", 10, 5), "11": ("text to image", 30, 5),
@@ -26,9 +26,9 @@ FRAMES = {
     "around it": (8, -1.5, 80.5, 13.5),
 }
 MAP_IN_WORDS = (
-    "A flow chart. A prompt goes into the text encoder (notebook 03), whose text states go down "
+    "A flow chart. A prompt goes into the text encoder (notebook 05), whose text states go down "
     "into the loop. Noise from a seed enters the loop from the left as z_T. The loop holds time "
-    "embedding (04), attention (05), U-Net (06), noise schedule (07), sampling (09) and guidance "
+    "embedding (03), attention (04), U-Net (06), noise schedule (07), sampling (09) and guidance "
     "(10); an arrow leads from its end back to its start, one step cleaner each time. Its result "
     "z_0 goes into the autoencoder (01, 02), which gives the picture. Below, around it: training "
     "loop (08), text to image (11), inpainting (12), ControlNet (13), the real SD (14), evaluation "
@@ -40,7 +40,7 @@ def course_map(ready: Collection[str] = ()) -> Figure:
     """Draw how a prompt becomes an image, with the notebook that builds each part.
 
     Args:
-        ready: Numbers of the notebooks that exist, such as "03". The others are drawn as planned.
+        ready: Numbers of the notebooks that exist, such as "05". The others are drawn as planned.
     """
     figure = Figure(figsize=(WIDE, 5.8), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))

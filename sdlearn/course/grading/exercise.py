@@ -48,7 +48,7 @@ class Exercise:
     """One exercise: its text, its solution and how an answer is tested.
 
     Attributes:
-        number: Notebook and position, such as "05.2".
+        number: Notebook and position, such as "04.2".
         title: Heading of the card.
         minutes: Time that most readers need.
         difficulty: 1 to 3.

@@ -1,4 +1,4 @@
-"""The widget of notebook 05: the attention map of any token, layer, head and step."""
+"""The widget of notebook 04: the attention map of any token, layer, head and step."""
 
 import ipywidgets as widgets
 

@@ -1,4 +1,4 @@
-"""The widget of notebook 03: two captions, and how far the embeddings differ between them."""
+"""The widget of notebook 05: two captions, and how far the embeddings differ between them."""
 
 import html
 import warnings

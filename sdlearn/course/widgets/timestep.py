@@ -1,4 +1,4 @@
-"""The widget of notebook 04: a timestep, its clocks and its embedding."""
+"""The widget of notebook 03: a timestep, its clocks and its embedding."""
 
 import math
 

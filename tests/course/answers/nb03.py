@@ -1,237 +1,343 @@
 """Notebook 03: wrong answers that the checker was not written for, and right ones in another
 style."""
 
-from itertools import pairwise
+import math
 
 import torch
-import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb03_text import frame, look_back, matching_loss, sdxl_text, spell
+from sdlearn.course.exercises.nb03_time import (
+    adapted,
+    embed_times,
+    in_order,
+    picture_vector,
+    read_clocks,
+    speeds,
+    told,
+    wavelength,
+    waves,
+)
+from sdlearn.embeddings import sinusoidal_embedding
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
-def merged_in_order(word, merges):
-    pieces = [*word[:-1], word[-1] + "</w>"]
-    for a, b in merges:
-        i = 0
-        while i < len(pieces) - 1:
-            if (pieces[i], pieces[i + 1]) == (a, b):
-                pieces[i : i + 2] = [a + b]
-            i += 1
-    return pieces
+def times_of(t, b, dtype=torch.float32):
+    return t.to(dtype).expand(b)[:, None]
 
 
-def one_place_at_a_time(word, merges):
-    """The earliest merge at its first place, then look again."""
-    rank = {pair: k for k, pair in enumerate(merges)}
-    pieces = [*word[:-1], word[-1] + "</w>"]
-    while True:
-        found = [(rank[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in rank]
-        if not found:
-            return pieces
-        _, i = min(found)
-        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
+def by_power(t, b, dim, max_period, dtype=torch.float32):
+    i = torch.arange(dim // 2, dtype=dtype)
+    return waves(times_of(t, b, dtype) * max_period ** (-i / (dim // 2))).float()
 
 
-def by_recursion(word, merges):
-    def cut(pieces):
-        known = [k for k, pair in enumerate(merges) if pair in pairwise(pieces)]
-        if not known:
-            return list(pieces)
-        a, b = merges[known[0]]
-        out = []
-        for piece in pieces:
-            if out and out[-1] == a and piece == b:
-                out[-1] = a + b
-            else:
-                out.append(piece)
-        return cut(tuple(out))
-
-    return cut((*word[:-1], word[-1] + "</w>"))
+def in_a_loop(t, b, dim, max_period):
+    half, rows = dim // 2, []
+    for k in range(b):
+        time = float(t) if t.dim() == 0 else float(t[k])
+        angles = [time / max_period ** (i / half) for i in range(half)]
+        rows.append([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
+    return torch.tensor(rows)
 
 
-def shortest_pair(word, merges):
-    pieces = [*word[:-1], word[-1] + "</w>"]
-    while known := [p for p in pairwise(pieces) if p in merges]:
-        a, b = min(known, key=lambda pair: len("".join(pair)))
-        i = next(i for i in range(len(pieces)) if tuple(pieces[i : i + 2]) == (a, b))
-        pieces[i : i + 2] = [a + b]
-    return pieces
+def own(t):
+    """The dtype of t, where fractions fit in."""
+    return t.dtype if t.is_floating_point() else torch.float32
 
 
-def with_a_mask_added(q, k, v):
-    n, m = q.shape[1], k.shape[1]
-    mask = torch.full((n, m), float("-inf"), dtype=q.dtype).triu(m - n + 1)
-    return (q @ k.mT * q.shape[-1] ** -0.5 + mask).softmax(-1) @ v
+def in_dtypes(speeds, times=None, angles=None):
+    """speeds(i, half, max_period); i and the times have the dtype of t, or what is given."""
 
-
-def token_by_token(q, k, v):
-    n, m = q.shape[1], k.shape[1]
-    rows = []
-    for i in range(n):
-        stop = m - n + i + 1
-        weights = (q[:, i, None] @ k[:, :stop].mT / q.shape[-1] ** 0.5).softmax(-1)
-        rows.append(weights @ v[:, :stop])
-    return torch.cat(rows, dim=1)
-
-
-def padded(q, k, v):
-    """Zeros for the queries of the beginning, whose answers are thrown away."""
-    q_all = F.pad(q, (0, 0, k.shape[1] - q.shape[1], 0))
-    whole = F.scaled_dot_product_attention(q_all, k, v, is_causal=True)
-    return whole[:, k.shape[1] - q.shape[1] :]
-
-
-def with_minus(number):
-    def answer(q, k, v):
-        later = torch.ones(q.shape[1], k.shape[1]).triu(k.shape[1] - q.shape[1] + 1) > 0
-        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, number).softmax(-1) @ v
+    def answer(t, b, dim, max_period):
+        w = speeds(torch.arange(dim // 2, dtype=own(t)), dim // 2, max_period)
+        turned = t.to(times or own(t)).expand(b)[:, None] * w
+        return waves(turned.to(angles or turned.dtype)).float()
 
     return answer
 
 
-def log_softmaxes(images, texts, temperature, swap=False):
-    u = images / images.norm(dim=-1, keepdim=True)
-    w = texts / texts.norm(dim=-1, keepdim=True)
-    s = u @ w.T / temperature
-    b = len(u)
-    across = s.log_softmax(1).diagonal()
-    down = (s if swap else s[:, :b]).log_softmax(0).diagonal()
-    return -(across + down[:b]).mean() / 2
+IN_ITS_DTYPE = [
+    in_dtypes(lambda i, half, period: period ** (-i / half)),
+    in_dtypes(lambda i, half, period: torch.exp(-math.log(period) * i / half)),
+    in_dtypes(lambda i, half, period: torch.exp(i * (-math.log(period) / half))),
+    in_dtypes(lambda i, half, period: (1 / period ** (i / half).float()).to(i.dtype)),
+]
 
 
-def masked_square(images, texts, temperature):
-    """All m texts ask, those without a picture are ignored."""
-    s = F.normalize(images) @ F.normalize(texts).T / temperature
-    own = torch.arange(len(s))
-    asked = torch.full((len(texts),), -100)
-    asked[: len(s)] = own
-    return (F.cross_entropy(s, own) + F.cross_entropy(s.T, asked, ignore_index=-100)) / 2
-
-
-def weighted(images, texts, temperature):
-    """Every text counts the same, whoever asks: a mean over all 2 b choices with wrong weights."""
-    s = F.normalize(images) @ F.normalize(texts).T / temperature
-    own = torch.arange(len(s))
-    return 0.75 * F.cross_entropy(s, own) + 0.25 * F.cross_entropy(s[:, : len(s)].T, own)
-
-
-def first_end_in_a_loop(hidden_1, hidden_2, norm, projection, ids, end):
-    last = norm(hidden_2[-1])
-    rows = [last[i, row.index(end)] for i, row in enumerate(ids.tolist())]
-    both = torch.cat((hidden_1[-2], hidden_2[-2]), dim=2)
-    return both, projection(torch.stack(rows))
-
-
-def gathered(hidden_1, hidden_2, norm, projection, ids, end):
-    place = (ids == end).float().cumsum(1).eq(1).float().argmax(1)
-    state = hidden_2[-1].gather(1, place[:, None, None].expand(-1, 1, hidden_2.shape[-1]))[:, 0]
-    return torch.cat([hidden_1[-2], hidden_2[-2]], -1), norm(state) @ projection.weight.T
-
-
-def sdxl_with(context=None, pooled=None):
-    def answer(hidden_1, hidden_2, norm, projection, ids, end):
-        right = sdxl_text(hidden_1, hidden_2, norm, projection, ids, end)
-        given = hidden_1, hidden_2, norm, projection, ids, end
-        return context(*given) if context else right[0], pooled(*given) if pooled else right[1]
+def spaced(first, last):
+    def answer(t, b, dim, max_period):
+        return waves(times_of(t, b) * max_period ** -torch.linspace(first, last, dim // 2))
 
     return answer
 
 
-def place_of(ids, end):
-    return torch.arange(len(ids)), (ids == end).int().argmax(1)
+def keeps(method):
+    def answer(weight):
+        return method(weight, torch.arange(weight.shape[1]), weight.shape[1] // 2)
+
+    return answer
+
+
+def column_by_column(weight):
+    columns = [weight[:, 2 * i + 1] for i in range(weight.shape[1] // 2)]
+    columns += [weight[:, 2 * i] for i in range(weight.shape[1] // 2)]
+    return torch.stack(columns, dim=1)
+
+
+def by_product(weight):
+    half = weight.shape[1] // 2
+    order = torch.zeros(weight.shape[1], weight.shape[1], dtype=weight.dtype)
+    for i in range(half):
+        order[2 * i + 1, i] = order[2 * i, half + i] = 1
+    return weight @ order
+
+
+def with_sizes(change):
+    """The right rows of six, (b, 6), changed before they are embedded."""
+
+    def answer(pooled, originals, corners, targets, dim):
+        return told(pooled, change(in_order(originals, corners, targets)), dim)
+
+    return answer
+
+
+def put_together(join):
+    """The right vectors, (b, 6, dim), joined with the pooled text in some other way."""
+
+    def answer(pooled, originals, corners, targets, dim):
+        rows = in_order(originals, corners, targets)
+        return join(pooled, torch.stack([sinusoidal_embedding(row, dim) for row in rows]))
+
+    return answer
+
+
+def one_by_one(pooled, originals, corners, targets, dim):
+    result = []
+    for k in range(len(pooled)):
+        parts = [pooled[k]]
+        for a, b in (originals[k], corners[k], targets[k]):
+            parts += [sinusoidal_embedding(torch.tensor([x]), dim)[0] for x in (b, a)]
+        result.append(torch.cat(parts))
+    return torch.stack(result)
+
+
+def most_alike(embedding, step=0.01):
+    grid = torch.arange(0, 999.005, step, dtype=torch.float64)
+    known = waves(grid[:, None] * speeds(embedding.shape[1]))
+    best = [int((known - row.double()).pow(2).sum(1).argmin()) for row in embedding]
+    return torch.stack([grid[k] for k in best]).to(embedding.dtype)
+
+
+def weighted(embedding):
+    """Of all clocks, each as sure as it is fast: as good as the fastest, or better."""
+    t, half = read_clocks(embedding), embedding.shape[1] // 2
+    w = speeds(embedding.shape[1]).to(embedding.dtype)
+    off = torch.atan2(embedding[:, half:], embedding[:, :half]) - t[:, None] * w
+    off = off - math.tau * torch.round(off / math.tau)
+    return t + (off * w).sum(1) / (w * w).sum()
+
+
+def from_clock(start, stop=0):
+    """Slow to fast, but only from one clock on, or only to one."""
+
+    def answer(embedding):
+        half = embedding.shape[1] // 2
+        w = speeds(embedding.shape[1])
+        angles = torch.atan2(embedding[:, half:], embedding[:, :half])
+        last = half - 1 - start
+        t = angles[:, last] / w[last]
+        for i in reversed(range(stop, last)):
+            t = (angles[:, i] + math.tau * torch.round((t * w[i] - angles[:, i]) / math.tau)) / w[i]
+        return t
+
+    return answer
+
+
+def rounded(whole):
+    """The right way but for how the number of turns becomes a whole one."""
+
+    def answer(embedding):
+        half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
+        angles = torch.atan2(embedding[:, half:], embedding[:, :half])
+        t = angles[:, -1] / w[-1]
+        for i in reversed(range(half - 1)):
+            t = (angles[:, i] + math.tau * whole((t * w[i] - angles[:, i]) / math.tau)) / w[i]
+        return t
+
+    return answer
+
+
+def by_floor(embedding):
+    half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
+    angles = torch.atan2(embedding[:, half:], embedding[:, :half]) % math.tau
+    t = angles[:, -1] / w[-1]
+    for i in reversed(range(half - 1)):
+        t = (angles[:, i] + math.tau * torch.floor(t * w[i] / math.tau)) / w[i]
+    return t
 
 
 WRONG = {
     "03.1": [
-        one_place_at_a_time,
-        shortest_pair,
-        lambda word, merges: spell(word, merges[::-1]),
-        lambda word, merges: spell(word[::-1], merges)[::-1],
-        lambda word, merges: [piece.removesuffix("</w>") for piece in spell(word, merges)],
-        lambda word, merges: [*word[:-1], word[-1] + "</w>"],
-        lambda word, merges: spell(word, merges[:3]),
-        lambda word, merges: spell(word, sorted(merges)),
-        lambda word, merges: spell(word, merges[:-1]),
-        lambda word, merges: "".join(spell(word, merges)),
-        lambda word, merges: spell(word, [pair for pair in merges if "</w>" not in pair[1]]),
-        lambda word, merges: len(spell(word, merges)),
+        lambda channel, dim: round(wavelength(channel, dim)),
+        lambda channel, dim: wavelength(channel, 320),
+        lambda channel, dim: wavelength(dim - 1 - channel, dim),
+        lambda channel, dim: 2 * math.pi * 10000 ** (2 * (channel % (dim // 2)) / (dim // 2)),
+        lambda channel, dim: 2 * math.pi * math.exp((channel % (dim // 2)) / (dim // 2)),
+        lambda channel, dim: 2 * math.pi * 10000 ** ((channel % (dim // 2) + 1) / (dim // 2)),
+        lambda channel, dim: 6.28 * 10000 ** ((channel % (dim // 2)) / (dim // 2)),
+        lambda channel, dim: wavelength(channel, dim) / 1000,
+        lambda channel, dim: 1000 / wavelength(channel, dim),
+        lambda channel, dim: 2 * math.pi * 10000 ** (channel % (dim // 2) / dim * 2.001),
+        lambda channel, dim: 2 * math.pi * 10000 ** (abs(channel - dim // 2) / (dim // 2)),
+        lambda channel, dim: wavelength(channel, dim) if channel < dim // 2 else 0.0,
+        lambda channel, dim: 2 * math.pi * 1000 ** ((channel % (dim // 2)) / (dim // 2)),
+        lambda channel, dim: [wavelength(channel, dim)],
     ],
     "03.2": [
-        lambda ids, length, start, end, pad: frame(ids, 77, start, end, pad),
-        lambda ids, length, start, end, pad: frame(ids, length, end, start, pad),
-        lambda ids, length, start, end, pad: frame(ids, length, start, end, 0),
-        lambda ids, length, start, end, pad: frame(ids, length, start, end, pad)[::-1],
-        lambda ids, length, start, end, pad: [start, *ids, end],
-        lambda ids, length, start, end, pad: [start, *ids[: length - 2], end][:length],
-        lambda ids, length, start, end, pad: frame(sorted(ids), length, start, end, pad),
-        lambda ids, length, start, end, pad: (
-            [*[start, *ids, *([pad] * length)][: length - 1], end]
+        spaced(0, 1),
+        lambda t, b, dim, max_period: spaced(1 / (dim // 2), 1)(t, b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).double(),
+        lambda t, b, dim, max_period: embed_times(t.long(), b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t.round(), b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t.bfloat16(), b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t.half(), b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t + 1, b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t.flatten()[0], b, dim, max_period),
+        lambda t, b, dim, max_period: (
+            embed_times(t.flatten().flip(0)[:b], b, dim, max_period)
+            if t.dim()
+            else embed_times(t, b, dim, max_period)
         ),
-        lambda ids, length, start, end, pad: frame(ids, length, start, pad, pad),
+        lambda t, b, dim, max_period: embed_times(-t, b, dim, max_period),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).flip(1),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period) * 2**0.5,
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).T,
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).half().float(),
+        lambda t, b, dim, max_period: sinusoidal_embedding(t.expand(b), dim),
+        lambda t, b, dim, max_period: embed_times(t, len(t), dim, max_period),
+        lambda t, b, dim, max_period: by_power(t, b, dim, max_period, torch.float64).double(),
+        lambda t, b, dim, max_period: waves(
+            times_of(t, b) / max_period * torch.arange(1, dim // 2 + 1)
+        ),
+        lambda t, b, dim, max_period: torch.cat([waves(times_of(t, b))] * (dim // 2), -1),
+        *IN_ITS_DTYPE,
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float32),
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float64),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.float16),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.bfloat16),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).to(t.dtype),
+        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period * math.tau),
+        lambda t, b, dim, max_period: (
+            times_of(t, b, own(t)) / max_period ** (torch.arange(dim // 2, dtype=own(t)) * 2 / dim)
+        ).float(),
     ],
     "03.3": [
-        with_minus(-100.0),
-        with_minus(0.0),
-        lambda q, k, v: look_back(q, k, v).flip(1),
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        lambda q, k, v: look_back(q, v if v.shape == k.shape else k, v),
-        lambda q, k, v: look_back(q * q.shape[-1] ** -0.5, k, v),
-        lambda q, k, v: look_back(q, k.flip(1), v.flip(1)),
-        lambda q, k, v: look_back(q, k, v).mean(1, keepdim=True).expand(-1, q.shape[1], -1),
-        lambda q, k, v: look_back(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
-        lambda q, k, v: look_back(q, k, v.detach()),
+        keeps(lambda w, k, half: w[:, (k + 1) % len(k)]),
+        keeps(lambda w, k, half: w[:, k // 2 + half * (k % 2)]),
+        keeps(lambda w, k, half: w[:, torch.cat([k[1::2], k[0::2].flip(0)])]),
+        keeps(lambda w, k, half: w[:, torch.cat([k[1::2].flip(0), k[0::2].flip(0)])]),
+        keeps(lambda w, k, half: torch.cat([w[:, 1::2], -w[:, 0::2]], 1)),
+        keeps(lambda w, k, half: torch.cat([w[:, 1::2], w[:, 0::2]], 1).T),
+        keeps(lambda w, k, half: torch.cat([w[:, 1::2], w[:, 0::2]], 1).detach()),
+        keeps(lambda w, k, half: torch.cat([w[:, 1::2], w[:, 0::2]], 1).float()),
+        keeps(lambda w, k, half: torch.cat([w[:, 1::2], w[:, 1::2]], 1)),
+        keeps(lambda w, k, half: torch.stack([w[:, 1::2], w[:, 0::2]], 1)),
+        keeps(lambda w, k, half: torch.cat([w[:, half:], w[:, :half]], 1).flip(0)),
+        keeps(lambda w, k, half: w.unflatten(0, (-1, 1)).flip(1).squeeze(1)),
+        lambda weight: weight.copy_(adapted(weight)),
+        lambda weight: adapted(adapted(weight)),
+        lambda weight: adapted(weight)[:, :-1],
     ],
     "03.4": [
-        weighted,
-        lambda x, y, t: log_softmaxes(x, y, t, swap=True) + 0.1,
-        lambda x, y, t: matching_loss(x, y, t**0.5),
-        lambda x, y, t: matching_loss(x, y, t).detach(),
-        lambda x, y, t: matching_loss(x, y.flip(0), t),
-        lambda x, y, t: matching_loss(x, y, t) * len(x),
-        lambda x, y, t: matching_loss(x, y, max(t, 0.1)),
-        lambda x, y, t: matching_loss(x[: len(x) // 2 + 1], y, t),
-        lambda x, y, t: -(F.normalize(x) * F.normalize(y[: len(x)])).sum(-1).mean() / t,
-        lambda x, y, t: matching_loss(x, torch.cat([y, y[:1]]), t),
+        with_sizes(lambda rows: rows[:, [0, 1, 2, 3, 5, 4]]),
+        with_sizes(lambda rows: rows[:, [1, 0, 2, 3, 4, 5]]),
+        with_sizes(lambda rows: rows[:, [0, 1, 3, 2, 5, 4]]),
+        with_sizes(lambda rows: rows[:, [1, 0, 3, 2, 4, 5]]),
+        with_sizes(lambda rows: rows[:, [4, 5, 2, 3, 0, 1]]),
+        with_sizes(lambda rows: rows[:, [2, 3, 0, 1, 4, 5]]),
+        with_sizes(lambda rows: rows.flip(1)),
+        with_sizes(lambda rows: rows[:1].expand_as(rows)),
+        with_sizes(lambda rows: rows.flip(0)),
+        with_sizes(lambda rows: rows // 8),
+        with_sizes(lambda rows: rows[:, :5]),
+        with_sizes(lambda rows: rows.half()),
+        with_sizes(lambda rows: torch.cat([rows[:, :2], rows[:, 2:4] * 0, rows[:, 4:]], 1)),
+        put_together(lambda pooled, x: torch.cat([pooled, x.sum(1)], -1)),
+        put_together(lambda pooled, x: torch.cat([pooled.float(), x.flatten(1)], -1)),
+        put_together(lambda pooled, x: torch.cat([pooled.detach(), x.flatten(1)], -1)),
+        put_together(lambda pooled, x: torch.cat([pooled, x.flatten(1).double().round()], -1)),
+        put_together(
+            lambda pooled, x: torch.cat([pooled, x.transpose(0, 1).reshape(len(x), -1)], -1)
+        ),
+        put_together(lambda pooled, x: torch.cat([x.flatten(1), pooled], -1)),
+        put_together(lambda pooled, x: torch.cat([pooled * 0, x.flatten(1)], -1)),
+        put_together(lambda pooled, x: x.flatten(1)),
+        lambda pooled, originals, corners, targets, dim: picture_vector(
+            pooled, originals, corners, originals, dim
+        ),
+        lambda pooled, originals, corners, targets, dim: picture_vector(
+            pooled, sorted(originals), corners, targets, dim
+        ),
+        lambda pooled, originals, corners, targets, dim: picture_vector(
+            pooled, originals, corners, targets, 256
+        ),
     ],
     "03.5": [
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-2], b[-2]], -1).flip(-1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-3], b[-3]], -1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-1], b[-2]], -1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[1], b[1]], -1)),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(b[-1][place_of(ids, end)])),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1]))[0]),
-        sdxl_with(
-            pooled=lambda a, b, norm, p, ids, end: p(
-                norm(b[-1])[torch.arange(3), place_of(ids, end)[1] - 1]
-            )
-        ),
-        sdxl_with(
-            pooled=lambda a, b, norm, p, ids, end: norm(p(b[-1])[place_of(ids, end)][..., :1])
-        ),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1])[0, place_of(ids, end)[1]])),
-        lambda *given: sdxl_text(*given)[::-1],
-        lambda *given: sdxl_text(*given)[0],
+        from_clock(1),
+        from_clock(0, 1),
+        from_clock(0, 2),
+        by_floor,
+        rounded(torch.ceil),
+        rounded(torch.trunc),
+        rounded(lambda turns: turns),
+        lambda embedding: read_clocks(embedding).double().float(),
+        lambda embedding: read_clocks(embedding).floor(),
+        lambda embedding: read_clocks(embedding) + 1,
+        lambda embedding: read_clocks(embedding).abs().clamp(1, 998),
+        lambda embedding: read_clocks(embedding)[:, None],
+        lambda embedding: read_clocks(embedding) / 1000,
+        lambda embedding: read_clocks(embedding).flip(0),
+        lambda embedding: read_clocks(embedding) % math.tau,
+        lambda embedding: most_alike(embedding, 1.0),
+        lambda embedding: read_clocks(embedding[:1]).expand(len(embedding)),
+        lambda embedding: read_clocks(embedding.roll(1, dims=1)),
+        lambda embedding: read_clocks(embedding).tolist(),
+        lambda embedding: read_clocks(embedding.sign()),
+        lambda embedding: read_clocks(-embedding),
     ],
 }
 RIGHT = {
     "03.1": [
-        by_recursion,
-        lambda word, merges: tuple(spell(word, merges)),
+        lambda channel, dim: 2 * math.pi / 10000 ** (-(channel % (dim // 2)) / (dim // 2)),
+        lambda channel, dim: (
+            math.tau * math.exp(math.log(10000) * (2 * channel % dim // 2) / (dim // 2))
+        ),
+        lambda channel, dim: (
+            2 * torch.pi / torch.exp(-math.log(10000) * torch.arange(dim // 2) / (dim // 2))
+        ).repeat(2)[channel],
     ],
     "03.2": [
-        lambda ids, length, start, end, pad: (
-            [start] + ids[: max(length - 2, 0)] + [end] + [pad] * max(0, length - len(ids) - 2)
+        by_power,
+        in_a_loop,
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half)),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), times=torch.float64),
+        lambda t, b, dim, max_period: by_power(t, b, dim, max_period, torch.float64),
+        lambda t, b, dim, max_period: waves(
+            torch.outer(
+                t.reshape(-1).float() if t.numel() == b else t.float().repeat(b),
+                torch.logspace(0, -1, dim // 2 + 1, base=max_period)[:-1],
+            )
         ),
-        lambda ids, length, start, end, pad: [
-            start if k == 0 else ids[k - 1] if k <= min(len(ids), length - 2)
-            else end if k == min(len(ids), length - 2) + 1 else pad
-            for k in range(length)
-        ],
-        lambda ids, length, start, end, pad: tuple(frame(ids, length, start, end, pad)),
     ],
-    "03.3": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
-    "03.4": [log_softmaxes, masked_square],
-    "03.5": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
-}  # fmt: skip
-VERDICTS = [ExpectedVerdict("03.1", merged_in_order, "once through the list")]
+    "03.3": [
+        column_by_column,
+        by_product,
+        lambda weight: weight.unflatten(1, (-1, 2)).flip(-1).transpose(1, 2).flatten(1),
+        lambda weight: torch.hstack((weight[:, 1::2], weight[:, ::2])).contiguous(),
+    ],
+    "03.4": [
+        one_by_one,
+        put_together(lambda pooled, x: torch.cat([pooled, x.flatten(1).to(pooled.dtype)], -1)),
+        with_sizes(lambda rows: rows.double()),
+    ],
+    "03.5": [weighted, most_alike, from_clock(0)],
+}
+VERDICTS = [ExpectedVerdict("03.2", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]

@@ -1,4 +1,4 @@
-"""Exercises and quiz of notebook 03, the text encoder."""
+"""Exercises and quiz of notebook 05, the text encoder."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -11,7 +11,7 @@ from sdlearn.course.grading.exercise import Answer, Case, Exercise, Mistake, Que
 
 Pair = tuple[str, str]
 
-# ----------------------------------------------------------------------------- 03.1 spelling a word
+# ----------------------------------------------------------------------------- 05.1 spelling a word
 
 
 def spell(word: str, merges: list[tuple[str, str]]) -> list[str]:
@@ -136,7 +136,7 @@ def spell_cases(_: Generator) -> Iterator[Case]:
 
 
 SPELL = Exercise(
-    number="03.1",
+    number="05.1",
     title="Spelling a word",
     minutes=12,
     difficulty=1,
@@ -263,7 +263,7 @@ SPELL = Exercise(
     ),
 )
 
-# ------------------------------------------------------------------------ 03.2 seventy-seven places
+# ------------------------------------------------------------------------ 05.2 seventy-seven places
 
 
 def frame(ids: list[int], length: int, start: int, end: int, pad: int) -> list[int]:
@@ -279,7 +279,7 @@ def frame_cases(rng: Generator) -> Iterator[Case]:
 
 
 FRAME = Exercise(
-    number="03.2",
+    number="05.2",
     title="A fixed number of places",
     minutes=6,
     difficulty=1,
@@ -380,7 +380,7 @@ FRAME = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------- 03.3 only what is new
+# ---------------------------------------------------------------------------- 05.3 only what is new
 
 
 def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -419,7 +419,7 @@ def back_cases(rng: Generator) -> Iterator[Case]:
 
 
 BACK = Exercise(
-    number="03.3",
+    number="05.3",
     title="Only what is new",
     minutes=15,
     difficulty=2,
@@ -520,7 +520,7 @@ BACK = Exercise(
     ),
 )
 
-# ------------------------------------------------------------------------------ 03.4 wrong captions
+# ------------------------------------------------------------------------------ 05.4 wrong captions
 
 
 def matching_loss(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
@@ -566,7 +566,7 @@ def loss_cases(rng: Generator) -> Iterator[Case]:
 
 
 LOSS = Exercise(
-    number="03.4",
+    number="05.4",
     title="Wrong captions",
     minutes=15,
     difficulty=3,
@@ -709,7 +709,7 @@ LOSS = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------- 03.5 the text of SDXL
+# ---------------------------------------------------------------------------- 05.5 the text of SDXL
 
 
 def sdxl_text(
@@ -767,7 +767,7 @@ def context_of(hidden_1: Tensor, hidden_2: Tensor, k: int = -2) -> Tensor:
 
 
 SDXL_TEXT = Exercise(
-    number="03.5",
+    number="05.5",
     title="The text of SDXL",
     minutes=20,
     difficulty=3,

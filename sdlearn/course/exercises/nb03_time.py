@@ -1,4 +1,4 @@
-"""Exercises and quiz of notebook 04, the timestep embedding."""
+"""Exercises and quiz of notebook 03, the timestep embedding."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from sdlearn.embeddings import sinusoidal_embedding
 # float32 loses digits where angles are large: times have angles up to 999, sizes up to 3000.
 TIME_DIGITS, SIZE_DIGITS = 8e-5, 3e-4
 
-# ---------------------------------------------------------------------------- 04.1 a channel's turn
+# ---------------------------------------------------------------------------- 03.1 a channel's turn
 
 
 def wavelength(channel: int, dim: int) -> float:
@@ -34,7 +34,7 @@ def turn_cases(_: Generator) -> Iterator[Case]:
 
 
 TURN = Exercise(
-    number="04.1",
+    number="03.1",
     title="A channel's turn",
     minutes=6,
     difficulty=1,
@@ -114,7 +114,7 @@ TURN = Exercise(
     ),
 )
 
-# ------------------------------------------------------------------------- 04.2 any time, any batch
+# ------------------------------------------------------------------------- 03.2 any time, any batch
 
 
 def embed_times(t: Tensor, b: int, dim: int, max_period: float) -> Tensor:
@@ -193,7 +193,7 @@ def times_cases(rng: Generator) -> Iterator[Case]:
 
 
 TIMES = Exercise(
-    number="04.2",
+    number="03.2",
     title="Any time, any batch",
     minutes=12,
     difficulty=2,
@@ -345,7 +345,7 @@ TIMES = Exercise(
     ),
 )
 
-# ----------------------------------------------------------------- 04.3 weights from another family
+# ----------------------------------------------------------------- 03.3 weights from another family
 
 
 def adapted(weight: Tensor) -> Tensor:
@@ -359,7 +359,7 @@ def weight_cases(rng: Generator) -> Iterator[Case]:
 
 
 WEIGHTS = Exercise(
-    number="04.3",
+    number="03.3",
     title="Weights from another family",
     minutes=12,
     difficulty=2,
@@ -432,7 +432,7 @@ WEIGHTS = Exercise(
     ),
 )
 
-# --------------------------------------------------------------------------- 04.4 what SDXL is told
+# --------------------------------------------------------------------------- 03.4 what SDXL is told
 
 
 def picture_vector(
@@ -492,7 +492,7 @@ def vector_cases(rng: Generator) -> Iterator[Case]:
 
 
 SIZES = Exercise(
-    number="04.4",
+    number="03.4",
     title="What SDXL is told",
     minutes=15,
     difficulty=2,
@@ -631,7 +631,7 @@ SIZES = Exercise(
     ),
 )
 
-# -------------------------------------------------------------------------- 04.5 reading the clocks
+# -------------------------------------------------------------------------- 03.5 reading the clocks
 
 
 def read_clocks(embedding: Tensor) -> Tensor:
@@ -739,7 +739,7 @@ def clock_cases(rng: Generator) -> Iterator[Case]:
 
 
 CLOCKS = Exercise(
-    number="04.5",
+    number="03.5",
     title="Reading the clocks",
     minutes=25,
     difficulty=3,

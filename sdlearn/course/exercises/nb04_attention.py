@@ -1,4 +1,4 @@
-"""Exercises and quiz of notebook 05, attention."""
+"""Exercises and quiz of notebook 04, attention."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from sdlearn.attention import Attention, GatedFeedForward
 from sdlearn.course.exercises.edits import with_mistakes
 from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
 
-# ----------------------------------------------------------------------------------- 05.1 one query
+# ----------------------------------------------------------------------------------- 04.1 one query
 
 
 def look_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def look_cases(rng: Generator) -> Iterator[Case]:
 
 
 LOOK = Exercise(
-    number="05.1",
+    number="04.1",
     title="One query",
     minutes=5,
     difficulty=1,
@@ -58,7 +58,7 @@ LOOK = Exercise(
     cases=look_cases,
 )
 
-# ---------------------------------------------------------------------------- 05.2 splitting heads
+# ---------------------------------------------------------------------------- 04.2 splitting heads
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -73,7 +73,7 @@ def split_cases(rng: Generator) -> Iterator[Case]:
 
 
 SPLIT = Exercise(
-    number="05.2",
+    number="04.2",
     title="Splitting heads",
     minutes=8,
     difficulty=1,
@@ -91,7 +91,7 @@ SPLIT = Exercise(
     cases=split_cases,
 )
 
-# --------------------------------------------------------------------- 05.3 words that do not count
+# --------------------------------------------------------------------- 04.3 words that do not count
 
 
 def read_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def words_cases(rng: Generator) -> Iterator[Case]:
 
 
 WORDS = Exercise(
-    number="05.3",
+    number="04.3",
     title="Words that do not count",
     minutes=15,
     difficulty=2,
@@ -138,7 +138,7 @@ WORDS = Exercise(
     cases=words_cases,
 )
 
-# ----------------------------------------------------------------------------------- 05.4 the bill
+# ----------------------------------------------------------------------------------- 04.4 the bill
 
 
 def multiplications(h: int, w: int, c: int, heads: int) -> int:
@@ -156,7 +156,7 @@ def bill_cases(_: Generator) -> Iterator[Case]:
 
 
 BILL = Exercise(
-    number="05.4",
+    number="04.4",
     title="The bill",
     minutes=15,
     difficulty=2,
@@ -178,7 +178,7 @@ BILL = Exercise(
     trained=False,
 )
 
-# ------------------------------------------------------------------------------ 05.5 a second voice
+# ------------------------------------------------------------------------------ 04.5 a second voice
 
 
 class TwoVoices(nn.Module):
@@ -218,7 +218,7 @@ def voices_cases(rng: Generator) -> Iterator[Case]:
 
 
 VOICES = Exercise(
-    number="05.5",
+    number="04.5",
     title="A second voice",
     minutes=25,
     difficulty=3,
