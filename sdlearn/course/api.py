@@ -1,4 +1,4 @@
-"""check, check.same, hint, solution and quiz, and how their results are displayed."""
+"""check, check.same, hint, solution, answer_or_solution and quiz, and how they are displayed."""
 
 import html
 import io
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
+
+from IPython.display import display
 
 from sdlearn.course import exercises
 from sdlearn.course.grading import compare
@@ -137,6 +139,29 @@ def solution(number: str) -> Message:
     """
     text = source(exercises.find(number))
     return Message(text, f"<pre><code>{html.escape(text)}</code></pre>")
+
+
+def answer_or_solution(number: str, answer: Any) -> Any:
+    """Return an answer if it is right and the exercise's solution if it is not, and say which.
+
+    The notebook goes on with what is returned, so it runs to its end whether or not the exercise
+    has been solved. The solution's code is displayed folded.
+
+    Args:
+        number: Of the exercise, such as "04.2".
+        answer: The learner's function or class.
+
+    Raises:
+        Refused: If there is no exercise of this number.
+    """
+    exercise = exercises.find(number)
+    right = judge(exercise, answer).status == "right"
+    whose = "your own" if right else "the finished"
+    told = f"From here on the notebook uses {whose} `{exercise.name}`."
+    code = html.escape(source(exercise))
+    fold = f"<details><summary>The finished code</summary><pre><code>{code}</code></pre></details>"
+    display({"text/plain": told, "text/html": f"<div>{marked_up(told)}</div>{fold}"}, raw=True)
+    return answer if right else exercise.solution
 
 
 def quiz(notebook: str) -> Message:

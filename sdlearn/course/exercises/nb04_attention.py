@@ -5,21 +5,21 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor, nn
 
-from sdlearn.attention import Attention, GatedFeedForward
+from sdlearn.attention import GatedFeedForward
 from sdlearn.course.exercises.edits import with_mistakes
 from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
 
 # ----------------------------------------------------------------------------------- 04.1 one query
 
 
-def look_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What one query sees: q (b, d), k (b, m, d), v (b, m, e) -> (b, e)."""
+def attend_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One query for each example: q (b, d), k (b, m, d), v (b, m, e) -> (b, e)."""
     scores = torch.einsum("bd,bmd->bm", q, k) / q.shape[-1] ** 0.5
     weights = scores.softmax(dim=-1)  # (b, m)
     return torch.einsum("bm,bme->be", weights, v)
 
 
-# Oblong, square, a batch of one, a single place, and scores too large for exp: in all examples, and
+# Oblong, square, a batch of one, a single key, and scores too large for exp: in all examples, and
 # in one beside two of usual scores, which the largest of the batch must not push to exp(...) = 0.
 SIZES = (
     (2, 8, 5, 3, (1, 1)),
@@ -31,34 +31,35 @@ SIZES = (
 )
 
 
-def look_cases(rng: Generator) -> Iterator[Case]:
+def one_query_cases(rng: Generator) -> Iterator[Case]:
     for b, d, m, e, sizes in SIZES:
         q = torch.tensor(sizes)[:, None] * normal(rng, b, d)
         yield Case((q, normal(rng, b, m, d), normal(rng, b, m, e)))
 
 
-LOOK = Exercise(
+ONE_QUERY = Exercise(
     number="04.1",
     title="One query",
-    minutes=5,
+    minutes=8,
     difficulty=1,
-    statement="Write attention for a single query in each example of a batch. `q` is `(b, d)`: one "
-    "query. `k` is `(b, m, d)` and `v` is `(b, m, e)`: the keys and values of $m$ places to look "
-    "at. Return what the query sees, `(b, e)`. The formula is the one of sections 1 and 2, with "
-    "its scale; the scores may be very large, and the answer must still be finite.",
+    core=True,
+    statement="Now for a batch, in tensors. `q` holds one query for each example, `(b, d)`; `k`, "
+    "`(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. Return the output, "
+    "`(b, e)`. You need one product, the division by $\\sqrt d$, one softmax and one more product. "
+    "Scores may be very large, and the output must still be finite.",
     hints=(
-        "First one number for each place: how well does the query agree with its key? That is a "
-        "product summed over `d`, so the scores are `(b, m)`.",
-        "Divide by the root of `d`, the width of a key, then `softmax` along the places. "
+        "Start with one score for each key: how well does it match the query? That is a product "
+        "summed over `d`, so the scores have the shape `(b, m)`.",
+        "Divide by the square root of `d`, then apply `softmax` along the last axis. "
         "`torch.einsum('bd,bmd->bm', q, k)` is one way to write the products.",
-        "The answer is the sum of `weights[:, j, None] * v[:, j]` over all places j, which is "
+        "The output is the sum of `weights[:, j, None] * v[:, j]` over all tokens j, which is "
         "`torch.einsum('bm,bme->be', weights, v)`.",
     ),
-    solution=look_once,
-    cases=look_cases,
+    solution=attend_once,
+    cases=one_query_cases,
 )
 
-# ---------------------------------------------------------------------------- 04.2 splitting heads
+# ----------------------------------------------------------------------------- 04.2 splitting heads
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -77,32 +78,96 @@ SPLIT = Exercise(
     title="Splitting heads",
     minutes=8,
     difficulty=1,
-    statement="Take apart the channels of `x`, `(b, n, heads * d)`, so that every head has its own "
+    core=True,
+    statement="Split the channels of `x`, `(b, n, heads * d)`, so that every head has its own "
     "sequence: `(b, heads, n, d)`. Head 0 gets the first `d` channels of every token, head 1 the "
-    "next `d`, and so on. Beware: there are several ways to get this *shape*, and only one of them "
-    "puts the right numbers into it.",
+    "next `d`, and so on. Several ways of doing this give the right *shape*. Only one of them puts "
+    "the right entries in it.",
     hints=(
-        "Which axis is cut into pieces? Only the last one. Every token must keep its own channels.",
-        "Cut first, and move axes afterwards: `(b, n, heads * d)` -> `(b, n, heads, d)` -> "
-        "`(b, heads, n, d)`. `reshape` cuts axes; it never moves them.",
+        "Which axis is split? Only the last one. Every token must keep its own channels.",
+        "Split first and move axes afterwards: `(b, n, heads * d)` -> `(b, n, heads, d)` -> "
+        "`(b, heads, n, d)`. `reshape` splits axes; it never moves them.",
         "The first step is `x.reshape(b, n, heads, -1)`, the second `.transpose(1, 2)`.",
     ),
     solution=split_heads,
     cases=split_cases,
 )
 
-# --------------------------------------------------------------------- 04.3 words that do not count
+# ------------------------------------------------------------------------ 04.3 multi-head attention
 
 
-def read_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,) whole numbers, 1 to m -> (b, n, e)."""
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """q (..., n, d), k (..., m, d) -> (..., n, m); every row sums to 1."""
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention: queries from x, keys and values from the context."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        context_dim = dim if context_dim is None else context_dim
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim, dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # to_out.0 in the published files
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (b, n, dim), context (b, m, context_dim) or None for x itself -> (b, n, dim)."""
+        context = x if context is None else context
+        q = split_heads(self.to_q(x), self.heads)
+        k = split_heads(self.to_k(context), self.heads)
+        v = split_heads(self.to_v(context), self.heads)
+        out = attention_weights(q, k) @ v  # (b, heads, n, d)
+        return self.to_out[0](out.transpose(1, 2).flatten(2))  # (b, n, heads * d)
+
+
+def multi_head_cases(rng: Generator) -> Iterator[Case]:
+    for b, n, m, build in (
+        (2, 6, 4, (12, 3, 5)),
+        (3, 4, 4, (8, 2, 8)),
+        (1, 5, 7, (6, 1, 3)),
+        (2, 7, None, (12, 4)),
+    ):
+        x = normal(rng, b, n, build[0])
+        yield Case((x,) if m is None else (x, normal(rng, b, m, build[-1])), build=build)
+
+
+MULTI_HEAD = Exercise(
+    number="04.3",
+    title="Multi-head attention",
+    minutes=12,
+    difficulty=2,
+    core=True,
+    statement="Write `forward`. Make the queries from `x` and the keys and values from the "
+    "context, split all three into heads, attend, put the heads side by side again, and send the "
+    "result through `to_out`. Without a context it is self-attention. `split_heads` and "
+    "`attention_weights` are there to be used.",
+    hints=(
+        "Four steps: project (three linear layers), split, attend, merge. Write the shape beside "
+        "each line.",
+        "After the attention you have `(b, heads, n, d)`. Merging undoes the split, in reverse "
+        "order: first move the axes back, then flatten the last two.",
+        "`out.transpose(1, 2).flatten(2)` is `(b, n, heads * d)`, and `self.to_out[0]` takes it "
+        "from there.",
+    ),
+    solution=Attention,
+    cases=multi_head_cases,
+)
+
+# ------------------------------------------------------------------------ 04.4 ignoring the padding
+
+
+def attend_to_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,) integers, 1 to m -> (b, n, e)."""
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (b, n, m)
     counts = torch.arange(k.shape[1]) < lengths[:, None]  # (b, m)
     scores = scores.masked_fill(~counts[:, None, :], float("-inf"))
     return scores.softmax(dim=-1) @ v
 
 
-def words_cases(rng: Generator) -> Iterator[Case]:
+def padding_cases(rng: Generator) -> Iterator[Case]:
     for b, n, m, d, e, lengths, size in (
         (3, 6, 5, 8, 4, (2, 5, 3), 1),
         (2, 4, 4, 4, 4, (4, 1), 1),
@@ -116,29 +181,29 @@ def words_cases(rng: Generator) -> Iterator[Case]:
         yield Case((q, k, v, torch.tensor(lengths)))
 
 
-WORDS = Exercise(
-    number="04.3",
-    title="Words that do not count",
-    minutes=15,
+PADDING = Exercise(
+    number="04.4",
+    title="Ignoring the padding",
+    minutes=12,
     difficulty=2,
-    statement="Captions have different lengths, so they are filled up to the same number $m$ of "
-    "tokens. Write attention of one head from the picture to the words that leaves out the "
-    "filling: example $i$ has `lengths[i]` real words at the beginning of its `k` and `v`, and "
-    "every query gives the others *exactly* no weight, while its weights still add up to one. (The "
-    "real Stable Diffusion does not do this; its pictures look at the filling too.)",
+    statement="Captions differ in length, so shorter ones are padded to the same number $m$ of "
+    "tokens. Write single-head attention from an image to a caption that ignores the padding. "
+    "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
+    "gives the others *exactly* no weight, and its weights still sum to 1. (Stable Diffusion does "
+    "not do this. Section 10 shows what its padding tokens are good for.)",
     hints=(
-        "Weights add up to one when the softmax is the last thing that happens to them. So the "
-        "unwanted words must be gone before it. Which score gives a weight of exactly 0?",
-        "exp(-inf) is 0. Build a mask `(b, m)` that says which words count, by comparing "
+        "Weights sum to 1 if the softmax is the last thing that happens to them. So the padding "
+        "must be excluded before it. Which score gives a weight of exactly 0?",
+        "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
         "`torch.arange(m)` with `lengths[:, None]`.",
-        "`scores` is `(b, n, m)`; the mask must be stretched over the queries: "
-        "`scores.masked_fill(~counts[:, None, :], float('-inf'))`. Softmax over the last axis.",
+        "`scores` is `(b, n, m)`, so the mask needs an axis for the queries: "
+        "`scores.masked_fill(~counts[:, None, :], float('-inf'))`. The softmax comes after it.",
     ),
-    solution=read_words,
-    cases=words_cases,
+    solution=attend_to_words,
+    cases=padding_cases,
 )
 
-# ----------------------------------------------------------------------------------- 04.4 the bill
+# ------------------------------------------------------------------------------------ 04.5 the cost
 
 
 def multiplications(h: int, w: int, c: int, heads: int) -> int:
@@ -150,39 +215,39 @@ def multiplications(h: int, w: int, c: int, heads: int) -> int:
     return projections + products
 
 
-def bill_cases(_: Generator) -> Iterator[Case]:
+def cost_cases(_: Generator) -> Iterator[Case]:
     for h, w, c, heads in ((8, 6, 32, 4), (16, 16, 64, 8), (1, 5, 12, 3), (64, 48, 320, 8)):
         yield Case((h, w, c, heads))
 
 
-BILL = Exercise(
-    number="04.4",
-    title="The bill",
-    minutes=15,
+COST = Exercise(
+    number="04.5",
+    title="What self-attention costs",
+    minutes=12,
     difficulty=2,
-    statement="How many multiplications does one self-attention layer need for a feature map of "
-    "`c` channels, `h` high and `w` wide, with `heads` heads of width `c / heads`? Count those "
-    "inside the matrix products: four projections and the two products with the scores. Leave out "
-    "the scale, the softmax and all additions. A matrix product of `(a, b)` with `(b, c)` takes "
-    "`a * b * c` multiplications. When you have it: from how many tokens on do the two products "
-    "with the scores cost more than the four projections? (The solution has the answer to this.)",
+    statement="How many multiplications does one self-attention layer take for a feature map with "
+    "`c` channels, `h` rows and `w` columns? It has `heads` heads of width `c / heads`. Count the "
+    "multiplications of the matrix products: four projections and the two products with the "
+    "scores. Leave out the scale, the softmax and all additions. A matrix product of `(a, b)` with "
+    "`(b, c)` takes `a * b * c` multiplications. When you have it: from how many tokens on do the "
+    "two products with the scores cost more than the four projections? (The solution says.)",
     hints=(
         "There are n = h · w tokens. Write down the shapes of every matrix product, one by one.",
         "Each projection is `(n, c)` times `(c, c)`. In one head, q kᵀ is `(n, d)` times `(d, n)` "
         "and the weights times v is `(n, n)` times `(n, d)`, with d = c / heads.",
         "Sum the two products over all heads: heads · n · n · d = n · n · c. The number of heads "
-        "disappears, and the sum is 4 n c² + 2 n² c.",
+        "drops out, and the sum is 4 n c² + 2 n² c.",
     ),
     solution=multiplications,
-    cases=bill_cases,
+    cases=cost_cases,
     trained=False,
 )
 
-# ------------------------------------------------------------------------------ 04.5 a second voice
+# ----------------------------------------------------------------------------- 04.6 an image prompt
 
 
-class TwoVoices(nn.Module):
-    """A transformer block that listens to a text and, at the same time, to an example picture."""
+class ImagePromptBlock(nn.Module):
+    """A transformer block that attends to a text and, at the same time, to an example image."""
 
     def __init__(self, dim: int, heads: int, text_dim: int, image_dim: int) -> None:
         super().__init__()
@@ -202,7 +267,7 @@ class TwoVoices(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
-def voices_cases(rng: Generator) -> Iterator[Case]:
+def image_prompt_cases(rng: Generator) -> Iterator[Case]:
     for b, n, m, k, build, scale in (
         (2, 6, 5, 3, (8, 2, 6, 10), 0.7),
         (2, 4, 4, 4, (6, 3, 6, 6), 0.4),
@@ -217,71 +282,185 @@ def voices_cases(rng: Generator) -> Iterator[Case]:
         yield Case((2 * x + 1, text, image, scale), build)
 
 
-VOICES = Exercise(
-    number="04.5",
-    title="A second voice",
-    minutes=25,
-    difficulty=3,
-    statement="Let a transformer block listen to an example picture besides the text, as the "
-    "[IP-Adapter](https://arxiv.org/abs/2308.06721) does (here a little simplified). The block of "
-    "section 8 gets a second cross-attention. Both ask with the *same* normalised `x`, at the same "
-    "time, and what they see is added to the same stream, the picture's part multiplied by "
-    "`scale`. With `scale = 0` this is exactly the block of Stable Diffusion. The layers are "
-    "given; write `forward`.",
+IMAGE_PROMPT = Exercise(
+    number="04.6",
+    title="An image prompt",
+    minutes=15,
+    difficulty=2,
+    statement="Let a transformer block attend to an example image besides the text, as the "
+    "[IP-Adapter](https://arxiv.org/abs/2308.06721) does (slightly simplified here). The block of "
+    "section 8 gets a second cross-attention, `to_image`. Both cross-attentions read the *same* "
+    "normalised `x`, both are added to the same residual stream, and the image's contribution is "
+    "multiplied by `scale`. With `scale = 0` this is exactly the block of Stable Diffusion. The "
+    "layers are given; write `forward`.",
     hints=(
         "Begin with the `forward` of `TransformerBlock`. What has to change in its three lines?",
-        "Only the second one. Keep `self.norm2(x)` under a name, since two layers ask with it.",
+        "Only the second one. Store `self.norm2(x)` in a variable, since two layers read it.",
         "`x = x + self.to_text(asking, text) + scale * self.to_image(asking, image)`",
     ),
-    solution=TwoVoices,
-    cases=voices_cases,
+    solution=ImagePromptBlock,
+    cases=image_prompt_cases,
 )
 
-EXERCISES = with_mistakes(__name__, LOOK, SPLIT, WORDS, BILL, VOICES)
+# ---------------------------------------------------------------------------- 04.7 prompt-to-prompt
 
-# -------------------------------------------------------------------------------------------- quiz
+
+def inject(edited: Tensor, source: Tensor, alignment: Tensor) -> Tensor:
+    """edited, source (heads, n, m), alignment (m,) integers, -1 to m - 1 -> (heads, n, m)."""
+    copied = source[..., alignment.clamp(min=0)]
+    return torch.where(alignment >= 0, copied, edited)
+
+
+def inject_cases(rng: Generator) -> Iterator[Case]:
+    for heads, n, alignment in (
+        (2, 6, (0, 1, -1, 2, 3)),
+        (4, 4, (0, -1, 2, 1)),
+        (1, 9, (0, 1, 2)),
+        (3, 5, (0, -1, -1, 1, 1, 3, 5)),
+        (2, 7, (-1, -1, 0, 1)),
+    ):
+        m = len(alignment)
+        weights = [normal(rng, heads, n, m).softmax(dim=-1) for _ in range(2)]
+        yield Case((*weights, torch.tensor(alignment)))
+
+
+PROMPT_TO_PROMPT = Exercise(
+    number="04.7",
+    title="Prompt-to-prompt",
+    minutes=15,
+    difficulty=2,
+    statement="You have an image and want to change one word of its prompt without changing the "
+    "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) draws again from the same "
+    "noise and, in every cross-attention, replaces the attention weights by those of the first "
+    "image, so that each word stays where it was. Write that replacement. `edited` and `source` "
+    "are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt is token "
+    "`alignment[j]` of the source prompt and takes the weights of that token; if `alignment[j]` is "
+    "-1, the token is new and keeps its own weights. The rows need not sum to 1 afterwards; leave "
+    "them as they are. The cell after the check draws with your function.",
+    hints=(
+        "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
+        "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
+        "What does Python's index -1 mean? The last token. So the new tokens need another "
+        "treatment: clamp the indices to 0, and choose afterwards.",
+        "`torch.where(alignment >= 0, source[..., alignment.clamp(min=0)], edited)`: the "
+        "condition has one entry for each column.",
+    ),
+    solution=inject,
+    cases=inject_cases,
+)
+
+# ----------------------------------------------------------------------------------- 04.8 streaming
+
+
+def streaming_attention(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
+    """q (b, n, d), k (b, m, d), v (b, m, e) -> (b, n, e), at most n × block scores at a time."""
+    largest = q.new_full((*q.shape[:2], 1), float("-inf"))
+    total, out = torch.zeros_like(largest), q.new_zeros(*q.shape[:2], v.shape[-1])
+    for start in range(0, k.shape[1], block):
+        scores = q @ k[:, start : start + block].transpose(1, 2) / q.shape[-1] ** 0.5
+        higher = torch.maximum(largest, scores.amax(dim=-1, keepdim=True))
+        weights, shrink = (scores - higher).exp(), (largest - higher).exp()
+        total = total * shrink + weights.sum(dim=-1, keepdim=True)
+        out = out * shrink + weights @ v[:, start : start + block]
+        largest = higher
+    return out / total
+
+
+def streaming_cases(rng: Generator) -> Iterator[Case]:
+    for b, n, m, d, e, block, size, shift in (
+        (2, 5, 12, 4, 3, 4, 1, 0),
+        (1, 3, 7, 6, 5, 3, 1, 0),
+        (2, 4, 4, 4, 4, 1, 1, 0),
+        (1, 6, 5, 3, 2, 8, 1, 0),
+        # Scores that differ by more than exp can hold, and scores that are all too large for it.
+        (2, 5, 9, 4, 3, 4, 3000, 0),
+        (1, 4, 8, 4, 2, 2, 1, 60),
+    ):
+        q, k, v = size * normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
+        q[..., 0] += shift
+        k[..., 0] += shift
+        yield Case((q, k, v, block))
+
+
+STREAMING = Exercise(
+    number="04.8",
+    title="Attention without the matrix",
+    minutes=30,
+    difficulty=3,
+    statement="Section 7 said that fused attention never stores the matrix of all scores. Write "
+    "that algorithm. Go through the keys and values `block` at a time, the last block possibly "
+    "shorter, and keep three running results for each query: the largest score so far, the sum of "
+    "the exponentials, and the weighted sum of the values. At no time hold more than `n × block` "
+    "scores. The difficulty: every exponential is relative to the largest score so far, and that "
+    "may change with the next block. The output is that of ordinary attention, for scores of any "
+    "size.",
+    hints=(
+        "Without large scores it would be two running sums, of exp(s) and of exp(s) · v, and one "
+        "division at the end. Write that first.",
+        "Now use exp(s - largest). If a new block raises the maximum from `largest` to `higher`, "
+        "both running sums are too large by the factor exp(higher - largest). Correct them before "
+        "you add the new block.",
+        "With `shrink = (largest - higher).exp()`: `total = total * shrink + weights.sum(-1)` and "
+        "`out = out * shrink + weights @ values`. Start with a maximum of -inf and sums of 0.",
+    ),
+    solution=streaming_attention,
+    cases=streaming_cases,
+)
+
+EXERCISES = with_mistakes(
+    __name__,
+    ONE_QUERY,
+    SPLIT,
+    MULTI_HEAD,
+    PADDING,
+    COST,
+    IMAGE_PROMPT,
+    PROMPT_TO_PROMPT,
+    STREAMING,
+)
+
+# --------------------------------------------------------------------------------------------- quiz
 
 QUESTIONS = (
     Question(
-        "In some model the filling behind the prompt gets a third of all looks. You forbid every "
-        "layer to look at it and draw again with the same noise: the picture stays as it was. What "
-        "follows?",
+        "In some model the padding tokens get a third of all attention. You mask them in every "
+        "layer and draw again from the same noise. The image does not change. What follows?",
         (
             Answer(
-                "The maps were computed wrongly: what gets a third of the looks must matter.",
+                "The attention maps were computed wrongly: a third of the attention must matter.",
                 False,
-                "The looks are real. But a look moves the picture only by the value it brings, and "
-                "other tokens may bring the same, or later layers may not care.",
+                "The maps are right. But attention changes an image only through the values it "
+                "brings, and other tokens may bring the same, or later layers may ignore them.",
             ),
             Answer(
-                "The values of the filling are all zero.",
+                "The values of the padding tokens are all zero.",
                 False,
-                "Not even then would nothing change: a weight spent on zeros is missing elsewhere, "
-                "and when it is forbidden the other weights grow.",
+                "Not even then would nothing change. A weight spent on a zero is missing "
+                "elsewhere, and when the token is masked the other weights grow.",
             ),
             Answer(
-                "This picture did not need the filling; how much it was looked at did not tell.",
+                "This image did not depend on the padding, whatever its share of the attention.",
                 True,
-                "Only the second drawing shows what depends on what, and only for this picture and "
-                "this noise. A map counts looks. To find reasons one must change something.",
+                "Only the intervention, the second drawing, shows what depends on what, and it "
+                "does so for this image and this noise. An attention map counts attention.",
             ),
             Answer(
-                "The filling is never needed, and may be left out for every prompt.",
+                "The padding is never needed and may be masked for every prompt.",
                 False,
-                "One picture shows this for one picture. Where the words are forbidden, too, the "
-                "filling may be all that is left to tell of the prompt.",
+                "One image shows it for one image. If the words were masked too, the padding "
+                "might be all that still describes the prompt.",
             ),
         ),
     ),
     Question(
-        "A feature map is made twice as high and twice as wide. How many times more scores does "
-        "self-attention compute, and how many times more cross-attention to the words?",
+        "You double the height and the width of a feature map. How many times more scores does "
+        "self-attention compute, and how many times more does cross-attention to the text?",
         (
             Answer(
                 "16 and 4",
                 True,
-                "There are 4 times as many tokens n. Self-attention has n · n scores, "
-                "cross-attention n · m, and the number m of words stays as it is.",
+                "There are 4 times as many tokens n. Self-attention has n · n scores and "
+                "cross-attention n · m, and the number m of text tokens stays the same.",
             ),
             Answer(
                 "4 and 4",
@@ -292,31 +471,31 @@ QUESTIONS = (
             Answer(
                 "16 and 16",
                 False,
-                "Right for self-attention. In cross-attention only the queries come from the map; "
-                "the words do not become more.",
+                "Right for self-attention. In cross-attention only the queries come from the "
+                "feature map; the number of text tokens does not grow.",
             ),
         ),
     ),
     Question(
         "You shuffle the positions of a feature map, send it through self-attention, and undo the "
-        "shuffling. What has changed, compared with no shuffling?",
+        "shuffle. What has changed, compared with no shuffle?",
         (
             Answer(
-                "The neighbours of each position, and so the result.",
+                "The neighbours of each position, and therefore the result.",
                 False,
-                "Attention knows no neighbours: every position looks at all others, and nothing "
-                "tells it where they are. Convolutions would notice.",
+                "Attention knows no neighbours. Every position attends to all others, and nothing "
+                "tells it where they are. A convolution would notice.",
             ),
             Answer(
                 "Nothing.",
                 True,
-                "Each query meets the same keys and values, in another order, and a sum has no "
-                "order. In Stable Diffusion it is the convolutions around that know places.",
+                "Each query meets the same keys and values in another order, and a sum does not "
+                "depend on the order. In Stable Diffusion the convolutions know positions.",
             ),
             Answer(
-                "Only the weights; the result stays.",
+                "Only the attention weights; the result is the same.",
                 False,
-                "The weights move along with the tokens and come back by the undoing, just as the "
+                "The weights move along with the tokens and come back with them, just as the "
                 "result does.",
             ),
         ),

@@ -8,11 +8,14 @@ so every figure can be read in black and white.
 from sdlearn.course.figures.attention import attention_map_grid, heatmap, overlay
 from sdlearn.course.figures.course_plan import MAP_IN_WORDS, PLACES, course_map
 from sdlearn.course.figures.images import grid, img, label_font, png, show, wrapped
-from sdlearn.course.figures.plots import axes_for, curves, latent, schedule_path, table
+from sdlearn.course.figures.plots import axes_for, curves, latent, matrix, schedule_path
+from sdlearn.course.figures.style import Described, in_style
+from sdlearn.course.figures.tables import table
 
 __all__ = [
     "MAP_IN_WORDS",
     "PLACES",
+    "Described",
     "attention_map_grid",
     "axes_for",
     "course_map",
@@ -20,8 +23,10 @@ __all__ = [
     "grid",
     "heatmap",
     "img",
+    "in_style",
     "label_font",
     "latent",
+    "matrix",
     "overlay",
     "png",
     "schedule_path",

@@ -13,10 +13,12 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from sdlearn.course.figures.style import INK, Described
+
 # ----------------------------------------------------------------------------------- in a notebook
 
 
-def show(figure: Image.Image | Figure, alt: str) -> None:
+def show(figure: Image.Image | Figure | Described, alt: str = "") -> None:
     """Display a figure and, folded below it, its description.
 
     The description is also the alternative text of the image. JupyterLab drops that text, so
@@ -24,8 +26,15 @@ def show(figure: Image.Image | Figure, alt: str) -> None:
 
     Args:
         figure: What to show.
-        alt: What the figure shows, in words.
+        alt: What the figure shows, in words. A `Described` figure brings its own.
+
+    Raises:
+        ValueError: If there is no description.
     """
+    if isinstance(figure, Described):
+        figure, alt = figure.figure, alt or figure.words
+    if not alt:
+        raise ValueError("the figure has no description; give one as `alt`")
     display(Shown(data=png(figure), format="png", alt=alt))
     fold = f"<details><summary>The figure in words</summary>{html.escape(alt)}</details>"
     display({"text/html": fold, "text/plain": alt}, raw=True)
@@ -94,22 +103,22 @@ def grid(
             "accepted: rows of one length (the last may be shorter), a heading for each column or "
             "none, and a name for each row or none"
         )
-    font, gap, line = label_font(13), 6, 20
+    font, bold, gap, line = label_font(13), label_font(13, bold=True), 6, 20
     w, h = (scale * side for side in rows[0][0].size)
     left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
     wide = max(left + across * (w + gap), 240)
-    heading_lines = wrapped(title, font, wide - 2 * gap)
+    heading_lines = wrapped(title, bold, wide - 2 * gap)
     top = gap + line * len(heading_lines) + line * bool(columns)
     page = Image.new("RGB", (wide, top + len(rows) * (h + gap)), "white")
     pen = ImageDraw.Draw(page)
     for i, text in enumerate(heading_lines):
-        pen.text((gap, gap + i * line), text, "black", font)
+        pen.text((gap, gap + i * line), text, INK, bold)
     for i, heading in enumerate(columns):
-        pen.text((left + i * (w + gap) + w / 2, top - line), heading, "black", font, anchor="ma")
+        pen.text((left + i * (w + gap) + w / 2, top - line), heading, INK, font, anchor="ma")
     for j, row in enumerate(rows):
         y = top + j * (h + gap)
         if names:
-            pen.text((gap, y + h / 2), names[j], "black", font, anchor="lm")
+            pen.text((gap, y + h / 2), names[j], INK, font, anchor="lm")
         for i, picture in enumerate(row):
             enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
             x = left + i * (w + gap)
@@ -131,8 +140,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 @cache
-def label_font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return matplotlib's own font, which is the same on every system."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size
-    )
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from sdlearn.course.figures.style import in_style
 from sdlearn.schedule import NoiseSchedule, Point
 
 WIDE = 9.0  # inches; at 100 dots each a figure fits a notebook's column
@@ -15,6 +16,7 @@ STYLES = ("o-", "s--", "^:", "d-.")
 ARROW = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
 
 
+@in_style
 def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float = 3.0) -> Figure:
     """Draw the channels of one latent side by side.
 
@@ -44,6 +46,7 @@ def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float 
     return figure
 
 
+@in_style
 def schedule_path(schedule: NoiseSchedule, path: Sequence[Point]) -> Figure:
     """Draw alpha and sigma over all timesteps, with the points of a path on both curves."""
     times = range(schedule.num_steps)
@@ -62,6 +65,7 @@ def schedule_path(schedule: NoiseSchedule, path: Sequence[Point]) -> Figure:
     return figure
 
 
+@in_style
 def curves(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
@@ -92,6 +96,7 @@ def curves(
     return figure
 
 
+@in_style
 def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """Create a figure of the notebook's width with one pair of axes and a grid."""
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
@@ -101,7 +106,8 @@ def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def table(
+@in_style
+def matrix(
     weights: Tensor,
     rows: Sequence[str],
     columns: Sequence[str],

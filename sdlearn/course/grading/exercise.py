@@ -62,6 +62,7 @@ class Exercise:
         given: Methods of a class that the stub keeps.
         trained: Whether gradients must flow back through the answer.
         tolerance: Largest relative error in float64.
+        core: Whether the notebook goes on with the answer, or with the solution in its place.
     """
 
     number: str
@@ -76,6 +77,7 @@ class Exercise:
     given: tuple[str, ...] = ("__init__",)
     trained: bool = True
     tolerance: float = 1e-9
+    core: bool = False
 
     @property
     def kind(self) -> str:
@@ -132,14 +134,21 @@ def normal(rng: torch.Generator, *shape: int) -> Tensor:
 
 
 def cells(exercise: Exercise) -> list[dict[str, Any]]:
-    """The three notebook cells of an exercise, without outputs: card, answer and check."""
+    """The notebook cells of an exercise, without outputs: card, answer and check.
+
+    A core exercise has a fourth cell, after which the notebook uses the answer if it is right and
+    the solution if it is not.
+    """
     name = f"exercise-{exercise.number.split('.')[1]}"
     answer, checked = f"{name}-answer", f"{name}-check"
-    return [
+    made = [
         cell("markdown", name, card(exercise), {}),
         cell("code", answer, stub(exercise), nbgrader(answer)),
         cell("code", checked, check_cell(exercise), nbgrader(checked, exercise.points)),
     ]
+    if exercise.core:
+        made.append(cell("code", f"{name}-use", use_cell(exercise), {}))
+    return made
 
 
 def cell(kind: str, name: str, text: str, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +184,11 @@ def card(exercise: Exercise) -> str:
 def check_cell(exercise: Exercise, call: str = "check") -> str:
     """The code that checks the answer, or grades it if call is "check.grade"."""
     return f'{call}("{exercise.number}", {exercise.name})'
+
+
+def use_cell(exercise: Exercise) -> str:
+    """The code after which the notebook has a right answer under the answer's name."""
+    return f'{exercise.name} = answer_or_solution("{exercise.number}", {exercise.name})'
 
 
 def stub(exercise: Exercise) -> str:

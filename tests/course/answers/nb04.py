@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdlearn.course.exercises.nb04_attention import TwoVoices, look_once, read_words, split_heads
+from sdlearn.course.exercises.nb04_attention import (
+    Attention,
+    ImagePromptBlock,
+    attend_once,
+    attend_to_words,
+    attention_weights,
+    inject,
+    split_heads,
+    streaming_attention,
+)
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
@@ -71,7 +80,7 @@ def bill(n, c):
 
 
 def block(forward):
-    return type("TwoVoices", (TwoVoices,), {"forward": forward})
+    return type("ImagePromptBlock", (ImagePromptBlock,), {"forward": forward})
 
 
 def after(x, self, text, image, scale, **change):
@@ -135,6 +144,94 @@ class OtherLayers(nn.Module):
         return self.norm1(x)
 
 
+def heads_of(self, x, context):
+    context = x if context is None else context
+    projected = self.to_q(x), self.to_k(context), self.to_v(context)
+    return [split_heads(each, self.heads) for each in projected]
+
+
+def layer(forward):
+    def with_default(self, x, context=None):
+        return forward(self, x, context)
+
+    return type("Attention", (Attention,), {"forward": with_default})
+
+
+def merged(self, out):
+    return self.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def attended(self, x, context, weights):
+    q, k, v = heads_of(self, x, context)
+    return merged(self, weights(q, k) @ v)
+
+
+def as_loop(self, x, context):
+    q, k, v = heads_of(self, x, context)
+    outs = [attention_weights(q[:, h], k[:, h]) @ v[:, h] for h in range(self.heads)]
+    return self.to_out[0](torch.cat(outs, dim=-1))
+
+
+def fused(self, x, context):
+    return merged(self, F.scaled_dot_product_attention(*heads_of(self, x, context)))
+
+
+def injected_in_place(edited, source, alignment):
+    shared = alignment >= 0
+    edited[..., shared] = source[..., alignment[shared]]
+    return edited
+
+
+def injected_by_index(edited, source, alignment):
+    out, shared = edited.clone(), alignment >= 0
+    out[..., shared] = source[..., alignment[shared]]
+    return out
+
+
+def injected_in_a_loop(edited, source, alignment):
+    columns = [
+        edited[..., j] if i < 0 else source[..., i] for j, i in enumerate(alignment.tolist())
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+def backwards(edited, source, alignment):
+    out, shared = edited.clone(), alignment >= 0
+    out[..., alignment[shared]] = source[..., shared]
+    return out
+
+
+def by_logsumexp(q, k, v, block):
+    total, out = None, None
+    for keys, values in zip(k.split(block, 1), v.split(block, 1), strict=True):
+        s = q @ keys.transpose(1, 2) / q.shape[-1] ** 0.5
+        here, mean = s.logsumexp(-1, keepdim=True), s.softmax(-1) @ values
+        if total is None:
+            total, out = here, mean
+        else:
+            both = torch.logaddexp(total, here)
+            out, total = out * (total - both).exp() + mean * (here - both).exp(), both
+    return out
+
+
+def streamed(change):
+    """Streaming attention with a change of its running results after every block."""
+
+    def answer(q, k, v, block):
+        largest = q.new_full((*q.shape[:2], 1), float("-inf"))
+        total, out = torch.zeros_like(largest), 0.0
+        for start in range(0, k.shape[1], block):
+            s = q @ k[:, start : start + block].transpose(1, 2) / q.shape[-1] ** 0.5
+            higher = torch.maximum(largest, s.amax(-1, keepdim=True))
+            w, shrink = (s - higher).exp(), (largest - higher).exp()
+            total = total * shrink + w.sum(-1, keepdim=True)
+            out = out * shrink + w @ v[:, start : start + block]
+            largest, total, out = change(higher, total, out)
+        return out / total
+
+    return answer
+
+
 WRONG = {
     "04.1": [
         lambda q, k, v: see((scores(q, k) * (q.shape[1] / k.shape[1]) ** 0.5).softmax(1), v),
@@ -144,13 +241,15 @@ WRONG = {
         lambda q, k, v: see(F.normalize(scores(q, k).sigmoid(), p=1, dim=1), v),
         lambda q, k, v: see(scores(q, k).clamp(-50, 50).softmax(1), v),
         lambda q, k, v: see(scores(q.float(), k.float()).softmax(1).to(v.dtype), v),
-        lambda q, k, v: see(scores(q, k[:1]).softmax(1), v) if len(q) > 1 else look_once(q, k, v),
-        lambda q, k, v: look_once(q.div_(2), k, v) * 0 + look_once(q * 2, k, v),
-        lambda q, k, v: look_once(q, k, v) + look_once(q, k, v).mean(),
+        lambda q, k, v: see(scores(q, k[:1]).softmax(1), v) if len(q) > 1 else attend_once(q, k, v),
+        lambda q, k, v: attend_once(q.div_(2), k, v) * 0 + attend_once(q * 2, k, v),
+        lambda q, k, v: attend_once(q, k, v) + attend_once(q, k, v).mean(),
         lambda q, k, v: see(scores(q, k).softmax(1) / (1 + 1e-6), v),
         lambda q, k, v: see(scores(q, k).exp() / (scores(q, k).exp().sum(1, True) + 1e-8), v),
-        lambda q, k, v: look_once(k[:, 0], k, v),
-        lambda q, k, v: look_once(q, v, v) if k.shape == v.shape else look_once(q, k, v).flip(0),
+        lambda q, k, v: attend_once(k[:, 0], k, v),
+        lambda q, k, v: (
+            attend_once(q, v, v) if k.shape == v.shape else attend_once(q, k, v).flip(0)
+        ),
         lambda q, k, v: v.mean(1),
         lambda q, k, v: scores(q, k).softmax(1).squeeze() @ v,
     ],
@@ -169,9 +268,21 @@ WRONG = {
         lambda x, heads: list(split_heads(x, heads).unbind(1)),
     ],
     "04.3": [
-        lambda q, k, v, lengths: read_words(q, k, v, lengths[:1].expand_as(lengths)),
-        lambda q, k, v, lengths: read_words(q, k, v, lengths.min().expand_as(lengths)),
-        lambda q, k, v, lengths: read_words(q, k.flip(1), v.flip(1), lengths),
+        layer(lambda s, x, c: fused(s, x, None) if c is None else fused(s, x, c.flip(1)) * 1.001),
+        layer(lambda s, x, c: attended(s, x, c, lambda q, k: q @ k.transpose(-1, -2))),
+        layer(lambda s, x, c: attended(s, x, c, lambda q, k: attention_weights(q, k).mT.mT * 0.5)),
+        layer(lambda s, x, c: attended(s, x, c, lambda q, k: attention_weights(k, q).mT)),
+        layer(lambda s, x, c: attended(s, x, c, lambda q, k: attention_weights(q * s.heads, k))),
+        layer(lambda s, x, c: fused(s, x, c) - s.to_out[0].bias),
+        layer(lambda s, x, c: fused(s, x, c).detach()),
+        layer(lambda s, x, c: F.dropout(fused(s, x, c), 0.1)),
+        layer(lambda s, x, c: fused(s, x.flip(1), c)),
+        layer(lambda s, x, c: fused(s, x, c).float()),
+    ],
+    "04.4": [
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths[:1].expand_as(lengths)),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths.min().expand_as(lengths)),
+        lambda q, k, v, lengths: attend_to_words(q, k.flip(1), v.flip(1), lengths),
         lambda q, k, v, lengths: filled_with(-30.0)(q, k, v, lengths),
         filled_with(-1e5),
         filled_with(-1e12),
@@ -181,16 +292,16 @@ WRONG = {
         lambda q, k, v, lengths: filled_with(float("inf"))(q, k, v, lengths),
         lambda q, k, v, lengths: filled_with(float("-inf"))(q, k, v, lengths).nan_to_num() * 1.001,
         lambda q, k, v, lengths: renormalised(q, k, v, lengths, 1e-6),
-        lambda q, k, v, lengths: read_words(q, k, v, lengths) * lengths.view(-1, 1, 1),
-        lambda q, k, v, lengths: read_words(q, k, v, lengths - 1),
-        lambda q, k, v, lengths: read_words(q, k, v, torch.full_like(lengths, 2)),
-        lambda q, k, v, lengths: read_words(q, k, v, lengths.flip(0)),
-        lambda q, k, v, lengths: read_words(q, k, v, lengths).to(torch.float32),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths) * lengths.view(-1, 1, 1),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, torch.full_like(lengths, 2)),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths.flip(0)),
+        lambda q, k, v, lengths: attend_to_words(q, k, v, lengths).to(torch.float32),
         lambda q, k, v, lengths: sliced(q, k, v, lengths).transpose(1, 2),
-        lambda q, k, v, lengths: read_words(q, k, v.masked_fill_(v > 9, 0), lengths) + 1e-7,
+        lambda q, k, v, lengths: attend_to_words(q, k, v.masked_fill_(v > 9, 0), lengths) + 1e-7,
         lambda q, k, v, lengths: (word_scores(q, k) + word_mask(k, lengths)).softmax(-1) @ v,
     ],
-    "04.4": [
+    "04.5": [
         lambda h, w, c, heads: bill(h + w, c),
         lambda h, w, c, heads: bill(w, c),
         lambda h, w, c, heads: 4 * h * w * c * c + 2 * h * w * c,
@@ -206,7 +317,7 @@ WRONG = {
         lambda h, w, c, heads: f"{bill(h * w, c)}",
         lambda h, w, c, heads: 8 * h * w * c * c + 2 * (h * w) ** 2 * c,
     ],
-    "04.5": [
+    "04.6": [
         block(no_last_residual),
         block(parallel),
         block(text_last),
@@ -225,6 +336,30 @@ WRONG = {
         block(lambda s, x, t, i, scale: F.dropout(own_queries(s, x, t, i, scale), 0.1)),
         block(lambda s, x, t, i, scale: own_queries(s, x, t, i.mean(1, keepdim=True), scale)),
     ],
+    "04.7": [
+        injected_in_place,
+        backwards,
+        lambda e, s, a: inject(s, e, a),
+        lambda e, s, a: inject(e, s, a.flip(0)),
+        lambda e, s, a: inject(e, s, (a + 1).clamp(max=len(a) - 1)),
+        lambda e, s, a: inject(e, s, a).softmax(-1),
+        lambda e, s, a: inject(e, s.mean(0, keepdim=True).expand_as(s), a),
+        lambda e, s, a: inject(torch.zeros_like(e), s, a),
+        lambda e, s, a: inject(e, s, a).float(),
+        lambda e, s, a: e * inject(e, s, a),
+    ],
+    "04.8": [
+        streamed(lambda m, t, o: (m, t, o / t)),
+        streamed(lambda m, t, o: (m, t.detach(), o)),
+        streamed(lambda m, t, o: (m, t + 1e-6, o)),
+        streamed(lambda m, t, o: (m + 1, t, o)),
+        streamed(lambda m, t, o: (m.max().expand_as(m), t, o)),
+        lambda q, k, v, block: streaming_attention(q, k[:, :block], v[:, :block], block),
+        lambda q, k, v, block: streaming_attention(q, k, v, block) / block,
+        lambda q, k, v, block: streaming_attention(q, k.flip(1), v, block),
+        lambda q, k, v, block: streaming_attention(q, k, v, block).squeeze(),
+        lambda q, k, v, block: v.mean(1, keepdim=True).expand(-1, q.shape[1], -1),
+    ],
 }
 RIGHT = {
     "04.1": [
@@ -241,21 +376,28 @@ RIGHT = {
             x.transpose(1, 2).reshape(x.shape[0], heads, -1, x.shape[1]).transpose(2, 3)
         ),
     ],
-    "04.3": [
+    "04.3": [layer(as_loop), layer(fused), layer(lambda s, y, text: fused(s, y, text))],
+    "04.4": [
         sliced,
         renormalised,
         filled_with(torch.finfo(torch.float32).min),
         filled_with(-math.inf),
     ],
-    "04.4": [
+    "04.5": [
         lambda h, w, c, heads: 2 * h * w * c * (2 * c + h * w),
         lambda h, w, c, heads: float(bill(h * w, c)),
         lambda h, w, c, heads: torch.tensor(bill(h * w, c)),
         lambda h, w, c, heads: 4 * math.prod((h, w, c, c)) + 2 * heads * (h * w) ** 2 * c // heads,
     ],
-    "04.5": [
+    "04.6": [
         block(own_queries),
         block(lambda s, x, text, image, how: own_queries(s, x, text, image, how)),
+    ],
+    "04.7": [injected_by_index, injected_in_a_loop],
+    "04.8": [
+        by_logsumexp,
+        lambda q, k, v, block: F.scaled_dot_product_attention(q, k, v),
+        streamed(lambda m, t, o: (m, t, o)),
     ],
 }
 
@@ -267,7 +409,7 @@ def by_hand_with_one_maximum(q, k, v):
 
 VERDICTS = [
     ExpectedVerdict(
-        "04.5",
+        "04.6",
         OtherLayers,
         says=("The names of the weights differ: `attn1.to_q.weight`", "more missing"),
     ),
@@ -278,10 +420,10 @@ VERDICTS = [
         "scale by the batch size",
     ),
     ExpectedVerdict(
-        "04.3", lambda q, k, v, lengths: read_words(q, k, v, lengths - 1), "one word too few"
+        "04.4", lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1), "one word too few"
     ),
     ExpectedVerdict(
-        "04.3",
+        "04.4",
         lambda q, k, v, lengths: (
             word_scores(q, k)
             .masked_fill(torch.arange(1, k.shape[1] + 1) >= lengths[:, None, None], -math.inf)

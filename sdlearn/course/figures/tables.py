@@ -1,0 +1,75 @@
+"""Tables of results: HTML in a notebook, aligned text in a terminal."""
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NUMBER = r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?(%|×|GB|MB|s|ms))?"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below headings. A column of numbers is aligned to the right.
+
+    Attributes:
+        columns: The headings.
+        rows: The cells, as many in each row as there are headings.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds only numbers."""
+        return [
+            all(re.fullmatch(NUMBER, row[k].strip()) for row in self.rows if row[k])
+            for k in range(len(self.columns))
+        ]
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[k]) for line in lines) for k in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, self.numeric, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head = self.row("th", self.columns)
+        body = "\n".join(self.row("td", row) for row in self.rows)
+        return f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+    def row(self, element: str, cells: Sequence[str]) -> str:
+        """One row as HTML."""
+        sides = ("right" if right else "left" for right in self.numeric)
+        return "<tr>{}</tr>".format(
+            "".join(
+                f'<{element} style="text-align: {side}">{html.escape(cell)}</{element}>'
+                for cell, side in zip(cells, sides, strict=True)
+            )
+        )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Make a table of results.
+
+    Args:
+        columns: The headings.
+        rows: The cells. Format numbers as they should be read, such as f"{x:.1%}".
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are headings.
+    """
+    texts = tuple(tuple(str(cell) for cell in row) for row in rows)
+    for row in texts:
+        if len(row) != len(columns):
+            raise ValueError(
+                f"a row has {len(row)} cells, {row}; accepted: {len(columns)}, one for each "
+                f"heading {tuple(columns)}"
+            )
+    return Table(tuple(columns), texts)
