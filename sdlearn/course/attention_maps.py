@@ -7,6 +7,7 @@ temperature. Attention weights are not explanations: notebook 04 shows what they
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,6 +135,37 @@ def observe_cross_attention(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def custom_weights(unet: nn.Module, weigh: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Let a function compute, in this context, the weights of every cross-attention.
+
+    It computes them for the last example of the batch, which is the one with the prompt under
+    guidance. The other examples keep the softmax of their scores.
+
+    Args:
+        unet: The network.
+        weigh: Gets the name of the layer and the scores (heads, n, m), which it may change in
+            place, and returns the weights (heads, n, m).
+    """
+
+    def forward(name: str, layer: Attention, x: Tensor, context: Tensor) -> Tensor:
+        projected = layer.to_q(x), layer.to_k(context), layer.to_v(context)
+        q, k, v = (layer.split(part) for part in projected)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        weights = scores.softmax(dim=-1)
+        weights[-1] = weigh(name, scores[-1])
+        return layer.to_out[0]((weights @ v).transpose(1, 2).flatten(2))
+
+    layers = {n: m for n, m in unet.named_modules() if n.endswith("attn2")}
+    try:
+        for name, layer in layers.items():
+            layer.forward = partial(forward, name, layer)
+        yield
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("forward", None)
 
 
 def token_maps(totals: Mapping[str, Tensor], side: int = 32) -> Tensor:

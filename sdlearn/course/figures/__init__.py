@@ -5,7 +5,13 @@ with axes is a matplotlib Figure. Lines differ in dashes and markers and maps di
 so every figure can be read in black and white.
 """
 
-from sdlearn.course.figures.attention import attention_map_grid, heatmap, overlay
+from sdlearn.course.figures.attention import (
+    attention_map_grid,
+    heatmap,
+    overlay,
+    token_overlays,
+    variants,
+)
 from sdlearn.course.figures.course_plan import MAP_IN_WORDS, PLACES, course_map
 from sdlearn.course.figures.images import grid, img, label_font, png, show, wrapped
 from sdlearn.course.figures.plots import axes_for, curves, latent, matrix, schedule_path
@@ -32,5 +38,7 @@ __all__ = [
     "schedule_path",
     "show",
     "table",
+    "token_overlays",
+    "variants",
     "wrapped",
 ]

@@ -1,12 +1,180 @@
-"""Attention maps as images: which positions attend to a token?"""
+"""Figures of attention: its matrices, its cost, the transformer block, and attention maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from sdlearn.course.figures import diagrams
+from sdlearn.course.figures.diagrams import ATTENTION, LINEAR, MLP, NORM, arrow, box, label, plus
 from sdlearn.course.figures.images import grid
+from sdlearn.course.figures.plots import axes_for
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    VERMILION,
+    Described,
+    in_style,
+    tint,
+)
+
+# ---------------------------------------------------------------------------------------- diagrams
+
+
+@in_style
+def attention_matrices() -> Described:
+    """Draw the matrices of cross-attention as rectangles: n image tokens read m text tokens."""
+    figure, ax = diagrams.canvas(18, 7.9, "Cross-attention, as matrices")
+    image, text = tint(BLUE, 0.35), tint(VERMILION, 0.35)
+    n, m, d = 3.4, 1.9, 1.3  # sides of the rectangles
+
+    def matrix(x: float, y: float, w: float, h: float, name: str, size: str, colour: str) -> None:
+        ax.add_patch(Rectangle((x, y - h / 2), w, h, facecolor=colour, edgecolor=INK, lw=0.9))
+        ax.text(x + w / 2, y, name, ha="center", va="center", fontsize=10)
+        label(ax, x + w / 2, y - h / 2 - 0.32, size, GREY)
+
+    top, low = 5.7, 2.2  # the heights of the two rows
+    matrix(0.5, top, d, n, "$x$", "n × dim", image)
+    matrix(0.5, low, d, m, "text", "m × text dim", text)
+    matrix(4.6, top, d, n, "$Q$", "n × d", image)
+    matrix(4.6, low, d, m, "$K$", "m × d", text)
+    matrix(12.2, low, d, m, "$V$", "m × d", text)
+    matrix(8.2, top, m, n, "weights", "n × m", tint(ORANGE, 0.45))
+    matrix(15.9, top, d, n, "output", "n × d", image)
+    arrow(ax, [(1.9, top), (4.5, top)], BLUE)
+    arrow(ax, [(1.9, low + 0.2), (4.5, low + 0.2)], VERMILION)
+    arrow(ax, [(1.9, low - 0.3), (3.6, low - 0.3), (3.6, 0.35), (11.4, 0.35), (11.4, low),
+               (12.1, low)], VERMILION)  # fmt: skip
+    label(ax, 3.2, top + 0.3, "to_q", BLUE)
+    label(ax, 3.2, low + 0.5, "to_k", VERMILION)
+    label(ax, 8.5, 0.65, "to_v", VERMILION)
+    arrow(ax, [(6.0, top), (8.1, top)])
+    arrow(ax, [(6.0, low + 0.2), (7.0, low + 0.2), (7.0, top - 0.7), (8.1, top - 0.7)])
+    label(ax, 7.05, top + 0.75, "$QK^\\top/\\sqrt{d}$,\nsoftmax of\neach row")
+    arrow(ax, [(10.2, top), (15.8, top)])
+    arrow(ax, [(12.85, low + 1.0), (12.85, top - 0.05)])
+    label(ax, 12.85, top + 0.35, "weights · $V$")
+    words = (
+        "A diagram of matrices. The image tokens x, n rows, give the queries Q by to_q. The text "
+        "tokens, m rows, give the keys K by to_k and the values V by to_v. Q times K transposed, "
+        "divided by the square root of d and put through a softmax in each row, gives the weights, "
+        "n rows and m columns. The weights times V give the output, which has n rows like x."
+    )
+    return Described(figure, words)
+
+
+@in_style
+def transformer_block() -> Described:
+    """Draw the SpatialTransformer with one block: three layers beside the residual stream."""
+    figure, ax = diagrams.canvas(22, 7.6, "A SpatialTransformer with one transformer block")
+    stream, branch = 4.6, 2.4
+    ax.add_patch(Rectangle((4.75, 1.3), 13.0, 4.3, facecolor="#f5f7fa", edgecolor="#cbd2d9"))
+    label(ax, 17.6, 5.25, "TransformerBlock", GREY, "right")
+    label(ax, 0.15, stream, "feature map\n(b, c, h, w)", INK, "left")
+    box(ax, 3.45, stream, "GroupNorm\nproj_in", LINEAR, w=1.9, h=1.2)
+    arrow(ax, [(2.05, stream), (2.5, stream)])
+    layers = (
+        (5.4, "self-\nattention", "attn1", ATTENTION),
+        (9.6, "cross-\nattention", "attn2", ATTENTION),
+        (13.8, "gated\nMLP", "ff", MLP),
+    )
+    for x, name, key, colour in layers:
+        arrow(ax, [(x, stream), (x, branch), (x + 0.25, branch)])
+        box(ax, x + 0.85, branch, "Layer\nNorm", NORM, w=1.1, h=1.1)
+        arrow(ax, [(x + 1.4, branch), (x + 1.7, branch)])
+        box(ax, x + 2.45, branch, name, colour, w=1.5, h=1.1)
+        label(ax, x + 2.45, branch + 0.85, key, GREY)
+        arrow(ax, [(x + 3.2, branch), (x + 3.5, branch), (x + 3.5, stream - 0.26)])
+        plus(ax, x + 3.5, stream)
+    ends = [4.4, *(x + 3.5 for x, *_ in layers), 18.15]
+    for start, end in pairwise(ends):
+        arrow(ax, [(start + 0.24 * (start != 4.4), stream), (end - 0.26 * (end != 18.15), stream)])
+    box(ax, 18.9, stream, "proj_out", LINEAR, w=1.5, h=1.2)
+    arrow(ax, [(19.65, stream), (20.44, stream)])
+    plus(ax, 20.7, stream)
+    arrow(ax, [(20.94, stream), (21.7, stream)])
+    arrow(ax, [(2.2, stream), (2.2, 6.5), (20.7, 6.5), (20.7, stream + 0.26)])
+    label(ax, 11.4, 6.8, "residual connection", GREY)
+    label(ax, 4.95, 5.25, "residual stream: tokens (b, h·w, c)", GREY, "left")
+    arrow(ax, [(12.05, 0.55), (12.05, branch - 0.57)], VERMILION)
+    label(ax, 12.05, 0.28, "text embeddings (b, 77, context_dim)", VERMILION)
+    words = (
+        "A diagram from left to right. A feature map goes through GroupNorm and proj_in into the "
+        "residual stream of tokens. Three branches leave the stream, each through a LayerNorm and "
+        "one layer, and are added back to it: self-attention, cross-attention, which also gets "
+        "the text embeddings, and the gated MLP. After the block comes proj_out, and its result is "
+        "added to the feature map, which came past everything by an outer residual connection."
+    )
+    return Described(figure, words)
+
+
+# ------------------------------------------------------------------------------------------ curves
+
+
+@in_style
+def largest_weights(widths: Sequence[int], largest: Mapping[str, Sequence[float]]) -> Described:
+    """Draw the average largest attention weight over the width d, a line for each way of scaling.
+
+    Args:
+        widths: The values of d.
+        largest: By the name of the scores, such as "q·k / √d", a value for each width.
+    """
+    figure, ax = axes_for("The largest of 64 attention weights, on average", "width d", "weight")
+    styles = zip(largest.items(), (VERMILION, BLUE), ("s--", "o-"), strict=True)
+    for (name, values), colour, style in styles:
+        ax.plot(widths, values, style, color=colour)
+        ax.annotate(
+            name, (widths[-1], values[-1]), (8, 0), textcoords="offset points", va="center",
+            color=colour, fontweight="bold",
+        )  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ax.set(ylim=(0, 1.05), xlim=(widths[0] * 0.85, widths[-1] * 2.1))
+    ax.set_xticks(widths, [str(d) for d in widths])
+    ax.minorticks_off()
+    ends = "; ".join(
+        f"{name}: {values[0]:.2f} at d = {widths[0]}, {values[-1]:.2f} at d = {widths[-1]}"
+        for name, values in largest.items()
+    )
+    words = f"Two lines of the largest weight over the width d, from {widths[0]} on. {ends}."
+    return Described(figure, words)
+
+
+@in_style
+def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Described:
+    """Draw the time of one attention over the number of tokens, both axes logarithmic.
+
+    Args:
+        tokens: The numbers of tokens.
+        seconds: By the name of the implementation, a time for each number of tokens. The dotted
+            line is proportional to the square of the tokens and meets the first one's second time.
+    """
+    figure, ax = axes_for(
+        "Time of one attention layer, two heads of width 32", "tokens n", "seconds of CPU time"
+    )
+    first = next(iter(seconds.values()))[1]
+    square = [first * (n / tokens[1]) ** 2 for n in tokens]
+    lines = {"∝ n²": square} | dict(seconds)
+    looks = zip(lines.items(), (GREY, VERMILION, BLUE), (":", "s--", "o-"), strict=True)
+    for (name, values), colour, style in looks:
+        ax.plot(tokens, values, style, color=colour, label=name)
+    ax.set(xscale="log", yscale="log")
+    ax.set_xticks(tokens, [str(n) for n in tokens])
+    ax.minorticks_off()
+    ax.legend()
+    words = (
+        f"Lines of the time over the number of tokens, from {tokens[0]} to {tokens[-1]}, on "
+        f"logarithmic axes: {', '.join(seconds)}, and a dotted line that grows with the square of "
+        "the tokens."
+    )
+    return Described(figure, words)
+
+
+# ------------------------------------------------------------------------------------------ images
 
 
 def heatmap(weights: Tensor, most: float | None = None, size: int = 64) -> Image.Image:
@@ -25,11 +193,46 @@ def heatmap(weights: Tensor, most: float | None = None, size: int = 64) -> Image
     return Image.fromarray(shades.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
 
 
-def overlay(image: Image.Image, weights: Tensor) -> Image.Image:
-    """Darken a square image where a map (h, w) is small, and keep it bright where it is large."""
-    light = np.array(heatmap(weights, size=image.width), float)[..., None] / 255
+def overlay(image: Image.Image, weights: Tensor, most: float | None = None) -> Image.Image:
+    """Darken a square image where a map (h, w) is small, and keep it bright where it is large.
+
+    Args:
+        image: The image.
+        weights: (h, w), values from 0 up.
+        most: The value that leaves the image as it is. None takes the largest value of the map.
+    """
+    light = np.array(heatmap(weights, most, image.width), float)[..., None] / 255
     pixels = np.array(image.convert("RGB"), float) * (0.15 + 0.85 * light)
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def token_overlays(
+    image: Image.Image, maps: Tensor, words: Sequence[str], title: str, across: int = 6
+) -> Described:
+    """Draw an image and, for each token, the image lit by the token's attention map.
+
+    All maps share one scale: the image is shown at full brightness at the largest weight of all.
+
+    Args:
+        image: The generated image, drawn first.
+        maps: (tokens, h, w), attention weights.
+        words: The tokens.
+        title: Of the figure.
+        across: Images in a row.
+    """
+    most = float(maps.max())
+    tiles = [image, *(overlay(image, one, most) for one in maps)]
+    shares = [f"{word}  {one.mean():.0%}" for word, one in zip(words, maps, strict=True)]
+    figure = rows_of(tiles, ["the image", *shares], title, across)
+    said = ", ".join(
+        f"{word}: {one.mean():.1%} on average, {one.max():.1%} at most"
+        for word, one in zip(words, maps, strict=True)
+    )
+    return Described(
+        figure,
+        "The image, and the same image once for each token, bright where the token gets attention "
+        f"and dark elsewhere, on one scale. Attention weight: {said}.",
+    )
 
 
 def attention_map_grid(
@@ -47,14 +250,51 @@ def attention_map_grid(
         across: Images in a row.
     """
     tiles = [image, *(heatmap(one, size=image.width) for one in maps)]
-    names = ["the picture", *words]
+    return rows_of(tiles, ["the picture", *words], title, across)
+
+
+def rows_of(
+    tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int
+) -> Image.Image:
+    """Draw images in rows of `across`, each with its name above it."""
     rows = [
         grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=2)
         for i in range(0, len(tiles), across)
     ]
-    whole = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    whole = Image.new(
+        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
+    )
     top = 0
     for row in rows:
         whole.paste(row, (0, top))
         top += row.height
     return whole
+
+
+def variants(
+    images: Mapping[str, Image.Image], title: str, changed: Mapping[str, str]
+) -> Described:
+    """Draw variants of one image in a row.
+
+    Args:
+        images: By name; the first is the unchanged image.
+        title: Of the figure.
+        changed: By name, what changed, in words.
+    """
+    figure = grid([[*images.values()]], [*images], title=title, scale=2)
+    said = "; ".join(f"{name}: {words}" for name, words in changed.items())
+    return Described(figure, f"{len(images)} images side by side. {title}: {said}.")
+
+
+def edits(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], title: str) -> Described:
+    """Draw edits of several images: a row for each seed, a column for each way of editing.
+
+    Args:
+        rows: The images.
+        columns: What each column shows.
+        title: Of the figure.
+    """
+    names = [f"seed {seed}" for seed in range(len(rows))]
+    figure = grid(rows, columns, names, title, scale=2)
+    words = f"A grid of {len(rows)} rows, one for each seed, with the columns {', '.join(columns)}."
+    return Described(figure, words)

@@ -39,7 +39,7 @@ class AttentionLens(FigureWidget):
             value=steps, min=1, max=steps, description="Step", continuous_update=False, **row
         )
         self.sharpness = widgets.FloatSlider(
-            value=1, min=0, max=4, step=0.25, description="Sharpness", **row
+            value=1, min=0, max=2, step=0.1, description="Sharpness", **row
         )
         super().__init__([self.word, self.layer, self.head, self.step, self.sharpness])
 
@@ -51,13 +51,16 @@ class AttentionLens(FigureWidget):
         )
         page, word = self.maps.image, self.maps.words[self.word.value]
         seen = attention_maps.token_map(self.maps, self.word.value, weights)
+        # One scale for all words; the start and the end of the text may get far more than any.
+        most = float(weights[:, 1 : len(self.maps.words) - 1].max())
         self.image = grid(
-            [[page, heatmap(seen, size=page.width), overlay(page, seen)]],
-            ["the page", f"weight of {word}", "the page in its light"],
+            [[page, heatmap(seen, most, page.width), overlay(page, seen, most)]],
+            ["the image", f"attention to {word}", "both"],
             scale=2,
         )
         sentence = (
             f"The token “{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} "
-            f"where it gets most; an equal share would be {1 / weights.shape[1]:.1%}."
+            f"where it gets most; an equal share would be {1 / weights.shape[1]:.1%}. White is "
+            f"{most:.1%}, the most that any word gets here."
         )
         self.show(sentence, f"Attention map of {word}. {sentence}")
