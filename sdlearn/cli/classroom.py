@@ -145,7 +145,7 @@ def source(path: Path) -> Notebook:
 
 def graded(exercise: Exercise) -> Iterator[dict[str, Any]]:
     """Yield the two code cells of an exercise: the solved answer, and check.grade."""
-    _, answer, checked = cells(exercise)
+    _, answer, checked, *_ = cells(exercise)
     yield answer | {"source": marked_solution(exercise)}
     yield checked | {"source": check_cell(exercise, "check.grade")}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sdlearn.course import attention_maps
-from sdlearn.course.figures import attention_map_grid, heatmap, overlay, table
+from sdlearn.course.figures import attention_map_grid, heatmap, matrix, overlay
 from sdlearn.course.widgets import AttentionLens
 from sdlearn.text import token_ids
 
@@ -89,7 +89,7 @@ def test_every_control_of_the_lens_matters(looks):
         (lens.layer, next(iter(looks.q))),
         (lens.head, 0),
         (lens.step, 1),
-        (lens.sharpness, 4.0),
+        (lens.sharpness, 2.0),
     ):
         before = np.array(lens.image)
         view = lens.view.value
@@ -107,7 +107,7 @@ def test_the_lens_says_its_numbers(looks):
     said = re.sub("<[^>]*>", "", lens.message.value)
     assert said == (
         "The token “red” gets 1.3% of the attention, and 1.3% where it gets most; an equal share "
-        "would be 1.3%."
+        "would be 1.3%. White is 1.3%, the most that any word gets here."
     )
     assert 'role="status"' in lens.message.value
     assert 'alt="Attention map of red. The token “red” gets 1.3%' in lens.view.value
@@ -118,6 +118,52 @@ def test_a_mistake_in_the_callback_is_not_swallowed(looks, monkeypatch):
     monkeypatch.setattr(attention_maps, "attention_weights", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         lens.sharpness.value = 2
+
+
+def test_the_maps_of_all_words_share_one_scale(looks):
+    """A word that gets half of the most that any word gets is grey, not white."""
+    lens = AttentionLens(looks, word=1)
+    weights = attention_maps.attention_weights(looks, lens.layer.value, lens.step.value - 1)
+    inside = weights[:, 1 : len(looks.words) - 1]
+    for word in range(1, len(looks.words) - 1):
+        lens.word.value = word
+        side = 2 * looks.image.width
+        middle = np.array(lens.image.convert("L"))[-side - 6 :, side:-side]
+        tile = np.array(heatmap(weights[:, word].reshape(8, 8), float(inside.max())))
+        assert abs(int(middle.max()) - 255) < 2  # the white around it
+        assert tile.max() == round(float(weights[:, word].max() / inside.max()) * 15) * 17
+
+
+def test_weights_of_ones_own_give_the_models_image_and_masked_ones_another(looks, tiny_storybook):
+    """The softmax itself draws what the model draws; a mask before it, what masked keys draw."""
+    sd = tiny_storybook
+    prompt, asked = "a red cat", []
+
+    def own(layer, scores):
+        asked.append((layer, scores.shape))
+        return scores.softmax(dim=-1)
+
+    def masked(layer, scores):
+        scores[..., 2] = float("-inf")
+        return scores.softmax(dim=-1)
+
+    def draw(weigh=None):
+        if weigh is None:
+            return sd.text_to_image(prompt, seed=3, steps=3, output="latent", progress=False)
+        with attention_maps.custom_weights(sd.unet, weigh):
+            return sd.text_to_image(prompt, seed=3, steps=3, output="latent", progress=False)
+
+    before, same, other = draw(), draw(own), draw(masked)
+    assert torch.allclose(same, before, atol=1e-4)
+    assert not torch.allclose(other, before, atol=1e-4)
+    layers = [name for name, _ in sd.unet.named_modules() if name.endswith("attn2")]
+    assert len(asked) == 3 * len(layers)
+    assert {layer for layer, _ in asked} == set(layers)
+    assert all(shape[2] == 77 for _, shape in asked)
+    assert torch.equal(draw(), before)  # nothing is left behind
+    with pytest.raises(ZeroDivisionError):
+        draw(lambda *_: 1 / 0)
+    assert torch.equal(draw(), before)
 
 
 def test_a_tile_is_white_where_most_and_black_at_zero():
@@ -145,20 +191,20 @@ def test_word_maps_show_the_picture_and_every_map(looks):
     page = np.array(attention_map_grid(looks.image, maps, list("abcdefg"), "Title", across=4))
     wanted = [looks.image, *(heatmap(one, size=64).convert("RGB") for one in maps)]
     for part in wanted:
-        big = np.array(part).repeat(2, axis=0).repeat(2, axis=1)
+        big = np.array(part).repeat(3, axis=0).repeat(3, axis=1)
         found = any(
-            np.array_equal(page[y : y + 128, x : x + 128], big)
-            for y in range(page.shape[0] - 127)
-            for x in range(page.shape[1] - 127)
-            if (page[y, x] == big[0, 0]).all() and (page[y + 127, x + 127] == big[-1, -1]).all()
+            np.array_equal(page[y : y + 192, x : x + 192], big)
+            for y in range(page.shape[0] - 191)
+            for x in range(page.shape[1] - 191)
+            if (page[y, x] == big[0, 0]).all() and (page[y + 191, x + 191] == big[-1, -1]).all()
         )
         assert found
 
 
-def test_a_table_writes_its_numbers_and_names():
-    figure = table(torch.tensor([[0.25, 0.75]]), ["row"], ["a", "b"], "Title", "x", "y")
+def test_a_matrix_writes_its_numbers_and_names():
+    figure = matrix(torch.tensor([[0.25, 0.75]]), ["row"], ["a", "b"], "Title", "x", "y")
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.texts] == ["0.25", "0.75"]
     assert [text.get_color() for text in ax.texts] == ["black", "white"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "x", "y")
+    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "x", "y")

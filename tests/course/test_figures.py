@@ -3,10 +3,11 @@
 import base64
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sdlearn.course import figures
 from sdlearn.schedule import NoiseSchedule
@@ -86,7 +87,7 @@ def test_latent_shows_every_channel_on_one_scale_around_zero():
     z = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
     figure = figures.latent(z, "A latent")
     maps = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title() for ax in maps] == [f"channel {k}" for k in range(4)]
+    assert [ax.get_title(loc="left") for ax in maps] == [f"channel {k}" for k in range(4)]
     for ax, channel in zip(maps, z[0], strict=True):
         assert np.array_equal(np.asarray(ax.images[0].get_array()), channel.numpy())
         assert ax.images[0].get_clim() == pytest.approx((-3, 3))
@@ -95,7 +96,9 @@ def test_latent_shows_every_channel_on_one_scale_around_zero():
     assert maps[0].get_ylabel()
     beside = figures.latent(z, "A latent", picture(0))
     assert np.array_equal(np.asarray(beside.axes[0].images[0].get_array()), np.array(picture(0)))
-    assert [ax.get_title() for ax in beside.axes[1:5]] == [f"channel {k}" for k in range(4)]
+    assert [ax.get_title(loc="left") for ax in beside.axes[1:5]] == [
+        f"channel {k}" for k in range(4)
+    ]
 
 
 def test_schedule_path_draws_the_table_and_the_points():
@@ -112,7 +115,7 @@ def test_schedule_path_draws_the_table_and_the_points():
         assert list(stops.get_xdata()) == [p.t for p in path]
         assert np.allclose(stops.get_ydata(), values)
     assert alpha.get_linestyle() != sigma.get_linestyle()
-    assert "8 points" in ax.get_title()
+    assert "8 points" in ax.get_title(loc="left")
 
 
 def test_curves_differ_without_colour():
@@ -123,7 +126,11 @@ def test_curves_differ_without_colour():
     assert [list(line.get_xdata()) for line in ax.lines] == [[0, 1], [1, 2]]
     assert [list(line.get_ydata()) for line in ax.lines] == [[3.0, 1.0], [2.0, 2.5]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 2
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "step", "value")
+    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
+        "Title",
+        "step",
+        "value",
+    )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     assert ax.get_ylim()[0] == 0
 
@@ -170,6 +177,76 @@ def test_show_gives_the_picture_with_its_words(monkeypatch):
     assert words["text/plain"] == 'a "small" picture'
     assert "<details>" in words["text/html"]
     assert "a &quot;small&quot; picture" in words["text/html"]
+
+
+def test_show_takes_the_words_of_a_described_figure_and_wants_some(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures.images, "display", lambda bundle, raw=False: shown.append(bundle))
+    figures.show(figures.Described(picture(0), "a picture, described"))
+    assert shown[1]["text/plain"] == "a picture, described"
+    with pytest.raises(ValueError, match="the figure has no description"):
+        figures.show(picture(0))
+
+
+def test_figures_are_drawn_in_the_course_s_style_and_leave_the_reader_s_alone():
+    before = dict(matplotlib.rcParams)
+    figure = figures.curves({"a": ([0, 1], [0.0, 1.0])}, "T", "x", "y")
+    assert dict(matplotlib.rcParams) == before
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "T"
+    assert not ax.spines["top"].get_visible()
+
+
+def test_the_palette_differs_in_lightness():
+    """Six colours of which no two look alike in grey."""
+    style = figures.style
+    colours = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE, style.GREY)
+    pixels = Image.new("RGB", (6, 1))
+    for k, colour in enumerate(colours):
+        pixels.putpixel((k, 0), ImageColor.getrgb(colour))
+    cycle = matplotlib.rc_params_from_file(style.SHEET, use_default_template=False)
+    assert [f"#{c['color'].removeprefix('#')}" for c in cycle["axes.prop_cycle"]] == list(colours)
+    greys = sorted(np.array(pixels.convert("L"))[0].astype(int).tolist())
+    assert min(np.diff(greys)) >= 15
+    assert style.tint("#0b5394", 1.0) == "#0b5394"
+    assert style.tint("#0b5394", 0.0) == "#ffffff"
+    assert style.tint("#000000", 0.5) == "#808080"
+
+
+def test_a_table_aligns_numbers_to_the_right_and_names_to_the_left():
+    table = figures.table(["word", "share", "n"], [["red", "87.0%", 3], ["<at>", "0.6%", 12]])
+    assert repr(table) == "word  share   n\nred   87.0%   3\n<at>   0.6%  12"
+    page = table._repr_html_()
+    assert '<td style="text-align: left">&lt;at&gt;</td>' in page
+    assert '<td style="text-align: right">0.6%</td>' in page
+    assert page.count("<tr>") == 3
+    assert '<th style="text-align: right">n</th>' in page
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"a row has 1 cells, \('1',\); accepted: 2, one for each"):
+        figures.table(["a", "b"], [["1"]])
+
+
+def test_the_diagrams_of_attention_name_their_parts():
+    for drawn, names in (
+        (figures.attention.attention_matrices(), ("$Q$", "$K$", "$V$", "n × m", "to_v")),
+        (figures.attention.transformer_block(), ("attn1", "attn2", "ff", "proj_out")),
+    ):
+        texts = [text.get_text() for text in drawn.figure.axes[0].texts]
+        assert set(names) <= set(texts)
+        assert len(drawn.words) > 100
+
+
+def test_the_maps_of_several_tokens_share_one_scale():
+    page = Image.new("RGB", (8, 8), "white")
+    maps = torch.stack([torch.full((2, 2), 0.5), torch.full((2, 2), 0.25)])
+    drawn = figures.token_overlays(page, maps, ["much", "little"], "Title")
+    pixels = np.array(drawn.figure)
+    middle = pixels.shape[0] - 6 - 8  # the middle of the row, at twice the size
+    values = {int(v) for v in pixels[middle, :, 0]}
+    assert {255, round(255 * (0.15 + 0.85 * 8 * 17 / 255))} <= values
+    assert "much: 50.0% on average, 50.0% at most" in drawn.words
 
 
 def test_img_is_an_element_with_alternative_text_and_whole_pixels():

@@ -114,7 +114,7 @@ def test_bells_hold_what_they_are_given_and_differ_without_colour():
     parts = [line.DensityPanel(f"panel {k}", (xs, k + xs), lines) for k in range(3)]
     figure = line.densities(parts, "A title", "what is filled", (-1, 1), 3.0)
     drawn = [ax for ax in figure.axes if ax.lines]
-    assert [ax.get_title() for ax in drawn] == ["panel 0", "panel 1", "panel 2"]
+    assert [ax.get_title(loc="left") for ax in drawn] == ["panel 0", "panel 1", "panel 2"]
     for k, ax in enumerate(drawn):
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("size z", "density")
         assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (0, 3))
@@ -132,7 +132,7 @@ def test_ways_are_dark_for_those_who_end_as_grown_cats():
     walk = torch.stack([torch.linspace(-2, 2, 40), torch.linspace(-3, 0, 40)])
     figure = line.trajectories({"one": walk, "two": walk + 5}, [999, -1], "A title", every=10)
     left, right = figure.axes
-    assert [ax.get_title() for ax in (left, right)] == ["one", "two"]
+    assert [ax.get_title(loc="left") for ax in (left, right)] == ["one", "two"]
     assert left.get_xlim() == (999, -1)
     chosen = [5, 15, 25, 35]
     assert [list(path.get_ydata()) for path in left.lines] == [walk[:, k].tolist() for k in chosen]

@@ -72,7 +72,7 @@ def test_rates_draws_lines_and_points_that_differ_without_colour():
     assert [list(line.get_ydata()) for line in ax.lines] == [[10, 20, 30], [12, 15], [28]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3", "4", "12", "16"]
-    assert ax.get_title() == "Title"
+    assert ax.get_title(loc="left") == "Title"
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 

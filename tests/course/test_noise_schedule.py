@@ -99,7 +99,7 @@ def test_a_row_of_fog_is_four_pictures_and_an_empty_one_where_nothing_is_found()
 
 def test_arcs_have_a_dot_for_each_time_on_the_circle():
     figure = noise_schedule.arcs(SCHEDULES, every=100)
-    assert [ax.get_title() for ax in figure.axes] == [*SCHEDULES]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [*SCHEDULES]
     for ax, schedule in zip(figure.axes, SCHEDULES.values(), strict=True):
         (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
         xs, ys = (np.asarray(part) for part in dots.get_data())
@@ -163,7 +163,11 @@ def test_histograms_share_bins_and_have_the_area_one():
     assert np.array_equal(drawn[0].edges, right.patches[0].get_data().edges)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
-    assert (left.get_title(), left.get_xlabel(), left.get_ylabel()) == ("left", "number", "density")
+    assert (left.get_title(loc="left"), left.get_xlabel(), left.get_ylabel()) == (
+        "left",
+        "number",
+        "density",
+    )
 
 
 def test_visited_times_are_marked_and_both_ends_written():

@@ -14,6 +14,7 @@ from sdlearn.course.exercises import files
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
+REFERENCES = "[Nn]otebooks?|[Ss]ections?|[Vv]ersions?|[Ee]xercises?"
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -64,18 +65,20 @@ def test_every_figure_has_words(path):
 @each
 def test_every_number_in_the_prose_comes_from_a_cell(path):
     cells = cells_of(path)
-    printed = " ".join(
-        joined(out.get("text", "")) for cell in cells for out in cell.get("outputs", [])
-    ).replace(",", "")
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    bundles = [out["data"] for out in outputs if "data" in out]
+    texts = [joined(out.get("text", "")) for out in outputs]
+    texts += [
+        joined(b["text/plain"]) for b in bundles if "<table>" in joined(b.get("text/html", ""))
+    ]
+    printed = " ".join(texts).replace(",", "")
     known = set(re.findall(r"\d+(?:\.\d+)?", printed))
     for cell in cells:
         if cell["cell_type"] == "markdown" and not cell["source"].startswith("### Exercise"):
             text = cell["source"].split("## Papers")[0]
             text = re.sub(r"\$[^$]*\$|`[^`]*`|\(https?:[^)]*\)", " ", text)
             text = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|SD \d(\.\d)?", " ", text, flags=re.M)
-            text = re.sub(
-                r"([Nn]otebooks?|[Ss]ections?|[Vv]ersions?) \d[\d.]*(, \d+)*( and \d+)?", " ", text
-            )
+            text = re.sub(rf"({REFERENCES})\s\d[\d.]*((, | and | to )\d[\d.]*)*", " ", text)
             found = set(re.findall(r"\d+(?:\.\d+)?", text.replace(",", "")))
             assert found <= known, (cell["id"], found - known)
 

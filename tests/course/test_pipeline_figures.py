@@ -41,7 +41,7 @@ def test_doors_marks_the_point_at_which_each_strength_enters(strengths):
     texts = [text.get_text() for text in ax.texts]
     assert texts[:-1] == [f"{s:g}" for s in strengths]
     assert alpha.get_linestyle() != sigma.get_linestyle()
-    assert ax.get_title()
+    assert ax.get_title(loc="left")
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 
@@ -91,7 +91,7 @@ def test_chord_and_arc_draws_both_ways_in_their_plane():
         assert list(lengths) == pytest.approx(expected)
         assert line.get_xdata()[0] == pytest.approx(float(a.norm()))
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
-    assert "256 numbers" in ax.get_title()
+    assert "256 numbers" in ax.get_title(loc="left")
 
 
 @pytest.fixture(scope="module")

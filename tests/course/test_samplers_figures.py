@@ -103,7 +103,7 @@ POINTS = sample_mixture(DATA, 50)
 def test_clouds_have_one_plane_for_each_set():
     figure = samplers.scatter({"one": POINTS, "two": -POINTS}, "A title", across=2)
     assert figure.get_suptitle() == "A title"
-    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
     for ax, points in zip(figure.axes, (POINTS, -POINTS), strict=True):
         (line,) = ax.lines
         assert np.array_equal(line.get_xydata(), points.numpy())
@@ -158,7 +158,7 @@ def test_the_fan_goes_from_much_noise_on_the_left_to_none():
     assert end.get_ylim() == (-3, 3)
     for ax in (whole, end):
         assert np.array_equal(ax.lines[1].get_xydata(), np.stack([ratios, x[:, 1]], 1))
-    assert whole.get_title() != end.get_title()
+    assert whole.get_title(loc="left") != end.get_title(loc="left")
 
 
 @pytest.mark.usefixtures("as_figure")

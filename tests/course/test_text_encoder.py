@@ -91,7 +91,7 @@ def test_likenesses_share_one_scale():
     a, b = torch.eye(6), torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     figure = text_encoder.similarity_matrices({"one": a, "two": b}, "Title")
     panels = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title() for ax in panels] == ["one", "two"]
+    assert [ax.get_title(loc="left") for ax in panels] == ["one", "two"]
     for ax, matrix in zip(panels, (a, b), strict=True):
         assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
         assert ax.images[0].get_clim() == (-0.2, 1)
@@ -111,7 +111,7 @@ def test_own_and_twin_shows_the_two_pages_of_every_couple():
     fills = [line.get_markerfacecolor() for line in first.lines]
     assert fills == ["k", "white"]  # can be told apart without colours
     assert len(figure.legends[0].get_texts()) == 2
-    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
 
 
 def test_gelus_draws_both_and_their_difference():

@@ -93,7 +93,11 @@ def test_a_map_has_one_pixel_for_each_number():
     assert np.array_equal(np.asarray(ax.images[0].get_array()), vectors.T.numpy())
     size = ax.get_window_extent()
     assert (size.width, size.height) == pytest.approx((90, 12))
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Title", "time t", "channel")
+    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
+        "Title",
+        "time t",
+        "channel",
+    )
     assert ax.images[0].get_clim() == pytest.approx((-1, 1))
     assert beside.get_ylabel() == "value"
 
@@ -103,7 +107,7 @@ def test_maps_of_similarity_share_their_scale_and_their_times():
     figure = timestep.similarity({"one": one, "two": two}, step=4)
     maps = [ax for ax in figure.axes if ax.images]
     for ax, name, matrix in zip(maps, ("one", "two"), (one, two), strict=True):
-        assert ax.get_title() == name
+        assert ax.get_title(loc="left") == name
         assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
         assert ax.images[0].get_clim() == pytest.approx((-0.5, 1))
         assert ax.images[0].get_extent() == [0, 200, 200, 0]
@@ -119,7 +123,7 @@ def test_panels_hold_all_lines_and_differ_without_colour():
     ]
     figure = timestep.panels(parts, "A title")
     drawn = [ax for ax in figure.axes if ax.lines]
-    assert [ax.get_title() for ax in drawn] == ["first", "second", "third"]
+    assert [ax.get_title(loc="left") for ax in drawn] == ["first", "second", "third"]
     assert [ax.get_yscale() for ax in drawn] == ["linear", "log", "linear"]
     assert [len(ax.lines) for ax in drawn] == [5, 4, 4]
     for line, (xs, ys) in zip(drawn[1].lines, lines.values(), strict=True):

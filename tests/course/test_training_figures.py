@@ -33,7 +33,7 @@ def test_a_loss_curve_holds_the_losses_their_mean_and_the_floor():
     assert list(floor.get_ydata()) == [0.1, 0.1]
     assert floor.get_linestyle() != mean.get_linestyle()
     assert ax.get_ylim()[0] == 0
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == (
+    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
         "A title",
         "training step",
         "loss",
@@ -66,7 +66,7 @@ def test_the_turn_is_the_angle_of_the_schedule():
         assert tips["$v$"] == pytest.approx((-sigma, alpha))
         assert tips["$z_0$"] == pytest.approx((1, 0))
         assert tips[r"$\epsilon$"] == pytest.approx((0, 1))
-        assert f"{math.degrees(math.atan2(sigma, alpha)):.0f}°" in ax.get_title()
+        assert f"{math.degrees(math.atan2(sigma, alpha)):.0f}°" in ax.get_title(loc="left")
         (low, high), (left, right) = ax.get_ylim(), ax.get_xlim()
         assert all(left < 1.17 * x < right and low < 1.17 * y < high for x, y in tips.values())
 

@@ -121,7 +121,11 @@ def test_sizes_add_up_and_the_bars_show_them(large):
     (ax,) = cost_bars(stops, "Title").axes
     drawn = [bar.get_width() for bar in ax.patches]
     assert drawn == pytest.approx(parameters + spent)
-    assert (ax.get_title(), ax.get_xlabel() != "", ax.get_ylabel() != "") == ("Title", True, True)
+    assert (ax.get_title(loc="left"), ax.get_xlabel() != "", ax.get_ylabel() != "") == (
+        "Title",
+        True,
+        True,
+    )
     assert len({bar.get_hatch() for bar in ax.patches}) == 2
 
 

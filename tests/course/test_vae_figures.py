@@ -87,7 +87,7 @@ def test_planes_number_the_codes_inside_and_leave_out_the_others():
         [flat, inverted], [CODES, CODES + 1], names, pages, "Title", across=5
     )
     above, below = figure.axes[:2], figure.axes[2:]
-    assert [ax.get_title() for ax in above] == names
+    assert [ax.get_title(loc="left") for ax in above] == names
     assert figure.get_suptitle() == "Title"
     assert [text.get_text() for text in below[0].texts] == ["0", "1"]
     assert below[0].texts[0].get_position() == (1.0, -2.0)
@@ -179,7 +179,7 @@ def test_windows_are_three_wide_and_two_apart():
         boxes = [text for text in ax.texts if not text.get_text().startswith("output")]
         assert [text.get_text() for text in boxes] == shown[first]
         assert [text.get_position()[0] for text in boxes] == [*range(first, 9)]
-    assert figure.axes[0].get_title() == "right"
+    assert figure.axes[0].get_title(loc="left") == "right"
 
 
 def test_an_error_map_is_white_at_the_most():

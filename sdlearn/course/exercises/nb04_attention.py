@@ -329,6 +329,7 @@ PROMPT_TO_PROMPT = Exercise(
     title="Prompt-to-prompt",
     minutes=15,
     difficulty=2,
+    core=True,
     statement="You have an image and want to change one word of its prompt without changing the "
     "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) draws again from the same "
     "noise and, in every cross-attention, replaces the attention weights by those of the first "

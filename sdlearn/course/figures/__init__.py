@@ -5,6 +5,7 @@ with axes is a matplotlib Figure. Lines differ in dashes and markers and maps di
 so every figure can be read in black and white.
 """
 
+from sdlearn.course.figures import attention as attention
 from sdlearn.course.figures.attention import (
     attention_map_grid,
     heatmap,

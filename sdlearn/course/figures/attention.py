@@ -14,8 +14,8 @@ from sdlearn.course.figures.images import grid
 from sdlearn.course.figures.plots import axes_for
 from sdlearn.course.figures.style import (
     BLUE,
-    GREY,
     INK,
+    MUTED,
     ORANGE,
     VERMILION,
     Described,
@@ -36,7 +36,7 @@ def attention_matrices() -> Described:
     def matrix(x: float, y: float, w: float, h: float, name: str, size: str, colour: str) -> None:
         ax.add_patch(Rectangle((x, y - h / 2), w, h, facecolor=colour, edgecolor=INK, lw=0.9))
         ax.text(x + w / 2, y, name, ha="center", va="center", fontsize=10)
-        label(ax, x + w / 2, y - h / 2 - 0.32, size, GREY)
+        label(ax, x + w / 2, y - h / 2 - 0.32, size, MUTED)
 
     top, low = 5.7, 2.2  # the heights of the two rows
     matrix(0.5, top, d, n, "$x$", "n × dim", image)
@@ -74,7 +74,7 @@ def transformer_block() -> Described:
     figure, ax = diagrams.canvas(22, 7.6, "A SpatialTransformer with one transformer block")
     stream, branch = 4.6, 2.4
     ax.add_patch(Rectangle((4.75, 1.3), 13.0, 4.3, facecolor="#f5f7fa", edgecolor="#cbd2d9"))
-    label(ax, 17.6, 5.25, "TransformerBlock", GREY, "right")
+    label(ax, 17.6, 5.25, "TransformerBlock", MUTED, "right")
     label(ax, 0.15, stream, "feature map\n(b, c, h, w)", INK, "left")
     box(ax, 3.45, stream, "GroupNorm\nproj_in", LINEAR, w=1.9, h=1.2)
     arrow(ax, [(2.05, stream), (2.5, stream)])
@@ -88,7 +88,7 @@ def transformer_block() -> Described:
         box(ax, x + 0.85, branch, "Layer\nNorm", NORM, w=1.1, h=1.1)
         arrow(ax, [(x + 1.4, branch), (x + 1.7, branch)])
         box(ax, x + 2.45, branch, name, colour, w=1.5, h=1.1)
-        label(ax, x + 2.45, branch + 0.85, key, GREY)
+        label(ax, x + 2.45, branch + 0.85, key, MUTED)
         arrow(ax, [(x + 3.2, branch), (x + 3.5, branch), (x + 3.5, stream - 0.26)])
         plus(ax, x + 3.5, stream)
     ends = [4.4, *(x + 3.5 for x, *_ in layers), 18.15]
@@ -99,8 +99,8 @@ def transformer_block() -> Described:
     plus(ax, 20.7, stream)
     arrow(ax, [(20.94, stream), (21.7, stream)])
     arrow(ax, [(2.2, stream), (2.2, 6.5), (20.7, 6.5), (20.7, stream + 0.26)])
-    label(ax, 11.4, 6.8, "residual connection", GREY)
-    label(ax, 4.95, 5.25, "residual stream: tokens (b, h·w, c)", GREY, "left")
+    label(ax, 11.4, 6.8, "residual connection", MUTED)
+    label(ax, 4.95, 5.25, "residual stream: tokens (b, h·w, c)", MUTED, "left")
     arrow(ax, [(12.05, 0.55), (12.05, branch - 0.57)], VERMILION)
     label(ax, 12.05, 0.28, "text embeddings (b, 77, context_dim)", VERMILION)
     words = (
@@ -159,7 +159,7 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
     first = next(iter(seconds.values()))[1]
     square = [first * (n / tokens[1]) ** 2 for n in tokens]
     lines = {"∝ n²": square} | dict(seconds)
-    looks = zip(lines.items(), (GREY, VERMILION, BLUE), (":", "s--", "o-"), strict=True)
+    looks = zip(lines.items(), (MUTED, VERMILION, BLUE), (":", "s--", "o-"), strict=True)
     for (name, values), colour, style in looks:
         ax.plot(tokens, values, style, color=colour, label=name)
     ax.set(xscale="log", yscale="log")
@@ -257,8 +257,9 @@ def rows_of(
     tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int
 ) -> Image.Image:
     """Draw images in rows of `across`, each with its name above it."""
+    scale = 3 if across <= 4 else 2
     rows = [
-        grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=2)
+        grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=scale)
         for i in range(0, len(tiles), across)
     ]
     whole = Image.new(
@@ -281,7 +282,7 @@ def variants(
         title: Of the figure.
         changed: By name, what changed, in words.
     """
-    figure = grid([[*images.values()]], [*images], title=title, scale=2)
+    figure = grid([[*images.values()]], [*images], title=title, scale=3 if len(images) < 5 else 2)
     said = "; ".join(f"{name}: {words}" for name, words in changed.items())
     return Described(figure, f"{len(images)} images side by side. {title}: {said}.")
 
@@ -295,6 +296,6 @@ def edits(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], title: 
         title: Of the figure.
     """
     names = [f"seed {seed}" for seed in range(len(rows))]
-    figure = grid(rows, columns, names, title, scale=2)
+    figure = grid(rows, columns, names, title, scale=3)
     words = f"A grid of {len(rows)} rows, one for each seed, with the columns {', '.join(columns)}."
     return Described(figure, words)

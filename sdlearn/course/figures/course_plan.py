@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.style import in_style
 
 # Notebook: its name on the map, and the left and lower edge of its chip.
 PLACES = {
@@ -36,6 +37,7 @@ MAP_IN_WORDS = (
 )
 
 
+@in_style
 def course_map(ready: Collection[str] = ()) -> Figure:
     """Draw how a prompt becomes an image, with the notebook that builds each part.
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.style import in_style
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.samplers import ddim
 from sdlearn.schedule import NoiseSchedule
@@ -147,6 +148,7 @@ class DensityPanel(NamedTuple):
 STROKES = (("0.25", ":", 1.8), ("black", "--", 1.5), ("0.5", "-.", 1.5))
 
 
+@in_style
 def densities(
     parts: Sequence[DensityPanel], title: str, name: str, span: tuple[float, float], top: float
 ) -> Figure:
@@ -181,6 +183,7 @@ def densities(
     return figure
 
 
+@in_style
 def trajectories(
     walks: Mapping[str, Tensor], times: Sequence[float], title: str, every: int = 20
 ) -> Figure:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.course.figures.plots import STYLES, axes_for
+from sdlearn.course.figures.style import in_style
 from sdlearn.vae import VAE
 
 PATCH = 8  # side in pixels of the patch that one position of the latent encodes
@@ -73,6 +74,7 @@ def basis_images(basis: Tensor) -> list[Image.Image]:
     return [Image.fromarray(patch) for patch in pixels]
 
 
+@in_style
 def rate_distortion(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     points: Mapping[str, tuple[float, float]],

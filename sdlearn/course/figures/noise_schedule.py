@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import grid
 from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.style import in_style
 
 # The lines differ in hue, lightness and dashes, so they can be distinguished without colour too.
 STROKES = (("k", "-", 1.9), ("#d55e00", "--", 1.9), ("#0072b2", ":", 2.4), ("#009e73", "-.", 1.6))
@@ -98,6 +99,7 @@ def describe_noise_level(t: int, alpha: float, sigma: float) -> str:
 # -------------------------------------------------------------------------------------- with axes
 
 
+@in_style
 def arcs(schedules: Mapping[str, Schedule], every: int = 50, num_steps: int = 1000) -> Figure:
     """Draw the quarter circle of (alpha, sigma) for each schedule.
 
@@ -133,6 +135,7 @@ def label_arc(
             previous = position
 
 
+@in_style
 def over_time(panels: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> Figure:
     """Draw curves over the timesteps in panels side by side, with one legend.
 
@@ -152,6 +155,7 @@ def over_time(panels: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> Figure:
     return figure
 
 
+@in_style
 def histograms(
     panels: Mapping[str, Mapping[str, Tensor]],
     xlabel: str,
@@ -195,6 +199,7 @@ def legend_below(figure: Figure) -> None:
     figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
 
 
+@in_style
 def visited_timesteps(times: Mapping[str, Sequence[float]], num_steps: int = 1000) -> Figure:
     """Draw a row of dots over 0 ... num_steps - 1 for each list of timesteps.
 

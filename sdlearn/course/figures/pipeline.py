@@ -10,12 +10,14 @@ from torch import Tensor
 from sdlearn.course.figures.attention import heatmap
 from sdlearn.course.figures.images import OUTLINE, grid, label_font
 from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.style import in_style
 from sdlearn.schedule import Point
 
 INTERPOLATIONS = ("on the sphere", "straight")
 EXAMPLE = (-3, -2, -1)  # the axes of one latent
 
 
+@in_style
 def strengths_on_path(path: Sequence[Point], strengths: Sequence[float]) -> Figure:
     """Draw alpha and sigma along a path and the point at which each strength starts.
 
@@ -73,6 +75,7 @@ def norm(z: Tensor) -> Tensor:
     return torch.linalg.vector_norm(z, dim=EXAMPLE, keepdim=True)
 
 
+@in_style
 def lerp_and_slerp(a: Tensor, b: Tensor, parts: int = 6) -> Figure:
     """Draw linear and spherical interpolation in the plane spanned by two noise tensors.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import label_font, png
 from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.style import in_style
 from sdlearn.samplers import Denoiser
 from sdlearn.schedule import Point
 
@@ -82,6 +83,7 @@ def exact_denoiser(world: Mixture) -> Denoiser:
 # ------------------------------------------------------------------------------------- the plane
 
 
+@in_style
 def scatter(parts: Mapping[str, Tensor], title: str, across: int = 4) -> Image.Image:
     """Draw sets of points (n, 2), by name, in panels of one scale."""
     figure, axes = axes_grid(list(parts), title, across, legend=False)
@@ -90,6 +92,7 @@ def scatter(parts: Mapping[str, Tensor], title: str, across: int = 4) -> Image.I
     return to_greyscale(figure)
 
 
+@in_style
 def estimates(parts: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Image.Image:
     """Draw points z (n, 2) joined by lines to their estimates of z_0 (n, 2), by name."""
     figure, axes = axes_grid(list(parts), title, across=len(parts))
@@ -101,6 +104,7 @@ def estimates(parts: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Image.I
     return to_greyscale(figure)
 
 
+@in_style
 def trajectories(parts: Mapping[str, Tensor], title: str, data: Tensor) -> Image.Image:
     """Draw trajectories (steps + 1, n, 2), by name, over grey points of the data (m, 2)."""
     figure, axes = axes_grid(list(parts), title, across=len(parts))
@@ -154,6 +158,7 @@ def legend_below(figure: Figure, ax: Axes, columns: int) -> None:
 # --------------------------------------------------------------------------------------- curves
 
 
+@in_style
 def trajectories_over_sigma(
     ratios: Tensor, x: Tensor, title: str, until: float = 2.0, limit: float = 3.0
 ) -> Image.Image:
@@ -182,6 +187,7 @@ def trajectories_over_sigma(
     return to_greyscale(figure)
 
 
+@in_style
 def error_curves(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
@@ -229,6 +235,7 @@ def error_curves(
 # -------------------------------------------------------------------------- the widget's image
 
 
+@in_style
 def trajectory_image(states: Tensor, data: Tensor, title: str) -> Image.Image:
     """Draw trajectories over the data: a hollow dot at each start, a black dot at each end.
 

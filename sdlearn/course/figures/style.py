@@ -1,7 +1,7 @@
 """The style of the course's figures: a style sheet, a palette, and figures that come with words.
 
-The palette is that of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers can tell
-apart. Its six colours also differ in lightness, so that they remain distinct in grey.
+The palette follows that of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers can
+tell apart. Its six colours also differ in lightness, so that they remain distinct in grey.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ R = TypeVar("R")
 
 SHEET = Path(__file__).with_name("sdlearn.mplstyle")
 
-BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
-PURPLE, ORANGE, GREY = "#9a4f86", "#e69f00", "#616e7c"
-INK, PALE = "#1f2933", "#f5f7fa"
+BLUE, VERMILION, GREEN = "#0b5394", "#d55e00", "#3cb48f"
+PURPLE, ORANGE, GREY = "#8e4585", "#f2b233", "#98a4b0"
+INK, MUTED, PALE = "#1f2933", "#616e7c", "#f5f7fa"  # text, lesser text, the ground of an area
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ def in_style(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def tint(colour: str, strength: float = 0.25) -> str:
-    """Mix a colour such as "#0072b2" with white; strength 1 is the colour itself."""
+    """Mix a colour such as "#0b5394" with white; strength 1 is the colour itself."""
     channels = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return "#" + "".join(f"{round(255 - strength * (255 - c)):02x}" for c in channels)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import label_font, wrapped
 from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.style import in_style
 from sdlearn.versions import SD1_5, SD2_1, SDXL
 
 ROUNDING = 1e-4  # a relative change of an embedding below this is rounding error
@@ -79,6 +80,7 @@ def format_distance(value: float) -> str:
     return "0" if value < ROUNDING else "<0.01" if value < 0.005 else f"{value:.2f}"
 
 
+@in_style
 def state_distances(
     moved: Tensor, tokens: Sequence[str], names: Sequence[str], title: str
 ) -> Figure:
@@ -107,6 +109,7 @@ def state_distances(
     return figure
 
 
+@in_style
 def similarity_matrices(matrices: Mapping[str, Tensor], title: str) -> Figure:
     """Draw cosine similarities between images, in rows, and captions, in columns.
 
@@ -128,6 +131,7 @@ def similarity_matrices(matrices: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
+@in_style
 def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Figure:
     """Draw each caption's cosine similarity with its own page and with the hard negative.
 
@@ -152,6 +156,7 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
+@in_style
 def gelus() -> Figure:
     """Draw the exact GELU, quick GELU and their difference."""
     x = torch.linspace(-5, 5, 401, dtype=torch.float64)
@@ -169,6 +174,7 @@ def gelus() -> Figure:
     return figure
 
 
+@in_style
 def state_sources() -> Figure:
     """Draw which hidden states each Stable Diffusion takes from its text encoders."""
     figure = Figure(figsize=(WIDE, 4.4), dpi=100, layout="constrained")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import label_font
 from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.style import in_style
 
 FACE, GAP, LINE = 96, 14, 16  # diameter of a clock, gap between two, line height, in pixels
 FINE = 4  # antialiasing factor of the clocks
@@ -172,6 +173,7 @@ def clock_figure(
 # -------------------------------------------------------------------------------------------- maps
 
 
+@in_style
 def vectors_over_time(vectors: Tensor, title: str, label: str = "value") -> Figure:
     """Draw embeddings as a map with time from left to right and channels from top to bottom.
 
@@ -198,6 +200,7 @@ def vectors_over_time(vectors: Tensor, title: str, label: str = "value") -> Figu
     return figure
 
 
+@in_style
 def similarity(matrices: Mapping[str, Tensor], step: int) -> Figure:
     """Draw maps of the similarity between the embeddings of two timesteps; light is similar.
 
@@ -249,6 +252,7 @@ class Panel(NamedTuple):
     points: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor] | None = None
 
 
+@in_style
 def panels(parts: Sequence[Panel], title: str = "", across: int = 2) -> Figure:
     """Draw panels of curves that differ in dashes and lightness, with one legend.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import label_font
 from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.style import in_style
 from sdlearn.schedule import NoiseSchedule
 
 PAPER, INK, GREY = "white", "black", "#8c8c8c"
@@ -18,6 +19,7 @@ PAPER, INK, GREY = "white", "black", "#8c8c8c"
 # --------------------------------------------------------------------------------- predictions
 
 
+@in_style
 def noise_scatter(
     z: Tensor, eps: Tensor, lines: Mapping[str, tuple[Tensor, Tensor]], title: str
 ) -> Figure:
@@ -44,6 +46,7 @@ def noise_scatter(
 # -------------------------------------------------------------------------- targets as directions
 
 
+@in_style
 def target_directions(schedule: NoiseSchedule, times: Sequence[int]) -> Figure:
     """Draw z_t and v at some timesteps in the plane spanned by z_0 and eps.
 
@@ -82,6 +85,7 @@ def draw_target_directions(ax: Axes, alpha: float, sigma: float) -> None:
 # ----------------------------------------------------------------------------- weights over time
 
 
+@in_style
 def loss_weights(lines: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Figure:
     """Draw up to four loss weights over t, each (times, weights), by name.
 
@@ -111,6 +115,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return ((total[ends] - total[starts]) / (ends - starts)).tolist()
 
 
+@in_style
 def loss_curve(
     losses: Sequence[float], width: int, title: str, floor: float | None = None
 ) -> Figure:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.style import in_style
 
 BLOCK = re.compile(r"conv_in|conv_out|.*\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
 KINDS = {
@@ -168,6 +169,7 @@ def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
 # ------------------------------------------------------------------------------------------ figures
 
 
+@in_style
 def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) -> Figure:
     """Draw the blocks from left to right, one row for each resolution, with skip connections.
 
@@ -221,6 +223,7 @@ def write_channels(ax: Axes, stops: Sequence[BlockTrace], rows: Sequence[int]) -
             first = k
 
 
+@in_style
 def cost_bars(stops: Sequence[BlockTrace], title: str) -> Figure:
     """Draw the share of parameters and of multiplications at each resolution, as bars."""
     sums = by_resolution(stops)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdlearn.course.figures.images import grid, label_font
 from sdlearn.course.figures.plots import STYLES, WIDE, axes_for
+from sdlearn.course.figures.style import in_style
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -87,6 +88,7 @@ def nearest_image_map(decode: Decode, pages: Tensor, across: int, reach: float) 
     return np.where(border, 0.0, shade.reshape(across, across))
 
 
+@in_style
 def latent_planes(
     decoders: Sequence[Decode],
     codes: Sequence[Tensor],
@@ -210,6 +212,7 @@ def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: i
 # ------------------------------------------------------------------------------------------ curves
 
 
+@in_style
 def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Figure:
     """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
     figure, ax = axes_for(title, "z", "density")
@@ -227,6 +230,7 @@ def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
     return np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
 
 
+@in_style
 def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Figure:
     """Draw the expected squared and absolute error of a constant guess c, with their minima.
 
@@ -254,6 +258,7 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Figure:
 # -------------------------------------------------------------------------------------- convolution
 
 
+@in_style
 def convolution_windows(width: int, starts: dict[str, int]) -> Figure:
     """Draw which pixels the windows of a stride-2 convolution of width 3 cover.
 
@@ -297,6 +302,7 @@ def error_map(x: Tensor, y: Tensor, most: float = 0.5) -> list[Image.Image]:
     return [Image.fromarray((e.clamp(0, 1) * 255).byte().numpy()) for e in error.detach()]
 
 
+@in_style
 def loss_curves(
     losses: dict[str, Sequence[float]], title: str, ylabel: str, window: int = 10
 ) -> Figure:

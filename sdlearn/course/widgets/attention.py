@@ -55,7 +55,7 @@ class AttentionLens(FigureWidget):
         most = float(weights[:, 1 : len(self.maps.words) - 1].max())
         self.image = grid(
             [[page, heatmap(seen, most, page.width), overlay(page, seen, most)]],
-            ["the image", f"attention to {word}", "both"],
+            ["the image", f"attention to {word}", "lit by it"],
             scale=2,
         )
         sentence = (
