@@ -96,6 +96,8 @@ def only_draws(body: list[ast.stmt], later: set[str]) -> bool:
     nodes = [node for statement in body for node in ast.walk(statement)]
     if any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assert) for node in nodes):
         return False
+    if any(isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) for n in nodes):
+        return False  # it sets a control of a widget
     bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
     arithmetic = any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.MatMult) for n in nodes)

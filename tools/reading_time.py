@@ -11,12 +11,13 @@ from pathlib import Path
 
 import nbtool
 import teaching
+from nbcheck import Notebook
 from nblength import length
 
 ROW = re.compile(r"^\| \*\*Minutes\*\* \|.*$", flags=re.M)
 
 
-def row(path: Path, notebook: nbtool.Notebook) -> str:
+def row(path: Path, notebook: Notebook) -> str:
     """Return the row of a notebook's card that says how many minutes it takes."""
     lesson, size = path.name[:2], length(notebook["cells"])
     # Rounded, so that the change of a word changes no card.
