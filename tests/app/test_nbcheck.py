@@ -146,7 +146,8 @@ BROKEN = {
     "no papers": (replaced("papers", "## Papers", "## Books"), "the last section is not “Papers”"),
     "papers": (replaced("papers", "- S", "S"), "fewer than 5 papers are listed"),
     "widget": (without("widget"), "no widget is shown"),
-    "not at the end": (replaced("widget", "\nlens", "\nlens.value"), "no widget is shown"),
+    "something else": (replaced("widget", ")\nlens", ")\ntorch"), "no widget is shown"),
+    "not the widget": (replaced("widget", ")\nlens", ")\nlens.word"), "no widget is shown"),
     "widget without image": (
         without_image,
         "cell 6 (widget): its widget is stored without an image",

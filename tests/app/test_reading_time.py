@@ -74,7 +74,9 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_the_card_and_the_page_are_renewed(stored, capsys):
+    before = stored.read_text("utf-8"), teaching.PAGE.read_text("utf-8")
     assert reading_time.main(["--check"]) == 1
+    assert (stored.read_text("utf-8"), teaching.PAGE.read_text("utf-8")) == before
     assert capsys.readouterr().out.splitlines() == [
         "04-lesson.ipynb: is out of date; run: python tools/reading_time.py",
         "teaching.md: is out of date; run: python tools/reading_time.py",
