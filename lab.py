@@ -42,6 +42,7 @@ LINT = [
     ("mypy", ["-m", "mypy"]),
     ("codespell", ["-m", "codespell_lib"]),
     ("stored notebooks", ["tools/nbtool.py", "check"]),
+    ("reading times", ["tools/reading_time.py", "--check"]),
 ]
 FORMAT = [
     ("ruff check", ["-m", "ruff", "check", "--fix", "."]),

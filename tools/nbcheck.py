@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_BYTES = 120_000
 CODE_LINES = 45
 ALT_LETTERS = 20
-MARK = "# NBVAL_CHECK_OUTPUT"
-STATE = "application/vnd.jupyter.widget-state+json"
+COMPARED, FOLDED = "nbval-check-output", "hide-input"
+TAGS = (COMPARED, FOLDED, "raises-exception")
+# Comments for programs, which a reader should not see.
+MARKERS = r"#\s*(?:NBVAL_\w+|PYTEST_VALIDATE\w+|noqa\b|fmt:|ruff:|isort:|type:\s*ignore|pragma:)"
 IMPORTED = {"torch", "numpy", "PIL", "matplotlib", "transformers", "ipywidgets", "IPython"}
 ALLOWED = {*sys.stdlib_module_names, *IMPORTED, "sdlearn"} - {"runpy"}
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -33,7 +35,7 @@ PACKAGE_HOSTS = r"\b(?:pypi|pythonhosted|anaconda|npmjs|crates)\.(?:org|com|io)\
 
 def faults(notebook: Notebook) -> list[str]:
     """Return every fault of a notebook's cells; each begins with the cell."""
-    found = widget_faults(notebook)
+    found = []
     for number, cell in enumerate(notebook["cells"]):
         at = place(number, cell)
         found += [f"{at}: {fault}" for fault in (*cell_faults(cell), *output_faults(cell))]
@@ -55,6 +57,10 @@ def cell_faults(cell: Cell) -> Iterator[str]:
     if random or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         yield f"its id is {name!r}; accepted: words with hyphens, like attention-class"
     yield from places_in(cell["source"], "named")
+    tags = TAGS if cell["cell_type"] == "code" else ()
+    for tag in cell["metadata"].get("tags", []):
+        if tag not in tags:
+            yield f"its tag is {tag!r}; accepted: {', '.join(tags) or 'no tags in text'}"
     if cell["cell_type"] == "code":
         yield from code_faults(cell["source"])
 
@@ -73,10 +79,15 @@ def places_in(text: str, how: str) -> Iterator[str]:
 
 
 def code_faults(source: str) -> Iterator[str]:
-    """Check the length, the syntax and the imports of a code cell."""
+    """Check the length, the comments, the syntax and the imports of a code cell."""
     lines = [line for line in source.splitlines() if line.strip()]
     if len(lines) > CODE_LINES:
         yield f"it has {len(lines)} lines of code; accepted: at most {CODE_LINES}"
+    for marker in re.findall(MARKERS, source):
+        yield (
+            f"it has the comment “{marker}”; accepted: the tag {COMPARED}, and the "
+            "per-file-ignores of pyproject.toml"
+        )
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
@@ -111,9 +122,10 @@ def imported(tree: ast.Module) -> Iterator[str]:
 def output_faults(cell: Cell) -> Iterator[str]:
     """Check the stored outputs of a cell."""
     outputs = cell.get("outputs", [])
-    if MARK in cell["source"] and cell.get("execution_count") and not outputs:
+    tags = cell["metadata"].get("tags", [])
+    if COMPARED in tags and cell.get("execution_count") and not outputs:
         yield "its output must be compared with the stored one, but none is stored"
-    expects_error = "raises-exception" in cell["metadata"].get("tags", [])
+    expects_error = "raises-exception" in tags
     for output, following in pairwise([*outputs, {}]):
         size = len(json.dumps(output))
         if size > OUTPUT_BYTES:
@@ -150,9 +162,30 @@ def without_alt(markup: str) -> bool:
     return any(not re.search(r"""\salt=(["'])(?!\1)""", image) for image in images)
 
 
-def widget_faults(notebook: Notebook) -> list[str]:
-    """Check the alternative texts in the stored state of widgets."""
-    stored = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
-    values = [str(model.get("state", {}).get("value", "")) for model in stored.values()]
-    fault = "the state of a widget holds an <img> without alternative text"
-    return [fault] * any(map(without_alt, values))
+def widget_cells(cells: list[Cell]) -> list[int]:
+    """Return the numbers of the cells that end by showing a widget of sdlearn.course.widgets."""
+    classes: set[str] = set()
+    widgets: set[str] = set()
+    found = []
+    for number, cell in enumerate(cells):
+        body = statements(cell)
+        for node in body:
+            if isinstance(node, ast.ImportFrom) and node.module == "sdlearn.course.widgets":
+                classes |= {alias.asname or alias.name for alias in node.names}
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                made = ast.unparse(node.value.func) in classes
+                widgets |= {ast.unparse(target) for target in node.targets if made}
+        last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+        if isinstance(last, ast.Name) and last.id in widgets:
+            found.append(number)
+    return found
+
+
+def statements(cell: Cell) -> list[ast.stmt]:
+    """Return the statements of a code cell; none for text, and none for what is no Python."""
+    if cell["cell_type"] != "code":
+        return []
+    try:
+        return ast.parse(cell["source"]).body
+    except SyntaxError:
+        return []

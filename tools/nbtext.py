@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from nbcheck import Cell, place, without_alt
+from nbcheck import Cell, place, widget_cells, without_alt
 
 LAST_NOTEBOOK = 17
 CARD = ("You will build", "You need", "Minutes")
@@ -19,7 +19,6 @@ PAPERS, EXERCISES = 5, 2
 NO_CELLS: list[Cell] = [{"source": "", "metadata": {}}] * 2
 ANSWER = {"solution": True, "grade": False, "locked": False}
 CHECK = {"solution": False, "grade": True, "locked": True}
-VIEW = "application/vnd.jupyter.widget-view+json"
 NUMBERS = r"((?>\d+(?:(?:, | and | or | to |–)\d+)*))"
 ARXIV = r"(?:\d\d(?:0[1-9]|1[0-2])\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v\d+)?"
 # The target may contain one pair of parentheses, as addresses of encyclopaedias do.
@@ -126,11 +125,21 @@ def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iter
         yield "the last section is not “Papers”"
     elif len(re.findall(r"^- ", cells[-1]["source"].split("## Papers")[-1], re.M)) < PAPERS:
         yield f"fewer than {PAPERS} papers are listed in the last cell"
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    if outputs and not any(VIEW in output.get("data", {}) for output in outputs):
-        yield "no widget is shown"
+    if any(cell.get("outputs") for cell in cells):
+        yield from widget_faults(cells)
     if lesson != "00":
         yield from practice_faults(cells, titles, lesson)
+
+
+def widget_faults(cells: list[Cell]) -> Iterator[str]:
+    """Check that a widget is shown, and that each is stored as an image."""
+    shown = widget_cells(cells)
+    if not shown:
+        yield "no widget is shown"
+    for number in shown:
+        outputs = cells[number].get("outputs", [])
+        if not any("image/png" in output.get("data", {}) for output in outputs):
+            yield f"{place(number, cells[number])}: its widget is stored without an image"
 
 
 def practice_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iterator[str]:
@@ -216,7 +225,7 @@ def file_faults(target: str, titles: list[Heading], path: Path) -> Iterator[str]
 
 def reference_faults(cell: Cell, titles: list[Heading], path: Path) -> Iterator[str]:
     """Check that the notebooks, sections and exercises that a cell mentions exist."""
-    text = " ".join(prose(cell).split())
+    text = re.sub(LINK, r"\2", " ".join(prose(cell).split()))
     for named in re.findall(rf"\b[Nn]otebooks? {NUMBERS}\b(?!\.\d)", text):
         for number in re.findall(r"\d+", named):
             if len(number) != 2 or int(number) > LAST_NOTEBOOK:

@@ -5,13 +5,16 @@
     python tools/nbtool.py run [FILE...]    execute from top to bottom, store the outputs, clean
 
 Two runs of a notebook differ in counters, timestamps and widget ids. `clean` removes them, so that
-a diff shows only what a person changed, and converts figures to palette images, which have a third
-of the bytes. Cleaning twice has the same result as cleaning once. The other checks are in
-nbcheck.py (cells) and nbtext.py (text).
+a diff shows only what a person changed. It also converts figures to palette images, which have a
+third of the bytes, folds the cells that are tagged `hide-input`, and stores a widget as its image
+with the image's description, because a stored page has no kernel. Cleaning twice has the same
+result as cleaning once. The other checks are in nbcheck.py (cells), nbtext.py (text) and
+nbsecond.py (rules of the second edition).
 """
 
 import argparse
 import base64
+import html
 import io
 import json
 import os
@@ -22,30 +25,49 @@ from typing import Any
 
 import nbcheck
 import nbformat
+import nbsecond
 import nbtext
-from nbcheck import ROOT, STATE, Notebook
-from nbtext import VIEW
+from nbcheck import FOLDED, ROOT, Cell, Notebook
 from PIL import Image
 
 NOTEBOOK_BYTES = 500_000
 PALETTE = 128
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+VIEW = "application/vnd.jupyter.widget-view+json"
 KEPT_CELL_METADATA = {"tags", "slideshow", "editable", "deletable", "nbgrader"}
 
 
 def clean(notebook: Notebook) -> Notebook:
     """Return a copy of a notebook without everything that changes from run to run."""
     notebook = json.loads(json.dumps(notebook))
-    widgets = notebook["metadata"].get("widgets", {}).get(STATE)
     notebook["metadata"] = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook["cells"]:
-        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k in KEPT_CELL_METADATA}
+        cell["metadata"] = clean_metadata(cell)
         if cell["cell_type"] == "code":
-            cell["outputs"] = joined_streams([clean_output(output) for output in cell["outputs"]])
+            outputs = without_widgets(cell["outputs"])
+            cell["outputs"] = joined_streams([clean_output(output) for output in outputs])
     number(notebook)
-    if widgets:
-        notebook = with_widgets(notebook, widgets)
     return notebook
+
+
+def clean_metadata(cell: Cell) -> dict[str, Any]:
+    """Return a cell's tags and nbgrader's marks, and `source_hidden` if its tag asks for it."""
+    kept = {k: v for k, v in cell["metadata"].items() if k in KEPT_CELL_METADATA}
+    folded = cell["cell_type"] == "code" and FOLDED in kept.get("tags", [])
+    return kept | ({"jupyter": {"source_hidden": True}} if folded else {})
+
+
+def without_widgets(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Replace each live widget by its image, and by the image's description folded below it."""
+    stored = []
+    for output in outputs:
+        stored.append(output)
+        if output.get("data", {}).pop(VIEW, None) and "image/png" in output["data"]:
+            alt = output["metadata"]["image/png"]["alt"]
+            fold = f"<details><summary>The figure in words</summary>{html.escape(alt)}</details>"
+            words = {"text/html": fold, "text/plain": alt}
+            stored.append({"output_type": "display_data", "metadata": {}, "data": words})
+    return stored
 
 
 def number(notebook: Notebook) -> None:
@@ -111,38 +133,6 @@ def with_palette(encoded: str) -> str:
     return base64.b64encode(min(original, smaller.getvalue(), key=len)).decode() + "\n"
 
 
-def with_widgets(notebook: Notebook, widgets: dict[str, Any]) -> Notebook:
-    """Store the displayed widgets, with their children, under the numbers 0, 1, 2, ...
-
-    Jupyter also stores widgets from earlier runs of a cell, all under random ids. Keys are sorted,
-    so that the order is the same after the file was written and read.
-    """
-    waiting = [
-        output["data"][VIEW]["model_id"]
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-        if VIEW in output.get("data", {})
-    ]
-    used: list[str] = []
-    while waiting:
-        model = waiting.pop(0)
-        if model in used or model not in widgets["state"]:
-            continue
-        used.append(model)
-        inside = widgets["state"][model].get("state", {})
-        waiting += re.findall(r"IPY_MODEL_(\w+)", json.dumps(inside, sort_keys=True))
-        if "outputs" in inside:
-            inside["outputs"] = joined_streams([clean_output(o) for o in inside["outputs"]])
-    if not used:
-        return notebook
-    widgets["state"] = {model: widgets["state"][model] for model in used}
-    notebook["metadata"]["widgets"] = {STATE: widgets}
-    text = json.dumps(notebook)
-    names = {model: f"{number:032x}" for number, model in enumerate(used)}
-    text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
-    return json.loads(text)
-
-
 def faults(path: Path) -> list[str]:
     """Return one sentence for each fault of a stored notebook."""
     text = path.read_text(encoding="utf-8")
@@ -159,7 +149,9 @@ def faults(path: Path) -> list[str]:
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"]]
     if code and not any(cell["outputs"] for cell in code):
         found.append("is stored without outputs; run: python tools/nbtool.py run")
-    return found + nbcheck.faults(notebook) + nbtext.faults(notebook["cells"], path)
+    cells = notebook["cells"]
+    found += nbcheck.faults(notebook) + nbtext.faults(cells, path)
+    return found + nbsecond.faults(cells, path)
 
 
 def read(text: str) -> Notebook:

@@ -1,6 +1,6 @@
 """Regenerate the generated parts of notebooks/teaching.md from the notebooks and the exercises.
 
-    python tools/teaching.py
+    python tools/teaching.py        (tools/reading_time.py does this, too)
 
 A generated part is enclosed by the comments `<!-- made: minutes -->` and `<!-- end -->`. So the
 minutes of an exercise and the sentence for a mistake are written in one file only.
@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from nbcheck import ROOT
+from nblength import length_of
 from nbtext import LAST_NOTEBOOK
 
 from sdlearn.course.exercises import exercises, files
@@ -36,15 +37,6 @@ MEASURED = {
     "11": 105.1,
 }
 
-# The reading times on the notebooks' cards, in minutes.
-READING = {
-    "half an hour": 30,
-    "three quarters of an hour": 45,
-    "nearly an hour": 55,
-    "an hour": 60,
-    "an hour and a quarter": 75,
-    "an hour and a half": 90,
-}
 WEEKS = ("00 01", "02", "03 04", "05", "06", "07", "08", "09", "10 11", "12 13", "14 15", "16 17")
 # For each half day: the notebooks, the fraction of each that is read, and a description of it.
 HALF_DAYS = {
@@ -85,18 +77,17 @@ def lessons() -> dict[str, Path]:
     return {path.name[:2]: path for path in sorted(PAGE.parent.glob("[0-9][0-9]-*.ipynb"))}
 
 
-def title_and_card(path: Path) -> tuple[str, str]:
-    """Return a notebook's title and the reading time on its card.
+def title(path: Path) -> str:
+    """Return a notebook's title.
 
     Raises:
-        ValueError: If the title or the reading time is missing.
+        ValueError: If it is missing.
     """
     first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
-    title = re.search(r"^# (.+)$", first, flags=re.M)
-    words = re.search(r"^\| \*\*Minutes\*\* \| (.+?) to read", first, flags=re.M)
-    if not title or not words:
-        raise ValueError(f"{path.name} has no title, or its card does not say “… to read and try”")
-    return title[1], words[1]
+    found = re.search(r"^# (.+)$", first, flags=re.M)
+    if not found:
+        raise ValueError(f"the first cell of {path.name} has no title")
+    return found[1]
 
 
 def state() -> Iterator[str]:
@@ -108,26 +99,19 @@ def state() -> Iterator[str]:
 
 def minutes() -> Iterator[str]:
     """Yield a table of the times for reading, cells and exercises."""
-    yield "| notebook | to read and try | its cells, seconds | exercises | their minutes | points |"
-    yield "|---|---|--:|--:|--:|--:|"
+    yield "| notebook | minutes to read | its cells, seconds | exercises | their minutes | points |"
+    yield "|---|--:|--:|--:|--:|--:|"
     for lesson, path in lessons().items():
-        title, words = title_and_card(path)
         own = exercises(lesson) if lesson in files() else ()
         seconds = f"{MEASURED[lesson]:.0f}" if lesson in MEASURED else "not measured"
         sums = f"{sum(e.minutes for e in own)} | {sum(e.points for e in own)}"
-        link = f"[{title}]({path.name})"
-        yield f"| {link} | {words} | {seconds} | {len(own)} | {sums if own else ' | '} |"
+        link = f"[{title(path)}]({path.name})"
+        yield f"| {link} | {reading(lesson)} | {seconds} | {len(own)} | {sums if own else ' | '} |"
 
 
 def reading(lesson: str) -> int:
-    """Return the reading time of a notebook in minutes."""
-    path = lessons()[lesson]
-    words = title_and_card(path)[1]
-    if words not in READING:
-        raise ValueError(
-            f"{path.name} has the reading time “{words}”; accepted: {', '.join(READING)}"
-        )
-    return READING[words]
+    """Return the reading time of a notebook in minutes, as measured by nblength.py."""
+    return length_of(lessons()[lesson]).minutes
 
 
 def solving(lesson: str, most: int | None = None) -> int:
@@ -147,7 +131,7 @@ def weeks() -> Iterator[str]:
 
 def days() -> Iterator[str]:
     """Yield a table of the plan of three days."""
-    yield "| day | notebooks | to read and try | exercises | minutes |"
+    yield "| day | notebooks | to read | exercises | minutes |"
     yield "|---|---|--:|--:|--:|"
     for half, plan in HALF_DAYS.items():
         named = "; ".join(f"**{n}**{', ' + part if part else ''}" for n, _, part in plan)
@@ -161,7 +145,7 @@ def mistakes() -> Iterator[str]:
     """Yield the common mistakes of each exercise, folded, by notebook."""
     for lesson, path in lessons().items():
         if lesson in files():
-            yield f"### {title_and_card(path)[0]}\n"
+            yield f"### {title(path)}\n"
             for exercise in exercises(lesson):
                 yield from fold(exercise)
 

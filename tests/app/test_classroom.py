@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import nbformat
+import nbtool
 import pytest
 
 from sdlearn.cli import classroom
@@ -175,7 +176,7 @@ REFUSED = {
     "no cells": (lambda t: changed(t, lambda text: "{}"), "04-.* is not a notebook"),
     "no exercises": (
         lambda t: NOTEBOOKS / "00-the-whole-picture.ipynb",
-        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 05, ",
+        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 03, ",
     ),
     "without its cells": (
         lambda t: changed(t, lambda text: text.replace("exercise-2-check", "mine")),
@@ -213,6 +214,26 @@ def test_one_notebook_twice_and_a_folder_that_is_in_use_are_refused(tmp_path, ca
     assert [file.read_text() for file in tmp_path.iterdir()] == ["kept"]
     under_a_file = tmp_path / "kept.txt" / "course"
     refused(capsys, [one, "--out", str(under_a_file)], "kept.txt")
+
+
+def test_a_folded_cell_stays_folded_in_the_learners_copy(tmp_path):
+    """The tag, which people see, and the mark that JupyterLab reads."""
+
+    def fold(text):
+        notebook = nbtool.read(text)
+        (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "setup")
+        cell["metadata"]["tags"] = ["hide-input"]
+        return nbtool.written(nbtool.clean(notebook))
+
+    (tmp_path / "in").mkdir()
+    path, out = changed(tmp_path / "in", fold), tmp_path / "course"
+    assert main(["classroom", "release", str(path), "--out", str(out)]) == 0
+    released = nbformat.read(out / "release" / ATTENTION / f"{ATTENTION}.ipynb", as_version=4)
+    marks = {cell.id: cell.metadata.get("jupyter", {}) for cell in released.cells}
+    assert marks["setup"] == {"source_hidden": True}
+    assert sum("source_hidden" in mark for mark in marks.values()) == 1
+    (setup,) = (cell for cell in released.cells if cell.id == "setup")
+    assert setup.metadata.tags == ["hide-input"]
 
 
 def test_without_nbgrader_one_learns_how_to_get_it(tmp_path, capsys, monkeypatch):

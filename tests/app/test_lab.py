@@ -55,20 +55,20 @@ def test_the_whole_suite_is_lint_types_notebooks_and_tests_in_this_order(recorde
     calls, _ = recorded
     assert lab.main(["test"]) == 0
     tools = [call.split()[1] for call in calls[1:]]
-    assert tools == ["ruff", "ruff", "mypy", "codespell_lib", "check", "pytest"]
+    assert tools == ["ruff", "ruff", "mypy", "codespell_lib", "check", "--check", "pytest"]
     assert "-n 2 --dist loadscope" in calls[-1]
     assert "--nbval-lax" in calls[-1]
     assert " tests" in calls[-1]
 
 
 @pytest.mark.parametrize(
-    "broken", ["ruff check", "ruff format", "mypy", "codespell", "nbtool", "pytest"]
+    "broken", ["ruff check", "ruff format", "mypy", "codespell", "nbtool", "reading_time", "pytest"]
 )
 def test_any_failing_piece_fails_the_command_and_all_pieces_run(recorded, broken, capfd):
     calls, codes = recorded
     codes[broken] = 1
     assert lab.main(["test"]) == 1
-    assert len(calls) == 7
+    assert len(calls) == 8
     assert ("FAILED" in capfd.readouterr().out) == (broken != "pytest")
 
 

@@ -1,9 +1,6 @@
 """tools/nbcheck.py and nbtext.py: a lesson that breaks one rule gets the sentence of that rule."""
 
 import ast
-import base64
-import copy
-import io
 import subprocess
 import sys
 from itertools import product
@@ -14,130 +11,30 @@ import nbformat
 import nbtext
 import nbtool
 import pytest
-from PIL import Image
+
+from tests.lesson_notebook import (
+    added,
+    cell,
+    code,
+    lesson,
+    neighbours,
+    replaced,
+    shown,
+    tagged,
+    text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = "a" * 32
-ALT = 'A square that is "red" all over.'
-TITLE = """# 03 · A lesson
-
-| | |
-|---|---|
-| **You will build** | nothing much |
-| **You need** | nothing but [numbers](https://example.org/a_(b)) |
-| **Minutes** | five |
-"""
-PAPERS = "## Papers\n\n" + "".join(
-    f"- Somebody, *Something*, [arXiv:2112.1075{k}](https://arxiv.org/abs/2112.1075{k})\n"
-    for k in range(5)
-)
-STEP = """## 1 · One step
-
-Sections 1 and 2 of notebook 02 come first; section 3.2 of the paper, and $[0](1)$, do not count.
-See [the next step](#2-·-Another-step), [another lesson](04-other.ipynb#1-·-There), exercise 04.1
-and [the source](../source.py). `section 9` and ```[x](y)``` are code.
-"""
-
-
-def png() -> str:
-    file = io.BytesIO()
-    Image.new("P", (8, 8)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode() + "\n"
-
-
-def text(source: str, name: str) -> dict:
-    return nbformat.v4.new_markdown_cell(source, id=name)
-
-
-def code(source: str, name: str, *outputs: dict) -> dict:
-    return nbformat.v4.new_code_cell(source, id=name, outputs=list(outputs))
-
-
-def exercise(stub: str, check: str, k: int) -> list[dict]:
-    answer, checked = code(stub, f"answer-{k}"), code(check, f"check-{k}")
-    answer.metadata["nbgrader"] = {"grade": False, "locked": False, "solution": True}
-    checked.metadata["nbgrader"] = {"grade": True, "locked": True, "solution": False}
-    return [answer, checked]
-
-
-def shown(**data: str) -> dict:
-    return nbformat.v4.new_output(
-        "display_data", {kind.replace("_", "/"): value for kind, value in data.items()}
-    )
-
-
-def lesson() -> dict:
-    """A notebook with everything that a lesson needs, and no fault."""
-    picture, words = shown(image_png=png()), shown(text_html="", text_plain=ALT)
-    picture["metadata"] = {"image/png": {"alt": ALT}}
-    words["data"]["text/html"] = "<details>A square that is &quot;red&quot; all over.</details>"
-    widget = nbformat.v4.new_output("display_data", {nbtool.VIEW: {"model_id": MODEL}})
-    cells = [
-        text(TITLE, "title"),
-        text("### Before you run anything\n\nWhat will happen?", "predict"),
-        code("import torch\n\nfrom sdlearn.course import check", "imports"),
-        text(STEP, "step-text"),
-        code("show(torch)", "step", picture, words),
-        text("## 2 · Another step\n\nNotebooks 02 to 04 go on.", "more-text"),
-        code("show(1)", "widget", widget),
-        text("## Exercises", "exercises"),
-        text("### Exercise 03.1 · First", "exercise-1"),
-        *exercise("def f(): ...", 'check("03.1", f)', 1),
-        text("### Exercise 03.2 · Second, after exercise 03.1", "exercise-2"),
-        *exercise("answer = ...", 'check("03.2", answer)', 2),
-        code('quiz("03")', "quiz"),
-        text("## In the real Stable Diffusion\n\nIt is larger.", "real"),
-        text(PAPERS, "papers"),
-    ]
-    state = {MODEL: {"state": {"value": '<img src="data:image/png;base64,AA/=" alt="red">'}}}
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata = {"widgets": {nbtool.STATE: {"state": state}}}
-    return nbtool.clean(copy.deepcopy(notebook))
 
 
 @pytest.fixture
 def check(tmp_path):
     """Write a notebook beside others and return its faults, as the command does."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    (tmp_path / "source.py").touch()
-    cells = [text("# 04 · Other\n\n## 1 · There\n\n### Exercise 04.1 · One", "all")]
-    nbtool.store(folder / "04-other.ipynb", nbformat.v4.new_notebook(cells=cells))
-    two = [text("# 02 · Two\n\n## 1 · One\n\n## 2 · Two", "all")]
-    nbtool.store(folder / "02-two.ipynb", nbformat.v4.new_notebook(cells=two))
-
-    def check(notebook: dict, name: str = "03-lesson.ipynb") -> list[str]:
-        nbtool.store(folder / name, notebook)
-        return nbtool.faults(folder / name)
-
-    return check
-
-
-def cell(notebook: dict, name: str) -> dict:
-    return next(cell for cell in notebook["cells"] if cell["id"] == name)
+    return neighbours(tmp_path)
 
 
 def test_a_good_lesson_has_no_fault(check):
     assert check(lesson()) == []
-
-
-def added(words: str):
-    """A change that says more in a text."""
-
-    def change(notebook):
-        cell(notebook, "more-text")["source"] += f"\n\n{words}"
-
-    return change
-
-
-def replaced(name: str, old: str, new: str):
-    """A change of what a cell says."""
-
-    def change(notebook):
-        assert old in cell(notebook, name)["source"]
-        cell(notebook, name)["source"] = cell(notebook, name)["source"].replace(old, new)
-
-    return change
 
 
 def without(name: str):
@@ -180,9 +77,9 @@ def without_fold(notebook):
     del cell(notebook, "step")["outputs"][1]
 
 
-def without_alt_in_widget(notebook):
-    (state,) = notebook["metadata"]["widgets"][nbtool.STATE]["state"].values()
-    state["state"]["value"] = '<img src="x" alt="">'
+def without_image(notebook):
+    """As a widget is stored that gives no image."""
+    cell(notebook, "widget")["outputs"] = [shown(text_plain="Lens(children=(Dropdown(…")]
 
 
 ERROR = {"output_type": "error", "ename": "KeyError", "evalue": "", "traceback": []}
@@ -198,7 +95,6 @@ BROKEN = {
     "no alt": (without_alt, "cell 4 (step): an image has no alternative text"),
     "no fold": (without_fold, "cell 4 (step): an image has no description folded below it"),
     "img": (stored(IMAGE), "cell 2 (imports): an <img> without alternative text is stored"),
-    "img in a widget": (without_alt_in_widget, "the state of a widget holds an <img> without"),
     "random id": (
         renamed("step", "deadbeef"),
         "cell 4 (deadbeef): its id is 'deadbeef'; accepted: words",
@@ -209,9 +105,24 @@ BROKEN = {
         "cell 4 (step): it has 46 lines of code",
     ),
     "nothing to compare": (
-        replaced("imports", "import torch", "# NBVAL_CHECK_OUTPUT\nimport torch"),
+        tagged("imports", "nbval-check-output"),
         "cell 2 (imports): its output must be compared",
     ),
+    "tag": (
+        tagged("step", "nbval_check_output"),
+        "cell 4 (step): its tag is 'nbval_check_output'; accepted: nbval-check-output, hide-input",
+    ),
+    "tag of a text": (tagged("real", "hide-input"), "cell 15 (real): its tag is 'hide-input'; a"),
+    "marker": (
+        replaced("step", "show", "# NBVAL_CHECK_OUTPUT\nshow"),
+        "cell 4 (step): it has the comment “# NBVAL_CHECK_OUTPUT”; accepted: the tag nbval-check",
+    ),
+    "other marker": (replaced("step", "show", "#NBVAL_SKIP\nshow"), "cell 4 (step): it has the c"),
+    "noqa": (
+        replaced("imports", "import torch", "import torch  # noqa: F401"),
+        "cell 2 (imports): it has the comment “# noqa”",
+    ),
+    "fmt": (replaced("step", "(torch)", "(torch)  # fmt: skip"), "cell 4 (step): it has the com"),
     "magic": (replaced("step", "show", "%time show"), "cell 4 (step): it is not plain Python (l"),
     "import": (replaced("imports", "torch", "diffusers"), "cell 2 (imports): it imports diffusers"),
     "copy": (
@@ -235,6 +146,12 @@ BROKEN = {
     "no papers": (replaced("papers", "## Papers", "## Books"), "the last section is not “Papers”"),
     "papers": (replaced("papers", "- S", "S"), "fewer than 5 papers are listed"),
     "widget": (without("widget"), "no widget is shown"),
+    "something else": (replaced("widget", ")\nlens", ")\ntorch"), "no widget is shown"),
+    "not the widget": (replaced("widget", ")\nlens", ")\nlens.word"), "no widget is shown"),
+    "widget without image": (
+        without_image,
+        "cell 6 (widget): its widget is stored without an image",
+    ),
     "exercises": (
         lambda n: [without(name)(n) for name in ("exercise-2", "answer-2", "check-2")],
         "1 exercises; a lesson has at least 2",
@@ -334,7 +251,6 @@ def test_a_lesson_that_never_ran_is_told_so_and_no_more(check):
     notebook = lesson()
     for each in notebook["cells"]:
         each.update(outputs=[], execution_count=None) if each["cell_type"] == "code" else None
-    del notebook["metadata"]["widgets"]
     (fault,) = check(notebook)
     assert fault.startswith("is stored without outputs")
 
@@ -342,7 +258,6 @@ def test_a_lesson_that_never_ran_is_told_so_and_no_more(check):
 def test_a_notebook_that_is_no_lesson_needs_no_card_nor_quiz(check):
     notebook = lesson()
     notebook["cells"] = [text("# Playground", "title"), *notebook["cells"][4:5]]
-    del notebook["metadata"]["widgets"]
     assert check(nbtool.clean(notebook), "playground.ipynb") == []
     assert any("the card has no" in fault for fault in check(notebook))
 
@@ -372,9 +287,9 @@ def test_relative_modules_and_parts_of_the_course_are_told_apart():
 
 def test_ruff_reads_notebooks_too(tmp_path):
     """So the checker need not: `lab.py lint` runs both."""
-    bad = nbformat.v4.new_notebook(cells=[code("import os", "only")])
+    bad = nbformat.v4.new_notebook(cells=[code("print(undefined)", "only")])
     nbformat.write(bad, tmp_path / "bad.ipynb")
     command = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml")]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "F401" in done.stdout
+    assert "F821" in done.stdout

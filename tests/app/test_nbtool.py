@@ -10,13 +10,15 @@ from pathlib import Path
 import nbformat
 import nbtool
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = {"tags": ["kept"], "nbgrader": {"grade_id": "only", "points": 3}}
+KEPT = {"tags": ["raises-exception"], "nbgrader": {"grade_id": "only", "points": 3}}
 ALT = "Noise over a ramp from black to white."
 
-LEFT, RIGHT, UNSEEN = ("a" * 32, "b" * 32, "c" * 32), ("d" * 32, "e" * 32, "f" * 32), "9" * 32
+LEFT, RIGHT = "a" * 32, "d" * 32
+STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def figure() -> str:
@@ -27,10 +29,11 @@ def figure() -> str:
     return base64.b64encode(png.getvalue()).decode()
 
 
-def executed(count: int, ids: tuple[str, ...], address: str) -> dict:
+def executed(count: int, widget: str, address: str) -> dict:
     """A notebook as Jupyter stores it after a run; the arguments are what differs between runs."""
-    slider, layout, output = ids
-    shown = nbformat.v4.new_output("display_data", {nbtool.VIEW: {"model_id": slider}})
+    live = {nbtool.VIEW: {"model_id": widget}, "text/plain": ALT, "image/png": figure()}
+    alt = {"image/png": {"alt": ALT, "width": 64}}
+    shown = nbformat.v4.new_output("display_data", live, metadata=alt)
     result = nbformat.v4.new_output(
         "execute_result",
         {"text/plain": f"<Figure at {address}>", "image/png": figure()},
@@ -47,17 +50,12 @@ def executed(count: int, ids: tuple[str, ...], address: str) -> dict:
         metadata={"execution": {"iopub.busy": f"2031-01-0{count}"}, **KEPT},
         outputs=[*texts, result, words, shown],
     )
-    state = {
-        slider: {"state": {"layout": f"IPY_MODEL_{layout}", "children": [f"IPY_MODEL_{output}"]}},
-        layout: {"state": {}},
-        output: {"state": {"outputs": [{**result, "execution_count": None}]}},
-        UNSEEN: {"state": {"value": count}},
-    }
+    state = {widget: {"state": {"value": count}}}
     title = nbformat.v4.new_markdown_cell("# A lesson", id="title")
     notebook = nbformat.v4.new_notebook(cells=[title, cell])
     notebook.metadata = {
         "language_info": {"name": "python", "version": f"3.11.{count}"},
-        "widgets": {nbtool.STATE: {"state": state, "version_major": 2, "version_minor": 0}},
+        "widgets": {STATE: {"state": state, "version_major": 2, "version_minor": 0}},
     }
     return json.loads(json.dumps(notebook))
 
@@ -75,26 +73,48 @@ def test_cleaning_twice_is_cleaning_once_and_leaves_no_fault(tmp_path):
     assert nbtool.faults(tmp_path / "lesson.ipynb") == []
 
 
-def test_only_shown_widgets_are_kept_and_their_parts_still_find_each_other():
+def test_a_widget_is_stored_as_its_image_with_the_description_below_it():
     cleaned = nbtool.clean(executed(1, LEFT, "0x7f00aa11bb22"))
-    state = cleaned["metadata"]["widgets"][nbtool.STATE]["state"]
-    assert list(state) == [f"{n:032x}" for n in range(3)]
-    assert state[f"{0:032x}"]["state"]["layout"] == f"IPY_MODEL_{2:032x}"
-    assert "outputs" in state[f"{1:032x}"]["state"]
-    assert cleaned["cells"][1]["outputs"][-1]["data"][nbtool.VIEW]["model_id"] == f"{0:032x}"
+    assert "widgets" not in cleaned["metadata"]
+    image, words = cleaned["cells"][1]["outputs"][-2:]
+    assert [*image["data"]] == ["text/plain", "image/png"]
+    assert image["metadata"]["image/png"] == {"alt": ALT, "width": 64}
+    assert words["data"]["text/plain"] == ALT
+    assert f"<summary>The figure in words</summary>{ALT}<" in words["data"]["text/html"]
+
+
+def test_a_widget_that_shows_no_image_yet_leaves_only_its_text():
+    notebook = executed(1, LEFT, "0x7f00aa11bb22")
+    del notebook["cells"][1]["outputs"][-1]["data"]["image/png"]
+    last = nbtool.clean(notebook)["cells"][1]["outputs"][-1]
+    assert last["data"] == {"text/plain": ALT}
+
+
+@pytest.mark.parametrize(
+    ("tags", "folded"), [(["hide-input"], True), (["nbval-check-output"], False), ([], False)]
+)
+@pytest.mark.parametrize("before", [{}, {"jupyter": {"source_hidden": True}}])
+def test_exactly_the_cells_with_the_tag_are_stored_folded(tags, folded, before):
+    notebook = executed(1, LEFT, "0x7f00aa11bb22")
+    notebook["cells"][1]["metadata"] = {"tags": tags, **before}
+    hidden = {"jupyter": {"source_hidden": True}} if folded else {}
+    cleaned = nbtool.clean(notebook)
+    assert cleaned["cells"][1]["metadata"] == {"tags": tags} | hidden
+    assert nbtool.clean(cleaned) == cleaned
 
 
 def test_cells_that_ran_are_counted_and_others_are_not():
     notebook = executed(7, LEFT, "0x7f00aa11bb22")
     _, ran = nbtool.clean(notebook)["cells"]
     assert ran["execution_count"] == 1
-    assert [o.get("execution_count") for o in ran["outputs"]] == [None, 1, None, None]
+    assert [o.get("execution_count") for o in ran["outputs"]] == [None, 1, None, None, None]
     notebook["cells"][1]["outputs"] = []
     assert nbtool.clean(notebook)["cells"][1]["execution_count"] is None
 
 
 def test_nbval_accepts_and_compares_what_is_stored(tmp_path):
-    cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint(1 + 1)", id="only")
+    tags = {"tags": ["nbval-check-output"]}
+    cell = nbformat.v4.new_code_cell("print(1 + 1)", id="only", metadata=tags)
     path = tmp_path / "sum.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-q"]

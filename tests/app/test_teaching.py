@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+import nbsecond
 import pytest
 import teaching
 from nbtext import LAST_NOTEBOOK
@@ -36,8 +37,8 @@ def test_every_mistake_is_in_it_with_its_sentence_and_every_exercise_with_its_mi
 
 
 def test_the_table_of_minutes_adds_up():
-    row = r"^\| \[04 · Attention\]\(04-attention\.ipynb\) \| an hour \| \d+ \| 5 \| 68 \| 22 \|$"
-    assert re.search(row, TEXT, re.M)
+    row = r"^\| \[04 · Attention\]\(04-attention\.ipynb\) \| (\d+) \| \d+ \| 5 \| 68 \| 22 \|$"
+    assert int(re.search(row, TEXT, re.M)[1]) == teaching.reading("04")
     assert TEXT.count(".ipynb) | ") == len(teaching.lessons())
     assert set(teaching.MEASURED) <= set(ALL)
     assert all(0 < teaching.MEASURED[n] < seconds_allowed(n) for n in teaching.MEASURED)
@@ -50,8 +51,7 @@ def test_a_change_of_an_exercise_is_noticed(monkeypatch):
     monkeypatch.setattr(teaching, "exercises", lambda n: (other,) if n == "04" else known(n))
     page = teaching.renewed(TEXT)
     assert page != TEXT
-    assert "| an hour | " in page
-    assert re.search(r"04-attention\.ipynb\) \| an hour \| \S+ \| 1 \| 13 \| 3 \|", page)
+    assert re.search(r"04-attention\.ipynb\) \| \d+ \| \S+ \| 1 \| 13 \| 3 \|", page)
     assert teaching.renewed(page) == page
 
 
@@ -69,19 +69,18 @@ def test_the_plan_of_three_days_teaches_or_leaves_out_every_notebook():
     assert sorted(planned + re.findall(r"\*\*(\d\d)\*\*", left.split(".")[0])) == ALL
 
 
-def test_half_a_day_takes_three_hours_at_most():
+def test_half_a_day_of_rewritten_notebooks_takes_three_hours_at_most():
     rows = re.findall(r"\| (\d+) \| (\d+) \| (\d+) \|$", section("Three days"), re.M)
     assert len(rows) == len(teaching.HALF_DAYS)
-    for read, solved, both in rows:
-        assert int(read) + int(solved) == int(both) <= 185
+    for (read, solved, both), plan in zip(rows, teaching.HALF_DAYS.values(), strict=True):
+        assert int(read) + int(solved) == int(both)
+        rewritten = {lesson for lesson, _, _ in plan} <= {*nbsecond.SECOND_EDITION}
+        assert int(both) <= (185 if rewritten else 210)
     # 00 whole, half of 01 and of 02; the first two exercises of 01 and 02
-    assert rows[0] == (str(round(30 + 45 / 2 + 90 / 2)), str(8 + 12 + 5 + 8), "131")
-
-
-def test_a_card_with_other_words_is_refused(monkeypatch):
-    monkeypatch.setattr(teaching, "READING", {"a day": 480})
-    with pytest.raises(ValueError, match="has the reading time “half an hour”; accepted: a day"):
-        teaching.reading("00")
+    read = sum(
+        share * teaching.reading(lesson) for lesson, share in (("00", 1), ("01", 0.5), ("02", 0.5))
+    )
+    assert rows[0][:2] == (str(round(read)), str(8 + 12 + 5 + 8))
 
 
 @pytest.mark.parametrize("lesson", teaching.lessons())
@@ -89,7 +88,7 @@ def test_there_are_questions_to_discuss(lesson):
     asked = re.findall(r"^- (.+?)(?=^- |\Z)", section(f"{lesson} · ").strip(), re.M | re.S)
     assert 2 <= len(asked) <= 3
     assert all(question.strip().endswith("?") for question in asked)
-    title, _ = teaching.title_and_card(teaching.lessons()[lesson])
+    title = teaching.title(teaching.lessons()[lesson])
     assert f"\n### {title}\n\n- " in TEXT
 
 

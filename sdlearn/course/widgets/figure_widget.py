@@ -2,11 +2,13 @@
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
 
 from sdlearn.course.figures.images import img
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 
 
 class FigureWidget(widgets.VBox):
@@ -17,10 +19,12 @@ class FigureWidget(widgets.VBox):
 
     Attributes:
         image: The figure that is shown.
+        alt: The text alternative of the figure.
         width: Of the figure, in CSS pixels.
     """
 
     image: Image.Image
+    alt: str
     width: int
 
     def __init__(self, controls: Sequence[widgets.Widget]) -> None:
@@ -38,4 +42,9 @@ class FigureWidget(widgets.VBox):
     def show(self, sentence: str, alt: str) -> None:
         """Show `image`, with a sentence above it and a text alternative."""
         self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
+        self.alt = alt
         self.view.value = img(self.image, alt, self.width)
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        view = super()._repr_mimebundle_(**options)
+        return with_image(view, self.image, self.alt, self.width)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from threading import Event
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
@@ -17,6 +18,7 @@ from sdlearn.course.figures import grid, heatmap, img, overlay
 from sdlearn.course.figures.trajectory import pick_steps, strip
 from sdlearn.course.widgets import controls
 from sdlearn.course.widgets.controls import ROW
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.course.widgets.text_to_image import unknown_words
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import State
@@ -97,6 +99,12 @@ class Panel(widgets.VBox):
             [self.title, self.prompt, self.negative, wrapping, self.strip],
             layout={"flex": "1 1 24em", "min_width": "18em"},
         )
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        """The widget, and the last finished picture for a page that is stored."""
+        view = super()._repr_mimebundle_(**options)
+        text = f"The picture drawn for: {self.made.prompt}" if self.made else "Nothing drawn yet."
+        return with_image(view, self.picture, text, WIDTH)
 
     # ------------------------------------------------------------------------------- the controls
 

@@ -4,10 +4,13 @@ import html
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Lock, Thread
+from typing import Any
 
 import ipywidgets as widgets
 
-from sdlearn.course.widgets.panel import Panel
+from sdlearn.course.figures import grid
+from sdlearn.course.widgets.panel import WIDTH, Panel
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook.captions import NOUNS, PLACES, TIMES
 from sdlearn.storybook.scenes import COLOURS, POSES
@@ -121,6 +124,15 @@ class Playground(widgets.VBox):
             self.worker.join()
         if self.failure is not None:
             raise self.failure
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        drawn = [panel for panel in self.shown.children if panel.picture is not None]
+        view = super()._repr_mimebundle_(**options)
+        if not drawn:
+            return with_image(view, None, "The playground. Run this cell to use it.", WIDTH)
+        names = " and ".join(panel.made.prompt for panel in drawn)
+        image = grid([[panel.picture for panel in drawn]], [panel.name for panel in drawn])
+        return with_image(view, image, f"The pictures drawn for: {names}", image.width)
 
     def save(self, place: str | Path) -> None:
         """Write the first panel's image as a PNG file with its settings inside.

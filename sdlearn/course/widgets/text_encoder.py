@@ -2,7 +2,7 @@
 
 import html
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.course.figures import img
 from sdlearn.course.figures.text_encoder import ROUNDING, display_token, token_grid
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.text import TextEncoder, token_ids
 
 
@@ -71,6 +72,7 @@ class TextEncoderWidget(widgets.VBox):
     Attributes:
         reading: The current comparison.
         image: The figure on display.
+        alt: Its text alternative.
     """
 
     def __init__(self, text: TextEncoder, caption: str, other: str, width: int = 848) -> None:
@@ -127,4 +129,9 @@ class TextEncoderWidget(widgets.VBox):
         )
         sentence = " ".join([describe(reading, layer), *dict.fromkeys(self.notes)])
         self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
-        self.view.value = img(self.image, f"The tokens in their positions. {sentence}", self.width)
+        self.alt = f"The tokens in their positions. {sentence}"
+        self.view.value = img(self.image, self.alt, self.width)
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        view = super()._repr_mimebundle_(**options)
+        return with_image(view, self.image, self.alt, self.width)

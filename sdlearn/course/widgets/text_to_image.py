@@ -2,11 +2,13 @@
 
 import html
 import warnings
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
 
 from sdlearn.course.figures import img
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import captions
 
@@ -19,6 +21,7 @@ class TextToImageWidget(widgets.VBox):
 
     Attributes:
         image: The last finished image, or None.
+        alt: The text alternative of the image.
     """
 
     def __init__(self, sd: StableDiffusion, prompt: str, width: int = 320) -> None:
@@ -32,6 +35,7 @@ class TextToImageWidget(widgets.VBox):
         self.sd = sd
         self.width = width
         self.image: Image.Image | None = None
+        self.alt = "A widget that draws a prompt. Run this cell to use it."
         row = {"style": {"description_width": "6em"}, "layout": {"width": "32em"}}
         self.prompt = widgets.Text(value=prompt, description="Prompt", **row)
         self.seed = widgets.BoundedIntText(value=0, min=0, max=2**31 - 1, description="Seed", **row)
@@ -87,7 +91,12 @@ class TextToImageWidget(widgets.VBox):
                 estimate, f"Estimate of the picture after {state.step} of {steps} steps", self.width
             )
         (self.image,) = self.sd.to_images(state.z)
-        self.view.value = img(self.image, f"The picture drawn for: {prompt}", self.width)
+        self.alt = f"The picture drawn for: {prompt}"
+        self.view.value = img(self.image, self.alt, self.width)
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        view = super()._repr_mimebundle_(**options)
+        return with_image(view, self.image, self.alt, self.width)
 
     def say(self, sentence: str) -> None:
         """Show a sentence, which screen readers read out."""

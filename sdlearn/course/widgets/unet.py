@@ -3,6 +3,7 @@
 import html
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
@@ -16,6 +17,7 @@ from sdlearn.course.figures.unet import (
     most_varying_channels,
     u_shape,
 )
+from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 
 
 class UNetTour(widgets.VBox):
@@ -24,6 +26,7 @@ class UNetTour(widgets.VBox):
     Attributes:
         sentence: Description of the block.
         image: The network with the block in black.
+        alt: The text alternative of the image.
         maps: Four channels of the block's output, or None if its output was not given.
     """
 
@@ -72,7 +75,8 @@ class UNetTour(widgets.VBox):
         stops = self.traces[name]
         self.sentence = describe_block(stops, k)
         self.image = Image.open(io.BytesIO(png(u_shape(stops, f"The U-Net: {name}", k))))
-        shown = img(self.image, f"The blocks of {name}; {stops[k].name} is marked.", self.width)
+        self.alt = f"The blocks of {name}; {stops[k].name} is marked. {self.sentence}"
+        shown = img(self.image, self.alt, self.width)
         output = self.feature_maps.get(name, {}).get(stops[k].name)
         self.maps = None if output is None else channels(output, stops[k].name)
         if self.maps is not None:
@@ -80,6 +84,10 @@ class UNetTour(widgets.VBox):
             shown += img(self.maps, alt, self.maps.width)
         self.message.value = f'<span role="status">{html.escape(self.sentence)}</span>'
         self.view.value = shown
+
+    def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
+        view = super()._repr_mimebundle_(**options)
+        return with_image(view, self.image, self.alt, self.width)
 
 
 def channels(output: Tensor, name: str) -> Image.Image:

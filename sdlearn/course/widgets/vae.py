@@ -73,4 +73,4 @@ class LatentPlaneWidget(FigureWidget):
                 least, which = nearest_image(decode(torch.tensor([point])), self.pages)
             nearest.append(f"page {which.item()}, {least.item():.0f} levels away ({name})")
         sentence = f"Nearest page: {'; '.join(nearest)}."
-        self.show(sentence, title)
+        self.show(sentence, f"{title}. {sentence}")
