@@ -63,7 +63,7 @@ ONE_QUERY = Exercise(
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(b, n, heads * d) -> (b, heads, n, d): head 0 gets the first d channels of every token."""
+    """(b, n, heads * d) -> (b, heads, n, d); head 0 gets the first d channels."""
     b, n, width = x.shape
     return x.reshape(b, n, heads, width // heads).transpose(1, 2)
 
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # to_out.0 in the published files
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (b, n, dim), context (b, m, context_dim) or None for x itself -> (b, n, dim)."""
+        """x (b, n, dim), context (b, m, context_dim); None is x -> (b, n, dim)."""
         context = x if context is None else context
         q = split_heads(self.to_q(x), self.heads)
         k = split_heads(self.to_k(context), self.heads)
@@ -160,7 +160,7 @@ MULTI_HEAD = Exercise(
 
 
 def attend_to_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,) integers, 1 to m -> (b, n, e)."""
+    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,), 1 to m -> (b, n, e)."""
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (b, n, m)
     counts = torch.arange(k.shape[1]) < lengths[:, None]  # (b, m)
     scores = scores.masked_fill(~counts[:, None, :], float("-inf"))
@@ -192,7 +192,7 @@ PADDING = Exercise(
     "gives the others *exactly* no weight, and its weights still sum to 1. (Stable Diffusion does "
     "not do this. Section 10 shows what its padding tokens are good for.)",
     hints=(
-        "Weights sum to 1 if the softmax is the last thing that happens to them. So the padding "
+        "Weights sum to 1 if the softmax is the last step. So the padding "
         "must be excluded before it. Which score gives a weight of exactly 0?",
         "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
         "`torch.arange(m)` with `lengths[:, None]`.",
@@ -207,7 +207,7 @@ PADDING = Exercise(
 
 
 def multiplications(h: int, w: int, c: int, heads: int) -> int:
-    """How many multiplications one self-attention layer takes for one feature map (c, h, w)."""
+    """The multiplications of one self-attention layer for one map (c, h, w)."""
     n = h * w
     projections = 4 * n * c * c  # to_q, to_k, to_v, to_out
     products = 2 * n * n * c  # q k^T, and the weights times v: heads times n * n * (c / heads)
@@ -247,7 +247,7 @@ COST = Exercise(
 
 
 class ImagePromptBlock(nn.Module):
-    """A transformer block that attends to a text and, at the same time, to an example image."""
+    """A transformer block that attends to a text and to an example image."""
 
     def __init__(self, dim: int, heads: int, text_dim: int, image_dim: int) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class ImagePromptBlock(nn.Module):
         self.ff = GatedFeedForward(dim)
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor, scale: float) -> Tensor:
-        """x (b, n, dim), text (b, m, text_dim), image (b, k, image_dim) -> (b, n, dim)."""
+        """x (b, n, dim), text (b, m, text_dim), image (b, k, image_dim) -> x's."""
         x = x + self.attn1(self.norm1(x))
         asking = self.norm2(x)
         x = x + self.to_text(asking, text) + scale * self.to_image(asking, image)
@@ -306,7 +306,7 @@ IMAGE_PROMPT = Exercise(
 
 
 def inject(edited: Tensor, source: Tensor, alignment: Tensor) -> Tensor:
-    """edited, source (heads, n, m), alignment (m,) integers, -1 to m - 1 -> (heads, n, m)."""
+    """edited, source (heads, n, m), alignment (m,), -1 to m - 1 -> (heads, n, m)."""
     copied = source[..., alignment.clamp(min=0)]
     return torch.where(alignment >= 0, copied, edited)
 
@@ -354,7 +354,7 @@ PROMPT_TO_PROMPT = Exercise(
 
 
 def streaming_attention(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
-    """q (b, n, d), k (b, m, d), v (b, m, e) -> (b, n, e), at most n × block scores at a time."""
+    """q (b, n, d), k (b, m, d), v (b, m, e) -> (b, n, e), a block of keys at a time."""
     largest = q.new_full((*q.shape[:2], 1), float("-inf"))
     total, out = torch.zeros_like(largest), q.new_zeros(*q.shape[:2], v.shape[-1])
     for start in range(0, k.shape[1], block):
