@@ -205,7 +205,7 @@ def in_numpy(without, given, t, alphabar, interval, scale):
     return torch.where(inside[:, None, None, None], without + scale * (given - without), given)
 
 
-class DrawsMore(ALL["04.6"].solution):
+class DrawsMore(ALL["04.7"].solution):
     """Draws random numbers before its layers are made, which must not change their weights."""
 
     def __init__(self, dim, heads, text_dim, image_dim):
@@ -216,7 +216,7 @@ class DrawsMore(ALL["04.6"].solution):
 
 RIGHT = {
     "10.4": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
-    "04.6": [DrawsMore],
+    "04.7": [DrawsMore],
     "05.2": [
         lambda ids, length, start, end, pad: (
             [start, *ids[: length - 2], end] + [pad] * (length - 2 - len(ids))
@@ -490,7 +490,7 @@ def first_for_all(a, b, weight):
     return right("01.5")(a, b, weight)[:1] + 0 * a
 
 
-class TwiceTheLast(ALL["04.6"].solution):
+class TwiceTheLast(ALL["04.7"].solution):
     def forward(self, x, text, image, scale):
         x = x + self.attn1(self.norm1(x))
         asking = self.norm2(x)
@@ -517,7 +517,7 @@ HINTS = [
         "The factor of `eps` is 3 times the right one",
     ),
     ("11.4", lambda s, m: 1 - right("11.4")(s, m), "Everywhere your result is 1 minus what is"),
-    ("04.5", lambda h, w, c, heads: right("04.5")(h, w, c, heads) + 4 * h * w * c, "too much"),
+    ("04.6", lambda h, w, c, heads: right("04.6")(h, w, c, heads) + 4 * h * w * c, "too much"),
     (
         "01.1",
         lambda h, w, f, channels, bits: tuple(
@@ -526,7 +526,7 @@ HINTS = [
         "entry 2 of your result is `bits` times what is expected",
     ),
     ("04.1", shared_mean, "changes with the other examples of its batch"),
-    ("04.6", TwiceTheLast, "when twice the output of `ff` is used"),
+    ("04.7", TwiceTheLast, "when twice the output of `ff` is used"),
     ("01.2", lambda x, high, p: right("01.2")(x, high, p).flip(3), "along axis 3 the order is rev"),
     ("04.2", lambda x, heads: right("04.2")(x, heads)[:, :, :-1], "the last 1 are missing"),
     ("04.1", lambda q, k, v: right("04.1")(q, k, v)[:, None], "only the shape is not"),
@@ -586,7 +586,7 @@ def test_a_number_without_an_answer_asks_for_one():
     )
     with pytest.raises(Refused, match="as the second argument"):
         check.grade("04.2")
-    assert "Give your class" in check("04.6").text
+    assert "Give your class" in check("04.7").text
 
 
 @pytest.mark.parametrize("number", ["4.2", "0402", 4.2, "04.2 ", " 04.2", "04-2", "042", "04.02"])
@@ -604,5 +604,5 @@ def test_the_function_first_is_told_that_the_number_comes_first():
 def test_a_notebook_without_exercises_is_said_to_have_none_yet():
     with pytest.raises(Refused, match="notebook 00 has none yet"):
         check("00.1", right("04.2"))
-    with pytest.raises(Refused, match=r"there are: 04\.1, 04\.2, 04\.3, 04\.4, 04\.5\.$"):
-        find("04.9")
+    with pytest.raises(Refused, match=r"there are: 04\.1, .*, 04\.9\.$"):
+        find("04.0")

@@ -43,10 +43,10 @@ ONE_QUERY = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Now for a batch, in tensors. `q` holds one query for each example, `(b, d)`; `k`, "
-    "`(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. Return the output, "
-    "`(b, e)`. You need one product, the division by $\\sqrt d$, one softmax and one more product. "
-    "Scores may be very large, and the output must still be finite.",
+    statement="Now write it for a batch of queries. `q` holds one query for each example, `(b, "
+    "d)`; `k`, `(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. Return "
+    "the output, `(b, e)`. You need one product, the division by $\\sqrt d$, one softmax and one "
+    "more product. Scores may be very large, and the output must still be finite.",
     hints=(
         "Start with one score for each key: how well does it match the query? That is a product "
         "summed over `d`, so the scores have the shape `(b, m)`.",
@@ -141,9 +141,9 @@ MULTI_HEAD = Exercise(
     difficulty=2,
     core=True,
     statement="Write `forward`. Make the queries from `x` and the keys and values from the "
-    "context, split all three into heads, attend, put the heads side by side again, and send the "
-    "result through `to_out`. Without a context it is self-attention. `split_heads` and "
-    "`attention_weights` are there to be used.",
+    "context, split all three into heads, attend, concatenate the heads, and send the result "
+    "through `to_out`. Without a context it is self-attention. Use `split_heads` and "
+    "`attention_weights`.",
     hints=(
         "Four steps: project (three linear layers), split, attend, merge. Write the shape beside "
         "each line.",
@@ -156,7 +156,55 @@ MULTI_HEAD = Exercise(
     cases=multi_head_cases,
 )
 
-# ------------------------------------------------------------------------ 04.4 ignoring the padding
+# ----------------------------------------------------------------------- 04.4 the transformer block
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and MLP: pre-norm, with residual connections."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = GatedFeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (b, n, dim), context (b, m, context_dim) -> (b, n, dim)."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+def block_cases(rng: Generator) -> Iterator[Case]:
+    for b, n, m, build in ((2, 6, 5, (8, 2, 6)), (3, 4, 4, (6, 3, 6)), (1, 5, 7, (9, 3, 4))):
+        yield Case((normal(rng, b, n, build[0]), normal(rng, b, m, build[2])), build=build)
+
+
+BLOCK = Exercise(
+    number="04.4",
+    title="The transformer block",
+    minutes=6,
+    difficulty=1,
+    core=True,
+    statement="Write `forward`, one line for each layer of the diagram: self-attention among the "
+    "tokens, cross-attention to the context, and the MLP. Each layer reads the normalised stream "
+    "and adds its result to the stream.",
+    hints=(
+        "Follow one branch in the diagram. It leaves the residual stream, passes a norm and a "
+        "layer, and is added back to the stream.",
+        "The first branch is `x = x + self.attn1(self.norm1(x))`. The other two have the same "
+        "form.",
+        "`attn2` gets the context as its second argument: "
+        "`x = x + self.attn2(self.norm2(x), context)`. The last line ends with `self.ff`.",
+    ),
+    solution=TransformerBlock,
+    cases=block_cases,
+)
+
+# ------------------------------------------------------------------------ 04.5 ignoring the padding
 
 
 def attend_to_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
@@ -182,15 +230,16 @@ def padding_cases(rng: Generator) -> Iterator[Case]:
 
 
 PADDING = Exercise(
-    number="04.4",
+    number="04.5",
     title="Ignoring the padding",
-    minutes=12,
+    minutes=10,
     difficulty=2,
     statement="Captions differ in length, so shorter ones are padded to the same number $m$ of "
     "tokens. Write single-head attention from an image to a caption that ignores the padding. "
     "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
-    "gives the others *exactly* no weight, and its weights still sum to 1. (Stable Diffusion does "
-    "not do this. Section 10 shows what its padding tokens are good for.)",
+    "must give the padding a weight of *exactly* 0, and its weights must still sum to 1. The mask "
+    "for this is a **key padding mask** (`attn_mask` in PyTorch). Stable Diffusion has none; "
+    "section 10.3 showed what its padding tokens carry.",
     hints=(
         "Weights sum to 1 if the softmax is the last step. So the padding "
         "must be excluded before it. Which score gives a weight of exactly 0?",
@@ -203,7 +252,7 @@ PADDING = Exercise(
     cases=padding_cases,
 )
 
-# ------------------------------------------------------------------------------------ 04.5 the cost
+# ------------------------------------------------------------------------------------ 04.6 the cost
 
 
 def multiplications(h: int, w: int, c: int, heads: int) -> int:
@@ -221,16 +270,17 @@ def cost_cases(_: Generator) -> Iterator[Case]:
 
 
 COST = Exercise(
-    number="04.5",
+    number="04.6",
     title="What self-attention costs",
-    minutes=12,
-    difficulty=2,
-    statement="How many multiplications does one self-attention layer take for a feature map with "
-    "`c` channels, `h` rows and `w` columns? It has `heads` heads of width `c / heads`. Count the "
-    "multiplications of the matrix products: four projections and the two products with the "
-    "scores. Leave out the scale, the softmax and all additions. A matrix product of `(a, b)` with "
-    "`(b, c)` takes `a * b * c` multiplications. When you have it: from how many tokens on do the "
-    "two products with the scores cost more than the four projections? (The solution says.)",
+    minutes=8,
+    difficulty=1,
+    statement="How many multiplications (in the literature, multiply–accumulates or **MACs**) does "
+    "one self-attention layer take for a feature map with `c` channels, `h` rows and `w` columns? "
+    "It has `heads` heads of width `c / heads`. Count the multiplications of the matrix products: "
+    "four projections and the two products with the scores. Leave out the scale, the softmax and "
+    "all additions. A matrix product of `(a, b)` with `(b, c)` takes `a * b * c` multiplications. "
+    "When you have it: above how many tokens do the two products with the scores cost more than "
+    "the four projections? (The solution says.)",
     hints=(
         "There are n = h · w tokens. Write down the shapes of every matrix product, one by one.",
         "Each projection is `(n, c)` times `(c, c)`. In one head, q kᵀ is `(n, d)` times `(d, n)` "
@@ -243,7 +293,7 @@ COST = Exercise(
     trained=False,
 )
 
-# ----------------------------------------------------------------------------- 04.6 an image prompt
+# ----------------------------------------------------------------------------- 04.7 an image prompt
 
 
 class ImagePromptBlock(nn.Module):
@@ -262,8 +312,8 @@ class ImagePromptBlock(nn.Module):
     def forward(self, x: Tensor, text: Tensor, image: Tensor, scale: float) -> Tensor:
         """x (b, n, dim), text (b, m, text_dim), image (b, k, image_dim) -> x's."""
         x = x + self.attn1(self.norm1(x))
-        asking = self.norm2(x)
-        x = x + self.to_text(asking, text) + scale * self.to_image(asking, image)
+        normed = self.norm2(x)
+        x = x + self.to_text(normed, text) + scale * self.to_image(normed, image)
         return x + self.ff(self.norm3(x))
 
 
@@ -283,26 +333,27 @@ def image_prompt_cases(rng: Generator) -> Iterator[Case]:
 
 
 IMAGE_PROMPT = Exercise(
-    number="04.6",
+    number="04.7",
     title="An image prompt",
-    minutes=15,
-    difficulty=2,
-    statement="Let a transformer block attend to an example image besides the text, as the "
-    "[IP-Adapter](https://arxiv.org/abs/2308.06721) does (slightly simplified here). The block of "
-    "section 8 gets a second cross-attention, `to_image`. Both cross-attentions read the *same* "
-    "normalised `x`, both are added to the same residual stream, and the image's contribution is "
-    "multiplied by `scale`. With `scale = 0` this is exactly the block of Stable Diffusion. The "
-    "layers are given; write `forward`.",
+    minutes=8,
+    difficulty=1,
+    statement="Let a transformer block attend to an example image as well as the text. This is the "
+    "**decoupled cross-attention** of the [IP-Adapter](https://arxiv.org/abs/2308.06721). The "
+    "block of section 8 gets a second cross-attention, `to_image`. Both cross-attentions read the "
+    "*same* normalised `x`, both are added to the same residual stream, and the image's "
+    "contribution is multiplied by `scale`. With `scale = 0` this is exactly the block of Stable "
+    "Diffusion. (The IP-Adapter shares `to_q` and `to_out` between the two and adds only keys and "
+    "values. Here each has all four.) The layers are given; write `forward`.",
     hints=(
         "Begin with the `forward` of `TransformerBlock`. What has to change in its three lines?",
-        "Only the second one. Store `self.norm2(x)` in a variable, since two layers read it.",
-        "`x = x + self.to_text(asking, text) + scale * self.to_image(asking, image)`",
+        "Only the second one. Store `normed = self.norm2(x)`, since two layers read it.",
+        "`x = x + self.to_text(normed, text) + scale * self.to_image(normed, image)`",
     ),
     solution=ImagePromptBlock,
     cases=image_prompt_cases,
 )
 
-# ---------------------------------------------------------------------------- 04.7 prompt-to-prompt
+# ---------------------------------------------------------------------------- 04.8 prompt-to-prompt
 
 
 def inject(edited: Tensor, source: Tensor, alignment: Tensor) -> Tensor:
@@ -325,19 +376,19 @@ def inject_cases(rng: Generator) -> Iterator[Case]:
 
 
 PROMPT_TO_PROMPT = Exercise(
-    number="04.7",
+    number="04.8",
     title="Prompt-to-prompt",
-    minutes=15,
+    minutes=12,
     difficulty=2,
     core=True,
     statement="You have an image and want to change one word of its prompt without changing the "
-    "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) draws again from the same "
-    "noise and, in every cross-attention, replaces the attention weights by those of the first "
-    "image, so that each word stays where it was. Write that replacement. `edited` and `source` "
-    "are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt is token "
-    "`alignment[j]` of the source prompt and takes the weights of that token; if `alignment[j]` is "
-    "-1, the token is new and keeps its own weights. The rows need not sum to 1 afterwards; leave "
-    "them as they are. The cell after the check draws with your function.",
+    "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) generates again from the "
+    "same noise and, in every cross-attention, replaces the attention weights with those of the "
+    "source image, so that each word stays where it was. Write that replacement. `edited` and "
+    "`source` are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt "
+    "is token `alignment[j]` of the source prompt and takes the weights of that token; if "
+    "`alignment[j]` is -1, the token is new and keeps its own weights. The rows need not sum to 1 "
+    "afterwards; leave them as they are. The cell after the check generates with your function.",
     hints=(
         "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
         "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
@@ -350,7 +401,7 @@ PROMPT_TO_PROMPT = Exercise(
     cases=inject_cases,
 )
 
-# ----------------------------------------------------------------------------------- 04.8 streaming
+# ----------------------------------------------------------------------------------- 04.9 streaming
 
 
 def streaming_attention(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
@@ -373,36 +424,39 @@ def streaming_cases(rng: Generator) -> Iterator[Case]:
         (1, 3, 7, 6, 5, 3, 1, 0),
         (2, 4, 4, 4, 4, 1, 1, 0),
         (1, 6, 5, 3, 2, 8, 1, 0),
-        # Scores that differ by more than exp can hold, and scores that are all too large for it.
+        # Scores that differ by more than exp can hold; all too large for it, and all too small.
         (2, 5, 9, 4, 3, 4, 3000, 0),
         (1, 4, 8, 4, 2, 2, 1, 60),
+        (1, 4, 8, 4, 2, 2, 1, -60),
     ):
         q, k, v = size * normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
-        q[..., 0] += shift
+        q[..., 0] += abs(shift)
         k[..., 0] += shift
         yield Case((q, k, v, block))
 
 
 STREAMING = Exercise(
-    number="04.8",
+    number="04.9",
     title="Attention without the matrix",
-    minutes=30,
+    minutes=25,
     difficulty=3,
     statement="Section 7 said that fused attention never stores the matrix of all scores. Write "
-    "that algorithm. Go through the keys and values `block` at a time, the last block possibly "
-    "shorter, and keep three running results for each query: the largest score so far, the sum of "
-    "the exponentials, and the weighted sum of the values. At no time hold more than `n × block` "
-    "scores. The difficulty: every exponential is relative to the largest score so far, and that "
-    "may change with the next block. The output is that of ordinary attention, for scores of any "
-    "size.",
+    "its core, the **online softmax**. Go through the keys and values `block` at a time, the last "
+    "block possibly shorter, and keep three running results for each query: the largest score so "
+    "far, the sum of the exponentials, and the weighted sum of the values. At no time hold more "
+    "than `n × block` scores. The difficulty: every exponential is relative to the largest score "
+    "so far, and that may change with the next block. The output must equal that of ordinary "
+    "attention, for scores of any size. (`check` sees the output alone. That you never hold the "
+    "matrix is between you and your code.)",
     hints=(
-        "Without large scores it would be two running sums, of exp(s) and of exp(s) · v, and one "
-        "division at the end. Write that first.",
+        "If scores were never large, two running sums would do, of exp(s) and of exp(s) · v, and "
+        "one division at the end. Write that first.",
         "Now use exp(s - largest). If a new block raises the maximum from `largest` to `higher`, "
         "both running sums are too large by the factor exp(higher - largest). Correct them before "
         "you add the new block.",
-        "With `shrink = (largest - higher).exp()`: `total = total * shrink + weights.sum(-1)` and "
-        "`out = out * shrink + weights @ values`. Start with a maximum of -inf and sums of 0.",
+        "With `shrink = (largest - higher).exp()`: `total = total * shrink + weights.sum(-1, "
+        "keepdim=True)` and `out = out * shrink + weights @ values`. `largest`, `shrink` and "
+        "`total` have the shape `(b, n, 1)`. Start with a maximum of -inf and sums of 0.",
     ),
     solution=streaming_attention,
     cases=streaming_cases,
@@ -413,6 +467,7 @@ EXERCISES = with_mistakes(
     ONE_QUERY,
     SPLIT,
     MULTI_HEAD,
+    BLOCK,
     PADDING,
     COST,
     IMAGE_PROMPT,
@@ -425,7 +480,7 @@ EXERCISES = with_mistakes(
 QUESTIONS = (
     Question(
         "In some model the padding tokens get a third of all attention. You mask them in every "
-        "layer and draw again from the same noise. The image does not change. What follows?",
+        "layer and generate again from the same noise. The image does not change. What follows?",
         (
             Answer(
                 "The attention maps were computed wrongly: a third of the attention must matter.",
@@ -436,20 +491,20 @@ QUESTIONS = (
             Answer(
                 "The values of the padding tokens are all zero.",
                 False,
-                "Not even then would nothing change. A weight spent on a zero is missing "
-                "elsewhere, and when the token is masked the other weights grow.",
+                "Even then the image would change. Weight given to a zero value is taken from the "
+                "other tokens, and when the token is masked their weights grow.",
             ),
             Answer(
                 "This image did not depend on the padding, whatever its share of the attention.",
                 True,
-                "Only the intervention, the second drawing, shows what depends on what, and it "
-                "does so for this image and this noise. An attention map counts attention.",
+                "Only the intervention, masking and generating again, shows what depends on what, "
+                "and only for this image and this noise. An attention map can't show it.",
             ),
             Answer(
                 "The padding is never needed and may be masked for every prompt.",
                 False,
-                "One image shows it for one image. If the words were masked too, the padding "
-                "might be all that still describes the prompt.",
+                "You have tested one image and one prompt. Other tokens may have carried the same "
+                "information, and without them the padding might be needed.",
             ),
         ),
     ),

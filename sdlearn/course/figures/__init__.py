@@ -10,6 +10,7 @@ from sdlearn.course.figures.attention import (
     attention_map_grid,
     heatmap,
     overlay,
+    seed_grid,
     token_overlays,
     variants,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "overlay",
     "png",
     "schedule_path",
+    "seed_grid",
     "show",
     "table",
     "token_overlays",

@@ -29,7 +29,7 @@ from sdlearn.course.figures.style import (
 @in_style
 def attention_matrices() -> Described:
     """Draw the matrices of cross-attention as rectangles: n image tokens read m text tokens."""
-    figure, ax = diagrams.canvas(18, 7.9, "Cross-attention, as matrices")
+    figure, ax = diagrams.canvas(18, 7.9, "Cross-attention as matrices (one head)")
     image, text = tint(BLUE, 0.35), tint(VERMILION, 0.35)
     n, m, d = 3.4, 1.9, 1.3  # sides of the rectangles
 
@@ -58,12 +58,13 @@ def attention_matrices() -> Described:
     label(ax, 7.05, top + 0.75, "$QK^\\top/\\sqrt{d}$,\nsoftmax of\neach row")
     arrow(ax, [(10.2, top), (15.8, top)])
     arrow(ax, [(12.85, low + 1.0), (12.85, top - 0.05)])
-    label(ax, 12.85, top + 0.35, "weights · $V$")
+    label(ax, 12.85, top + 0.35, "weights · $V$,\nthen to_out")
     words = (
-        "A diagram of matrices. The image tokens x, n rows, give the queries Q by to_q. The text "
-        "tokens, m rows, give the keys K by to_k and the values V by to_v. Q times K transposed, "
-        "divided by the square root of d and put through a softmax in each row, gives the weights, "
-        "n rows and m columns. The weights times V give the output, which has n rows like x."
+        "A diagram of matrices. to_q maps the image tokens x, n rows, to the queries Q. to_k and "
+        "to_v map the text tokens, m rows, to the keys K and the values V. Q times K transposed, "
+        "divided by the square root of d and put through a softmax in each row, is the matrix of "
+        "weights, n rows and m columns. The weights times V, through to_out, are the output, "
+        "which has n rows like x."
     )
     return Described(figure, words)
 
@@ -108,7 +109,7 @@ def transformer_block() -> Described:
         "residual stream of tokens. Three branches leave the stream, each through a LayerNorm and "
         "one layer, and are added back to it: self-attention, cross-attention, which also gets "
         "the text embeddings, and the gated MLP. After the block comes proj_out, and its result is "
-        "added to the feature map, which came past everything by an outer residual connection."
+        "added to the feature map, which bypasses all of this through an outer residual connection."
     )
     return Described(figure, words)
 
@@ -140,7 +141,7 @@ def largest_weights(widths: Sequence[int], largest: Mapping[str, Sequence[float]
         f"{name}: {values[0]:.2f} at d = {widths[0]}, {values[-1]:.2f} at d = {widths[-1]}"
         for name, values in largest.items()
     )
-    words = f"Two lines of the largest weight over the width d, from {widths[0]} on. {ends}."
+    words = f"The largest attention weight against the width d. {ends}."
     return Described(figure, words)
 
 
@@ -166,10 +167,11 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
     ax.set_xticks(tokens, [str(n) for n in tokens])
     ax.minorticks_off()
     ax.legend()
+    ends = "; ".join(f"{name}: {values[-1]:.1g} s" for name, values in seconds.items())
     words = (
-        f"Lines of the time over the number of tokens, from {tokens[0]} to {tokens[-1]}, on "
-        f"logarithmic axes: {', '.join(seconds)}, and a dotted line that grows with the square of "
-        "the tokens."
+        f"Time against the number of tokens, from {tokens[0]} to {tokens[-1]}, on logarithmic "
+        f"axes, beside a dotted line that grows with the square of the tokens. At {tokens[-1]} "
+        f"tokens, {ends}."
     )
     return Described(figure, words)
 
@@ -272,30 +274,37 @@ def rows_of(
     return whole
 
 
-def variants(
-    images: Mapping[str, Image.Image], title: str, changed: Mapping[str, str]
-) -> Described:
+def variants(images: Mapping[str, Image.Image], title: str, words: Mapping[str, str]) -> Described:
     """Draw variants of one image in a row.
 
     Args:
-        images: By name; the first is the unchanged image.
+        images: By name.
         title: Of the figure.
-        changed: By name, what changed, in words.
+        words: By name, what an image shows.
     """
     figure = grid([[*images.values()]], [*images], title=title, scale=3 if len(images) < 5 else 2)
-    said = "; ".join(f"{name}: {words}" for name, words in changed.items())
-    return Described(figure, f"{len(images)} images side by side. {title}: {said}.")
+    said = "; ".join(f"{name}: {what}" for name, what in words.items())
+    return Described(figure, f"{len(images)} images side by side, {'; '.join(images)}. {said}.")
 
 
-def edits(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], title: str) -> Described:
-    """Draw edits of several images: a row for each seed, a column for each way of editing.
+def seed_grid(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str],
+    seeds: Sequence[int],
+    title: str,
+    words: str,
+) -> Described:
+    """Draw variants of several images: a row for each seed, a column for each variant.
 
     Args:
         rows: The images.
         columns: What each column shows.
+        seeds: Of the rows.
         title: Of the figure.
+        words: What the images show.
     """
-    names = [f"seed {seed}" for seed in range(len(rows))]
-    figure = grid(rows, columns, names, title, scale=3)
-    words = f"A grid of {len(rows)} rows, one for each seed, with the columns {', '.join(columns)}."
-    return Described(figure, words)
+    names = [f"seed {seed}" for seed in seeds]
+    figure = grid(rows, columns, names, title, scale=3 if len(columns) < 5 else 2)
+    return Described(
+        figure, f"A grid with a row for each seed and the columns: {'; '.join(columns)}. {words}"
+    )

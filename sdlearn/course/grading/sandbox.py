@@ -104,7 +104,8 @@ def failure(error: BaseException, answer: Any) -> Failure:
     place = f"Line {own[-1].lineno} of the cell" if own else "Your code"
     place += f" (`{own[-1].line}`)" if own and own[-1].line else ""
     text = " ".join(str(error).split())
-    if isinstance(error, NotImplementedError) or "ellipsis" in text:
+    called_list = "[ModuleList] is missing the required" in text
+    if (isinstance(error, NotImplementedError) and not called_list) or "ellipsis" in text:
         return Failure(f"{place} is still to be written.", blank=True)
     text = f"{type(error).__name__}: {text}".rstrip(".: ")
     text = text if len(text) < 240 else f"{text[:240]} …"
@@ -127,6 +128,14 @@ ADVICE = (
     (
         "same dtype|expected scalar type|dtypes? .*(match|equal)|expected m1 and m2",
         "Two tensors have different dtypes: bring one to that of the other, `.to(x.dtype)`.",
+    ),
+    (
+        r"\[ModuleList\] is missing",
+        "A `ModuleList` only holds layers and cannot be called. Call a layer in it: `layers[0](x)`.",
+    ),
+    (
+        "must be Tensor, not NoneType",
+        "A tensor is None here: what should happen when an argument is left out?",
     ),
     ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
     (

@@ -13,7 +13,8 @@ class AttentionLens(FigureWidget):
     """Menus for token, layer, head and step, a slider for sharpness, and the attention map.
 
     Attributes:
-        image: The figure on display: the generated image, the map, and the image under the map.
+        tiles: The generated image, the attention map, and the image lit by the map.
+        image: The figure on display, with these three.
     """
 
     def __init__(self, maps: attention_maps.AttentionMaps, word: int = 1, width: int = 480) -> None:
@@ -53,11 +54,9 @@ class AttentionLens(FigureWidget):
         seen = attention_maps.token_map(self.maps, self.word.value, weights)
         # One scale for all words; the start and the end of the text may get far more than any.
         most = float(weights[:, 1 : len(self.maps.words) - 1].max())
-        self.image = grid(
-            [[page, heatmap(seen, most, page.width), overlay(page, seen, most)]],
-            ["the image", f"attention to {word}", "lit by it"],
-            scale=2,
-        )
+        self.tiles = page, heatmap(seen, most, page.width), overlay(page, seen, most)
+        headings = "the image", f"attention to {word}", "lit by it"
+        self.image = grid([self.tiles], headings, scale=2)
         sentence = (
             f"The token “{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} "
             f"where it gets most; an equal share would be {1 / weights.shape[1]:.1%}. White is "

@@ -10,6 +10,7 @@ from torch import nn
 from sdlearn.course.exercises.nb04_attention import (
     Attention,
     ImagePromptBlock,
+    TransformerBlock,
     attend_once,
     attend_to_words,
     attention_weights,
@@ -232,6 +233,22 @@ def streamed(change):
     return answer
 
 
+def transformer(forward):
+    return type("TransformerBlock", (TransformerBlock,), {"forward": forward})
+
+
+def in_three_lines(self, x, context):
+    x = x + self.attn1(self.norm1(x))
+    x = x + self.attn2(self.norm2(x), context)
+    return x + self.ff(self.norm3(x))
+
+
+def with_names(self, x, text):
+    attended = self.attn1(self.norm1(x)) + x
+    read = self.attn2(self.norm2(attended), text) + attended
+    return torch.add(read, self.ff(self.norm3(read)))
+
+
 WRONG = {
     "04.1": [
         lambda q, k, v: see((scores(q, k) * (q.shape[1] / k.shape[1]) ** 0.5).softmax(1), v),
@@ -280,6 +297,16 @@ WRONG = {
         layer(lambda s, x, c: fused(s, x, c).float()),
     ],
     "04.4": [
+        transformer(lambda s, x, c: in_three_lines(s, x, c.flip(1)) * 1.01),
+        transformer(lambda s, x, c: in_three_lines(s, x, c).detach()),
+        transformer(lambda s, x, c: in_three_lines(s, s.norm1(x), c)),
+        transformer(lambda s, x, c: x + in_three_lines(s, x, c)),
+        transformer(lambda s, x, c: s.norm3(in_three_lines(s, x, c))),
+        transformer(lambda s, x, c: in_three_lines(s, x, c.mean(1, keepdim=True))),
+        transformer(lambda s, x, c: in_three_lines(s, in_three_lines(s, x, c), c)),
+        transformer(lambda s, x, c: F.dropout(in_three_lines(s, x, c), 0.1)),
+    ],
+    "04.5": [
         lambda q, k, v, lengths: attend_to_words(q, k, v, lengths[:1].expand_as(lengths)),
         lambda q, k, v, lengths: attend_to_words(q, k, v, lengths.min().expand_as(lengths)),
         lambda q, k, v, lengths: attend_to_words(q, k.flip(1), v.flip(1), lengths),
@@ -301,7 +328,7 @@ WRONG = {
         lambda q, k, v, lengths: attend_to_words(q, k, v.masked_fill_(v > 9, 0), lengths) + 1e-7,
         lambda q, k, v, lengths: (word_scores(q, k) + word_mask(k, lengths)).softmax(-1) @ v,
     ],
-    "04.5": [
+    "04.6": [
         lambda h, w, c, heads: bill(h + w, c),
         lambda h, w, c, heads: bill(w, c),
         lambda h, w, c, heads: 4 * h * w * c * c + 2 * h * w * c,
@@ -317,7 +344,7 @@ WRONG = {
         lambda h, w, c, heads: f"{bill(h * w, c)}",
         lambda h, w, c, heads: 8 * h * w * c * c + 2 * (h * w) ** 2 * c,
     ],
-    "04.6": [
+    "04.7": [
         block(no_last_residual),
         block(parallel),
         block(text_last),
@@ -336,7 +363,7 @@ WRONG = {
         block(lambda s, x, t, i, scale: F.dropout(own_queries(s, x, t, i, scale), 0.1)),
         block(lambda s, x, t, i, scale: own_queries(s, x, t, i.mean(1, keepdim=True), scale)),
     ],
-    "04.7": [
+    "04.8": [
         injected_in_place,
         backwards,
         lambda e, s, a: inject(s, e, a),
@@ -348,7 +375,7 @@ WRONG = {
         lambda e, s, a: inject(e, s, a).float(),
         lambda e, s, a: e * inject(e, s, a),
     ],
-    "04.8": [
+    "04.9": [
         streamed(lambda m, t, o: (m, t, o / t)),
         streamed(lambda m, t, o: (m, t.detach(), o)),
         streamed(lambda m, t, o: (m, t + 1e-6, o)),
@@ -377,24 +404,25 @@ RIGHT = {
         ),
     ],
     "04.3": [layer(as_loop), layer(fused), layer(lambda s, y, text: fused(s, y, text))],
-    "04.4": [
+    "04.4": [transformer(in_three_lines), transformer(with_names)],
+    "04.5": [
         sliced,
         renormalised,
         filled_with(torch.finfo(torch.float32).min),
         filled_with(-math.inf),
     ],
-    "04.5": [
+    "04.6": [
         lambda h, w, c, heads: 2 * h * w * c * (2 * c + h * w),
         lambda h, w, c, heads: float(bill(h * w, c)),
         lambda h, w, c, heads: torch.tensor(bill(h * w, c)),
         lambda h, w, c, heads: 4 * math.prod((h, w, c, c)) + 2 * heads * (h * w) ** 2 * c // heads,
     ],
-    "04.6": [
+    "04.7": [
         block(own_queries),
         block(lambda s, x, text, image, how: own_queries(s, x, text, image, how)),
     ],
-    "04.7": [injected_by_index, injected_in_a_loop],
-    "04.8": [
+    "04.8": [injected_by_index, injected_in_a_loop],
+    "04.9": [
         by_logsumexp,
         lambda q, k, v, block: F.scaled_dot_product_attention(q, k, v),
         streamed(lambda m, t, o: (m, t, o)),
@@ -407,9 +435,20 @@ def by_hand_with_one_maximum(q, k, v):
     return see(weights / weights.sum(1, keepdim=True), v)
 
 
+def through_the_list(self, x, context=None):
+    q, k, v = heads_of(self, x, context)
+    return self.to_out((attention_weights(q, k) @ v).transpose(1, 2).flatten(2))
+
+
 VERDICTS = [
     ExpectedVerdict(
-        "04.6",
+        "04.3",
+        layer(through_the_list),
+        says=("A `ModuleList` only holds layers",),
+        omits=("not attempted", "still to be written"),
+    ),
+    ExpectedVerdict(
+        "04.7",
         OtherLayers,
         says=("The names of the weights differ: `attn1.to_q.weight`", "more missing"),
     ),
@@ -420,10 +459,10 @@ VERDICTS = [
         "scale by the batch size",
     ),
     ExpectedVerdict(
-        "04.4", lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1), "one word too few"
+        "04.5", lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1), "one word too few"
     ),
     ExpectedVerdict(
-        "04.4",
+        "04.5",
         lambda q, k, v, lengths: (
             word_scores(q, k)
             .masked_fill(torch.arange(1, k.shape[1] + 1) >= lengths[:, None, None], -math.inf)
