@@ -248,7 +248,16 @@ class NoiseSchedule:
                     f"steps is {steps}; it must lie in 1 … {steps - 1} for a sampler that steps in "
                     "lambda"
                 )
-            times = self.timesteps(steps + 1, spacing, steps_offset)[:-1]
+            times = self.timesteps(steps + 1, spacing, steps_offset)
+        if steps_in != "timestep" and spacing == "leading" and times[-1] != steps_offset:
+            # The published schedulers call the network past the last timestep of its training.
+            raise ValueError(
+                f"steps is {steps}; with steps_offset {steps_offset}, \"leading\" spacing has no "
+                f"room for them in the {self.num_steps} timesteps of a sampler that steps in "
+                f"{steps_in}; choose fewer steps, or another spacing"
+            )
+        if steps_in == "lambda" and spacing != "trailing":
+            times = times[:-1]
         points = [Point(float(t), *self.at(t)) for t in times]
         if steps_in != "timestep" and points[0].alpha == 0:
             points[0] = point_from_sigma(points[0].t, self.sigmas[-1])

@@ -92,7 +92,7 @@ def scheduler_config_from_json(
         predicts=choice(config, "prediction_type", PUBLISHED_PREDICTIONS),
         sampler=sampler,
         spacing=choice(config, "timestep_spacing", SPACINGS),
-        steps_offset=config.integer("steps_offset", least=0),
+        steps_offset=config.integer("steps_offset", least=0, most=schedule.num_steps - 1),
         final_sigma="zero" if config.flag("set_alpha_to_one") else "min",
         sigmas=read_sigmas(config, published, spec.sigmas),
     )
