@@ -7,6 +7,7 @@ check its options at once.
 
 import math
 import reprlib
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from operator import index
@@ -17,6 +18,7 @@ from pathlib import Path
 LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
 LONGEST_PATH = 4096  # characters, as on Linux
+UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
 MOST_IMAGES = 2**16
 # Of a scale: float32 holds what a network makes of it. Scales of use have one or two digits.
 LARGEST_SCALE = 1e6
@@ -128,10 +130,18 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_place(value: object, name: str = "source") -> str | Path:
-    """The value, if it is a path, or a string that could be one."""
+    """The value, if it is a path, or a string that could be one.
+
+    Control characters are refused here, so that no message that names a path has a second line.
+    """
     if isinstance(value, str | Path):
         text = str(value)
-        if text.strip() and "\0" not in text and len(text) <= LONGEST_PATH:
+        if any(unicodedata.category(character) in UNPRINTED for character in text):
+            raise ValueError(
+                f"{name} is {shown(text)}; a path with a line break or another control character "
+                "is not accepted, so rename it"
+            )
+        if text.strip() and len(text) <= LONGEST_PATH:
             return value
     raise ValueError(
         f"{name} is {shown(value)}; it must be a folder, a file or the id of a model, as a string "

@@ -40,6 +40,8 @@ UNET_FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
+# Those that a file may also give as a list, with a value for each level.
+PER_LEVEL = ("only_cross_attention",)
 CONTROLNET_FIXED: dict[str, Any] = {
     "_class_name": "ControlNetModel",
     "conditioning_channels": 3,

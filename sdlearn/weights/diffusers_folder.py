@@ -33,7 +33,7 @@ from sdlearn.weights.configs import (
     vae_config_to_json,
 )
 from sdlearn.weights.hub import repo_id
-from sdlearn.weights.json_config import Json, errors_name_file
+from sdlearn.weights.json_config import Config, Json, errors_name_file
 from sdlearn.weights.model_index import (
     TEXT_ENCODERS,
     TOKENIZERS,
@@ -86,8 +86,9 @@ def read_folder(
     }
     variants = choose_variants(files, variant, str(folder))
     tokenizers, configs = [], []
+    index = Config(folder / "model_index.json")
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
-        tokenizer = read_tokenizer(folder / name)
+        tokenizer = read_tokenizer(folder / name, part_class(index, name))
         tokenizers.append(tokenizer)
         configs.append(fit_tokenizer(folder / name, tokenizer, config))
     if len(set(map(context_length, tokenizers, configs))) > 1:

@@ -5,7 +5,7 @@ and the accepted values.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,14 @@ def errors_name_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
+def read_config(path: Path, fixed: dict[str, Any], levels: Collection[str] = ()) -> "Config":
     """Read a network's configuration file and compare some entries with the supported values.
 
     Args:
         path: The JSON file.
         fixed: The only supported value of each of these entries, or a `OneOf`. The file may leave
             them out.
+        levels: Which of them the file may also give as a list, with a value for each level.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -56,7 +57,11 @@ def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
     config = Config(path)
     for key, value in (fixed | {"quantization_config": None}).items():
         accepted = value if isinstance(value, OneOf) else OneOf(value)
-        if key in config and config[key] not in accepted:
+        given = [config[key]] if key in config else []
+        if key in levels and is_list(config.get(key)):
+            per_level = len(config.integers("block_out_channels")) == len(config[key])
+            given = config[key] if per_level else given
+        if any(each not in accepted for each in given):
             raise ValueError(
                 f"{path}: {key} is {shown(config[key])}; only "
                 f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "

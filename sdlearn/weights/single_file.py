@@ -21,9 +21,9 @@ from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.device import check_dtype
 from sdlearn.vae import VAE
-from sdlearn.versions import SPECS, ModelSpec
+from sdlearn.versions import SDXL, SPECS, ModelSpec
 from sdlearn.weights.diffusers_folder import read_folder
-from sdlearn.weights.file_parts import PREFIXES, unwrap
+from sdlearn.weights.file_parts import is_system, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, SYSTEM, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
 from sdlearn.weights.model_detection import (
@@ -35,12 +35,13 @@ from sdlearn.weights.model_detection import (
 from sdlearn.weights.state_dict import load_tensors
 from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
-from sdlearn.weights.tokenizer_files import read_tokenizer
+from sdlearn.weights.tokenizer_files import FILES, read_tokenizer
 from sdlearn.weights.weight_names import find_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
+# Not in SPECS, because nothing but its name tells its folder from SDXL's.
+SDXL_INPAINT = replace(SDXL, name="sdxl-inpaint", unet=replace(SDXL.unet, in_channels=9))
 CONFIGURATIONS = ("model_index.json", "config.json", "scheduler_config.json")
-TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
 
 
 def read_system(
@@ -104,10 +105,10 @@ def read_single_file(
     dtype = check_dtype(dtype)
     tensors = open_weights(path)
     unwrap(tensors)
-    if not any(name.startswith(PREFIXES) for name in tensors):
+    if not is_system(tensors):
         family = detect_model({name: tensor.shape for name, tensor in tensors.items()})
         raise ValueError(
-            f"{path} is a file, but not of a whole system under its original names"
+            f"{path} is a file, but not of a whole system under known names"
             f"{f'; it looks like {family}' if family else ''}; give such a file, or a folder in "
             "the published layout, with model_index.json, unet/, vae/, text_encoder/, tokenizer/ "
             "and scheduler/"
@@ -214,7 +215,7 @@ def detect_spec(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     alike = [
         spec
-        for spec in SPECS.values()
+        for spec in (*SPECS.values(), SDXL_INPAINT)
         if (spec.unet.cross_attention_dim, spec.unet.in_channels) == unet_input(shapes)
     ]
     family = detect_model(shapes) or "no known system"
@@ -270,7 +271,7 @@ def clip_tokenizer(
 def download_tokenizer(path: Path) -> Path:
     """The folder of CLIP's tokenizer in the hub's local cache; path: the model, for errors."""
     try:
-        return Path(snapshot_download(TOKENIZER, allow_patterns=TOKENIZER_FILES))
+        return Path(snapshot_download(TOKENIZER, allow_patterns=FILES))
     except FETCH_ERRORS as error:
         raise FileNotFoundError(
             f"{path} holds no tokenizer, and {TOKENIZER} could not be downloaded from the Hugging "

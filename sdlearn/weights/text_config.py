@@ -31,7 +31,7 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
     name, *_ = (
         [class_name] if class_name else config.texts("architectures", ()) or [TEXT_CLASSES[0]]
     )
-    model_type = config.text("model_type", "clip_text_model")
+    model_type = config.get("model_type") or "clip_text_model"  # null, too, says nothing
     if name not in TEXT_CLASSES or model_type != "clip_text_model":
         raise ValueError(
             f"{path} describes a {shown(name)} of the type {shown(model_type)}; "

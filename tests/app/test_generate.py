@@ -153,7 +153,7 @@ def test_what_only_a_single_file_needs(sdlearn, model):
     weights = Path(model) / "unet" / "diffusion_pytorch_model.safetensors"
     code, _, err = sdlearn("--spec", "sd9", model=str(weights))
     assert code == 2
-    assert "not of a whole system under its original names" in err
+    assert "not of a whole system under known names" in err
     assert main.main(["generate", "a cat", "--spec", "sd1.5"]) == 2
 
 

@@ -810,7 +810,7 @@ def single(published, tmp_path):
 
 
 def test_a_part_is_no_whole_system(published):
-    with pytest.raises(ValueError, match=r"is a file, but not of a whole system under its orig"):
+    with pytest.raises(ValueError, match=r"is a file, but not of a whole system under known"):
         load(published / UNET)
 
 

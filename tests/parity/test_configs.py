@@ -63,7 +63,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "mid_block_type": ([], [None, "UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn"]),
     "up_block_types": ([], [("CrossAttnUpBlock2D", "UpBlock2D"), ("UpBlock2D",) * 2, ["Up"]]),
-    "only_cross_attention": ([], [True, (True, False)]),
+    "only_cross_attention": ([(False, False)], [True, (True, False), (False,), ()]),
     "block_out_channels": ([(16, 16), (8, 24)], [8, (8,), (7, 14), (8, 18), (8.0, 16.0), ()]),
     "layers_per_block": ([2, (2, 2)], [(1, 2), 0, 10**6, (2,)]),
     "downsample_padding": ([], [0]),
@@ -187,8 +187,8 @@ TEXT_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "bos_token_id": ([5], []),
     "eos_token_id": ([2, 7, 58], [[59], -1, None]),
     "quantization_config": ([], [{"load_in_8bit": True}]),
-    "architectures": ([], [["T5EncoderModel"], ["XLMRobertaModel"], ["CLIPVisionModel"]]),
-    "model_type": ([], ["t5", "xlm-roberta", "clip_vision_model"]),
+    "architectures": ([None], [["T5EncoderModel"], ["XLMRobertaModel"], ["CLIPVisionModel"]]),
+    "model_type": ([None], ["t5", "xlm-roberta", "clip_vision_model"]),
 }
 
 
