@@ -252,7 +252,7 @@ class NoiseSchedule:
         if steps_in != "timestep" and spacing == "leading" and times[-1] != steps_offset:
             # The published schedulers call the network past the last timestep of its training.
             raise ValueError(
-                f"steps is {steps}; with steps_offset {steps_offset}, \"leading\" spacing has no "
+                f'steps is {steps}; with steps_offset {steps_offset}, "leading" spacing has no '
                 f"room for them in the {self.num_steps} timesteps of a sampler that steps in "
                 f"{steps_in}; choose fewer steps, or another spacing"
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from sdlearn.storybook.folder_captions import captioned_files
+from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.image_files import open_image, upright
 
 
@@ -39,7 +40,7 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size is {size!r}; accepted: a whole number of pixels, at least 1")
-    folder = Path(path)
+    folder = user_path(path)
     pairs = []
     for file, text in captioned_files(folder):
         try:

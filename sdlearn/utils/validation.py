@@ -18,7 +18,7 @@ from pathlib import Path
 LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
 LONGEST_PATH = 4096  # characters, as on Linux
-UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
+CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
 MOST_IMAGES = 2**16
 # Of a scale: float32 holds what a network makes of it. Scales of use have one or two digits.
 LARGEST_SCALE = 1e6
@@ -129,6 +129,11 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
+def has_control(text: str) -> bool:
+    """Whether a text has a line break or another control character."""
+    return any(unicodedata.category(character) in CONTROLS for character in text)
+
+
 def check_place(value: object, name: str = "source") -> str | Path:
     """The value, if it is a path, or a string that could be one.
 
@@ -136,7 +141,7 @@ def check_place(value: object, name: str = "source") -> str | Path:
     """
     if isinstance(value, str | Path):
         text = str(value)
-        if any(unicodedata.category(character) in UNPRINTED for character in text):
+        if has_control(text):
             raise ValueError(
                 f"{name} is {shown(text)}; a path with a line break or another control character "
                 "is not accepted, so rename it"
