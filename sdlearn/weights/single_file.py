@@ -271,7 +271,7 @@ def clip_tokenizer(
 def download_tokenizer(path: Path) -> Path:
     """The folder of CLIP's tokenizer in the hub's local cache; path: the model, for errors."""
     try:
-        return Path(snapshot_download(TOKENIZER, allow_patterns=FILES))
+        return Path(snapshot_download(TOKENIZER, allow_patterns=list(FILES)))
     except FETCH_ERRORS as error:
         raise FileNotFoundError(
             f"{path} holds no tokenizer, and {TOKENIZER} could not be downloaded from the Hugging "
