@@ -54,7 +54,11 @@ def read_config(path: Path, fixed: dict[str, Any], levels: Collection[str] = ())
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a JSON object, or has another value for an entry of `fixed`.
     """
-    config = Config(path)
+    return check_fixed(Config(path), fixed, levels)
+
+
+def check_fixed(config: "Config", fixed: dict[str, Any], levels: Collection[str] = ()) -> "Config":
+    """The configuration, if some of its entries have the supported values, see `read_config`."""
     for key, value in (fixed | {"quantization_config": None}).items():
         accepted = value if isinstance(value, OneOf) else OneOf(value)
         given = [config[key]] if key in config else []
@@ -63,7 +67,7 @@ def read_config(path: Path, fixed: dict[str, Any], levels: Collection[str] = ())
             given = config[key] if per_level else given
         if any(each not in accepted for each in given):
             raise ValueError(
-                f"{path}: {key} is {shown(config[key])}; only "
+                f"{config.path}: {key} is {shown(config[key])}; only "
                 f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "
                 "supported"
             )
@@ -92,14 +96,15 @@ class Config(dict[str, Any]):
 
     Args:
         path: The JSON file.
+        content: An object in the file, where that is the configuration; None for the whole.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(read_json(path))
+    def __init__(self, path: Path, content: Json | None = None) -> None:
+        super().__init__(read_json(path) if content is None else content)
         self.path = path
 
     def __missing__(self, key: str) -> Any:
