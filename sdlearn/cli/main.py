@@ -11,8 +11,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.validation import one_line
 
 # Each module has add_arguments(parser) and main(args) -> exit code.
@@ -98,9 +100,21 @@ def escape_what_cannot_be_printed() -> None:
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong with the arguments."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", user_path, path_argument)
+
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
         self.exit(2, f"sdlearn: {one_line(message)}; see {self.prog} --help\n")
+
+
+def path_argument(text: str) -> Path:
+    """A path, or what is wrong with it, which argparse leaves out of a ValueError."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

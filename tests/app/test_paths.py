@@ -73,3 +73,17 @@ def test_a_recipe_and_a_command(tmp_path, capsys):
     assert main(["generate", "a cat", "--model", f"{tmp_path}/my\nmodel"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert r"my\nmodel'; a path with a line break" in line
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("my\nimage.png", r"is 'my\nimage.png'; a path with a line break"),
+        ("", "is ''; it must be a f"),
+    ],
+)
+def test_an_option_of_a_command(path, words, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["generate", "a cat", "--out", path])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sdlearn: argument --out: path {words}")

@@ -382,6 +382,12 @@ def test_the_text_encoder_of_a_whole_clip(cls, tmp_path):
     assert relative_error(ours(torch.tensor([[58, 7, 59]])).last, wanted) < 1e-5
 
 
+@torch.no_grad()
+def test_null_for_the_type_of_a_text_encoder(tmp_path):
+    path = written(tmp_path, TEXT | {"model_type": None, "architectures": None})
+    compare_text_encoders(CLIPTextModel(TheirTextConfig.from_pretrained(tmp_path)), path)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
