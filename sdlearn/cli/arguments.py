@@ -71,4 +71,5 @@ def as_typed(options: Mapping[str, str]) -> Iterator[None]:
         match = re.match(r"(\w+)(?= (?:is|has|with|'))", message)
         if match is None or match[1] not in options:
             raise
-        raise type(error)(options[match[1]] + message[match.end() :]) from error
+        rest = message[match.end() :].replace("with n = ", f"with {options.get('n', 'n')} = ")
+        raise type(error)(options[match[1]] + rest) from error

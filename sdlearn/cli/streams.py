@@ -69,6 +69,16 @@ def flush_stdout() -> None:
         raise OSError(f"the output cannot be written: {error.strerror}") from error
 
 
+def say(text: str) -> None:
+    """Print a line of a result, with the errors of `flush_stdout`."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # Python may be told not to buffer
+        raise OSError(f"the output cannot be written: {error.strerror}") from error
+
+
 def lead_nowhere(stream: TextIO) -> None:
     """Let a stream write nowhere: Python flushes it at its end, which must not fail again."""
     with suppress(OSError, ValueError):

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sdlearn.cli.arguments import as_typed, home_path, number, whole
+from sdlearn.cli.streams import say
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
 from sdlearn.utils.atomic_files import recover_folder, replace_folder, user_path
@@ -159,7 +160,7 @@ def run(
     job = module.make_job(recipe, cache, device, folder if goes_on else None)
     begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
     if args.resume and not checkpoints(folder):
-        print(f"{folder} has no checkpoint yet; the run starts with its first step")
+        say(f"{folder} has no checkpoint yet; the run starts with its first step")
 
     def should_stop() -> bool:
         check_held()
@@ -187,9 +188,9 @@ def run(
         print("sdlearn: stopped before the first step; nothing was exported", file=sys.stderr)
         return 130
     if 0 < step < recipe.steps:
-        print(f"stopped at step {step} of {recipe.steps}; continue with --resume")
+        say(f"stopped at step {step} of {recipe.steps}; continue with --resume")
     replace_folder(folder / "export", lambda part: module.export(job, recipe, cache, part))
-    print(f"the trained part is in {folder / 'export'}")
+    say(f"the trained part is in {folder / 'export'}")
     return 0
 
 
