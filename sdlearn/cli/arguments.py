@@ -6,9 +6,10 @@ argparse itself would print the name of a Python function ("invalid user_path va
 import argparse
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sdlearn.utils import atomic_files
 from sdlearn.utils.validation import LONGEST_PATH, shown
@@ -51,7 +52,11 @@ def home_path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-TYPES = {int: whole, float: number, str: str}  # of a value that is one of these
+TYPES: dict[type, Callable[[str], Any]] = {
+    int: whole,
+    float: number,
+    str: str,
+}  # of a value that is one of these
 
 
 @contextmanager

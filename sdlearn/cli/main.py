@@ -13,13 +13,13 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from sdlearn import __version__
 from sdlearn.cli.streams import (
     end_progress,
     escape_what_cannot_be_printed,
     flush_stdout,
     patient_stderr,
 )
+from sdlearn.utils.resources import package_version
 from sdlearn.utils.validation import one_line, shown
 
 # Each module has add_arguments(parser) and main(args) -> exit code.
@@ -132,7 +132,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="sdlearn", description="Stable Diffusion, built by hand in a notebook course."
     )
-    parser.add_argument("--version", action="version", version=f"sdlearn {__version__}")
+    parser.add_argument("--version", action="version", version=f"sdlearn {package_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (summary, module) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")

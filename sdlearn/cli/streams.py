@@ -39,7 +39,7 @@ def patient_stderr() -> Iterator[None]:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     before = sys.stderr
-    sys.stderr = PatientStream(before)  # type: ignore[assignment]
+    sys.stderr = PatientStream(before)
     try:
         yield
     finally:

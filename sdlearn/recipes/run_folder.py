@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from sdlearn import __version__
 from sdlearn.recipes.recipe import Recipe, override
 from sdlearn.training import TrainingJob
 from sdlearn.utils.atomic_files import read_json, write_json
 from sdlearn.utils.checkpoint import checkpoints
 from sdlearn.utils.file_kinds import AGAIN
 from sdlearn.utils.part_files import PART
+from sdlearn.utils.resources import package_version
 from sdlearn.utils.run_lock import LOCK
 
 R = TypeVar("R", bound=Recipe)
@@ -88,7 +88,7 @@ def check_known(path: Path, what: str, names: Iterable[str], known: Iterable[str
     if unknown:
         raise NewerRun(
             f"{path} has the {what} {reprlib.repr(unknown[0])}, which this version of sdlearn "
-            f"({__version__}) does not know; resume the run with the version that started it, or "
+            f"({package_version()}) does not know; resume the run with the version that started it, or "
             f"start a new run in another folder with --init {path.parent}"
         )
 
