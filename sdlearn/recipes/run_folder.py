@@ -88,8 +88,8 @@ def check_known(path: Path, what: str, names: Iterable[str], known: Iterable[str
     if unknown:
         raise NewerRun(
             f"{path} has the {what} {reprlib.repr(unknown[0])}, which this version of sdlearn "
-            f"({package_version()}) does not know; resume the run with the version that started it, or "
-            f"start a new run in another folder with --init {path.parent}"
+            f"({package_version()}) does not know; resume the run with the version that started "
+            f"it, or start a new run in another folder with --init {path.parent}"
         )
 
 
