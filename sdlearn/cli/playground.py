@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from sdlearn.cli.arguments import whole
 from sdlearn.utils.resources import notebook_file
 from sdlearn.utils.validation import check_place
 
@@ -14,7 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sdlearn playground`."""
     add = parser.add_argument
     add("--model", metavar="PLACE", help="a folder, hub id or single file (default: the storybook)")
-    add("--port", type=int, default=8866, metavar="N", help="port to serve on (default: 8866)")
+    add(
+        "--port",
+        type=whole,
+        default=8866,
+        metavar="N",
+        help="port to serve on (default: 8866)",
+    )
     add("--no-browser", action="store_true", help="print the address and open no browser")
 
 

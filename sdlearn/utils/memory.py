@@ -68,7 +68,7 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
         raise ValueError(
             f"drawing {what} of height {size[0]} and width {size[1]} at a time needs at least "
             f"{in_words(needed)} of memory, but only {in_words(free)} is free; give a smaller "
-            "size, a smaller n or fewer prompts"
+            "size, fewer images or fewer prompts"
         )
 
 
