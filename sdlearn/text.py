@@ -169,12 +169,17 @@ class TextEncoder(nn.Module):
         )
 
 
+def most_layers_skipped(configs: Sequence[CLIPTextConfig], layer: TextLayer) -> int:
+    """How many layers all of these encoders can leave out at their end."""
+    # The first hidden states are the embeddings; SDXL's count begins at the penultimate layer.
+    return min(config.num_layers for config in configs) - (layer == "penultimate")
+
+
 def check_layers_skipped(
     clip_skip: int, configs: Sequence[CLIPTextConfig], layer: TextLayer
 ) -> None:
     """Raise ValueError if one of these encoders does not have so many layers to leave out."""
-    # The first hidden states are the embeddings; SDXL's count begins at the penultimate layer.
-    most = min(config.num_layers for config in configs) - (layer == "penultimate")
+    most = most_layers_skipped(configs, layer)
     if not 0 <= clip_skip <= most:
         raise ValueError(
             f"clip_skip is {reprlib.repr(clip_skip)}; it must lie in 0 … {most} for this text "

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from sdlearn.utils import memory
 from sdlearn.utils.validation import one_line
 
 # Each module has add_arguments(parser) and main(args) -> exit code.
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         return report(error)
     except RuntimeError as error:
-        if not is_about_memory(error) and not isinstance(error, RecursionError):
+        if not memory.is_about_memory(error) and not isinstance(error, RecursionError):
             raise
         return report(error)
 
@@ -65,28 +66,12 @@ def report(error: Exception) -> int:
     """Print an error in one line; returns the exit code."""
     if isinstance(error, RecursionError):
         message = "something in the input is nested too deeply to be read"
-    elif is_about_memory(error):
-        message = (
-            f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer "
-            "images or a smaller model"
-        )
+    elif memory.is_about_memory(error):
+        message = memory.in_a_sentence(error)
     else:
         message = one_line(error)
     print(f"sdlearn: {message}", file=sys.stderr)
     return 2
-
-
-def is_about_memory(error: Exception) -> bool:
-    """Whether the memory of the computer or of a device is full, which torch says in many ways."""
-    words = (
-        "allocate memory",
-        "enough memory",
-        "out of memory",
-        "tried to allocate",
-        "buffer size",
-    )
-    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
-    return full or isinstance(error, MemoryError)
 
 
 def escape_what_cannot_be_printed() -> None:

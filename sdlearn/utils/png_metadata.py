@@ -2,6 +2,9 @@
 
 write_png(image, path, settings)     an image that holds its settings
 read_png(path)                       the settings, so that it can be made again
+
+On the same machine it is then the same to the byte; an image that was drawn together with others
+is the same up to rounding, so a pixel may differ by one grey level.
 """
 
 import base64

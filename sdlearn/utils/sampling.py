@@ -126,7 +126,8 @@ class Sampling:
             recipes for distilled models say 0, which means 1 here.
         sampler: A name in samplers.SAMPLERS.
         seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
-            so it is the same alone and in a batch. 0 … 2^63 - 1, also for the last image.
+            so it is the same alone and in a batch, up to rounding: a pixel may differ by one grey
+            level. 0 … 2^63 - 1, also for the last image.
         height, width: In pixels, multiples of the autoencoder's factor.
         n: Images for each prompt.
         sigmas: The noise levels of the path, see NoiseSchedule.path.
