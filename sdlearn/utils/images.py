@@ -3,6 +3,8 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from PIL import Image
@@ -86,8 +88,18 @@ def check_image_tensor(
 
 
 def as_mask(value: object, x: Tensor) -> Tensor:
-    """The mask of images x (b, 3, H, W): (b, 1, H, W), 1 where `value` is at least 0.5."""
+    """The mask of images x (b, 3, H, W): (b, 1, H, W), 1 where `value` is at least 0.5.
+
+    Warns about a mask that is neither black nor has white, such as one of 0 and 1 in 8 bits.
+    """
     m = as_images("mask", value, "L", (x.shape[-2], x.shape[-1]), 1)
+    lightest = m.flatten(1).amax(1)
+    if ((lightest > 0) & (lightest < 0.5)).any():
+        warnings.warn(
+            f"mask is dark everywhere, so nothing is repainted: its lightest value is "
+            f"{255 * lightest[lightest < 0.5].max():.0f} of 255; white is repainted",
+            stacklevel=6,
+        )
     return (m >= 0.5).float()
 
 
