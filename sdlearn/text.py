@@ -115,8 +115,11 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: If an encoder has fewer layers, or for anything but strings.
         """
-        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError(f"prompts is {prompts!r:.80}; it must be a list of strings")
+        listed = isinstance(prompts, list | tuple) and prompts
+        if not listed or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(
+                f"prompts is {reprlib.repr(prompts)}; it must be a list of at least one string"
+            )
         encoders = cast(list[CLIPTextEncoder], list(self.encoders))
         check_layers_skipped(clip_skip, [encoder.config for encoder in encoders], self.layer)
         unique = list(dict.fromkeys(prompts))
@@ -180,7 +183,7 @@ def check_layers_skipped(
 ) -> None:
     """Raise ValueError if one of these encoders does not have so many layers to leave out."""
     most = most_layers_skipped(configs, layer)
-    if not 0 <= clip_skip <= most:
+    if type(clip_skip) is not int or not 0 <= clip_skip <= most:
         raise ValueError(
             f"clip_skip is {reprlib.repr(clip_skip)}; it must lie in 0 … {most} for this text "
             "encoder"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.utils.image_files import Mode, upright
-from sdlearn.utils.validation import check_int
+from sdlearn.utils.validation import check_int, shown
 
 ImageList = list[Image.Image]
 Images = Image.Image | list[Image.Image] | Tensor
@@ -76,6 +76,8 @@ def check_image_tensor(
             f"{name} is a {value.dtype} Tensor of the shape {tuple(value.shape)}; it must be "
             f"floating-point, (b, {c}, height, width) in 0 … 1"
         )
+    if value.device.type == "meta" or value.layout is not torch.strided:
+        raise ValueError(f"{name} is {shown(value)}; it must be a dense Tensor with values")
     own = value.shape[-2], value.shape[-1]
     if own != (size or own) or own[0] % factor or own[1] % factor or 0 in own:
         accepted = f"{size[0]} x {size[1]}" if size else f"multiples of {factor}"

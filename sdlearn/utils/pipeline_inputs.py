@@ -3,10 +3,12 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
+import reprlib
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sdlearn.controlnet import Control, ControlNet
@@ -220,6 +222,8 @@ def check_latents(z: object, channels: int) -> Tensor:
             f"the latents are a {z.dtype} Tensor of the shape {tuple(z.shape)}; they must be "
             f"floating-point, (b, {channels}, h, w)"
         )
+    if z.device.type == "meta" or z.layout is not torch.strided:
+        raise ValueError(f"the latents are {shown(z)}; they must be a dense Tensor with values")
     return z
 
 
@@ -228,7 +232,9 @@ def known(options: Options) -> Options:
     names = dict.fromkeys([*fields.knobs(fields.Sampling), *Options.__annotations__])
     for name in options:
         if name not in names:
-            raise TypeError(f"there is no option {shown(name)}; the options are {', '.join(names)}")
+            raise TypeError(
+                f"there is no option {reprlib.repr(name)}; the options are {', '.join(names)}"
+            )
     return options
 
 

@@ -14,6 +14,7 @@ from sdlearn.utils.validation import (
     check_clip_skip,
     check_images,
     check_interval,
+    check_mapping,
     check_positive_int,
     check_scale,
     check_seed,
@@ -200,6 +201,7 @@ class Sampling:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """From keyword arguments; names that are not fields are ignored."""
+        check_mapping("options", options)
         return cls(**{name: options[name] for name in knobs(cls) if name in options})
 
     def to_options(self) -> SamplingOptions:
@@ -229,6 +231,7 @@ class Sampling:
         Raises:
             ValueError: For an entry that cannot be read.
         """
+        check_mapping("texts", texts)
         given = {name: each for name, each in knobs(cls).items() if name in texts}
         return cls(**{name: each.from_text(name, texts[name]) for name, each in given.items()})
 

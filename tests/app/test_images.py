@@ -247,6 +247,7 @@ def test_image_and_hint(case, size):
         check(255 * x[0].permute(1, 2, 0).numpy(), left, right, tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:mask is dark everywhere")
 def test_mask(case):
     made, left, right, tolerance = case
     grey = as_images("mask", image_of(made), "L", (N, N), 1)
@@ -362,7 +363,8 @@ def test_a_list_of_several_modes_and_the_caller_s_image_stays_as_it_is():
         (lambda: [colours(), None], "x is a list; it must be a PIL image"),
     ],
     ids=[
-        "below 0", "above 255", "NaN", "infinite", "above 1", "closed PNG", "closed JPEG", "negative", "above 65535", "empty", "cut PNG",
+        "below 0", "above 255", "NaN", "infinite", "above 1", "closed PNG", "closed JPEG",
+        "negative", "above 65535", "empty", "cut PNG",
         "cut JPEG", "thin", "path", "name", "array", "no image", "not only images",
     ],
 )  # fmt: skip
