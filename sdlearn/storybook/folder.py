@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from sdlearn.storybook.folder_captions import captioned_files
 from sdlearn.utils.image_files import open_image, upright
+from sdlearn.utils.validation import LONGEST_PATH, LONGEST_SIDE, shown
 
 
 def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
@@ -37,8 +38,12 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
         ValueError: If a caption or a line of the metadata is malformed, a path leads out of the
             folder, or no image can be read.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size is {size!r}; accepted: a whole number of pixels, at least 1")
+    if not isinstance(path, str | Path) or not 0 < len(str(path)) <= LONGEST_PATH:
+        raise ValueError(f"path is {shown(path)}; accepted: a folder, as a string or a Path")
+    if type(size) is not int or not 1 <= size <= LONGEST_SIDE:
+        raise ValueError(
+            f"size is {shown(size)}; accepted: a whole number of pixels, 1 … {LONGEST_SIDE}"
+        )
     folder = Path(path)
     pairs = []
     for file, text in captioned_files(folder):

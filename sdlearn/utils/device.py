@@ -27,6 +27,12 @@ def check_dtype(dtype: object) -> torch.dtype:
     return dtype
 
 
+def check_module(module: object) -> None:
+    """Raise ValueError unless this is a network."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
+
+
 def check_device(device: object) -> torch.device:
     """The device of this name, or the best one for None; ValueError where there is none."""
     if device is not None and not isinstance(device, str | torch.device):

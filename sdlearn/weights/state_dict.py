@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.device import check_module
 from sdlearn.utils.validation import shown
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
@@ -43,6 +44,7 @@ def load(module: nn.Module, path: str | Path, variant: str | None = None) -> Non
         FileNotFoundError: If there is no weight file.
         ValueError: If the file is damaged or does not fit the network, which is unchanged then.
     """
+    check_module(module)
     path = find_weights(user_path(path), variant)
     load_part(module, open_weights(path), path)
 

@@ -17,6 +17,7 @@ from sdlearn.controlnet import ControlNet
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import get_sampler
 from sdlearn.schedule import NoiseSchedule
+from sdlearn.storybook import read_folder
 from sdlearn.text import Sizes
 from sdlearn.unet import UNet
 from sdlearn.utils import memory
@@ -24,6 +25,8 @@ from sdlearn.utils.png_metadata import GenerationSettings, png_bytes, read_png
 from sdlearn.utils.prepack import prepack
 from sdlearn.utils.sampling import SAMPLERS, Sampling
 from sdlearn.vae import VAE
+from sdlearn.weights.saving import save
+from sdlearn.weights.state_dict import load as load_weights
 from sdlearn.weights.weight_names import choose_variants
 from tests.tiny_model import tiny_diffusers, tiny_sdxl
 
@@ -343,6 +346,20 @@ DIRECTLY = {
         lambda sd: replace(sd.spec, predicts=torch.zeros(40, 50)), "predicts is tensor("
     ),
     "a long prediction": (lambda sd: replace(sd.spec, predicts=LONG), "predicts is "),
+    "the name of a long model": (
+        lambda sd: GenerationSettings("x", model="m" * 5000).check_model(sd), "made with the model"
+    ),
+    "loading into nothing": (lambda _: load_weights(None, "x"), "module is a NoneType"),
+    "loading into everything": (lambda sd: load_weights(sd, "x"), "module is a StableDiffusion"),
+    "saving nothing": (lambda _: save(None, "x.safetensors"), "module is a NoneType"),
+    "a training folder of none": (lambda _: read_folder(None, 64), "path is None"),
+    "a training folder of bytes": (lambda _: read_folder(b"x", 64), "path is b'x'"),
+    "a training folder of letters": (lambda _: read_folder(LONG, 64), "path is 'xxx"),
+    "training images of a size": (
+        lambda _: read_folder("x", torch.zeros(9, 9)), "size is tensor("
+    ),
+    "training images of any size": (lambda _: read_folder("x", LONG), "size is 'xxx"),
+    "huge training images": (lambda _: read_folder("x", 10**9), "size is 1000000000"),
     "a kind of tensor": (lambda _: NoiseSchedule(kind=torch.zeros(9, 9)), "kind is tensor("),
     "texts of None": (lambda sd: sd.text([None]), "prompts is [None]"),
     "resolving nothing": (lambda sd: sd.resolve(None), "sampling is None"),
