@@ -49,8 +49,8 @@ def as_images(
         sizes = {item.size for item in pixels}
         if len(sizes) > 1:
             raise ValueError(
-                f"{name} has images of several sizes, {sorted(sizes)} (width, height); give images "
-                "of one size, or height and width"
+                f"{name} has images of several sizes, {shown(sorted(sizes))} (width, height); give "
+                "images of one size, or height and width"
             )
         width, height = (side - side % factor for side in sizes.pop())
         if min(width, height) < factor:

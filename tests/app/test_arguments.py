@@ -253,6 +253,16 @@ IMAGES = {
     "painted in large": (
         lambda sd: sd.inpaint(PROMPT, GREY, WHITE, height=16_384, width=16_384), "height 16384"
     ),
+    "images of many sizes": (
+        lambda sd: sd.image_to_image(
+            [PROMPT] * 99, [Image.new("RGB", (16 + k, 16)) for k in range(99)]
+        ),
+        "images of several sizes, [(16, 16), (17, 16)",
+    ),
+    "a hint for another autoencoder": (
+        lambda sd: sd.text_to_image(PROMPT, control=(ControlNet.from_unet(sd.unet), GREY)),
+        "the ControlNet reads 8 x 8 pixels",
+    ),
     "too many from one image": (lambda sd: sd.image_to_image(PROMPT, GREY, n=60_000), "60000"),
 }  # fmt: skip
 
@@ -260,6 +270,18 @@ IMAGES = {
 @pytest.mark.parametrize(("call", "name"), IMAGES.values(), ids=IMAGES)
 def test_images_and_what_goes_with_them(sd, call, name):
     refused(lambda: call(sd), name)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_photo_too_large_to_draw_is_refused_before_it_is_converted(sd, monkeypatch, several):
+    monkeypatch.setattr("sdlearn.utils.pipeline_inputs.prepare_image", lambda *_: 1 / 0)
+    photo = Image.new("1", (8, 8))
+    photo._size = (16_384, 16_380)  # as large a file, of which no pixel is read yet
+    image = [photo] if several else photo
+    refused(lambda: sd.image_to_image(PROMPT, image), "height 16380 and width 16384")
+    refused(lambda: sd.inpaint(PROMPT, image, WHITE), "height 16380 and width 16384")
+    with pytest.raises(ZeroDivisionError):  # where it is made smaller
+        sd.image_to_image(PROMPT, image, height=16, width=16)
 
 
 load, loaded = StableDiffusion.from_pretrained, "data/storybook"
