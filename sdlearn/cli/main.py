@@ -19,6 +19,7 @@ from sdlearn.cli.streams import (
     flush_stdout,
     patient_stderr,
 )
+from sdlearn.utils import memory
 from sdlearn.utils.resources import package_version
 from sdlearn.utils.validation import one_line, shown
 
@@ -74,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         return report(error)
     except RuntimeError as error:
-        if not is_about_memory(error) and not isinstance(error, RecursionError):
+        if not memory.is_about_memory(error) and not isinstance(error, RecursionError):
             raise
         return report(error)
 
@@ -83,11 +84,8 @@ def report(error: Exception) -> int:
     """Print an error in one line; returns the exit code."""
     if isinstance(error, RecursionError):
         message = "something in the input is nested too deeply to be read"
-    elif is_about_memory(error):
-        message = (
-            f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer "
-            "images or a smaller model"
-        )
+    elif memory.is_about_memory(error):
+        message = memory.in_a_sentence(error)
     elif isinstance(error, OSError) and error.strerror:  # the system's own, with a number
         message = f"{place_of(error)}: {one_line(error.strerror)}"
     else:
@@ -104,19 +102,6 @@ def place_of(error: OSError) -> str:
     # Errors of opening a file name it; those of writing do not.
     full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
     return "the output cannot be written" if full else "a file cannot be read or written"
-
-
-def is_about_memory(error: Exception) -> bool:
-    """Whether the memory of the computer or of a device is full, which torch says in many ways."""
-    words = (
-        "allocate memory",
-        "enough memory",
-        "out of memory",
-        "tried to allocate",
-        "buffer size",
-    )
-    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
-    return full or isinstance(error, MemoryError)
 
 
 class Parser(argparse.ArgumentParser):

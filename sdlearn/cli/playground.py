@@ -61,13 +61,13 @@ def main(args: argparse.Namespace) -> int:
 def readable_model(place: str) -> str:
     """The place of a model, as the notebook's kernel finds it in its own folder.
 
-    The model is read once here, so that errors are reported before a page opens and files from the
-    hub are already downloaded.
+    All but the values of the weights is checked here, so that errors are reported before a page
+    opens and files from the hub are already downloaded.
 
     Raises:
         FileNotFoundError, ValueError: See StableDiffusion.from_pretrained.
     """
-    from sdlearn.pipeline import StableDiffusion
+    from sdlearn.weights.single_file import check_system
 
-    StableDiffusion.from_pretrained(place, device="cpu")
+    check_system(place)
     return str(Path(place).resolve()) if Path(place).exists() else place

@@ -8,7 +8,7 @@ check its options at once.
 import math
 import reprlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import index
 from pathlib import Path
@@ -59,6 +59,12 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {shown(value)}; it must be True or False")
     return value
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a dictionary, or another mapping."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {shown(value)}; it must be a dictionary")
 
 
 def check_int(name: str, value: object) -> int:

@@ -12,17 +12,16 @@ from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
-from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.device import check_dtype
-from sdlearn.vae import VAE
 from sdlearn.versions import SDXL, SPECS, ModelSpec
-from sdlearn.weights.diffusers_folder import read_folder
+from sdlearn.weights.diffusers_folder import System, check_system_folder, read_folder
 from sdlearn.weights.file_parts import is_system, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, SYSTEM, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
@@ -50,7 +49,7 @@ def read_system(
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
     variant: str | None = None,
-) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+) -> System:
     """Read a whole system on the CPU from a folder, a hub id or an original file.
 
     Args:
@@ -67,11 +66,7 @@ def read_system(
     """
     path = user_path(source)
     if path.is_file():
-        if path.name in CONFIGURATIONS:
-            raise ValueError(
-                f"{source} is a configuration; give the folder of the whole model, the one that "
-                "holds model_index.json"
-            )
+        check_no_configuration(path)
         if variant is not None:
             raise ValueError(f"{source} is a file; variant is accepted for a folder only")
         return read_single_file(path, dtype, spec, tokenizer)
@@ -82,12 +77,34 @@ def read_system(
     return read_folder(local_folder(source, SYSTEM, variant), dtype, variant)
 
 
+def check_system(source: str | Path) -> None:
+    """Check a folder, hub id or original file without reading the values of its weights.
+
+    Files of the hub are downloaded. Raises the errors of `read_system`, except those about values.
+    """
+    path = user_path(source)
+    if path.is_file():
+        check_no_configuration(path)
+        match_single_file(path, torch.float32)
+    else:
+        check_system_folder(local_folder(source, SYSTEM))
+
+
+def check_no_configuration(path: Path) -> None:
+    """Raise ValueError for a JSON file of a folder, given in the place of the folder."""
+    if path.name in CONFIGURATIONS:
+        raise ValueError(
+            f"{path} is a configuration; give the folder of the whole model, the one that holds "
+            "model_index.json"
+        )
+
+
 def read_single_file(
     path: Path,
     dtype: torch.dtype,
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
-) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+) -> System:
     """Read a whole system on the CPU from one original file.
 
     Args:
@@ -101,6 +118,21 @@ def read_single_file(
     Raises:
         FileNotFoundError: If a file is missing, or the tokenizer cannot be downloaded.
         ValueError: If the file is damaged or not supported, or fits several systems.
+    """
+    system, matched = match_single_file(path, dtype, spec, tokenizer)
+    load_tensors(matched, path)
+    return system
+
+
+def match_single_file(
+    path: Path,
+    dtype: torch.dtype,
+    spec: ModelSpec | str | None = None,
+    tokenizer: str | Path | None = None,
+) -> tuple[System, list[tuple[nn.Module, dict[str, LazyTensor]]]]:
+    """The system of a file with networks on the meta device, and their tensors, not yet read.
+
+    Arguments and errors are those of `read_single_file`.
     """
     dtype = check_dtype(dtype)
     tensors = open_weights(path)
@@ -125,8 +157,8 @@ def read_single_file(
     encoders = cast("list[CLIPTextEncoder]", parts.encoders)
     for encoder, config in zip(encoders, spec.text, strict=True):
         encoder.config = config
-    load_tensors(matched, path)
-    return spec, parts.unet, parts.vae, TextEncoder(tokenizers, encoders, spec.text_layer)
+    text_encoder = TextEncoder(tokenizers, encoders, spec.text_layer)
+    return (spec, parts.unet, parts.vae, text_encoder), matched
 
 
 def load_original(
