@@ -88,10 +88,8 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.kind not in ("scaled_linear", "linear", "cosine"):
-            raise ValueError(
-                f"kind is {reprlib.repr(self.kind)}; it must be 'scaled_linear', 'linear' or "
-                "'cosine'"
-            )
+            given = reprlib.repr(self.kind)
+            raise ValueError(f"kind is {given}; it must be 'scaled_linear', 'linear' or 'cosine'")
         if type(self.num_steps) is not int or not 1 <= self.num_steps <= LONGEST_TABLE:
             raise ValueError(
                 f"num_steps is {reprlib.repr(self.num_steps)}; it must be a whole number in "
@@ -257,7 +255,9 @@ class NoiseSchedule:
         if one_more and steps == self.num_steps:
             limit = f"1 … {steps - 1} for a sampler that steps in lambda"
             raise ValueError(f"steps is {steps}; it must lie in {limit}")
-        times = self.timesteps(steps + one_more, spacing, steps_offset, steps_in != "sigma")
+        times = self.timesteps(steps, spacing, steps_offset, rounded=steps_in != "sigma")
+        if one_more:
+            times = self.timesteps(steps + 1, spacing, steps_offset)
         if steps_in != "timestep" and spacing == "leading" and times[-1] != steps_offset:
             # The published schedulers call the network past the last timestep of its training.
             raise ValueError(

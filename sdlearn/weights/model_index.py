@@ -65,7 +65,7 @@ def read_index(folder: Path) -> Config:
         hint = "; ControlNet.from_pretrained reads a ControlNet's folder" if has_control else ""
         warnings.warn(
             f"{path}: the parts {shown(others)} are not read{hint}",
-            stacklevel=6,  # of StableDiffusion.from_pretrained
+            stacklevel=7,  # of StableDiffusion.from_pretrained
         )
     return index
 

@@ -99,7 +99,7 @@ def scheduler_config_from_json(
     if name not in SCHEDULERS or replaced:
         warnings.warn(
             f"{path}: {sentence(name, replaced, sampler)}",
-            stacklevel=5,  # of StableDiffusion.from_pretrained
+            stacklevel=7,  # of StableDiffusion.from_pretrained
         )
     return read
 

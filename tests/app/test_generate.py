@@ -90,7 +90,7 @@ def test_options_reach_the_model(sdlearn):
     ("options", "words"),
     [
         (["--sampler", "magic"], "sampler 'magic' is not known: the samplers are ddim, ddpm"),
-        (["--size", "15"], "height is 15; it must be a positive multiple of 2"),
+        (["--size", "15"], "--size is 15; it must be a positive multiple of 2"),
         (["--steps", "0"], "--steps is 0; it must be at least 1"),
         (["--steps", "1001"], "steps is 1001; it must lie in 1 … 1000"),
         (["--n", "0"], "--n is 0; it must be at least 1"),

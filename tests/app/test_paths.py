@@ -78,12 +78,12 @@ def test_a_recipe_and_a_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("my\nimage.png", r"is 'my\nimage.png'; a path with a line break"),
-        ("", "is ''; it must be a f"),
+        ("my\nimage.png", r"path is 'my\nimage.png'; a path with a line break"),
+        ("", "it is empty; accepted: the name of a file"),
     ],
 )
 def test_an_option_of_a_command(path, words, capsys):
     with pytest.raises(SystemExit, match=r"^2$"):
         main(["generate", "a cat", "--out", path])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"sdlearn: argument --out: path {words}")
+    assert line.startswith(f"sdlearn: argument --out: {words}")
