@@ -189,7 +189,7 @@ class NoiseSchedule:
             ValueError: For steps outside 1 … num_steps and for an unknown spacing.
         """
         try:
-            steps = index("" if isinstance(steps, bool) else steps)
+            steps = index("" if isinstance(steps, bool) else steps)  # type: ignore[arg-type]
         except (TypeError, RuntimeError):  # such as of a float, or of a Tensor of several
             raise ValueError(f"steps is {reprlib.repr(steps)}; it must be a whole number") from None
         if not 1 <= steps <= self.num_steps:

@@ -141,7 +141,7 @@ TYPED = {
     "seed": ([*GENERATE, "--seed", str(2**63 - 1), "--n", "2"], "; with --n = 2 it must lie in"),
     "evaluate": (["evaluate", "--n", "1", "--steps", "5000"], "--steps is 5000; it must lie in"),
     "batch": ([*VAE, "--out", "run", "--batch", "0"], "--batch is 0; accepted"),
-    "batch of clip": ([*CLIP, "--out", "run", "--batch", "3"], "--batch is 3; accepted: multipl"),
+    "batch of clip": ([*CLIP, "--out", "run", "--batch", "3"], "--batch is 3; accepted: mult"),
     "lr": ([*VAE, "--out", "run", "--lr", "nan"], "--lr is nan; accepted"),
     "init": ([*VAE, "--out", "run", "--init", "no"], "--init is no, which does not exist"),
     "device": ([*VAE, "--out", "run", "--device", "x"], "--device is 'x', which is not available"),
