@@ -6,6 +6,7 @@ CLIP compares with images. Modules have the names used in the published text_enc
 the prefix `text_model.`
 """
 
+import reprlib
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -47,9 +48,16 @@ class CLIPTextConfig:
     def __post_init__(self) -> None:
         if self.activation not in ("quick_gelu", "gelu"):
             raise ValueError(
-                f"CLIPTextConfig: activation = {self.activation!r} is unknown; "
+                f"CLIPTextConfig: activation = {reprlib.repr(self.activation)} is unknown; "
                 'it must be "quick_gelu" or "gelu"'
             )
+        for name in ("hidden_size", "num_heads"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"CLIPTextConfig: {name} = {reprlib.repr(value)}; it must be a whole number of "
+                    "at least 1"
+                )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"CLIPTextConfig: hidden_size = {self.hidden_size} cannot be divided into "

@@ -182,7 +182,12 @@ class ControlNet(UNetEncoder):
 
         The downsampling path and the middle block are copies of the U-Net's; the hint encoder and
         the zero convolutions are new. Its residuals are zero until it is trained.
+
+        Raises:
+            ValueError: If it is not a UNet.
         """
+        if not isinstance(unet, UNet):
+            raise ValueError(f"unet is a {type(unet).__name__}; it must be a UNet, such as sd.unet")
         conv_in = unet.conv_in.weight
         controlnet = cls(unet.config, hint_channels).to(conv_in.device, conv_in.dtype)
         state = controlnet.state_dict()

@@ -13,7 +13,8 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, SupportsIndex, get_args
+from operator import index
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ def prediction_type(predicts: str) -> Prediction:
         if predicts in (prediction, published):
             return prediction
     raise ValueError(
-        f"predicts is {predicts!r}; it must be 'noise' or 'velocity', which published files call "
-        "'epsilon' and 'v_prediction'"
+        f"predicts is {reprlib.repr(predicts)}; it must be 'noise' or 'velocity', which published "
+        "files call 'epsilon' and 'v_prediction'"
     )
 
 
@@ -87,9 +88,8 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.kind not in ("scaled_linear", "linear", "cosine"):
-            raise ValueError(
-                f"kind is {self.kind!r:.80}; it must be 'scaled_linear', 'linear' or 'cosine'"
-            )
+            given = reprlib.repr(self.kind)
+            raise ValueError(f"kind is {given}; it must be 'scaled_linear', 'linear' or 'cosine'")
         if type(self.num_steps) is not int or not 1 <= self.num_steps <= LONGEST_TABLE:
             raise ValueError(
                 f"num_steps is {reprlib.repr(self.num_steps)}; it must be a whole number in "
@@ -143,9 +143,17 @@ class NoiseSchedule:
         Raises:
             ValueError: For t outside the table.
         """
-        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        if not ((t >= 0) & (t <= self.num_steps - 1)).all():
-            raise ValueError(f"t is {t.tolist()}; it must lie in 0 … {self.num_steps - 1}")
+        try:
+            t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+            inside = bool(((t >= 0) & (t <= self.num_steps - 1)).all())
+        except (TypeError, RuntimeError) as error:  # no numbers, or a tensor without values
+            given = type(t).__name__
+            raise ValueError(
+                f"t is a {given}; it must be a number or a Tensor of numbers"
+            ) from error
+        if not inside:
+            given = reprlib.repr(t.tolist())
+            raise ValueError(f"t is {given}; it must lie in 0 … {self.num_steps - 1}")
         below, above = t.floor().long(), t.ceil().long()
         alphabar = self.alphas_cumprod[below]
         fractional = below != above
@@ -180,8 +188,10 @@ class NoiseSchedule:
         Raises:
             ValueError: For steps outside 1 … num_steps and for an unknown spacing.
         """
-        if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
-            raise ValueError(f"steps is {steps!r:.80}; it must be a whole number")
+        try:
+            steps = index("" if isinstance(steps, bool) else steps)  # type: ignore[arg-type]
+        except (TypeError, RuntimeError):  # such as of a float, or of a Tensor of several
+            raise ValueError(f"steps is {reprlib.repr(steps)}; it must be a whole number") from None
         if not 1 <= steps <= self.num_steps:
             raise ValueError(f"steps is {reprlib.repr(steps)}; it must lie in 1 … {self.num_steps}")
         last = self.num_steps - 1
@@ -241,15 +251,21 @@ class NoiseSchedule:
                 f"sigmas is {sigmas!r}; a sampler that steps in {steps_in} has "
                 f"{' or '.join(map(repr, sigmas_for(steps_in)))}"
             )
+        one_more = steps_in == "lambda" and spacing != "trailing"  # its last point is dropped
+        if one_more and steps == self.num_steps:
+            limit = f"1 … {steps - 1} for a sampler that steps in lambda"
+            raise ValueError(f"steps is {steps}; it must lie in {limit}")
         times = self.timesteps(steps, spacing, steps_offset, rounded=steps_in != "sigma")
-        if steps_in == "lambda" and spacing != "trailing":
-            if steps == self.num_steps:
-                raise ValueError(
-                    f"steps is {steps}; it must lie in 1 … {steps - 1} for a sampler that steps in "
-                    "lambda"
-                )
-            times = self.timesteps(steps + 1, spacing, steps_offset)[:-1]
-        points = [Point(float(t), *self.at(t)) for t in times]
+        if one_more:
+            times = self.timesteps(steps + 1, spacing, steps_offset)
+        if steps_in != "timestep" and spacing == "leading" and times[-1] != steps_offset:
+            # The published schedulers call the network past the last timestep of its training.
+            raise ValueError(
+                f'steps is {steps}; with steps_offset {steps_offset}, "leading" spacing has no '
+                f"room for them in the {self.num_steps} timesteps of a sampler that steps in "
+                f"{steps_in}; choose fewer steps, or another spacing"
+            )
+        points = [Point(float(t), *self.at(t)) for t in times[:steps]]
         if steps_in != "timestep" and points[0].alpha == 0:
             points[0] = point_from_sigma(points[0].t, self.sigmas[-1])
         u = torch.linspace(0, 1, steps, dtype=torch.float64)

@@ -115,8 +115,11 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: If an encoder has fewer layers, or for anything but strings.
         """
-        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError(f"prompts is {prompts!r:.80}; it must be a list of strings")
+        listed = isinstance(prompts, list | tuple) and prompts
+        if not listed or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(
+                f"prompts is {reprlib.repr(prompts)}; it must be a list of at least one string"
+            )
         encoders = cast(list[CLIPTextEncoder], list(self.encoders))
         check_layers_skipped(clip_skip, [encoder.config for encoder in encoders], self.layer)
         unique = list(dict.fromkeys(prompts))
@@ -169,13 +172,18 @@ class TextEncoder(nn.Module):
         )
 
 
+def most_layers_skipped(configs: Sequence[CLIPTextConfig], layer: TextLayer) -> int:
+    """How many layers all of these encoders can leave out at their end."""
+    # The first hidden states are the embeddings; SDXL's count begins at the penultimate layer.
+    return min(config.num_layers for config in configs) - (layer == "penultimate")
+
+
 def check_layers_skipped(
     clip_skip: int, configs: Sequence[CLIPTextConfig], layer: TextLayer
 ) -> None:
     """Raise ValueError if one of these encoders does not have so many layers to leave out."""
-    # The first hidden states are the embeddings; SDXL's count begins at the penultimate layer.
-    most = min(config.num_layers for config in configs) - (layer == "penultimate")
-    if not 0 <= clip_skip <= most:
+    most = most_layers_skipped(configs, layer)
+    if type(clip_skip) is not int or not 0 <= clip_skip <= most:
         raise ValueError(
             f"clip_skip is {reprlib.repr(clip_skip)}; it must lie in 0 … {most} for this text "
             "encoder"

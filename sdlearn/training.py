@@ -241,7 +241,8 @@ def _train(
     job: TrainingJob, folder: Path | None, resume: bool, limits: RunLimits
 ) -> Iterator[Metrics]:
     """The generator of `train`, whose numbers have been checked."""
-    done = load_checkpoint(folder, job.networks, job.optimizers) if folder and resume else 0
+    home = folder if resume else None
+    done = load_checkpoint(home, job.networks, job.optimizers, limits.steps) if home else 0
     begin = on_disk = done
     if folder:
         folder.mkdir(parents=True, exist_ok=True)

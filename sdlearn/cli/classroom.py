@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sdlearn.cli.arguments import path as path_argument
 from sdlearn.course.exercises import exercises, files
 from sdlearn.course.grading.exercise import Exercise, cells, check_cell, marked_solution
-from sdlearn.utils.atomic_files import check_folder, user_path
+from sdlearn.utils.atomic_files import check_folder
 
 Notebook = dict[str, Any]
 
@@ -50,10 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "release", help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     action.add_argument(
-        "notebooks", nargs="+", type=user_path, metavar="NOTEBOOK", help="a notebook of the course"
+        "notebooks",
+        nargs="+",
+        type=path_argument,
+        metavar="NOTEBOOK",
+        help="a notebook of the course",
     )
     action.add_argument(
-        "--out", required=True, type=user_path, metavar="FOLDER", help="a new or empty folder"
+        "--out", required=True, type=path_argument, metavar="FOLDER", help="a new or empty folder"
     )
 
 

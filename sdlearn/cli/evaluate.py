@@ -2,7 +2,8 @@
 
 import argparse
 
-from sdlearn.utils.atomic_files import check_writable, user_path
+from sdlearn.cli.arguments import as_typed, number, path, whole
+from sdlearn.utils.atomic_files import check_writable
 from sdlearn.utils.sampling import Sampling, knobs
 from sdlearn.utils.validation import check_place, check_positive_int, check_range, shown
 
@@ -13,10 +14,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sdlearn evaluate`."""
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="a model's folder or hub id (default: the storybook)")
-    add("--n", type=int, default=200, metavar="N", help="captions a split (default: %(default)s)")
-    add("--seeds", type=int, default=1, metavar="N", help="images a caption (default: %(default)s)")
-    add("--guidance", type=float, metavar="SCALE", help="guidance scale (default: the model's)")
-    add("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
+    add(
+        "--n",
+        type=whole,
+        default=200,
+        metavar="N",
+        help="captions a split (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="images a caption (default: %(default)s)",
+    )
+    add("--guidance", type=number, metavar="SCALE", help="guidance scale (default: the model's)")
+    add("--steps", type=whole, metavar="N", help="sampling steps (default: the model's)")
     add("--sampler", metavar="NAME", help="sampler (default: the model's)")
     add(
         "--split",
@@ -25,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test: captions that training excludes; held_out: pairs of kind and colour that it "
         "excludes (default: %(default)s)",
     )
-    add("--out", type=user_path, metavar="FILE.json", help="write all results to this file")
+    add("--out", type=path, metavar="FILE.json", help="write all results to this file")
     add(
         "--table",
-        type=int,
+        type=whole,
         nargs="?",
         const=0,
         metavar="N",
@@ -44,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--runs",
-        type=user_path,
+        type=path,
         nargs="+",
         default=[],
         metavar="FOLDER",
@@ -84,4 +97,6 @@ def main(args: argparse.Namespace) -> int:
 
     from sdlearn.evaluation.report import evaluate  # imports torch, which takes seconds
 
-    return evaluate(args)
+    typed = {"guidance_scale": "--guidance", "steps": "--steps", "sampler": "--sampler"}
+    with as_typed(typed):
+        return evaluate(args)

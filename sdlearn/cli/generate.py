@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sdlearn.cli.arguments import TYPES, as_typed, path, whole
 from sdlearn.utils import memory, sampling
-from sdlearn.utils.atomic_files import check_writable, user_path
+from sdlearn.utils.atomic_files import check_writable
 from sdlearn.utils.resources import data_folder
 from sdlearn.utils.validation import as_prompts, check_place
 
@@ -26,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(
             option_name(name, knob),
             dest=name,
-            type=knob.kind,
+            type=TYPES[knob.kind],
             nargs=None if knob.size == 1 else knob.size,
             metavar=knob.metavar,
             help=knob.help + ("; -1 for a random one" if name == "seed" else ""),
         )
-    add("--size", type=int, metavar="PX", help="height and width in pixels")
+    add("--size", type=whole, metavar="PX", help="height and width in pixels")
     add(
         "--out",
-        type=user_path,
+        type=path,
         default=DEFAULT_OUT,
         metavar="FILE.png",
         help=f"the file; several images are numbered NAME-0.png ... (default: {DEFAULT_OUT})",
@@ -46,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Make the images; raises ValueError or OSError for arguments that cannot be used."""
+    with as_typed(typed_options(args)):
+        return draw(args)
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Make the images, with the errors of the pipeline in its own words."""
     asked, place = check(args)
     # Only now, because these imports take seconds.
     from sdlearn.pipeline import StableDiffusion
@@ -63,8 +70,8 @@ def main(args: argparse.Namespace) -> int:
     options = asked.to_options()
     images = sd.text_to_image(args.prompt, negative_prompt=negative or None, **options)
     paths = output_files(args.out, asked.n)
-    for image, settings, path in zip(images, made, paths, strict=True):
-        write_png(image, path, settings)
+    for image, settings, file in zip(images, made, paths, strict=True):
+        write_png(image, file, settings)
     print(*paths, sep="\n")
     return 0
 
@@ -87,9 +94,9 @@ def check(args: argparse.Namespace) -> tuple[sampling.Sampling, str | Path]:
         memory.check_fits(size, asked.n, asked.n * memory.image_bytes(size), memory.free_memory())
     first, *others = output_files(args.out, asked.n)
     check_writable(first, ".png", "an image")
-    for path in others:
-        if path.is_dir():
-            check_writable(path, ".png", "an image")
+    for other in others:
+        if other.is_dir():
+            check_writable(other, ".png", "an image")
     if args.model is None:
         if args.spec is not None or args.tokenizer is not None:
             raise ValueError(
@@ -137,6 +144,15 @@ def check_against_model(asked: sampling.Sampling, place: str | Path) -> None:
 def option_name(name: str, knob: sampling.Knob) -> str:
     """What a field is called on the command line."""
     return knob.option or "--" + name.replace("_", "-")
+
+
+def typed_options(args: argparse.Namespace) -> dict[str, str]:
+    """The options that the user gave, by the names of their settings."""
+    known = sampling.knobs(sampling.Sampling)
+    options = {name: option_name(name, knob) for name, knob in known.items()}
+    if args.size is not None:
+        options |= {"height": "--size", "width": "--size"}
+    return options
 
 
 def output_files(out: Path, n: int) -> list[Path]:

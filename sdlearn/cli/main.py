@@ -5,15 +5,23 @@ interrupt, 141 if the program that reads the output has ended.
 """
 
 import argparse
-import io
-import os
+import errno
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from sdlearn.utils.validation import one_line
+from sdlearn.cli.streams import (
+    end_progress,
+    escape_what_cannot_be_printed,
+    flush_stdout,
+    patient_stderr,
+)
+from sdlearn.utils import memory
+from sdlearn.utils.resources import package_version
+from sdlearn.utils.validation import one_line, shown
 
 # Each module has add_arguments(parser) and main(args) -> exit code.
 COMMANDS = {
@@ -35,28 +43,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    with patient_stderr():
+        return run(argv)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command with these arguments, and report its error; returns the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            if sys.stderr is None:  # closed by the shell; progress bars would fail
-                sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
             escape_what_cannot_be_printed()
             args = parse(argv)
             code: int = import_module(COMMANDS[args.command][1]).main(args)
-            if sys.stdout is not None:  # None if the shell has closed it
-                sys.stdout.flush()
+            flush_stdout()
             return code
+    except SystemExit:  # of argparse, which has printed a help text or an error
+        try:
+            flush_stdout()
+        except BrokenPipeError:
+            return 141
+        except OSError as error:
+            return report(error)
+        raise
     except KeyboardInterrupt:
         print("\nsdlearn: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(BrokenPipeError):
+            flush_stdout()
         return 141
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         return report(error)
     except RuntimeError as error:
-        if not is_about_memory(error) and not isinstance(error, RecursionError):
+        if not memory.is_about_memory(error) and not isinstance(error, RecursionError):
             raise
         return report(error)
 
@@ -65,34 +84,24 @@ def report(error: Exception) -> int:
     """Print an error in one line; returns the exit code."""
     if isinstance(error, RecursionError):
         message = "something in the input is nested too deeply to be read"
-    elif is_about_memory(error):
-        message = (
-            f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer "
-            "images or a smaller model"
-        )
+    elif memory.is_about_memory(error):
+        message = memory.in_a_sentence(error)
+    elif isinstance(error, OSError) and error.strerror:  # the system's own, with a number
+        message = f"{place_of(error)}: {one_line(error.strerror)}"
     else:
         message = one_line(error)
+    end_progress()
     print(f"sdlearn: {message}", file=sys.stderr)
     return 2
 
 
-def is_about_memory(error: Exception) -> bool:
-    """Whether the memory of the computer or of a device is full, which torch says in many ways."""
-    words = (
-        "allocate memory",
-        "enough memory",
-        "out of memory",
-        "tried to allocate",
-        "buffer size",
-    )
-    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
-    return full or isinstance(error, MemoryError)
-
-
-def escape_what_cannot_be_printed() -> None:
-    """Let stdout print a file name in any locale; stderr does so anyway."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+def place_of(error: OSError) -> str:
+    """The beginning of a message for an error of the system: what cannot be read or written."""
+    if error.filename is not None:
+        return f"{shown(str(error.filename))} cannot be read or written"
+    # Errors of opening a file name it; those of writing do not.
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    return "the output cannot be written" if full else "a file cannot be read or written"
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,6 +117,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="sdlearn", description="Stable Diffusion, built by hand in a notebook course."
     )
+    parser.add_argument("--version", action="version", version=f"sdlearn {package_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (summary, module) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
@@ -119,4 +129,5 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning on stderr without the source line that caused it."""
+    end_progress()
     print(f"sdlearn: {one_line(message)}", file=sys.stderr)

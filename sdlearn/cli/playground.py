@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from sdlearn.cli.arguments import whole
 from sdlearn.utils.resources import notebook_file
 from sdlearn.utils.validation import check_place
 
@@ -14,7 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sdlearn playground`."""
     add = parser.add_argument
     add("--model", metavar="PLACE", help="a folder, hub id or single file (default: the storybook)")
-    add("--port", type=int, default=8866, metavar="N", help="port to serve on (default: 8866)")
+    add(
+        "--port",
+        type=whole,
+        default=8866,
+        metavar="N",
+        help="port to serve on (default: 8866)",
+    )
     add("--no-browser", action="store_true", help="print the address and open no browser")
 
 
@@ -54,13 +61,13 @@ def main(args: argparse.Namespace) -> int:
 def readable_model(place: str) -> str:
     """The place of a model, as the notebook's kernel finds it in its own folder.
 
-    The model is read once here, so that errors are reported before a page opens and files from the
-    hub are already downloaded.
+    All but the values of the weights is checked here, so that errors are reported before a page
+    opens and files from the hub are already downloaded.
 
     Raises:
         FileNotFoundError, ValueError: See StableDiffusion.from_pretrained.
     """
-    from sdlearn.pipeline import StableDiffusion
+    from sdlearn.weights.single_file import check_system
 
-    StableDiffusion.from_pretrained(place, device="cpu")
+    check_system(place)
     return str(Path(place).resolve()) if Path(place).exists() else place

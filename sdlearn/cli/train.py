@@ -18,14 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sdlearn.cli.arguments import as_typed, home_path, number, whole
+from sdlearn.cli.streams import say
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
-from sdlearn.utils.atomic_files import (
-    recover_folder,
-    remove_leftovers,
-    replace_folder,
-    user_path,
-)
+from sdlearn.utils.atomic_files import recover_folder, replace_folder, user_path
+from sdlearn.utils.part_files import remove_abandoned, remove_leftovers
 from sdlearn.utils.run_limits import check_minutes
 
 if TYPE_CHECKING:
@@ -40,21 +38,21 @@ CACHE = "cache"  # a folder beside those of the runs, which share it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `sdlearn train`."""
     add = parser.add_argument
-    folder: dict[str, Any] = {"type": os.path.expanduser, "metavar": "FOLDER"}  # "~" is home
+    folder: dict[str, Any] = {"type": home_path, "metavar": "FOLDER"}
     add("part", choices=PARTS, help="the network to train")
     add("--recipe", help=f"named settings (default: {DEFAULT}; with --resume the run's own)")
     add("--out", required=True, **folder, help="folder of the run, such as runs/vae")
     add("--resume", action="store_true", help="continue from the last checkpoint")
-    add("--steps", type=int, help="training steps, over which the learning rate decays")
-    add("--minutes", type=float, help="stop after this time; continue with --resume")
+    add("--steps", type=whole, help="training steps, over which the learning rate decays")
+    add("--minutes", type=number, help="stop after this time; continue with --resume")
     add("--init", **folder, help="start from the weights of a run or a published part")
     add("--data", **folder, help="train on your images with captions (.jsonl, .csv, .txt)")
     add("--vae", **folder, help="autoencoder for `train unet` (default: the shipped one)")
     add("--text", **folder, help="text encoder for `train unet` (default: the shipped one)")
-    add("--batch", type=int, help="images in a batch")
-    add("--lr", type=float, help="peak learning rate")
-    add("--scenes", type=int, help="number of storybook pages to train on")
-    add("--seed", type=int, help="seed of weights, batches and noise")
+    add("--batch", type=whole, help="images in a batch")
+    add("--lr", type=number, help="peak learning rate")
+    add("--scenes", type=whole, help="number of storybook pages to train on")
+    add("--seed", type=whole, help="seed of weights, batches and noise")
     add(
         "--set",
         action="append",
@@ -63,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change another setting of the recipe; may be repeated",
     )
     add("--device", help="cuda, mps or cpu (default: the first available)")
-    add("--checkpoint-steps", type=int, metavar="N", help="also write a checkpoint every N steps")
+    add(
+        "--checkpoint-steps",
+        type=whole,
+        metavar="N",
+        help="also write a checkpoint every N steps",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -85,12 +88,14 @@ def main(args: argparse.Namespace) -> int:
     module = import_module(f"sdlearn.recipes.{args.part}")
     check_options(args)
     folder = run_folder(args.out)
+    typed = {name: f"--{name}" for name in SHORTCUTS if getattr(args, name) is not None}
     try:
-        check_unlocked(folder)
-        resolve_recipe(args, module, folder)
-        device = pick_device(args.device)
-        with run_lock(folder) as check_held:  # a refused request leaves no folder
-            return run(args, module, folder, device, check_held)
+        with as_typed(typed | {"device": "--device"}):
+            check_unlocked(folder)
+            resolve_recipe(args, module, folder)
+            device = pick_device(args.device)
+            with run_lock(folder) as check_held:  # a refused request leaves no folder
+                return run(args, module, folder, device, check_held)
     except OSError as error:
         if error.errno in (None, errno.ENOMEM):  # it is a sentence, or not about a file
             raise
@@ -147,13 +152,15 @@ def run(
     recipe = resolve_recipe(
         args, module, folder
     )  # again: another training may have started in between
-    remove_leftovers(folder)
-    recover_folder(folder / "export")
     cache = folder.parent / CACHE
-    job = module.make_job(recipe, cache, device)
+    remove_leftovers(folder)
+    remove_abandoned(cache)
+    recover_folder(folder / "export")
+    goes_on = args.resume and checkpoints(folder)
+    job = module.make_job(recipe, cache, device, folder if goes_on else None)
     begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
     if args.resume and not checkpoints(folder):
-        print(f"{folder} has no checkpoint yet; the run starts with its first step")
+        say(f"{folder} has no checkpoint yet; the run starts with its first step")
 
     def should_stop() -> bool:
         check_held()
@@ -181,9 +188,9 @@ def run(
         print("sdlearn: stopped before the first step; nothing was exported", file=sys.stderr)
         return 130
     if 0 < step < recipe.steps:
-        print(f"stopped at step {step} of {recipe.steps}; continue with --resume")
+        say(f"stopped at step {step} of {recipe.steps}; continue with --resume")
     replace_folder(folder / "export", lambda part: module.export(job, recipe, cache, part))
-    print(f"the trained part is in {folder / 'export'}")
+    say(f"the trained part is in {folder / 'export'}")
     return 0
 
 

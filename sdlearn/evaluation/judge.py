@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sdlearn import weights
 from sdlearn.evaluation.image_metrics import as_tensor
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES
-from sdlearn.utils.atomic_files import read_json, write_json
+from sdlearn.utils.atomic_files import read_json, user_path, write_json
 from sdlearn.utils.resources import data_folder
 
 WEIGHTS, CONFIG = "judge.safetensors", "judge.json"
@@ -214,7 +214,7 @@ def load_judge(folder: str | Path | None = None) -> Judge:
         FileNotFoundError: If a file is missing.
         ValueError: If a file cannot be read.
     """
-    folder = data_folder("judge") if folder is None else Path(folder)
+    folder = data_folder("judge") if folder is None else user_path(folder)
     written = read_json(folder / CONFIG)
     names = {f.name: written[f.name] for f in fields(JudgeConfig) if f.name in written}
     lists = {name: tuple(value) for name, value in names.items() if isinstance(value, list)}

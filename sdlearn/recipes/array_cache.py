@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sdlearn.recipes.room import check_disk
-from sdlearn.utils.atomic_files import atomic_write, remove_leftovers
+from sdlearn.utils.atomic_files import atomic_write
+from sdlearn.utils.part_files import remove_leftovers
 
 DIGEST = 32  # bytes of a SHA-256
 DAY = 24 * 3600.0

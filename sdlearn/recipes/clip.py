@@ -9,8 +9,6 @@ diffusion model is conditioned on its hidden states.
 
 import math
 import random
-import shutil
-import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +26,6 @@ from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
     images_key,
-    key,
     load_captions,
     load_images,
     scene,
@@ -40,10 +37,17 @@ from sdlearn.recipes.initial_weights import check_initial_weights, load_initial_
 from sdlearn.recipes.ranges import Range, check_multiples
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.room import check_memory
-from sdlearn.recipes.tokenizer import CONTEXT, MERGES, train_tokenizer
+from sdlearn.recipes.tokenizer import (
+    CONTEXT,
+    MERGES,
+    captions_tokenizer,
+    keep_tokenizer,
+    kept_tokenizer,
+    run_tokenizer,
+    tokenizer_key,
+)
 from sdlearn.training import TrainingJob, learning_rate, seeded, update
-from sdlearn.utils.atomic_files import add_folder, write_json
-from sdlearn.utils.checkpoint import checkpoints
+from sdlearn.utils.atomic_files import write_json
 from sdlearn.utils.device import autocast
 from sdlearn.versions import STORYBOOK
 from sdlearn.weights.text_config import text_config_to_json
@@ -142,22 +146,27 @@ def token_batch(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tens
 # ------------------------------------------------------------------------------------ the training
 
 
-def make_job(recipe: CLIPRecipe, cache: Path, device: torch.device) -> TrainingJob:
+def make_job(
+    recipe: CLIPRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
     """Build the networks, the optimizer and the training step.
 
     Args:
         recipe: The settings.
         cache: Folder for rendered images, captions and the tokenizer.
         device: Where to train.
+        run: Folder of the run that goes on from its checkpoint; None for a new one.
     """
     frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
-    check_initial_weights(recipe.init, "text")
+    check_initial_weights(recipe.init, "text", run)
     check_memory(recipe, device, lambda: nn.ModuleList(new_networks(recipe, MERGES, 0)), 3)
-    tokenizer = run_tokenizer(recipe, cache)
-    frozen["tokenizer"] = key(sorted(tokenizer.get_vocab().items()))
+    tokenizer = run_tokenizer(recipe.init, recipe.data, recipe.size, cache, run)
+    frozen["tokenizer"] = tokenizer_key(tokenizer)
     with seeded(recipe.seed):
         text, image = new_networks(recipe, len(tokenizer), tokenizer.eos_token_id)
-    load_initial_weights(recipe.init, {"text": text, "image": image})
+    load_initial_weights(recipe.init, {"text": text, "image": image}, run)
+    if recipe.init:
+        keep_tokenizer(tokenizer, cache)
     text.to(device), image.to(device)
     parameters: list[nn.Parameter] = [*text.parameters(), *image.parameters()]
     groups: list[dict[str, Any]] = [
@@ -257,40 +266,6 @@ def new_networks(
     return CLIPTextEncoder(config), ImageEncoder(*image)
 
 
-def run_tokenizer(recipe: CLIPRecipe, cache: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the initial weights, or train one on the captions.
-
-    A trained tokenizer always learns the storybook's words as well as those of a user's captions.
-    It is trained once and kept, because equally frequent tokens may get other ids the next time.
-
-    Args:
-        recipe: The settings.
-        cache: Folder for captions and the tokenizer.
-    """
-    init = Path(recipe.init)
-    for home in (init / "export", init, init.parent):
-        if recipe.init and (home / "tokenizer").is_dir():
-            return read_tokenizer(home / "tokenizer")
-    if recipe.init and not checkpoints(init):
-        raise FileNotFoundError(
-            f"init is {init}, and there is no tokenizer beside it; accepted: a published text "
-            "encoder with its tokenizer, or a run"
-        )
-    captions = load_captions(5000, cache, per_scene=2)
-    if recipe.data:
-        captions = captions + load_captions(0, cache, recipe.data, size=recipe.size)
-    texts = [text for paraphrases in captions for text in paraphrases]
-    kept = cache / f"tokenizer-{key(texts)}"
-    try:
-        return read_tokenizer(kept)
-    except (FileNotFoundError, ValueError) as error:
-        if kept.exists():
-            warnings.warn(f"{kept} is damaged; it is made again: {error}", stacklevel=2)
-            shutil.rmtree(kept)
-    add_folder(kept, lambda part: write_tokenizer(part, train_tokenizer(texts)))
-    return read_tokenizer(kept)
-
-
 def export(job: TrainingJob, recipe: CLIPRecipe, cache: Path, folder: Path) -> None:
     """Write text_encoder/ and tokenizer/ in the published layout.
 
@@ -300,7 +275,11 @@ def export(job: TrainingJob, recipe: CLIPRecipe, cache: Path, folder: Path) -> N
         cache: Folder of the tokenizer.
         folder: Where to write.
     """
-    text, tokenizer = job.networks["text"], run_tokenizer(recipe, cache)
+    if recipe.init:
+        tokenizer = read_tokenizer(kept_tokenizer(job.frozen["tokenizer"], cache))
+    else:
+        tokenizer = captions_tokenizer(recipe.data, recipe.size, cache)
+    text = job.networks["text"]
     assert isinstance(text, CLIPTextEncoder)
     home = folder / "text_encoder"
     write_json(home / "config.json", text_config_to_json(text.config, tokenizer.bos_token_id))

@@ -72,13 +72,16 @@ RECIPES = {
 }
 
 
-def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> TrainingJob:
+def make_job(
+    recipe: JudgeRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
     """Build the network, the optimizer and the training step.
 
     Args:
         recipe: The settings.
         cache: Folder for rendered images.
         device: Where to train.
+        run: Folder of the run that goes on from its checkpoint; None for a new one.
 
     Raises:
         ValueError: If the recipe names a user's folder.
@@ -93,7 +96,7 @@ def make_job(recipe: JudgeRecipe, cache: Path, device: torch.device) -> Training
     check_pages(recipe, device, copies=len(SPLITS))
     with seeded(recipe.seed):
         judge = Judge(config)
-    load_initial_weights(recipe.init, {"judge": judge})
+    load_initial_weights(recipe.init, {"judge": judge}, run)
     judge = judge.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
 

@@ -108,13 +108,16 @@ def scene_labels(page: Scene) -> list[int]:
     ]
 
 
-def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> TrainingJob:
+def make_job(
+    recipe: PerceptualRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
     """Build the network, the optimizer and the training step.
 
     Args:
         recipe: The settings.
         cache: Folder for rendered images.
         device: Where to train.
+        run: Folder of the run that goes on from its checkpoint; None for a new one.
 
     Raises:
         ValueError: If the recipe names a user's folder.
@@ -126,7 +129,7 @@ def make_job(recipe: PerceptualRecipe, cache: Path, device: torch.device) -> Tra
     check_memory(recipe, device, lambda: PerceptualNetwork(recipe.widths), recipe.widths[0])
     with seeded(recipe.seed):
         network = channels_last(PerceptualNetwork(recipe.widths), device)
-    load_initial_weights(recipe.init, {"perceptual": network})
+    load_initial_weights(recipe.init, {"perceptual": network}, run)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     pages = load_images(recipe.scenes, recipe.size, cache)
     shown = np.array([scene_labels(scene(k)) for k in range(recipe.scenes)])

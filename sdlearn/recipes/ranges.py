@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from sdlearn.utils.validation import has_control
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -49,7 +51,7 @@ def accepted(annotation: Any) -> str:
     if limits is None:
         return "True or False"
     if kind is str:
-        return f"a text of at most {limits.high} characters"
+        return f"a text of one line, of at most {limits.high} characters"
     numbers = f"from {limits.low} to {limits.high}"
     if kind is int:
         return f"a whole number {numbers}"
@@ -66,7 +68,7 @@ def is_accepted(annotation: Any, value: object) -> bool:
     if limits is None or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is str:
-        return isinstance(value, str) and len(value) <= limits.high and "\0" not in value
+        return isinstance(value, str) and len(value) <= limits.high and not has_control(value)
     if kind is int:
         return isinstance(value, int) and limits.low <= value <= limits.high
     if kind is float:

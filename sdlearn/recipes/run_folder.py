@@ -3,7 +3,7 @@
 import platform
 import reprlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +11,11 @@ import torch
 
 from sdlearn.recipes.recipe import Recipe, override
 from sdlearn.training import TrainingJob
-from sdlearn.utils.atomic_files import PART, read_json, write_json
+from sdlearn.utils.atomic_files import read_json, write_json
 from sdlearn.utils.checkpoint import checkpoints
 from sdlearn.utils.file_kinds import AGAIN
+from sdlearn.utils.part_files import PART
+from sdlearn.utils.resources import package_version
 from sdlearn.utils.run_lock import LOCK
 
 R = TypeVar("R", bound=Recipe)
@@ -40,7 +42,8 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[s
         recipe.
 
     Raises:
-        ValueError: If recipe.json is damaged or missing, or if the folder holds something else.
+        ValueError: If recipe.json is damaged or missing or of a newer version, or if the folder
+            holds something else.
     """
     path = folder / RECIPE
     if not path.exists():
@@ -55,10 +58,12 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[s
         if record.get("part") != part:
             found = record.get("part")
             raise WrongPart(f"{folder} trains {short(found)}, not {part}")
-        if not isinstance(name, str) or name not in recipes:
-            raise ValueError(f"{path} names the unknown recipe {reprlib.repr(name)}")
+        if not isinstance(name, str):
+            raise ValueError(f"{path} names the recipe {reprlib.repr(name)}")
+        check_known(path, "recipe", [name], recipes)
+        check_known(path, "setting", settings, vars(recipes[name]))
         return name, override(recipes[name], settings)
-    except WrongPart:
+    except (WrongPart, NewerRun):
         raise
     except ValueError as error:
         reason = str(error).removesuffix(f"; {AGAIN}")
@@ -67,6 +72,25 @@ def started_recipe(folder: Path, part: str, recipes: Mapping[str, R]) -> tuple[s
 
 class WrongPart(ValueError):
     """The run trains another part."""
+
+
+class NewerRun(ValueError):
+    """The run was started by a version that has more recipes or settings than this one."""
+
+
+def check_known(path: Path, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that this version has the recipe or the settings that a recipe.json names.
+
+    Raises:
+        NewerRun: If it does not have one of them.
+    """
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise NewerRun(
+            f"{path} has the {what} {reprlib.repr(unknown[0])}, which this version of sdlearn "
+            f"({package_version()}) does not know; resume the run with the version that started "
+            f"it, or start a new run in another folder with --init {path.parent}"
+        )
 
 
 def short(value: object) -> str:

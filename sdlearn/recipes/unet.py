@@ -121,13 +121,16 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJob:
+def make_job(
+    recipe: UNetRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
     """Build the networks, the optimizer and the training step.
 
     Args:
         recipe: The settings.
         cache: Folder for images, captions, latents and hidden states.
         device: Where to train.
+        run: Folder of the run that goes on from its checkpoint; None for a new one.
 
     Raises:
         FileNotFoundError: If the autoencoder or the text encoder is missing.
@@ -146,7 +149,7 @@ def make_job(recipe: UNetRecipe, cache: Path, device: torch.device) -> TrainingJ
     with seeded(recipe.seed):
         unet = UNet(config)
     zero_init_residuals(unet)
-    load_initial_weights(recipe.init, {"unet": unet})
+    load_initial_weights(recipe.init, {"unet": unet}, run)
     unet.to(device)
     average = EMA(unet, recipe.ema)
     predict: Callable[..., Tensor] = unet

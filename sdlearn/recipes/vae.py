@@ -129,20 +129,23 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJob:
+def make_job(
+    recipe: VAERecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
     """Build the networks, the optimizers and the training step.
 
     Args:
         recipe: The settings.
         cache: Folder for rendered images.
         device: Where to train.
+        run: Folder of the run that goes on from its checkpoint; None for a new one.
 
     Raises:
         FileNotFoundError: If the network of the perceptual loss is missing.
         ValueError: If the recipe needs torchvision or a compiler that is not installed.
     """
     frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
-    check_initial_weights(recipe.init, "vae")
+    check_initial_weights(recipe.init, "vae", run)
     channels = recipe.block_out_channels[0]
     check_memory(recipe, device, lambda: new_vae(recipe), channels, copies=4)  # and its EMA
     uses_perceptual, has_discriminator = recipe.has_perceptual, recipe.has_discriminator
@@ -157,7 +160,7 @@ def make_job(recipe: VAERecipe, cache: Path, device: torch.device) -> TrainingJo
     networks: dict[str, nn.Module] = {"vae": vae}
     if has_discriminator:
         networks["discriminator"] = discriminator
-    load_initial_weights(recipe.init, networks)
+    load_initial_weights(recipe.init, networks, run)
     channels_last(vae, device)
     average = EMA(vae, recipe.ema)
     if recipe.decoder_only:

@@ -14,7 +14,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from sdlearn.storybook.folder_captions import captioned_files
+from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.image_files import open_image, upright
+from sdlearn.utils.validation import LONGEST_SIDE, shown
 
 
 def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
@@ -37,9 +39,11 @@ def read_folder(path: str | Path, size: int) -> list[tuple[Image.Image, str]]:
         ValueError: If a caption or a line of the metadata is malformed, a path leads out of the
             folder, or no image can be read.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size is {size!r}; accepted: a whole number of pixels, at least 1")
-    folder = Path(path)
+    if type(size) is not int or not 1 <= size <= LONGEST_SIDE:
+        raise ValueError(
+            f"size is {shown(size)}; accepted: a whole number of pixels, 1 … {LONGEST_SIDE}"
+        )
+    folder = user_path(path)
     pairs = []
     for file, text in captioned_files(folder):
         try:

@@ -16,6 +16,7 @@ metrics_file      metrics.jsonl of a training run
 run_limits        how long a run goes on, and how often it saves
 run_lock          one training at a time in a folder
 atomic_files      files that are whole or absent
+part_files        temporary files, and those of processes that died
 file_kinds        what a file really is, from its first bytes
 resources         where the files that come with the package are
 """

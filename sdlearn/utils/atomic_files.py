@@ -1,24 +1,22 @@
 """Atomic writing: files and folders get a temporary name first and are renamed when complete.
 
 They are flushed to the disk before they are renamed. A process that is killed, or a power failure,
-leaves the old file or the new one, and perhaps a temporary one that `remove_leftovers` deletes.
+leaves the old file or the new one, and perhaps a temporary one, which part_files deletes later.
 """
 
 import json
 import os
-import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sdlearn.utils.file_kinds import describe_content
+from sdlearn.utils.part_files import held_part, temporary_name
 from sdlearn.utils.validation import check_place, shown
 
-PART = ".part"  # the end of every temporary name
 # Bytes of a JSON file; published ones have a few thousand, those of a tokenizer a few million.
 LARGEST_JSON = 2**26
 
@@ -28,12 +26,20 @@ def user_path(path: str | Path) -> Path:
 
     Raises:
         ValueError: If it is not a path.
+        FileNotFoundError: If it begins with "~NAME/", and there is neither such a user nor folder.
         OSError: If no file system can look for it, such as for a name that is too long.
     """
     place = Path(os.path.expanduser(check_place(path, "path")))
+    first, *below = place.parts or ("",)
     try:
+        if first.startswith("~") and below and not Path(first).exists():
+            raise FileNotFoundError(
+                f"{shown(str(place))} cannot be opened: there is no user {shown(first[1:])}"
+            )
         place.exists()
     except OSError as error:
+        if error.strerror is None:  # it is a sentence
+            raise
         raise type(error)(f"{shown(str(place))} cannot be opened: {error.strerror}") from error
     return place
 
@@ -48,39 +54,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path, in the same folder.
+
+    Raises:
+        OSError: As in the block; one that names no file names this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_name(path)
-    try:
-        yield part
-        sync_file(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with held_part(path, Path.touch) as part:
+        try:
+            yield part
+            sync_file(part)
+            os.replace(part, path)
+        except OSError as error:
+            if error.filename is not None or error.strerror is None:
+                raise
+            raise type(error)(error.errno, error.strerror, str(path)) from error  # a full disk
+        finally:
+            part.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def temporary_name(path: Path) -> Path:
-    """A new name beside `path` that no other process chooses; it begins with a dot."""
-    return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}{PART}")
-
-
-def remove_leftovers(folder: Path, seconds: float = 0.0) -> None:
-    """Delete the temporary files and folders of processes that died while they wrote.
-
-    Args:
-        folder: Where to look; it may be missing.
-        seconds: Leave alone what was changed within this time, because another process may still
-            write it.
-    """
-    for part in folder.glob(f".*{PART}"):
-        with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime < seconds:
-                continue
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink()
 
 
 def sync_file(path: Path) -> None:
@@ -217,18 +207,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def add_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a new folder, unless another process makes the same one first."""
-    part = temporary_name(folder)
-    part.mkdir(parents=True)
-    try:
-        write(part)
-        sync_tree(part)
-        os.rename(part, folder)
-        sync_folder(folder.parent)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with held_part(folder, Path.mkdir) as part:
+        try:
+            write(part)
+            sync_tree(part)
+            os.rename(part, folder)
+            sync_folder(folder.parent)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

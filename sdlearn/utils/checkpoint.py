@@ -20,14 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sdlearn.utils.atomic_files import (
-    read_json,
-    remove_leftovers,
-    sync_folder,
-    sync_tree,
-    temporary_name,
-    write_json,
-)
+from sdlearn.utils.atomic_files import read_json, sync_folder, sync_tree, write_json
+from sdlearn.utils.part_files import remove_leftovers, temporary_name
 from sdlearn.utils.validation import one_line, shown
 
 KEEP = 2
@@ -47,6 +41,11 @@ def checkpoints(folder: Path) -> list[Path]:
     home = folder / "checkpoints"
     found = home.iterdir() if home.is_dir() else ()  # glob would be silent where it may not read
     return sorted(p for p in found if re.fullmatch(r"step-\d{8}", p.name) and p.is_dir())
+
+
+def step_number(checkpoint: Path) -> int:
+    """The number of steps in the name of a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Optimizers) -> Path:
@@ -90,8 +89,17 @@ def disk_error(error: Exception) -> str:
     return "the disk may be full"
 
 
-def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) -> int:
+def load_checkpoint(
+    folder: Path, networks: Networks, optimizers: Optimizers, steps: int | None = None
+) -> int:
     """Load the newest readable checkpoint in place; warns about each one that cannot be read.
+
+    Args:
+        folder: The run's folder.
+        networks: By their names in the checkpoint.
+        optimizers: By their names in the checkpoint.
+        steps: The steps of the whole run; a checkpoint of a later one is of another run, or has
+            been renamed. None if that is not known.
 
     Returns:
         Its step; 0 if the folder has no checkpoint.
@@ -104,6 +112,8 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
     damage = ""
     for path in reversed(found):
         try:
+            if steps is not None and step_number(path) > steps:
+                raise ValueError(f"its name says a step after the last one, {steps}")
             load_state(path, networks, optimizers)
         except PermissionError:
             raise
@@ -112,7 +122,7 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
             if path != found[0]:
                 warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
             continue
-        return int(path.name.removeprefix("step-"))
+        return step_number(path)
     if damage:
         raise ValueError(
             f"{damage}, and {folder} has no other readable checkpoint; restore its files, or "
@@ -169,7 +179,7 @@ def check_files(path: Path, names: list[str]) -> None:
     if not (path / CHECKSUMS).exists():
         return
     record = read_json(path / CHECKSUMS)
-    if record.get("step") != int(path.name.removeprefix("step-")):
+    if record.get("step") != step_number(path):
         raise ValueError(f"{CHECKSUMS} is from step {shown(record.get('step'))}")
     sums = record.get("sha256")
     for name in names:

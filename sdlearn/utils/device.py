@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sdlearn.utils.validation import shown
+from sdlearn.utils.validation import one_line, shown
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -25,6 +25,12 @@ def check_dtype(dtype: object) -> torch.dtype:
             f"dtype is {shown(dtype)}; it must be one of {', '.join(map(str, DTYPES))}"
         )
     return dtype
+
+
+def check_module(module: object) -> None:
+    """Raise ValueError unless this is a network."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
 
 
 def check_device(device: object) -> torch.device:
@@ -46,9 +52,9 @@ def pick_device(name: str | None = None) -> torch.device:
                 raise RuntimeError("neither training nor sampling has been tried on it")
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError, ImportError) as error:
-            reason = [*str(error).splitlines(), type(error).__name__][0]
+            reason = one_line([*str(error).splitlines(), type(error).__name__][0], 80)
             raise ValueError(
-                f"device is {shown(name)}, which is not available: {reason[:200]}; accepted: cpu, "
+                f"device is {shown(name)}, which is not available: {reason}; accepted: cpu, "
                 "cuda, mps"
             ) from None
     if torch.cuda.is_available():

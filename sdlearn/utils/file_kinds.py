@@ -18,6 +18,11 @@ LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, the limit of its 
 AGAIN = "download the file itself again"
 POINTER = "which stands for a file that was not fetched; run `git lfs pull`, or " + AGAIN
 DAMAGED_ARCHIVE = f"an incomplete or damaged archive; {AGAIN}"
+# As macOS does, which adds __MACOSX/ and .DS_Store. torch reads no such archive.
+REPACKED = (
+    "an archive that another program has packed again: {} is not in the one folder in which torch "
+    f"puts everything, with data.pkl; {AGAIN}, or use a .safetensors file of the same model"
+)
 UNPACK = "; unpack it and give the file inside"
 CONVERT = "; give a .safetensors file of the same model"
 
@@ -110,8 +115,11 @@ def describe_archive(path: Path) -> str | None:
     entries = {name.split("/", 1)[-1] for name in names}
     if "constants.pkl" in entries:
         return "a TorchScript archive, which holds a program" + CONVERT
-    if "data.pkl" in entries:
-        return None
+    pickles = [n for n in names if n.split("/")[-1] == "data.pkl" and not n.startswith("__MACOSX/")]
+    if pickles:
+        folder = f"{pickles[0].split('/')[0]}/" if pickles[0].count("/") == 1 else "no folder"
+        outside = next((name for name in names if not name.startswith(folder)), None)
+        return outside and REPACKED.format(shown(outside))
     first = f", among them {shown(names[0])}" if names else ""
     return f"a zip archive of other files{first}{UNPACK}"
 

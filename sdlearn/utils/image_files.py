@@ -43,7 +43,10 @@ TURNS: dict[object, Image.Transpose] = {
 DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError,
     ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
+    AssertionError,  # of a file that was closed before it was read
 )  # fmt: skip
+# A step of grey in PNG files of few bits, by Pillow's name of how the pixels are stored.
+GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 @contextmanager
@@ -82,10 +85,10 @@ def open_image(
 def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
     """An image as 8-bit RGB or L, rotated by its EXIF entry, and on white where it is transparent.
 
-    Grey of 16 bits is scaled from 0 … 65535, which is also what Pillow's 32-bit integers hold.
-    Floats are scaled from 0 … 1 if none is above 1, and taken as 0 … 255 otherwise. For an
-    animation, the current frame is used: the first, if the file was only opened. Colour
-    profiles are not applied.
+    Grey of 16 bits is scaled from 0 … 65535. Pillow's 32-bit integers are, too, if one is above
+    255, and are taken as 0 … 255 otherwise, as Pillow converts 8 bits. Floats are scaled from
+    0 … 1, or taken as 0 … 255 if one is at least 2. For an animation, the current frame is used:
+    the first, if the file was only opened. Colour profiles are not applied.
 
     Args:
         name: What the messages call it.
@@ -97,6 +100,7 @@ def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
     """
     if 0 in image.size:
         raise ValueError(f"{name} is {image.width} x {image.height} pixels, so it is empty")
+    scale_transparent_grey(image)
     try:
         image.load()  # a file that was only opened is read now
         turn = TURNS.get(orientation(image))
@@ -111,6 +115,17 @@ def upright(name: str, image: Image.Image, mode: Mode) -> Image.Image:
         raise ValueError(f"{name} has the mode {image.mode}, which cannot be converted") from error
 
 
+def scale_transparent_grey(image: Image.Image) -> None:
+    """Scale the transparent value of a PNG of 2 or 4 bits, as Pillow scales the pixels alone.
+
+    It is changed in the image itself, as it is not known any more once the pixels are read.
+    """
+    stored = [each.args for each in getattr(image, "tile", ())]
+    step = GREY_STEPS.get(str(stored[0]), 1) if stored else 1
+    if isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= step
+
+
 def orientation(image: Image.Image) -> object:
     """The EXIF entry that says how a camera was held; 1, as for none, where EXIF is damaged."""
     try:
@@ -122,15 +137,19 @@ def orientation(image: Image.Image) -> object:
 def eight_bits(name: str, image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or of floats, as L; with transparency as LA."""
     values = np.asarray(image).astype(np.float32)  # exact for 16 bits
-    low, high = float(values.min()), float(values.max())
-    top = 65535 if image.mode != "F" else 1 if high <= 1 else 255
-    if not (low >= 0 and high <= top):  # NaN is neither
-        accepted = "0 … 65535" if image.mode != "F" else "0 … 1 or 0 … 255"
+    low, high, is_float = float(values.min()), float(values.max()), image.mode == "F"
+    if is_float:
+        top = 255 if high >= 2 else 1
+    else:
+        top = 255 if image.mode == "I" and high <= 255 else 65535
+    rounding = top / 1000 if is_float else 0  # what computing with floats leaves beyond the ends
+    if not (low >= -rounding and high <= top + rounding):  # NaN is neither
+        accepted = "0 … 1 or 0 … 255" if is_float else "0 … 65535"
         raise ValueError(
             f"{name} has grey values from {low:g} to {high:g} (mode {image.mode}); values must lie "
             f"in {accepted}"
         )
-    grey = Image.fromarray((values * (255 / top)).round().astype(np.uint8))
+    grey = Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8))
     clear = image.info.get("transparency")
     if isinstance(clear, int):  # PNG: the one grey value that is transparent
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
@@ -160,7 +179,9 @@ def unreadable(name: str, error: Exception, formats: tuple[str, ...] = FORMATS) 
         return ValueError(f"{name} has {pixels:,} pixels; an image may have at most {limit:,}")
     if isinstance(error, MemoryError):
         return ValueError(f"{name} has more pixels than the memory can hold")
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, AssertionError):
+        said = "its file was closed before it was read"
+    elif isinstance(error, UnidentifiedImageError):
         said = f"its content is not {', '.join(formats)}"
     elif "Decompressed data too large" in said or "Too much memory used in text" in said:
         said = "its text entries unpack to too many bytes"

@@ -3,13 +3,15 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sdlearn.utils.image_files import Mode, upright
-from sdlearn.utils.validation import check_int
+from sdlearn.utils.validation import check_int, shown
 
 ImageList = list[Image.Image]
 Images = Image.Image | list[Image.Image] | Tensor
@@ -47,8 +49,8 @@ def as_images(
         sizes = {item.size for item in pixels}
         if len(sizes) > 1:
             raise ValueError(
-                f"{name} has images of several sizes, {sorted(sizes)} (width, height); give images "
-                "of one size, or height and width"
+                f"{name} has images of several sizes, {shown(sorted(sizes))} (width, height); give "
+                "images of one size, or height and width"
             )
         width, height = (side - side % factor for side in sizes.pop())
         if min(width, height) < factor:
@@ -74,6 +76,8 @@ def check_image_tensor(
             f"{name} is a {value.dtype} Tensor of the shape {tuple(value.shape)}; it must be "
             f"floating-point, (b, {c}, height, width) in 0 … 1"
         )
+    if value.device.type == "meta" or value.layout is not torch.strided:
+        raise ValueError(f"{name} is {shown(value)}; it must be a dense Tensor with values")
     own = value.shape[-2], value.shape[-1]
     if own != (size or own) or own[0] % factor or own[1] % factor or 0 in own:
         accepted = f"{size[0]} x {size[1]}" if size else f"multiples of {factor}"
@@ -86,8 +90,18 @@ def check_image_tensor(
 
 
 def as_mask(value: object, x: Tensor) -> Tensor:
-    """The mask of images x (b, 3, H, W): (b, 1, H, W), 1 where `value` is at least 0.5."""
+    """The mask of images x (b, 3, H, W): (b, 1, H, W), 1 where `value` is at least 0.5.
+
+    Warns about a mask that is neither black nor has white, such as one of 0 and 1 in 8 bits.
+    """
     m = as_images("mask", value, "L", (x.shape[-2], x.shape[-1]), 1)
+    lightest = m.flatten(1).amax(1)
+    if ((lightest > 0) & (lightest < 0.5)).any():
+        warnings.warn(
+            f"mask is dark everywhere, so nothing is repainted: its lightest value is "
+            f"{255 * lightest[lightest < 0.5].max():.0f} of 255; white is repainted",
+            stacklevel=6,
+        )
     return (m >= 0.5).float()
 
 

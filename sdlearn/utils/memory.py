@@ -9,8 +9,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdlearn.utils.validation import one_line
+
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 GENERATOR = 5056  # bytes of the state of one torch.Generator on the CPU
+FULL = (  # what torch says, in lower case, when the memory of the computer or a device is full
+    "allocate memory", "enough memory", "out of memory", "tried to allocate", "buffer size",
+)  # fmt: skip
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -68,7 +73,7 @@ def check_fits(size: tuple[int, int], images: int, needed: int, free: int | None
         raise ValueError(
             f"drawing {what} of height {size[0]} and width {size[1]} at a time needs at least "
             f"{in_words(needed)} of memory, but only {in_words(free)} is free; give a smaller "
-            "size, a smaller n or fewer prompts"
+            "size, fewer images or fewer prompts"
         )
 
 
@@ -95,3 +100,17 @@ def free_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
         return None
+
+
+def is_about_memory(error: Exception) -> bool:
+    """Whether the memory of the computer or of a device is full, which torch says in many ways."""
+    full = isinstance(error, RuntimeError) and any(each in str(error).lower() for each in FULL)
+    return full or isinstance(error, MemoryError)
+
+
+def in_a_sentence(error: Exception) -> str:
+    """What to say of such an error, and what may help."""
+    return (
+        f"there is not enough memory ({one_line(error)[:160]}); try a smaller size, fewer images "
+        "or a smaller model"
+    )

@@ -3,10 +3,13 @@
 Every error is a ValueError of one sentence: the argument, its value, and what is accepted.
 """
 
+import reprlib
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn.controlnet import Control, ControlNet
@@ -136,12 +139,15 @@ def prepare(
     warn_without_influence(sampling, negatives)
     if negatives is None and not spec.zero_negative:
         negatives = [""] * len(prompts)
+    guided = sampling.guidance_scale != 1
+    if own_size and (drawn := pil_size(image, factor)):  # before it is made into a tensor
+        check_memory(spec, drawn, factor, b, guided, weight)
     init = prepare_image(image, mask, strength, given, factor, len(prompt_list))
     if init is None:
         h, w = latent_size(sampling.height, sampling.width, factor)
     else:
         h, w = (side // factor for side in init.image.shape[-2:])
-        check_memory(spec, (h, w), factor, b, sampling.guidance_scale != 1, weight)
+        check_memory(spec, (h, w), factor, b, guided, weight)
     control, scale = options.get("control"), options.get("control_scale")
     controls = control_inputs(control, scale, (h, w), factor, len(prompt_list), sampling.n, unet)
     has_sizes = unet.config.added_dim is not None
@@ -204,6 +210,14 @@ def warn_without_influence(sampling: Sampling, negatives: list[str] | None) -> N
         )
 
 
+def pil_size(image: object, factor: int) -> tuple[int, int] | None:
+    """The latent's size for a PIL image, or for a list of them, before EXIF; None for others."""
+    first = image[0] if isinstance(image, list) and image else image
+    if not isinstance(first, Image.Image):
+        return None
+    return first.height // factor, first.width // factor
+
+
 def check_output(output: object, progress: object) -> None:
     """Raise ValueError for another output, or for a progress that is neither True nor False."""
     if not isinstance(output, str) or output not in ("image", "latent"):
@@ -220,6 +234,8 @@ def check_latents(z: object, channels: int) -> Tensor:
             f"the latents are a {z.dtype} Tensor of the shape {tuple(z.shape)}; they must be "
             f"floating-point, (b, {channels}, h, w)"
         )
+    if z.device.type == "meta" or z.layout is not torch.strided:
+        raise ValueError(f"the latents are {shown(z)}; they must be a dense Tensor with values")
     return z
 
 
@@ -228,7 +244,9 @@ def known(options: Options) -> Options:
     names = dict.fromkeys([*fields.knobs(fields.Sampling), *Options.__annotations__])
     for name in options:
         if name not in names:
-            raise TypeError(f"there is no option {shown(name)}; the options are {', '.join(names)}")
+            raise TypeError(
+                f"there is no option {reprlib.repr(name)}; the options are {', '.join(names)}"
+            )
     return options
 
 
@@ -268,6 +286,11 @@ def control_inputs(
         hint = as_images("control", image, "RGB", pixels, factor)
         hint = per_prompt("control", hint, prompts, n)
         net.check_fits(unet)
+        if net.factor != factor:
+            raise ValueError(
+                f"the ControlNet reads {net.factor} x {net.factor} pixels for each position of the "
+                f"latent, but the autoencoder has {factor} x {factor}; both must agree"
+            )
         hint = hint.expand(prompts * n, -1, -1, -1).to(unet.conv_in.weight)
         controls.append((net, hint, check_scale("control_scale", each)))
     return controls

@@ -2,6 +2,9 @@
 
 write_png(image, path, settings)     an image that holds its settings
 read_png(path)                       the settings, so that it can be made again
+
+On the same machine it is then the same to the byte; an image that was drawn together with others
+is the same up to rounding, so a pixel may differ by one grey level.
 """
 
 import base64
@@ -51,6 +54,10 @@ class GenerationSettings:
         for name in ("prompt", "negative_prompt", "model"):
             check_text(name, getattr(self, name))
         check_unit_interval("strength", self.strength)
+        if not isinstance(self.sampling, Sampling):
+            raise ValueError(f"sampling is {shown(self.sampling)}; it must be a Sampling")
+        if self.image is not None:
+            check_pil("image", self.image)
 
     def num_steps(self, sd: StableDiffusion) -> int:
         """How many steps are run: from an image, only the last of them."""
@@ -61,8 +68,8 @@ class GenerationSettings:
         """Raises ValueError where another model than the one named would draw."""
         if self.model not in ("", sd.spec.name):
             raise ValueError(
-                f"the image was made with the model {self.model!r}; this is {sd.spec.name!r}, "
-                "which draws something else"
+                f"the image was made with the model {shown(self.model)}; this is "
+                f"{sd.spec.name!r}, which draws something else"
             )
 
     def trajectory(self, sd: StableDiffusion) -> Iterator[State]:
@@ -80,13 +87,24 @@ class GenerationSettings:
         )
 
 
+def check_pil(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a PIL image."""
+    if not isinstance(value, Image.Image):
+        raise ValueError(f"{name} is a {type(value).__name__}; it must be a PIL image")
+
+
 def png_bytes(image: Image.Image, settings: GenerationSettings) -> bytes:
     """The image as a PNG file with its settings.
+
+    An image to begin from is stored as it was used: upright, on white.
 
     Raises ValueError for settings that leave the model's own open, see StableDiffusion.resolve.
     """
     from sdlearn import __version__
 
+    check_pil("image", image)
+    if not isinstance(settings, GenerationSettings):
+        raise ValueError(f"settings is {shown(settings)}; it must be GenerationSettings")
     for key in NEEDED:
         if getattr(settings.sampling, key) is None:
             raise ValueError(f"{key} is None; an image is stored with the value it was made with")
@@ -95,7 +113,7 @@ def png_bytes(image: Image.Image, settings: GenerationSettings) -> bytes:
     entries |= {"model": settings.model, "software": f"sdlearn {__version__}"}
     if settings.image is not None:
         start = io.BytesIO()
-        settings.image.save(start, "PNG")
+        upright("the image to begin from", settings.image, "RGB").save(start, "PNG")
         entries["strength"] = str(settings.strength)
         entries["image"] = base64.b64encode(start.getvalue()).decode()
     info = PngInfo()

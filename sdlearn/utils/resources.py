@@ -1,5 +1,6 @@
 """Locations of the shipped files: next to the package in a clone, inside it when installed."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -34,3 +35,11 @@ def notebook_file(name: str) -> Path:
         f"the notebook {name} was not found; it belongs in {PACKAGE.parent / 'notebooks'} or "
         f"{PACKAGE / '_notebooks'}"
     )
+
+
+def package_version() -> str:
+    """The version in the metadata of the installed package; "unknown" in a clone without any."""
+    try:
+        return version("sdlearn")
+    except PackageNotFoundError:
+        return "unknown"

@@ -14,6 +14,7 @@ from sdlearn.utils.validation import (
     check_clip_skip,
     check_images,
     check_interval,
+    check_mapping,
     check_positive_int,
     check_scale,
     check_seed,
@@ -126,7 +127,8 @@ class Sampling:
             recipes for distilled models say 0, which means 1 here.
         sampler: A name in samplers.SAMPLERS.
         seed: Image k draws all its noise on the CPU from its own generator with the seed seed + k,
-            so it is the same alone and in a batch. 0 … 2^63 - 1, also for the last image.
+            so it is the same alone and in a batch, up to rounding: a pixel may differ by one grey
+            level. 0 … 2^63 - 1, also for the last image.
         height, width: In pixels, multiples of the autoencoder's factor.
         n: Images for each prompt.
         sigmas: The noise levels of the path, see NoiseSchedule.path.
@@ -199,6 +201,7 @@ class Sampling:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """From keyword arguments; names that are not fields are ignored."""
+        check_mapping("options", options)
         return cls(**{name: options[name] for name in knobs(cls) if name in options})
 
     def to_options(self) -> SamplingOptions:
@@ -228,6 +231,7 @@ class Sampling:
         Raises:
             ValueError: For an entry that cannot be read.
         """
+        check_mapping("texts", texts)
         given = {name: each for name, each in knobs(cls).items() if name in texts}
         return cls(**{name: each.from_text(name, texts[name]) for name, each in given.items()})
 

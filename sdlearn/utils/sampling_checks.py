@@ -116,13 +116,23 @@ def free_memory(like: Tensor | None) -> int | None:
 def sampler_path(
     sampling: Sampling, spec: ModelSpec, spacing: Spacing | None = None
 ) -> list[Point]:
-    """The points that a sampler visits with these resolved settings, see NoiseSchedule.path."""
+    """The points that a sampler visits with these resolved settings, see NoiseSchedule.path.
+
+    Of "leading" spacing, the samplers that end as the model says take the same stride of t in every
+    step. If the offset is a stride or more, the last one ends at a timestep of the table. With an
+    offset of 1 these are runs of more than 500 steps.
+    """
     method = get_sampler(sampling.sampler)
-    return spec.schedule.path(
+    schedule, spacing = spec.schedule, spec.spacing if spacing is None else spacing
+    points = schedule.path(
         sampling.steps or 0,
-        spec.spacing if spacing is None else spacing,
+        spacing,
         method.final_sigma or spec.final_sigma,
         spec.steps_offset,
         cast(Sigmas, sampling.sigmas),
         method.steps_in,
     )
+    end = points[-2].t - schedule.num_steps // (len(points) - 1)
+    if method.final_sigma is None and spacing == "leading" and end >= 0:
+        points[-1] = Point(end, *schedule.at(end))
+    return points

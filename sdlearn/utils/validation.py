@@ -7,7 +7,8 @@ check its options at once.
 
 import math
 import reprlib
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import index
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 LONGEST_PROMPT = 100_000
 LONGEST_SIDE = 2**14  # pixels
 LONGEST_PATH = 4096  # characters, as on Linux
+CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
 MOST_IMAGES = 2**16
 # Of a scale: float32 holds what a network makes of it. Scales of use have one or two digits.
 LARGEST_SCALE = 1e6
@@ -57,6 +59,12 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {shown(value)}; it must be True or False")
     return value
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a dictionary, or another mapping."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {shown(value)}; it must be a dictionary")
 
 
 def check_int(name: str, value: object) -> int:
@@ -127,11 +135,24 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
+def has_control(text: str) -> bool:
+    """Whether a text has a line break or another control character."""
+    return any(unicodedata.category(character) in CONTROLS for character in text)
+
+
 def check_place(value: object, name: str = "source") -> str | Path:
-    """The value, if it is a path, or a string that could be one."""
+    """The value, if it is a path, or a string that could be one.
+
+    Control characters are refused here, so that no message that names a path has a second line.
+    """
     if isinstance(value, str | Path):
         text = str(value)
-        if text.strip() and "\0" not in text and len(text) <= LONGEST_PATH:
+        if has_control(text):
+            raise ValueError(
+                f"{name} is {shown(text)}; a path with a line break or another control character "
+                "is not accepted, so rename it"
+            )
+        if text.strip() and len(text) <= LONGEST_PATH:
             return value
     raise ValueError(
         f"{name} is {shown(value)}; it must be a folder, a file or the id of a model, as a string "

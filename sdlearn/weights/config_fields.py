@@ -16,13 +16,13 @@ from sdlearn.weights.json_config import OneOf
 UNET_FIXED: dict[str, Any] = {
     "act_fn": OneOf("silu", "swish"),
     "attention_type": "default",
-    "center_input_sample": False,
+    "center_input_sample": OneOf(False, None),
     "class_embed_type": None,
-    "class_embeddings_concat": False,
+    "class_embeddings_concat": OneOf(False, None),
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "downsample_padding": 1,
-    "dual_cross_attention": False,
+    "dual_cross_attention": OneOf(False, None),
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
     "flip_sin_to_cos": True,
@@ -40,6 +40,8 @@ UNET_FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
+# Those that a file may also give as a list, with a value for each level.
+PER_LEVEL = ("only_cross_attention",)
 CONTROLNET_FIXED: dict[str, Any] = {
     "_class_name": "ControlNetModel",
     "conditioning_channels": 3,

@@ -22,6 +22,7 @@ from sdlearn.weights.config_fields import (
     CONTROLNET_FIXED,
     DOWN_BLOCKS,
     NOT_IN_CONTROLNET,
+    PER_LEVEL,
     UNET_FIXED,
     UP_BLOCKS,
     VAE_FIXED,
@@ -79,7 +80,7 @@ def unet_config_from_json(path: Path, class_name: str = "UNet2DConditionModel") 
         FileNotFoundError: If there is no such file.
         ValueError: If an entry is missing, malformed or not supported.
     """
-    config = read_config(path, UNET_FIXED)
+    config = read_config(path, UNET_FIXED, PER_LEVEL)
     check_class(config, class_name)
     widths = config.integers("block_out_channels")
     if widths[0] % 2:

@@ -33,7 +33,7 @@ from sdlearn.weights.configs import (
     vae_config_to_json,
 )
 from sdlearn.weights.hub import repo_id
-from sdlearn.weights.json_config import Json, errors_name_file
+from sdlearn.weights.json_config import Config, Json, errors_name_file
 from sdlearn.weights.model_index import (
     TEXT_ENCODERS,
     TOKENIZERS,
@@ -49,7 +49,7 @@ from sdlearn.weights.scheduler_config import (
     scheduler_config_from_json,
     scheduler_config_to_json,
 )
-from sdlearn.weights.state_dict import load
+from sdlearn.weights.state_dict import check_weights, load
 from sdlearn.weights.text_config import text_config_from_json, text_config_to_json
 from sdlearn.weights.tokenizer_files import (
     FILES,
@@ -59,12 +59,12 @@ from sdlearn.weights.tokenizer_files import (
 )
 from sdlearn.weights.weight_names import choose_variants
 
+System = tuple[ModelSpec, UNet, VAE, TextEncoder]
+
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_folder(
-    folder: Path, dtype: torch.dtype, variant: str | None = None
-) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+def read_folder(folder: Path, dtype: torch.dtype, variant: str | None = None) -> System:
     """Read a whole system on the CPU from a published folder.
 
     Args:
@@ -77,6 +77,37 @@ def read_folder(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported, or no part has the variant.
     """
+    system, weights = empty_system(folder, dtype, variant)
+    for module, place, chosen in weights:
+        load(module, place, chosen)
+    return system
+
+
+def check_system_folder(folder: Path) -> None:
+    """Check a published folder without reading the values of its weights.
+
+    Raises the errors of `read_folder`, except those about values.
+    """
+    for module, place, chosen in empty_system(folder, torch.float32)[1]:
+        check_weights(module, place, chosen)
+
+
+def empty_system(
+    folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> tuple[System, list[tuple[nn.Module, Path, str | None]]]:
+    """The system of a published folder, with networks on the meta device.
+
+    Args:
+        folder: With model_index.json.
+        dtype: As in `read_folder`.
+        variant: As in `read_folder`.
+
+    Returns:
+        The system, and for each network the folder and the variant of its weights.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_folder`, for everything but the weight files.
+    """
     dtype = check_dtype(dtype)
     with errors_name_file(folder):
         spec = read_spec(folder)
@@ -86,8 +117,9 @@ def read_folder(
     }
     variants = choose_variants(files, variant, str(folder))
     tokenizers, configs = [], []
+    index = Config(folder / "model_index.json")
     for name, config in zip(TOKENIZERS, spec.text, strict=False):
-        tokenizer = read_tokenizer(folder / name)
+        tokenizer = read_tokenizer(folder / name, part_class(index, name))
         tokenizers.append(tokenizer)
         configs.append(fit_tokenizer(folder / name, tokenizer, config))
     if len(set(map(context_length, tokenizers, configs))) > 1:
@@ -104,11 +136,10 @@ def read_folder(
     for name, module in parts.items():
         check_parameters(folder / name / "config.json", module)
     vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype
-    load(unet.to(dtype), folder / "unet", variants["unet"])
-    load(vae.to(vae_dtype), folder / "vae", variants["vae"])
-    for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
-        load(encoder.to(dtype), folder / name, variants[name])
-    return spec, unet, vae, TextEncoder(tokenizers, encoders, spec.text_layer)
+    for module in parts.values():
+        module.to(vae_dtype if module is vae else dtype)
+    system = spec, unet, vae, TextEncoder(tokenizers, encoders, spec.text_layer)
+    return system, [(module, folder / name, variants[name]) for name, module in parts.items()]
 
 
 def read_spec(folder: Path) -> ModelSpec:

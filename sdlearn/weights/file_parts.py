@@ -8,11 +8,12 @@ An original file contains a whole system, and a tensor's prefix tells which part
     conditioner.embedders.0.     the first text encoder of SDXL, conditioner.embedders.1. the second
     control_model.               a ControlNet
 
+A pipeline of diffusers in one file has unet., vae., text_encoder. and text_encoder_2. instead.
 A file of one part has these names without the prefix, or with that of the tool that wrote it. Its
 layout is the original one or the published one, whatever the prefix.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -34,6 +35,9 @@ from sdlearn.weights.tensor_files import LazyTensor
 
 # The prefixes of the parts of a system.
 PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+
+# The same in a file that a pipeline of diffusers was written to as a whole.
+PUBLISHED_PREFIXES = ("unet.", "vae.", "text_encoder.", "text_encoder_2.")
 
 # Where a network may be in a file, in this order.
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
@@ -94,6 +98,13 @@ def unwrap(tensors: dict[str, LazyTensor]) -> None:
             tensors.update(inner)
 
 
+def is_system(tensors: Iterable[str]) -> bool:
+    """Whether names belong to a whole system, not to one part of it."""
+    names = list(tensors)
+    found = [each for each in PUBLISHED_PREFIXES if any(name.startswith(each) for name in names)]
+    return len(found) >= 3 or any(name.startswith(PREFIXES) for name in names)
+
+
 def possible_locations(module: nn.Module, encoder: int | None) -> Iterator[Location]:
     """Where to look for a network, in this order.
 
@@ -122,7 +133,7 @@ def text_prefixes(encoder: int | None) -> list[str]:
     numbers = (0, 1) if encoder is None else (encoder,)
     roots = [f"conditioner.embedders.{number}." for number in numbers]
     roots += ["cond_stage_model."] if 0 in numbers else []
-    roots += TEXT_PREFIXES if encoder is None else []
+    roots += TEXT_PREFIXES if encoder is None else PUBLISHED_PREFIXES[2 + encoder : 3 + encoder]
     return [root + module for root in roots for module in TEXT_MODULES]
 
 

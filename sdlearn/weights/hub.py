@@ -5,6 +5,7 @@ single and half precision, whole and in shards. The names of the files tell whic
 loaded, so the names are listed first, and only the files that are needed are downloaded.
 """
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -69,7 +70,7 @@ def local_folder(source: str | Path, layout: Layout = SYSTEM, variant: str | Non
     path = user_path(source)
     if path.is_dir():
         return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.parent.is_dir():
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or os.path.lexists(path.parent):
         what = "is neither a folder nor a file" if path.exists() else "does not exist"
         raise FileNotFoundError(
             f"{source} {what}; give a model's folder, or its id on the Hugging Face hub, "
@@ -113,7 +114,8 @@ def cached_folder(repo: str, layout: Layout, variant: str | None = None) -> Path
 
 def fetch_error(repo: str, error: Exception) -> str:
     """The error message for a failed download, with the first line of its reason."""
-    reason = one_line((str(error).strip() or type(error).__name__).split("\n", 1)[0], 200)
+    first = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+    reason = one_line(re.sub(r"\[Errno -?\d+\] ", "", first), 200)
     return (
         f"{repo} is not a local folder, and it could not be downloaded from the Hugging Face hub: "
         f"{reason}"

@@ -5,7 +5,7 @@ and the accepted values.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,24 +41,33 @@ def errors_name_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_config(path: Path, fixed: dict[str, Any]) -> "Config":
+def read_config(path: Path, fixed: dict[str, Any], levels: Collection[str] = ()) -> "Config":
     """Read a network's configuration file and compare some entries with the supported values.
 
     Args:
         path: The JSON file.
         fixed: The only supported value of each of these entries, or a `OneOf`. The file may leave
             them out.
+        levels: Which of them the file may also give as a list, with a value for each level.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a JSON object, or has another value for an entry of `fixed`.
     """
-    config = Config(path)
+    return check_fixed(Config(path), fixed, levels)
+
+
+def check_fixed(config: "Config", fixed: dict[str, Any], levels: Collection[str] = ()) -> "Config":
+    """The configuration, if some of its entries have the supported values, see `read_config`."""
     for key, value in (fixed | {"quantization_config": None}).items():
         accepted = value if isinstance(value, OneOf) else OneOf(value)
-        if key in config and config[key] not in accepted:
+        given = [config[key]] if key in config else []
+        if key in levels and is_list(config.get(key)):
+            per_level = len(config.integers("block_out_channels")) == len(config[key])
+            given = config[key] if per_level else given
+        if any(each not in accepted for each in given):
             raise ValueError(
-                f"{path}: {key} is {shown(config[key])}; only "
+                f"{config.path}: {key} is {shown(config[key])}; only "
                 f"{' and '.join(map(repr, accepted))} {'is' if len(accepted) == 1 else 'are'} "
                 "supported"
             )
@@ -87,14 +96,15 @@ class Config(dict[str, Any]):
 
     Args:
         path: The JSON file.
+        content: An object in the file, where that is the configuration; None for the whole.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(read_json(path))
+    def __init__(self, path: Path, content: Json | None = None) -> None:
+        super().__init__(read_json(path) if content is None else content)
         self.path = path
 
     def __missing__(self, key: str) -> Any:

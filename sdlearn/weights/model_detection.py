@@ -158,7 +158,8 @@ def find_addition(names: Iterable[str]) -> tuple[str, str] | None:
 def unet_input(shapes: Shapes) -> tuple[int, int]:
     """The channels of the U-Net's context and of its input z; 0 for what is not found."""
     context = first_shape(shapes, ("attn2.to_k.weight",))
-    conv_in = first_shape(shapes, ("input_blocks.0.0.weight",)) or shapes.get("conv_in.weight", ())
+    conv_in = first_shape(shapes, ("input_blocks.0.0.weight", "unet.conv_in.weight"))
+    conv_in = conv_in or shapes.get("conv_in.weight", ())
     return (context[1] if len(context) == 2 else 0, conv_in[1] if len(conv_in) == 4 else 0)
 
 

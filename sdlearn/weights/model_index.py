@@ -13,6 +13,7 @@ from sdlearn.utils.validation import shown
 from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, ModelSpec
 from sdlearn.weights.json_config import Config
 from sdlearn.weights.text_config import TEXT_CLASSES
+from sdlearn.weights.tokenizer_files import ANY, CLASSES
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -21,7 +22,7 @@ PARTS = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     **dict.fromkeys(TEXT_ENCODERS, TEXT_CLASSES),
-    **dict.fromkeys(TOKENIZERS, ("CLIPTokenizer", "CLIPTokenizerFast")),
+    **dict.fromkeys(TOKENIZERS, CLASSES + ANY),
 }
 # Parts that do not change an image: filters, and what encodes images for adapters.
 HARMLESS = ("scheduler", "safety_checker", "feature_extractor", "image_encoder", "watermarker")
@@ -64,7 +65,7 @@ def read_index(folder: Path) -> Config:
         hint = "; ControlNet.from_pretrained reads a ControlNet's folder" if has_control else ""
         warnings.warn(
             f"{path}: the parts {shown(others)} are not read{hint}",
-            stacklevel=6,  # of StableDiffusion.from_pretrained
+            stacklevel=7,  # of StableDiffusion.from_pretrained
         )
     return index
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.utils.atomic_files import atomic_write, check_folder, user_path, write_json
-from sdlearn.utils.device import check_dtype
+from sdlearn.utils.device import check_dtype, check_module
 from sdlearn.utils.validation import one_line, shown
 from sdlearn.weights.state_dict import TEXT_PREFIX
 from sdlearn.weights.tensor_files import SAFETENSORS
@@ -67,6 +67,7 @@ def check_save(
         ValueError: If an argument is not accepted, or a value is not finite in the
             dtype.
     """
+    check_module(module)
     if dtype is not None:
         check_dtype(dtype)
     number = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)

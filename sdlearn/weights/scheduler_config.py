@@ -92,14 +92,14 @@ def scheduler_config_from_json(
         predicts=choice(config, "prediction_type", PUBLISHED_PREDICTIONS),
         sampler=sampler,
         spacing=choice(config, "timestep_spacing", SPACINGS),
-        steps_offset=config.integer("steps_offset", least=0),
+        steps_offset=config.integer("steps_offset", least=0, most=schedule.num_steps - 1),
         final_sigma="zero" if config.flag("set_alpha_to_one") else "min",
         sigmas=read_sigmas(config, published, spec.sigmas),
     )
     if name not in SCHEDULERS or replaced:
         warnings.warn(
             f"{path}: {sentence(name, replaced, sampler)}",
-            stacklevel=5,  # of StableDiffusion.from_pretrained
+            stacklevel=7,  # of StableDiffusion.from_pretrained
         )
     return read
 

@@ -12,18 +12,17 @@ from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
-from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.device import check_dtype
-from sdlearn.vae import VAE
-from sdlearn.versions import SPECS, ModelSpec
-from sdlearn.weights.diffusers_folder import read_folder
-from sdlearn.weights.file_parts import PREFIXES, unwrap
+from sdlearn.versions import SDXL, SPECS, ModelSpec
+from sdlearn.weights.diffusers_folder import System, check_system_folder, read_folder
+from sdlearn.weights.file_parts import is_system, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, SYSTEM, local_folder
 from sdlearn.weights.markers import as_marked, check_markers, read_markers
 from sdlearn.weights.model_detection import (
@@ -35,12 +34,13 @@ from sdlearn.weights.model_detection import (
 from sdlearn.weights.state_dict import load_tensors
 from sdlearn.weights.system_parts import Parts, match_parts, new_parts
 from sdlearn.weights.tensor_files import LazyTensor, open_weights
-from sdlearn.weights.tokenizer_files import read_tokenizer
+from sdlearn.weights.tokenizer_files import FILES, read_tokenizer
 from sdlearn.weights.weight_names import find_weights
 
 TOKENIZER = "openai/clip-vit-large-patch14"
+# Not in SPECS, because nothing but its name tells its folder from SDXL's.
+SDXL_INPAINT = replace(SDXL, name="sdxl-inpaint", unet=replace(SDXL.unet, in_channels=9))
 CONFIGURATIONS = ("model_index.json", "config.json", "scheduler_config.json")
-TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
 
 
 def read_system(
@@ -49,7 +49,7 @@ def read_system(
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
     variant: str | None = None,
-) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+) -> System:
     """Read a whole system on the CPU from a folder, a hub id or an original file.
 
     Args:
@@ -66,11 +66,7 @@ def read_system(
     """
     path = user_path(source)
     if path.is_file():
-        if path.name in CONFIGURATIONS:
-            raise ValueError(
-                f"{source} is a configuration; give the folder of the whole model, the one that "
-                "holds model_index.json"
-            )
+        check_no_configuration(path)
         if variant is not None:
             raise ValueError(f"{source} is a file; variant is accepted for a folder only")
         return read_single_file(path, dtype, spec, tokenizer)
@@ -81,12 +77,34 @@ def read_system(
     return read_folder(local_folder(source, SYSTEM, variant), dtype, variant)
 
 
+def check_system(source: str | Path) -> None:
+    """Check a folder, hub id or original file without reading the values of its weights.
+
+    Files of the hub are downloaded. Raises the errors of `read_system`, except those about values.
+    """
+    path = user_path(source)
+    if path.is_file():
+        check_no_configuration(path)
+        match_single_file(path, torch.float32)
+    else:
+        check_system_folder(local_folder(source, SYSTEM))
+
+
+def check_no_configuration(path: Path) -> None:
+    """Raise ValueError for a JSON file of a folder, given in the place of the folder."""
+    if path.name in CONFIGURATIONS:
+        raise ValueError(
+            f"{path} is a configuration; give the folder of the whole model, the one that holds "
+            "model_index.json"
+        )
+
+
 def read_single_file(
     path: Path,
     dtype: torch.dtype,
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
-) -> tuple[ModelSpec, UNet, VAE, TextEncoder]:
+) -> System:
     """Read a whole system on the CPU from one original file.
 
     Args:
@@ -101,13 +119,28 @@ def read_single_file(
         FileNotFoundError: If a file is missing, or the tokenizer cannot be downloaded.
         ValueError: If the file is damaged or not supported, or fits several systems.
     """
+    system, matched = match_single_file(path, dtype, spec, tokenizer)
+    load_tensors(matched, path)
+    return system
+
+
+def match_single_file(
+    path: Path,
+    dtype: torch.dtype,
+    spec: ModelSpec | str | None = None,
+    tokenizer: str | Path | None = None,
+) -> tuple[System, list[tuple[nn.Module, dict[str, LazyTensor]]]]:
+    """The system of a file with networks on the meta device, and their tensors, not yet read.
+
+    Arguments and errors are those of `read_single_file`.
+    """
     dtype = check_dtype(dtype)
     tensors = open_weights(path)
     unwrap(tensors)
-    if not any(name.startswith(PREFIXES) for name in tensors):
+    if not is_system(tensors):
         family = detect_model({name: tensor.shape for name, tensor in tensors.items()})
         raise ValueError(
-            f"{path} is a file, but not of a whole system under its original names"
+            f"{path} is a file, but not of a whole system under known names"
             f"{f'; it looks like {family}' if family else ''}; give such a file, or a folder in "
             "the published layout, with model_index.json, unet/, vae/, text_encoder/, tokenizer/ "
             "and scheduler/"
@@ -124,8 +157,8 @@ def read_single_file(
     encoders = cast("list[CLIPTextEncoder]", parts.encoders)
     for encoder, config in zip(encoders, spec.text, strict=True):
         encoder.config = config
-    load_tensors(matched, path)
-    return spec, parts.unet, parts.vae, TextEncoder(tokenizers, encoders, spec.text_layer)
+    text_encoder = TextEncoder(tokenizers, encoders, spec.text_layer)
+    return (spec, parts.unet, parts.vae, text_encoder), matched
 
 
 def load_original(
@@ -214,7 +247,7 @@ def detect_spec(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     alike = [
         spec
-        for spec in SPECS.values()
+        for spec in (*SPECS.values(), SDXL_INPAINT)
         if (spec.unet.cross_attention_dim, spec.unet.in_channels) == unet_input(shapes)
     ]
     family = detect_model(shapes) or "no known system"
@@ -270,7 +303,7 @@ def clip_tokenizer(
 def download_tokenizer(path: Path) -> Path:
     """The folder of CLIP's tokenizer in the hub's local cache; path: the model, for errors."""
     try:
-        return Path(snapshot_download(TOKENIZER, allow_patterns=TOKENIZER_FILES))
+        return Path(snapshot_download(TOKENIZER, allow_patterns=list(FILES)))
     except FETCH_ERRORS as error:
         raise FileNotFoundError(
             f"{path} holds no tokenizer, and {TOKENIZER} could not be downloaded from the Hugging "

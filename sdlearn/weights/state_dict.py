@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.utils.atomic_files import user_path
+from sdlearn.utils.device import check_module
 from sdlearn.utils.validation import shown
 from sdlearn.weights.file_parts import Location, find_part, tensors_at, unwrap
 from sdlearn.weights.markers import check_markers
@@ -43,18 +44,38 @@ def load(module: nn.Module, path: str | Path, variant: str | None = None) -> Non
         FileNotFoundError: If there is no weight file.
         ValueError: If the file is damaged or does not fit the network, which is unchanged then.
     """
+    check_module(module)
     path = find_weights(user_path(path), variant)
     load_part(module, open_weights(path), path)
 
 
+def check_weights(module: nn.Module, path: str | Path, variant: str | None = None) -> None:
+    """Compare weights with a network, which may be on the meta device, without reading the values.
+
+    Raises the errors of `load`, except those about values.
+    """
+    path = find_weights(user_path(path), variant)
+    match_part(module, open_weights(path), path)
+
+
 def load_part(module: nn.Module, tensors: dict[str, LazyTensor], path: Path) -> None:
-    """Fill a network from an opened file, as `load` does.
+    """Fill a network from an opened file, as `load` does; for the arguments see `match_part`."""
+    load_tensors([(module, match_part(module, tensors, path))], path)
+
+
+def match_part(
+    module: nn.Module, tensors: dict[str, LazyTensor], path: Path
+) -> dict[str, LazyTensor]:
+    """Find a network's tensors in an opened file, and compare their names and shapes.
 
     Args:
-        module: The network to fill, in place.
+        module: The network.
         tensors: The file's tensors by name. The dictionary is emptied, to free the memory of
             tensors that are already in memory.
         path: The file, for error messages.
+
+    Returns:
+        As `match_state_dict`.
     """
     unwrap(tensors)
     check_markers(module, tensors, path)
@@ -65,8 +86,7 @@ def load_part(module: nn.Module, tensors: dict[str, LazyTensor], path: Path) -> 
     if added:
         raise ValueError(f"{path} holds the tensor {shown(added[0])}, which belongs to {added[1]}")
     tensors.clear()
-    del found  # or tensors that a pickle holds in memory would stay until the end
-    load_tensors([(module, matched)], path)
+    return matched
 
 
 def match_state_dict(

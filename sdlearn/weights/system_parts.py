@@ -15,7 +15,7 @@ from sdlearn.utils.device import check_dtype
 from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
-from sdlearn.weights.file_parts import PREFIXES, find_part
+from sdlearn.weights.file_parts import PREFIXES, PUBLISHED_PREFIXES, find_part
 from sdlearn.weights.leftovers import companion, is_left_beside
 from sdlearn.weights.model_detection import foreign_family
 from sdlearn.weights.state_dict import detected_hint, match_state_dict
@@ -83,7 +83,7 @@ def match_parts(
         if found is None:
             what = "averaged weights (model_ema.*)" if ema and module is unet else "weights"
             raise ValueError(
-                f"{path} holds no {what} of a {type(module).__name__} under their original names"
+                f"{path} holds no {what} of a {type(module).__name__} under known names"
                 f"{hint}; expected a file of a whole system: U-Net, autoencoder and text encoder"
             )
         matched.append((module, match_state_dict(module, found.tensors, path, hint)))
@@ -111,7 +111,7 @@ def check_others(
         name for name in tensors if not name.startswith(prefixes) and not is_left_beside(name)
     ]
     for name in others:
-        if name.startswith(PREFIXES):
+        if name.startswith(PREFIXES + PUBLISHED_PREFIXES):
             raise ValueError(
                 f"{path} holds the tensor {shown(name)}, which belongs to none of the "
                 f"networks{hint}"

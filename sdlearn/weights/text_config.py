@@ -6,7 +6,7 @@ from typing import Any
 from sdlearn.clip import CLIPTextConfig
 from sdlearn.utils.validation import shown
 from sdlearn.weights.config_fields import TEXT_FIXED
-from sdlearn.weights.json_config import MOST_LAYERS, Json, read_config, written
+from sdlearn.weights.json_config import MOST_LAYERS, Config, Json, check_fixed, written
 
 # The classes of a text encoder, without and with a projection.
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -19,6 +19,8 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
     eos_token_id, which is wrong for all of them; transformers then takes the highest id, and so
     does the text encoder here.
 
+    The file of a whole CLIP has the text encoder's entries in its entry text_config.
+
     Args:
         path: The file.
         class_name: The class in model_index.json, which overrides the one in the file.
@@ -27,11 +29,13 @@ def text_config_from_json(path: Path, class_name: str | None = None) -> CLIPText
         FileNotFoundError: If there is no such file.
         ValueError: If an entry is missing, malformed or not supported.
     """
-    config = read_config(path, TEXT_FIXED)
+    whole = Config(path)
+    inner = whole.get("text_config")
+    config = check_fixed(Config(path, inner) if isinstance(inner, dict) else whole, TEXT_FIXED)
     name, *_ = (
         [class_name] if class_name else config.texts("architectures", ()) or [TEXT_CLASSES[0]]
     )
-    model_type = config.text("model_type", "clip_text_model")
+    model_type = config.get("model_type") or "clip_text_model"  # null, too, says nothing
     if name not in TEXT_CLASSES or model_type != "clip_text_model":
         raise ValueError(
             f"{path} describes a {shown(name)} of the type {shown(model_type)}; "

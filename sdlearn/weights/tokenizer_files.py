@@ -7,11 +7,15 @@ transformers does; the first layout is written, with the learnt words in both of
 every version of transformers reads the same tokens.
 """
 
+import codecs
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
 
 from sdlearn.utils.atomic_files import atomic_write, read_json, write_json
@@ -21,6 +25,9 @@ from sdlearn.weights.json_config import Json
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+# The class of any tokenizer.json, whatever it holds, before and since transformers 5.
+ANY = ("PreTrainedTokenizerFast", "TokenizersBackend")
+PROBE = " It's  2001, A_B: caf\u00e9 CAFE\u0301\t(\u732b)<|endoftext|>don\u2019t 3.14 \U0001f408"
 # Settings of every tokenizer, and their usual values, which are not written.
 USUAL = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
 ADDED = "added_tokens_decoder"
@@ -37,8 +44,12 @@ FILES = (*JSON_FILES, "merges.txt")
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, class_name: str | None = None) -> PreTrainedTokenizerBase:
     """Read the tokenizer of a published folder.
+
+    Args:
+        folder: Of the tokenizer.
+        class_name: The class in model_index.json, which overrides the one in its own file.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -47,22 +58,28 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for path in (folder / name for name in FILES):
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise ValueError(f"{path} is no regular file; the tokenizer needs one in its place")
-    for path in sorted(folder.glob("*")):
-        is_text = path.suffix in (".json", ".txt") and path.is_file()
-        is_what = describe_content(path) if is_text else None
+    for path in (folder / name for name in FILES):
+        is_what = describe_content(path) if path.is_file() else None
         if is_what:
             raise ValueError(f"{path} is {is_what}")
     if not (folder / "tokenizer.json").is_file():
         check_merges(folder)
-    check_settings(folder)
+    name = check_settings(folder)
     try:
         published = list(published_tokens(folder))
-        tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(
-            folder, local_files_only=True
-        )
+        with without_marks(folder) as plain:
+            tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(
+                plain, local_files_only=True
+            )
+            same = (class_name or name) not in ANY or splits_as(tokenizer, plain)
     except Exception as error:  # tokenizers, written in Rust, raises Exception itself
         reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:400]
         raise ValueError(f"{folder} does not hold a readable CLIP tokenizer: {reason}") from error
+    if not same:
+        raise ValueError(
+            f"{folder} is of the class {class_name or name}, and its tokenizer.json does not split "
+            "a text as CLIP's tokenizer does; only CLIP's tokenizer is supported"
+        )
     for name in ("bos_token", "eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(f"{folder}: {name} is null; a CLIP tokenizer needs one")
@@ -88,7 +105,8 @@ def check_merges(folder: Path) -> None:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; the tokenizer needs it")
     tokens = len(read_json(folder / "vocab.json"))
-    lines = (folder / "merges.txt").read_bytes().splitlines()
+    content = (folder / "merges.txt").read_bytes().removeprefix(codecs.BOM_UTF8)
+    lines = content.splitlines()
     merges = sum(not line.startswith(b"#version") for line in lines)
     if tokens > 2 * 256 + merges + 2:  # bytes, bytes that end a word, merges, start and end
         raise ValueError(
@@ -97,14 +115,44 @@ def check_merges(folder: Path) -> None:
         )
 
 
-def check_settings(folder: Path) -> None:
-    """Check the class of a tokenizer and the length of its sequences."""
+@contextmanager
+def without_marks(folder: Path) -> Iterator[Path]:
+    """A tokenizer's folder whose files do not begin with a byte order mark, as editors write it.
+
+    Yields:
+        The folder itself, or a temporary copy of its files if one has the mark.
+    """
+    contents = {n: (folder / n).read_bytes() for n in FILES if (folder / n).is_file()}
+    if not any(content.startswith(codecs.BOM_UTF8) for content in contents.values()):
+        yield folder
+        return
+    with TemporaryDirectory() as copy:
+        for name, content in contents.items():
+            (Path(copy) / name).write_bytes(content.removeprefix(codecs.BOM_UTF8))
+        yield Path(copy)
+
+
+def splits_as(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:
+    """Whether a tokenizer.json splits a text as this tokenizer does; so it is if there is none."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return True
+    whole = Tokenizer.from_file(str(path))
+    whole.no_padding()
+    whole.no_truncation()
+    ids: list[int] = tokenizer(PROBE).input_ids
+    return ids == whole.encode(PROBE).ids
+
+
+def check_settings(folder: Path) -> str | None:
+    """The class that a tokenizer's file names; checks it, and the length of the sequences."""
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     name = settings.get("tokenizer_class")
-    if name is not None and name not in CLASSES:
+    if name is not None and name not in CLASSES + ANY:
         raise ValueError(
-            f"{path}: tokenizer_class is {shown(name)}; only {' and '.join(CLASSES)} can be read"
+            f"{path}: tokenizer_class is {shown(name)}; only {' and '.join(CLASSES)}, and "
+            f"{' and '.join(ANY)} with CLIP's files, can be read"
         )
     length = settings.get("model_max_length")
     number = isinstance(length, int | float) and not isinstance(length, bool)
@@ -113,6 +161,7 @@ def check_settings(folder: Path) -> None:
             f"{path}: model_max_length is {shown(length)}; it must be at least 3, for "
             "a start token, a word and an end token"
         )
+    return name
 
 
 def published_tokens(folder: Path) -> Iterator[tuple[str, object, object]]:

@@ -135,6 +135,13 @@ def test_parts_beside_the_system_are_left_out_and_named_if_they_would_matter(fol
     assert caught[0].filename.endswith("tiny_folders.py")  # the caller of from_pretrained
 
 
+def test_the_warning_about_a_replaced_scheduler_names_the_callers_line(folder):
+    change(folder / "model_index.json", scheduler=["diffusers", "KDPM2DiscreteScheduler"])
+    with pytest.warns(UserWarning, match="KDPM2DiscreteScheduler") as caught:
+        load(folder)
+    assert caught[0].filename.endswith("tiny_folders.py")
+
+
 def test_a_part_alone_is_no_system(families, tmp_path):
     said = complaint(lambda: load(families["sd1"] / "unet"))
     assert said.endswith("holds it, and this one has config.json only")

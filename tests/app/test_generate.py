@@ -90,7 +90,7 @@ def test_options_reach_the_model(sdlearn):
     ("options", "words"),
     [
         (["--sampler", "magic"], "sampler 'magic' is not known: the samplers are ddim, ddpm"),
-        (["--size", "15"], "height is 15; it must be a positive multiple of 2"),
+        (["--size", "15"], "--size is 15; it must be a positive multiple of 2"),
         (["--steps", "0"], "--steps is 0; it must be at least 1"),
         (["--steps", "1001"], "steps is 1001; it must lie in 1 … 1000"),
         (["--n", "0"], "--n is 0; it must be at least 1"),
@@ -153,7 +153,7 @@ def test_what_only_a_single_file_needs(sdlearn, model):
     weights = Path(model) / "unet" / "diffusion_pytorch_model.safetensors"
     code, _, err = sdlearn("--spec", "sd9", model=str(weights))
     assert code == 2
-    assert "not of a whole system under its original names" in err
+    assert "not of a whole system under known names" in err
     assert main.main(["generate", "a cat", "--spec", "sd1.5"]) == 2
 
 

@@ -80,6 +80,18 @@ def transparent_palette() -> bytes:
     return stored(image, "PNG", transparency=first)
 
 
+def transparent_gif() -> bytes:
+    image = colours().quantize(2)
+    return stored(image, "GIF", transparency=image.getpixel((N - 1, 0)))
+
+
+def rgba_palette() -> Image.Image:
+    image = Image.new("P", (N, N))
+    image.putpalette([*RED, 255, *TEAL, 0], "RGBA")
+    image.paste(1, (N // 2, 0, N, N))
+    return image
+
+
 def faded_palette() -> bytes:
     """A palette in which each entry has its own alpha."""
     image = colours().quantize(2)
@@ -103,6 +115,13 @@ def adobe() -> bytes:
 
 def inks() -> Image.Image:
     return Image.fromarray(halves((0, 200, 100, 0), (250, 0, 0, 0)), "CMYK")
+
+
+def few_bits(left: int, right: int, bits: int, clear: int) -> bytes:
+    """A grey PNG of 2 or 4 bits, in which one value is transparent."""
+    row = [value * (255 // (2**bits - 1)) for value in (left, right)]
+    pixels = np.repeat(np.array(row, np.uint8), N * bits // 16)
+    return png(bits, 0, np.tile(pixels, (N, 1)), chunk(b"tRNS", struct.pack(">H", clear)))
 
 
 G16 = halves(40 * 257, 200 * 257, ">u2")
@@ -158,6 +177,25 @@ CASES = {
     ),
     "F TIFF, 0 … 255": (lambda: stored(grey(40, 200, np.float32, "F"), "TIFF"), G40, G200),
     "F mask, 0 and 1": (lambda: grey(0, 1, np.float32, "F"), BLACK, WHITE),
+    "F, 0 … 1 and rounding": (lambda: grey(-1e-7, 1 + 1e-7, np.float32, "F"), BLACK, WHITE),
+    "F, 0 … 255 and rounding": (lambda: grey(-1e-5, 255.001, np.float32, "F"), BLACK, WHITE),
+    "I of 8 bits": (lambda: grey(40, 200, np.uint8, "L").convert("I"), G40, G200),
+    "I of 8 bits, a mask": (lambda: grey(0, 255, np.int32, "I"), BLACK, WHITE),
+    "2 bits PNG, a dark grey transparent": (lambda: few_bits(2, 1, 2, 1), (170,) * 3, WHITE),
+    "4 bits PNG, a dark grey transparent": (lambda: few_bits(4, 12, 4, 4), WHITE, (204,) * 3),
+    "1 bit PNG, black transparent": (
+        lambda: png(1, 0, np.packbits(halves(0, 1), axis=1), chunk(b"tRNS", b"\0\0")),
+        WHITE, WHITE,
+    ),
+    "4 bits palette PNG, an alpha for the first": (
+        lambda: png(4, 3, np.repeat(halves(0, 17, np.uint8, 2)[:1].repeat(N, 0), N // 4, axis=1),
+                    chunk(b"PLTE", bytes([*RED, *TEAL])), chunk(b"tRNS", b"\0")),
+        WHITE, TEAL,
+    ),
+    "GIF, a transparent entry": (transparent_gif, RED, WHITE),
+    "P with an RGBA palette": (rgba_palette, RED, WHITE),
+    "RGBA AVIF": (lambda: stored(faded(), "AVIF", quality=100), RED, WHITE),
+    "RGBA JPEG 2000": (lambda: stored(faded(), "JPEG2000"), RED, WHITE),
     "CMYK TIFF": (
         lambda: stored(inks(), "TIFF"), (255, 55, 155), (5, 255, 255),
     ),
@@ -169,7 +207,14 @@ CASES = {
     "BMP": (lambda: stored(colours(), "BMP"), RED, TEAL),
     "TGA": (lambda: stored(faded(), "TGA"), RED, WHITE),
 }  # fmt: skip
-LOSSY = {"CMYK JPEG of Adobe": 4, "YCbCr JPEG": 3, "YCbCr": 3, "HSV": 4, "LAB TIFF": 8}
+LOSSY = {
+    "RGBA AVIF": 3,
+    "CMYK JPEG of Adobe": 4,
+    "YCbCr JPEG": 3,
+    "YCbCr": 3,
+    "HSV": 4,
+    "LAB TIFF": 8,
+}
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -202,6 +247,7 @@ def test_image_and_hint(case, size):
         check(255 * x[0].permute(1, 2, 0).numpy(), left, right, tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:mask is dark everywhere")
 def test_mask(case):
     made, left, right, tolerance = case
     grey = as_images("mask", image_of(made), "L", (N, N), 1)
@@ -298,6 +344,10 @@ def test_a_list_of_several_modes_and_the_caller_s_image_stays_as_it_is():
         (lambda: grey(0, 65535, np.float32, "F"), "x has grey values from 0 to 65535 (mode F)"),
         (lambda: grey(0, np.nan, np.float32, "F"), "x has grey values from nan to nan (mode F)"),
         (lambda: grey(0, np.inf, np.float32, "F"), "x has grey values from 0 to inf (mode F)"),
+        (lambda: grey(0, 1.02, np.float32, "F"), "x has grey values from 0 to 1.02 (mode F); "
+         "values must lie in 0 … 1 or 0 … 255"),
+        (lambda: closed("PNG"), "x is not an image that can be read: its file was closed before"),
+        (lambda: closed("JPEG"), "x is not an image that can be read: its file was closed before"),
         (lambda: grey(-5, 5, np.int32, "I"), "x has grey values from -5 to 5 (mode I); values "
          "must lie in 0 … 65535"),
         (lambda: grey(0, 2**31 - 1, np.int32, "I"), "x has grey values from 0 to 2.14748e+09"),
@@ -313,7 +363,8 @@ def test_a_list_of_several_modes_and_the_caller_s_image_stays_as_it_is():
         (lambda: [colours(), None], "x is a list; it must be a PIL image"),
     ],
     ids=[
-        "below 0", "above 255", "NaN", "infinite", "negative", "above 65535", "empty", "cut PNG",
+        "below 0", "above 255", "NaN", "infinite", "above 1", "closed PNG", "closed JPEG",
+        "negative", "above 65535", "empty", "cut PNG",
         "cut JPEG", "thin", "path", "name", "array", "no image", "not only images",
     ],
 )  # fmt: skip
@@ -324,6 +375,31 @@ def test_what_cannot_be_used_is_said_in_a_sentence(make, said, mode):
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
+
+
+def closed(kind: str) -> Image.Image:
+    """An image whose `with` block has ended before its pixels were read."""
+    with opened(stored(colours(), kind)) as image:
+        return image
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [((0, 1), True), ((0, 127), True), ((0, 0), False), ((0, 128), False), ((1, 255), False)],
+)
+def test_a_mask_of_zeros_and_ones_is_said_to_repaint_nothing(values, said, recwarn):
+    mask = as_mask(grey(*values, np.uint8, "L"), torch.zeros(1, 3, N, N))
+    assert mask.max() == (max(values) > 127)
+    sentence = (
+        "mask is dark everywhere, so nothing is repainted: its lightest value is "
+        f"{max(values)} of 255; white is repainted"
+    )
+    assert [str(each.message) for each in recwarn] == [sentence] * said
+
+
+def test_the_same_file_twice():
+    image = opened(few_bits(2, 1, 2, 1))
+    assert upright("x", image, "RGB").tobytes() == upright("x", image, "RGB").tobytes()
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -24,7 +24,7 @@ def test_memory_at_the_limit():
     memory.check_fits((8, 8), 1, 10**30, None)
     said = (
         "drawing one image of height 8 and width 16 at a time needs at least 1.5 GiB of memory, "
-        "but only 2.0 KiB is free; give a smaller size, a smaller n or fewer prompts"
+        "but only 2.0 KiB is free; give a smaller size, fewer images or fewer prompts"
     )
     with pytest.raises(ValueError, match=f"^{said}$"):
         memory.check_fits((8, 16), 1, 3 * 2**29, 2048)

@@ -65,7 +65,6 @@ FAMILIES = [
     ("Stable Diffusion 2 for depth maps", {UNET + CONV_IN: (1, 5, 3, 3), UNET + TO_K: (1, 1024)}),
     ("Stable Diffusion 2 for upscaling", {CONV_IN: (1, 7, 3, 3), TO_K: (1, 1024)}),
     ("Stable Diffusion 1 for following instr", {CONV_IN: (1, 8, 3, 3), TO_K: (1, 768)}),
-    ("SDXL for inpainting", {UNET + CONV_IN: (1, 9, 3, 3), UNET + TO_K: (1, 2048)}),
     ("the refiner of SDXL", {UNET + CONV_IN: (1, 4, 3, 3), UNET + TO_K: (1, 1280)}),
     ("Stable Diffusion's upscaler", {"low_scale_model.betas": (1000,)}),
     ("GLIGEN", {"position_net.linears.0.weight": (2, 2), UNET + TO_K: (1, 768)}),

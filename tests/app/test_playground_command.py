@@ -7,12 +7,17 @@ from pathlib import Path
 from queue import Queue
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sdlearn.cli import main
 from sdlearn.cli.playground import MODEL
+from sdlearn.pipeline import StableDiffusion
 from sdlearn.utils import resources
 from sdlearn.utils.resources import notebook_file
+from sdlearn.weights import single_file, tensor_files
 from tests.tiny_model import tiny_diffusers
+from tests.tiny_original import CLIP, original
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1"])
@@ -116,6 +121,39 @@ def test_a_model_that_cannot_be_read_is_said_before_anything_is_served(
     assert said in sentence
     assert sentence.startswith("sdlearn: ")
     assert sentence.count("\n") == 1
+    assert served == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_the_weights_are_compared_by_name_and_shape_and_not_read(
+    served, tmp_path, monkeypatch, kind
+):
+    """The page's kernel reads them; to read them twice would double the start."""
+    place = folder = tmp_path / "mine"
+    tiny_diffusers().save_pretrained(folder)
+    if kind == "file":
+        sd = StableDiffusion.from_pretrained(folder)
+        tensors = original(sd.unet, "model.diffusion_model.") | original(
+            sd.vae, "first_stage_model."
+        )
+        tensors |= original(sd.text.encoders[0], CLIP)
+        place = tmp_path / "mine.safetensors"
+        save_file({name: values.contiguous() for name, values in tensors.items()}, place)
+        monkeypatch.setattr(single_file, "detect_spec", lambda *_: sd.spec)
+        monkeypatch.setattr(single_file, "download_tokenizer", lambda _: folder)
+    monkeypatch.setattr(tensor_files, "read_at", lambda *_: 1 / 0)
+    assert main.main(["playground", "--model", str(place)]) == 0
+    assert served[0][-1] == str(place)
+
+
+def test_weights_of_another_shape_are_refused_before_anything_is_served(served, tmp_path, capsys):
+    tiny_diffusers().save_pretrained(tmp_path)
+    (weights,) = (tmp_path / "vae").glob("*.safetensors")
+    tensors = load_file(weights)
+    name = "decoder.conv_in.bias"
+    save_file(tensors | {name: torch.zeros(3)}, weights)
+    assert main.main(["playground", "--model", str(tmp_path)]) == 2
+    assert f"{name} has the shape (3,); VAE needs (" in capsys.readouterr().err
     assert served == []
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import struct
 import zlib
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.utils import png_metadata
+from sdlearn.utils.images import fit_image
 from sdlearn.utils.png_metadata import GenerationSettings
 from sdlearn.utils.sampling import Sampling
 from sdlearn.versions import SPECS
@@ -38,6 +41,52 @@ def test_what_is_written_is_read(tmp_path, made):
         assert kept.text["model"] == "storybook"
         assert kept.text["software"].startswith("sdlearn ")
         assert kept.convert("RGB").tobytes() == picture.tobytes()
+
+
+def turned() -> Image.Image:
+    """A photo that was taken with the camera on its side, as it is opened from its file."""
+    photo, exif, content = Image.new("RGB", (24, 16), "red"), Image.Exif(), io.BytesIO()
+    photo.paste("blue", (0, 0, 8, 16))
+    exif[0x0112] = 6
+    photo.save(content, "PNG", exif=exif)
+    return Image.open(content)
+
+
+STARTS = {
+    "turned by EXIF": turned,
+    "transparent": lambda: Image.new("RGBA", (24, 16), (200, 30, 90, 128)),
+    "CMYK": lambda: Image.new("CMYK", (24, 16), (200, 30, 90, 0)),
+    "floats": lambda: Image.new("F", (24, 16), 0.25),
+    "16 bits": lambda: Image.new("I;16", (24, 16), 200 * 257),
+    "premultiplied": lambda: Image.new("RGBa", (24, 16), (20, 30, 90, 128)),
+    "palette": lambda: START.quantize(2),
+}
+
+
+@pytest.mark.parametrize("make", STARTS.values(), ids=STARTS)
+def test_a_picture_to_begin_from_is_stored_as_it_was_used(make):
+    used = fit_image(make(), None, None, 8)
+    content = png_metadata.png_bytes(START, replace(FROM, image=make()))
+    assert torch.equal(fit_image(png_metadata.read_png(content).image, None, None, 8), used)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: replace(PLAIN, sampling=None), "sampling is None; it must be a Sampling"),
+        (lambda: replace(PLAIN, sampling={"steps": 3}), "sampling is {'steps': 3}; it must be"),
+        (lambda: replace(FROM, image="cat.png"), "image is a str; it must be a PIL image"),
+        (lambda: replace(FROM, image=torch.zeros(1, 3, 8, 8)), "image is a Tensor; it must be"),
+        (lambda: png_metadata.png_bytes(None, PLAIN), "image is a NoneType; it must be a PIL"),
+        (lambda: png_metadata.png_bytes([START], PLAIN), "image is a list; it must be a PIL"),
+        (lambda: png_metadata.png_bytes(START, None), "settings is None; it must be Generation"),
+        (lambda: png_metadata.png_bytes(START, HOW), "settings is Sampling("),
+    ],
+)
+def test_other_types(call, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        call()
+    assert len(str(caught.value)) < 300
 
 
 def test_only_the_last_part_of_the_way_is_walked_from_a_picture():

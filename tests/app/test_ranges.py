@@ -33,7 +33,7 @@ def outside(field: "Field[Any]") -> list[object]:
     if limits is None:
         return [*wrong, 0, 1, "yes", 1.0]
     if kind is str:
-        return [5, 1.5, "a\0b", "a" * 5000, None]
+        return [5, 1.5, "a\0b", "a\nb", "a" * 5000, None]
     if kind is int:
         return [*wrong, limits.low - 1, limits.high + 1, 10**400, NAN, INF, 1.5, True, "x", (1,)]
     if kind is float:

@@ -24,40 +24,7 @@ from sdlearn.utils import run_lock as locks
 from sdlearn.utils.checkpoint import checkpoints
 from sdlearn.utils.resources import data_folder
 from sdlearn.utils.run_lock import LOCK, run_lock
-
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and locks")
-TINY = ["train", "perceptual", "--recipe", "small", "--device", "cpu", "--steps", "3"]
-TINY += ["--batch", "2", "--scenes", "6", "--set", "widths=(4,8)", "--set", "size=32"]
-UNET = ["train", "unet", "--recipe", "small", "--device", "cpu", "--steps", "1", "--scenes", "4"]
-UNET += ["--batch", "2", "--set", "block_out_channels=(32,32)", "--set", "num_heads=(2,2)"]
-VAE = ["train", "vae", "--recipe", "small", "--device", "cpu", "--steps", "1", "--scenes", "4"]
-CLIP = ["train", "clip", "--recipe", "small", "--device", "cpu", "--steps", "1", "--scenes", "4"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*TINY, "--out", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, and of its cache."""
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    return tmp_path / "runs" / "run"
-
-
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence of a refused command."""
-    capsys.readouterr()
-    assert main(args) == 2
-    (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("sdlearn: ")
-    ]
-    assert len(line) < 700
-    return line
+from tests.tiny_runs import CLIP, POSIX, TINY, UNET, VAE, refused
 
 
 def stamps(folder: Path) -> dict[Path, int]:

@@ -22,35 +22,7 @@ from sdlearn.evaluation.training_record import collect
 from sdlearn.recipes.data import own_images
 from sdlearn.utils.checkpoint import checkpoints, save_checkpoint
 from sdlearn.utils.run_lock import LOCK, run_lock
-
-TINY = ["train", "perceptual", "--recipe", "small", "--device", "cpu", "--steps", "3"]
-TINY += ["--batch", "2", "--scenes", "6", "--set", "widths=(4,8)", "--set", "size=32"]
-TINY += ["--checkpoint-steps", "1"]
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*TINY, "--out", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run, with checkpoints of its steps 2 and 3, and of its cache."""
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    return tmp_path / "runs" / "run"
-
-
-def sentence(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of a command that is refused."""
-    capsys.readouterr()
-    assert main(args) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdlearn: ")]
-    assert len(lines[-1]) < 500
-    return lines[-1]
-
+from tests.tiny_runs import POSIX, TINY, sentence
 
 # ------------------------------------------------------------------------- damaged optimizer states
 

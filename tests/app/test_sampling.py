@@ -461,3 +461,15 @@ def test_a_network_of_a_learner_s_own_class_is_accepted(sd):
     options = {"steps": 1, "output": "latent", "progress": False}
     own = StableDiffusion(UNet(), sd.vae, sd.text, sd.spec).text_to_image("a red cat", **options)
     assert torch.equal(own, sd.text_to_image("a red cat", **options))
+
+
+def test_an_image_of_a_batch_replays_to_rounding_and_one_drawn_alone_to_the_byte(sd):
+    how = sd.resolve(Sampling(steps=4, seed=5, n=3, sampler="ddpm"))
+    together = sd.text_to_image("a cat", progress=False, **how.to_options())
+    for k, image in enumerate(together):
+        settings = GenerationSettings("a cat", sampling=replace(how, seed=5 + k, n=1))
+        read = read_png(png_bytes(image, settings))
+        (alone,) = sd.to_images(final(read.trajectory(sd)))
+        assert np.abs(np.asarray(alone, int) - np.asarray(image, int)).max() <= 1
+        (again,) = sd.to_images(final(read.trajectory(sd)))
+        assert again.tobytes() == alone.tobytes()

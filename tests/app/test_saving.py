@@ -187,7 +187,7 @@ NO_PATHS = {
     "nothing": (None, "is None; it must be a folder, a file"),
     "a number": (3, "is 3; it must be"),
     "no characters": ("", "is ''; it must be"),
-    "a zero": ("a\0b.safetensors", "it must be"),
+    "a zero": ("a\0b.safetensors", "a path with a line break or another control character"),
     "a name of 300 characters": (
         "x" * 300 + ".safetensors",
         "cannot be opened: File name too",

@@ -89,6 +89,48 @@ def test_an_archive_that_another_program_packed(tmp_path, tensors, compression, 
     check(tmp_path / "model.pt", tensors)
 
 
+MAC = {"__MACOSX/._x": b"\0\5\26\7", "__MACOSX/torch/._data.pkl": b"\0\5\26\7"}
+FINDER = {"torch/.DS_Store": b"\0\0\0\1Bud1"}
+# What lies in an archive before and after the entries of torch, and how these are renamed.
+PACKED_AGAIN = {
+    "folders and .DS_Store inside": ({"torch/": b"", "torch/data/": b""} | FINDER, {}, str),
+    ".DS_Store after": ({}, FINDER, str),
+    "__MACOSX": ({}, MAC, str),
+    "__MACOSX before": (MAC, {}, str),
+    "__MACOSX with a pickle": ({"__MACOSX/data.pkl": b"."}, {}, str),
+    ".DS_Store beside": ({".DS_Store": b""}, {}, str),
+    ".DS_Store beside, after": ({}, {".DS_Store": b""}, str),
+    "a text file beside": ({}, {"README.txt": b"hello"}, str),
+    "no folder": ({}, {}, lambda name: name.split("/", 1)[1]),
+    "two folders deep": ({}, {}, lambda name: f"model/{name}"),
+}
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("case", PACKED_AGAIN)
+def test_an_archive_that_a_file_manager_packed(tmp_path, tensors, case, compression):
+    """What torch reads is read, and the rest is called what it is."""
+    before, after, rename = PACKED_AGAIN[case]
+    torch.save(tensors, tmp_path / "torch.pt")
+    with zipfile.ZipFile(tmp_path / "torch.pt") as archive:
+        own = {rename(name): archive.read(name) for name in archive.namelist()}
+    path = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in (before | own | after).items():
+            archive.writestr(name, content)
+    try:
+        torch.load(path, weights_only=True)
+    except RuntimeError:
+        strange = next(name for name in before | own | after if not name.startswith("torch/"))
+        with pytest.raises(ValueError, match="that another program has packed again") as caught:
+            open_weights(path)
+        assert f"again: {strange!r} is not in the one folder" in str(caught.value)
+    else:
+        assert "inside" in case or case == ".DS_Store after"
+        found = {name: tensor.read() for name, tensor in open_weights(path).items()}
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
 def test_an_archive_of_the_other_byte_order(tmp_path, tensors):
     """As a machine whose numbers begin with the other end writes it."""
     torch.save(tensors, tmp_path / "torch.pt")

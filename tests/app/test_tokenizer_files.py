@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline
 
 from sdlearn.text import token_ids
 from sdlearn.utils.atomic_files import read_json
-from sdlearn.weights.tokenizer_files import read_tokenizer
+from sdlearn.weights.tokenizer_files import PROBE, read_tokenizer, write_tokenizer
 from tests.tiny_folders import WORDS, change, complaint, embeddings, learn, load
-from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
+from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl, tiny_tokenizer
 
 PROMPTS = ["a <cat-toy> on the sand", "a red cat, über-stil", "a <CAT-TOY>_1 <|endoftext|>!", ""]
 
@@ -81,7 +81,7 @@ TOKENIZER_FAULTS = {
     "another class": (
         "tokenizer_config.json",
         {"tokenizer_class": "BertTokenizer"},
-        "tokenizer_class is 'BertTokenizer'; only CLIPTokenizer and CLIPTokenizerFast can be read",
+        "tokenizer_class is 'BertTokenizer'; only CLIPTokenizer and CLIPTokenizerFast, and",
     ),
     "no length": ("tokenizer_config.json", {"model_max_length": 2}, "model_max_length is 2; it m"),
     "a length in words": ("tokenizer_config.json", {"model_max_length": "77"}, "is '77'; it must"),
@@ -105,6 +105,79 @@ def test_a_tokenizer_that_does_not_fit(folder, fault):
     said = complaint(lambda: load(folder))
     assert words in said
     assert str(folder / "tokenizer") in said
+
+
+def layouts(tmp_path):
+    """The same tokenizer in both layouts."""
+    tokenizer = tiny_tokenizer()
+    write_tokenizer(tmp_path / "two files", tokenizer)
+    tokenizer.save_pretrained(tmp_path / "one file")
+    (tmp_path / "one file" / "added_tokens.json").write_text("{}")
+    return tokenizer, [tmp_path / "two files", tmp_path / "one file"]
+
+
+MARKS = {
+    "a byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "Windows line ends": lambda content: content.replace(b"\n", b"\r\n"),
+    "both": lambda content: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("marks", MARKS)
+def test_files_that_an_editor_on_windows_saved(marks, tmp_path):
+    """Each file of a tokenizer alone, and all of them."""
+    tokenizer, folders = layouts(tmp_path)
+    for folder in folders:
+        files = sorted(folder.iterdir())
+        for n, changed in enumerate([*([file] for file in files), files]):
+            copy = shutil.copytree(folder, tmp_path / f"{n} {folder.name}")
+            for file in changed:
+                (copy / file.name).write_bytes(MARKS[marks](file.read_bytes()))
+            read = read_tokenizer(copy)
+            assert read(PROBE).input_ids == tokenizer(PROBE).input_ids
+            assert (read.model_max_length, read.pad_token) == (77, tokenizer.pad_token)
+
+
+@pytest.mark.parametrize("marks", MARKS)
+def test_a_folder_that_an_editor_on_windows_saved(folder, marks, tmp_path):
+    wanted = load(folder)
+    for file in folder.rglob("*.json"):
+        file.write_bytes(MARKS[marks](file.read_bytes()))
+    sd = load(folder)
+    assert sd.spec == wanted.spec
+    assert torch.equal(sd.text(["a red cat"]).context, wanted.text(["a red cat"]).context)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", None],
+)
+def test_the_class_of_any_tokenizer_with_the_files_of_clip(folder, name):
+    """In the tokenizer's file, in the list of parts, or in both, as diffusers reads them."""
+    wanted = load(folder).text.tokenizers[0](PROBE).input_ids
+    settings, index = folder / "tokenizer" / "tokenizer_config.json", folder / "model_index.json"
+    change(settings, tokenizer_class=name)
+    assert load(folder).text.tokenizers[0](PROBE).input_ids == wanted
+    if name:
+        change(index, tokenizer=["transformers", name])
+        theirs = DiffusionPipeline.from_pretrained(folder)
+        assert theirs.tokenizer(PROBE).input_ids == wanted
+        assert load(folder).text.tokenizers[0](PROBE).input_ids == wanted
+        change(settings, tokenizer_class="CLIPTokenizer")
+        assert load(folder).text.tokenizers[0](PROBE).input_ids == wanted
+
+
+@pytest.mark.parametrize("entry", ["normalizer", "pre_tokenizer", "post_processor"])
+def test_the_class_of_any_tokenizer_with_other_files(folder, entry):
+    """With this class, tokenizer.json decides how a text is split; with CLIP's it does not."""
+    change(folder / "tokenizer" / "tokenizer.json", **{entry: None})
+    wanted = DiffusionPipeline.from_pretrained(folder).tokenizer(PROBE).input_ids
+    assert load(folder).text.tokenizers[0](PROBE).input_ids == wanted
+    change(folder / "model_index.json", tokenizer=["transformers", "TokenizersBackend"])
+    theirs = DiffusionPipeline.from_pretrained(folder)
+    assert theirs.tokenizer(PROBE).input_ids != wanted
+    said = complaint(lambda: load(folder))
+    assert f"{folder / 'tokenizer'} is of the class TokenizersBackend, and its tokenizer.j" in said
 
 
 def test_two_lengths_of_sequence_are_refused(families, tmp_path):

@@ -20,11 +20,7 @@ from sdlearn.cli.main import main
 from sdlearn.training import TrainingJob, learning_rate, step_generator, train, update
 from sdlearn.utils.run_lock import LOCK
 from tests.damage import cut, flip, remove, scramble, zero
-
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and locks")
-TINY = ["train", "perceptual", "--recipe", "small", "--device", "cpu", "--steps", "3"]
-TINY += ["--batch", "2", "--scenes", "6", "--set", "widths=(4,8)", "--set", "size=32"]
-TINY += ["--checkpoint-steps", "1"]
+from tests.tiny_runs import POSIX, TINY, refused
 
 
 def line_job() -> TrainingJob:
@@ -49,35 +45,6 @@ def same_weights(a: Path, b: Path) -> bool:
     exported = [(run / "export" / "perceptual.safetensors").read_bytes() for run in (a, b)]
     assert exported[0] == exported[1]
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run, with a cache beside it."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*TINY, "--out", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of a run that was stopped after two of its three steps, and of its cache."""
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    run = tmp_path / "runs" / "run"
-    shutil.rmtree(run / "checkpoints" / "step-00000003")
-    shutil.rmtree(run / "export")
-    return run
-
-
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence of a refused command."""
-    capsys.readouterr()
-    assert main(args) == 2
-    (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("sdlearn: ")
-    ]
-    assert len(line) < 600
-    return line
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -242,10 +209,8 @@ DAMAGE = [cut, zero, scramble, remove]
 @pytest.mark.parametrize("name", ["perceptual.safetensors", "optimizers.pt", "checksums.json"])
 @pytest.mark.parametrize("damage", [*DAMAGE, flip])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    name: str, damage: Callable[[Path], None], whole: Path, tmp_path: Path, capsys
+    name: str, damage: Callable[[Path], None], whole: Path, run: Path, capsys
 ) -> None:  # type: ignore[no-untyped-def]
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    run = tmp_path / "runs" / "run"
     damage(run / "checkpoints" / "step-00000003" / name)
     assert main([*TINY, "--out", str(run), "--resume"]) == 0
     message = capsys.readouterr().err
@@ -259,10 +224,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_a_checkpoint_of_another_step_or_network_is_refused_by_name(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    run = tmp_path / "runs" / "run"
     home = run / "checkpoints"
     shutil.rmtree(home / "step-00000003")
     os.rename(home / "step-00000002", home / "step-00000001")
@@ -296,18 +259,15 @@ RECIPES = {
     "no settings": lambda text: text.replace('"settings"', '"sottings"'),
     "settings are a list": lambda text: json.dumps(json.loads(text) | {"settings": [1]}),
     "a setting is missing": lambda text: text.replace('"steps"', '"stops"'),
-    "an unknown setting": lambda text: text.replace('"widths"', '"heights"'),
     "out of range": lambda text: text.replace('"batch": 2', '"batch": 0'),
     "not a number": lambda text: text.replace('"batch": 2', '"batch": NaN'),
-    "unknown recipe": lambda text: text.replace('"recipe": "small"', '"recipe": ["small"]'),
+    "no recipe's name": lambda text: text.replace('"recipe": "small"', '"recipe": ["small"]'),
     "frozen is a list": lambda text: text.replace('"frozen": {}', '"frozen": [1]'),
 }
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_a_damaged_recipe_is_named(kind: str, whole: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    shutil.copytree(whole.parent, tmp_path / "runs")
-    run = tmp_path / "runs" / "run"
+def test_a_damaged_recipe_is_named(kind: str, run: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     path = run / "recipe.json"
     text = path.read_text()
     path.write_text(RECIPES[kind](text))
@@ -321,13 +281,58 @@ def test_a_damaged_recipe_is_named(kind: str, whole: Path, tmp_path: Path, capsy
     assert main([*TINY, "--out", str(run), "--resume"]) == 0
 
 
-def test_a_run_whose_recipe_is_missing_is_not_overwritten(run: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    (run / "recipe.json").unlink()
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"widths"', '"heights"', "the setting 'heights'"),
+        ('"lr"', '"lora_rank": 4, "lr"', "the setting 'lora_rank'"),
+        ('"recipe": "small"', '"recipe": "enormous"', "the recipe 'enormous'"),
+    ],
+    ids=["another setting", "one setting more", "another recipe"],
+)
+def test_a_recipe_of_a_newer_version_is_not_called_damaged(old, new, named, run, capsys) -> None:  # type: ignore[no-untyped-def]
+    path = run / "recipe.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     before = files(run)
-    for more in ([], ["--resume"]):
-        message = refused([*TINY, "--out", str(run), *more], capsys)
-        assert "recipe.json is missing; restore the file, or start a new run in another" in message
+    message = refused([*TINY, "--out", str(run), "--resume"], capsys)
+    assert f"{path} has {named}, which this version of sdlearn (" in message
+    assert "resume the run with the version that started it, or start a new run in" in message
+    assert "damaged" not in message
     assert files(run) == before
+
+
+@pytest.mark.parametrize("how", ["alone", "beside a good one"])
+def test_a_checkpoint_beyond_the_last_step_is_no_finished_run(
+    how: str, whole: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of the first versions, which wrote no checksums: renamed, or of a longer run."""
+    home = run / "checkpoints"
+    (home / "step-00000003" / "checksums.json").unlink()
+    (home / "step-00000003").rename(home / "step-00000009")
+    shutil.rmtree(run / "export")
+    args = [*TINY, "--out", str(run), "--resume"]
+    said = "step-00000009 cannot be read (its name says a step after the last one, 3)"
+    if how == "alone":
+        shutil.rmtree(home / "step-00000002")
+        before = files(run)
+        assert said in refused(args, capsys)
+        assert files(run) == before
+        return
+    assert main(args) == 0
+    assert f"{said}; trying the checkpoint before it" in capsys.readouterr().err
+    assert same_weights(whole, run)
+    assert sorted(path.name for path in home.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_a_run_whose_recipe_is_missing_is_not_overwritten(stopped: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (stopped / "recipe.json").unlink()
+    before = files(stopped)
+    for more in ([], ["--resume"]):
+        message = refused([*TINY, "--out", str(stopped), *more], capsys)
+        assert "recipe.json is missing; restore the file, or start a new run in another" in message
+    assert files(stopped) == before
 
 
 LINE = '{"step": %d, "loss": 1.0, "images_per_second": 1.0}\n'
@@ -371,15 +376,15 @@ def test_metrics_are_on_the_disk_before_their_checkpoint(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("writer", ["save_file", "torch.save"])
 def test_a_full_disk_keeps_the_checkpoint_before(
-    writer: str, run: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    writer: str, stopped: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
     def full(*_: object) -> None:
         raise SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.setattr(f"sdlearn.utils.checkpoint.{writer}", full)
-    message = refused([*TINY, "--out", str(run), "--resume"], capsys)
+    message = refused([*TINY, "--out", str(stopped), "--resume"], capsys)
     assert "step-00000003 cannot be written: No space left on device" in message
     monkeypatch.undo()
-    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    left = sorted(path.name for path in (stopped / "checkpoints").iterdir())
     assert left == ["step-00000002"]
-    assert not (run / "export").exists()
+    assert not (stopped / "export").exists()

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sdlearn.clip import CLIPTextConfig
 from sdlearn.course import attention_maps
 from sdlearn.course.figures.trajectory import channel_mosaic, pick_steps, strip
-from sdlearn.course.widgets import Playground
+from sdlearn.course.widgets import Playground, controls
 from sdlearn.samplers import SAMPLERS
+from sdlearn.schedule import NoiseSchedule
 from sdlearn.storybook.captions import unknown_words
 from sdlearn.utils.png_metadata import GenerationSettings, png_bytes
 from sdlearn.utils.sampling import Sampling
@@ -247,6 +249,79 @@ def test_a_latent_that_explodes_is_said(playground, panel, monkeypatch):
     monkeypatch.setattr(panel.sd.unet, "forward", lambda z, *_: z * float("nan"))
     drawn(playground)
     assert text(panel.message).startswith("This cannot be drawn: the latent is not finite")
+
+
+def raises(error: Exception):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("place", ["unet", "decoder", "words", "link"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+    ids=["python", "torch", "gpu"],
+)
+def test_full_memory_is_a_sentence_and_the_panel_stays_usable(
+    playground, panel, monkeypatch, error, place
+):
+    before, view = drawn(playground), panel.view.value
+    target, name = {
+        "unet": (panel.sd.unet, "forward"),
+        "decoder": (panel.sd.vae, "to_image"),
+        "words": (panel, "show_words"),
+        "link": (panel, "show_link"),
+    }[place]
+    monkeypatch.setattr(target, name, raises(error))
+    panel.controls["seed"].value = 8
+    assert drawn(playground) is before
+    assert text(panel.message).startswith("This cannot be drawn: there is not enough memory (")
+    assert text(panel.message).endswith("; try a smaller size, fewer images or a smaller model.")
+    assert panel.view.value == view
+    assert panel.made.sampling.seed == 0
+    monkeypatch.undo()
+    assert drawn(playground).tobytes() != before.tobytes()
+    assert text(panel.message).startswith("Done in ")
+
+
+def test_a_photo_that_memory_cannot_hold_is_said(panel, monkeypatch):
+    monkeypatch.setattr(panel, "begin_from", raises(MemoryError()))
+    panel.upload.value = file(as_png(speckled()), "wall.png")
+    assert text(panel.message) == "wall.png has more pixels than the memory can hold."
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "highest"),
+    [
+        ({}, "clip_skip", 1),
+        ({"text": (CLIPTextConfig(num_layers=4),)}, "clip_skip", 4),
+        ({"text": (CLIPTextConfig(), CLIPTextConfig(num_layers=32)),
+          "text_layer": "penultimate"}, "clip_skip", 11),
+        ({"text": (CLIPTextConfig(num_layers=23),)}, "clip_skip", 23),
+        ({}, "steps", 100),
+        ({"schedule": NoiseSchedule(num_steps=20)}, "steps", 20),
+        ({"schedule": NoiseSchedule(num_steps=20)}, "guidance_interval", 19),
+        ({"resolution": 64}, "height", 1024),
+        ({"resolution": 2048}, "width", 2048),
+    ],
+)  # fmt: skip
+def test_the_ranges_of_the_controls_are_the_model_s(tiny_storybook, changes, name, highest):
+    spec = replace(tiny_storybook.spec, **({"steps": 10} | changes))
+    shown = controls.controls(spec)
+    assert shown[name].max == highest
+    asked = Sampling().with_defaults(spec)
+    assert controls.sampling_of(shown, spec).with_defaults(spec) == asked
+    over = {name: (0, highest + 1) if name == "guidance_interval" else highest + 8}
+    with pytest.raises(ValueError, match=f"its control goes from . to {highest}$"):
+        controls.show(shown, replace(asked, **over), spec)
 
 
 def test_what_is_left_to_the_model_says_so(panel):

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 from transformers import CLIPTextConfig as TheirTextConfig
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from sdlearn import weights
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNet
@@ -49,7 +50,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "sample_size": ([None, 16, (8, 8)], [(8, 16), "8", 0, 10**9]),
     "in_channels": ([9], [0, -4, 4.5, "4", True, 10**30]),
     "out_channels": ([3], [0, None]),
-    "center_input_sample": ([], [True, None]),
+    "center_input_sample": ([None], [True]),
     "flip_sin_to_cos": ([], [False]),
     "freq_shift": ([0.0], [1, 0.5, NAN]),
     "down_block_types": (
@@ -63,7 +64,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "mid_block_type": ([], [None, "UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn"]),
     "up_block_types": ([], [("CrossAttnUpBlock2D", "UpBlock2D"), ("UpBlock2D",) * 2, ["Up"]]),
-    "only_cross_attention": ([], [True, (True, False)]),
+    "only_cross_attention": ([(False, False)], [True, (True, False), (False,), ()]),
     "block_out_channels": ([(16, 16), (8, 24)], [8, (8,), (7, 14), (8, 18), (8.0, 16.0), ()]),
     "layers_per_block": ([2, (2, 2)], [(1, 2), 0, 10**6, (2,)]),
     "downsample_padding": ([], [0]),
@@ -79,7 +80,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "encoder_hid_dim_type": ([], ["text_proj", "ip_image_proj"]),
     "attention_head_dim": ([4, (2, 4)], [0, 3, None, (2, 3), (2,)]),
     "num_attention_heads": ([None], [0, 4, "2"]),
-    "dual_cross_attention": ([], [True]),
+    "dual_cross_attention": ([None], [True]),
     "use_linear_projection": ([True], ["yes", 1]),
     "class_embed_type": ([], ["timestep", "identity", "projection", "simple_projection"]),
     "addition_embed_type": ([XL], ["text", "image", "text_image", "image_hint", {}]),
@@ -104,7 +105,7 @@ UNET_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
         [XL | {"projection_class_embeddings_input_dim": None}],
     ),
     "attention_type": ([], ["gated", "gated-text-image"]),
-    "class_embeddings_concat": ([], [True]),
+    "class_embeddings_concat": ([None], [True]),
     "mid_block_only_cross_attention": ([True, False], []),
     "cross_attention_norm": (["layer_norm"], []),
     "addition_embed_type_num_heads": ([8], []),
@@ -170,6 +171,14 @@ TEXT = {
     "eos_token_id": 59,
     "projection_dim": 5,
 }
+VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 4,
+    "patch_size": 2,
+}
 TEXT_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "vocab_size": ([80], [0, 10**9, None, "60"]),
     "hidden_size": ([16], [0, 13]),
@@ -187,8 +196,8 @@ TEXT_SETTINGS: dict[str, tuple[list[Any], list[Any]]] = {
     "bos_token_id": ([5], []),
     "eos_token_id": ([2, 7, 58], [[59], -1, None]),
     "quantization_config": ([], [{"load_in_8bit": True}]),
-    "architectures": ([], [["T5EncoderModel"], ["XLMRobertaModel"], ["CLIPVisionModel"]]),
-    "model_type": ([], ["t5", "xlm-roberta", "clip_vision_model"]),
+    "architectures": ([None], [["T5EncoderModel"], ["XLMRobertaModel"], ["CLIPVisionModel"]]),
+    "model_type": ([None], ["t5", "xlm-roberta", "clip_vision_model"]),
 }
 
 
@@ -357,6 +366,40 @@ def test_a_setting_of_the_text_encoder_is_honoured(name, changes, cls, tmp_path)
     theirs = randomise(cls(TheirTextConfig(**TEXT | changes)).double())
     theirs.save_pretrained(tmp_path)
     compare_text_encoders(theirs, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("cls", [CLIPTextModel, CLIPTextModelWithProjection])
+@torch.no_grad()
+def test_the_text_encoder_of_a_whole_clip(cls, tmp_path):
+    """Its file has the text encoder's settings inside, and others of the same names outside."""
+    clip = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=5))
+    clip.save_pretrained(tmp_path)
+    theirs = cls.from_pretrained(tmp_path)
+    compare_text_encoders(theirs, tmp_path / "config.json")
+    ours = CLIPTextEncoder(text_config_from_json(tmp_path / "config.json", cls.__name__))
+    weights.load(ours, tmp_path)
+    wanted = cls.from_pretrained(tmp_path)(torch.tensor([[58, 7, 59]])).last_hidden_state
+    assert relative_error(ours(torch.tensor([[58, 7, 59]])).last, wanted) < 1e-5
+
+
+@torch.no_grad()
+def test_null_for_the_type_of_a_text_encoder(tmp_path):
+    path = written(tmp_path, TEXT | {"model_type": None, "architectures": None})
+    compare_text_encoders(CLIPTextModel(TheirTextConfig.from_pretrained(tmp_path)), path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"layer_norm_eps": 0.1}, "layer_norm_eps is 0.1"),
+        ({"model_type": "siglip_text_model"}, "type 'siglip_text_model'"),
+    ],
+)
+def test_a_setting_inside_a_whole_clip_is_refused(changes, words, tmp_path):
+    path = written(tmp_path, {"model_type": "clip", "text_config": TEXT | changes})
+    with pytest.raises(ValueError, match=words):
+        text_config_from_json(path, "CLIPTextModel")
 
 
 @pytest.mark.parametrize("name", TEXT_SETTINGS)

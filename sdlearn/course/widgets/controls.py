@@ -5,6 +5,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from sdlearn.samplers import SAMPLERS
+from sdlearn.text import most_layers_skipped
 from sdlearn.utils import sampling
 from sdlearn.utils.sampling import Knob, Sampling
 from sdlearn.versions import ModelSpec
@@ -22,9 +23,22 @@ def controls(spec: ModelSpec) -> dict[str, widgets.Widget]:
     defaults = sampling.Sampling().with_defaults(spec)
     return {
         name: control(name, knob, getattr(defaults, name))
-        for name, knob in sampling.knobs(sampling.Sampling).items()
+        for name, knob in knobs_of(spec).items()
         if has_control(name, knob)
     }
+
+
+def knobs_of(spec: ModelSpec) -> dict[str, Knob]:
+    """The fields of Sampling, with ranges that this model has and that hold its own settings."""
+    known, steps = sampling.knobs(sampling.Sampling), spec.schedule.num_steps
+    high = {
+        "steps": min(known["steps"].high or steps, steps),
+        "guidance_interval": steps - 1,
+        "clip_skip": most_layers_skipped(spec.text, spec.text_layer),
+        "height": max(known["height"].high or 0, spec.resolution),
+        "width": max(known["width"].high or 0, spec.resolution),
+    }
+    return {name: knob._replace(high=high.get(name, knob.high)) for name, knob in known.items()}
 
 
 def has_control(name: str, knob: Knob) -> bool:
@@ -54,9 +68,9 @@ def control(name: str, knob: Knob, value: Any) -> widgets.Widget:
     return widgets.FloatSlider(value=value, **ends, **row)
 
 
-def sampling_of(shown: dict[str, widgets.Widget]) -> Sampling:
-    """What the controls say. Raises ValueError for what cannot be used."""
-    known = sampling.knobs(sampling.Sampling)
+def sampling_of(shown: dict[str, widgets.Widget], spec: ModelSpec) -> Sampling:
+    """What the controls of a model say. Raises ValueError for what cannot be used."""
+    known = knobs_of(spec)
     return sampling.Sampling(**{name: value_of(each, known[name]) for name, each in shown.items()})
 
 
@@ -78,7 +92,7 @@ def show(shown: dict[str, widgets.Widget], wanted: Sampling, spec: ModelSpec) ->
     Raises ValueError, with nothing changed, where one of them cannot.
     """
     wanted = wanted.with_defaults(spec)
-    known = sampling.knobs(type(wanted))
+    known = knobs_of(spec)
     for name, knob in known.items():
         value = getattr(wanted, name)
         if name not in shown:

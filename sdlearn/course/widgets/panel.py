@@ -22,7 +22,7 @@ from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.course.widgets.text_to_image import unknown_words
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import State
-from sdlearn.utils import png_metadata, sampling
+from sdlearn.utils import memory, png_metadata
 from sdlearn.utils.image_files import open_image, upright
 from sdlearn.utils.images import fit_image, to_pil
 from sdlearn.utils.png_metadata import GenerationSettings
@@ -82,7 +82,7 @@ class Panel(widgets.VBox):
         self.say("Nothing drawn yet.")
         starts = widgets.HBox([widgets.Label("Begin from"), self.afresh, self.upload, self.again])
         starts.layout.flex_flow = "row wrap"
-        known = sampling.knobs(sampling.Sampling)
+        known = controls.knobs_of(sd.spec)
         plain = [each for name, each in self.controls.items() if not known[name].advanced]
         more = [each for name, each in self.controls.items() if known[name].advanced]
         folded = widgets.Accordion([widgets.VBox(more)], titles=["More settings"])
@@ -113,7 +113,7 @@ class Panel(widgets.VBox):
         return GenerationSettings(
             self.prompt.value,
             self.negative.value,
-            controls.sampling_of(self.controls),
+            controls.sampling_of(self.controls, self.sd.spec),
             self.start,
             1.0 if self.start is None else self.strength.value,
             self.sd.spec.name,
@@ -149,6 +149,8 @@ class Panel(widgets.VBox):
                     self.say(f"It will begin from {file['name']}.")
             except ValueError as error:
                 self.say(f"{error}.")
+            except MemoryError:
+                self.say(f"{file['name']} has more pixels than the memory can hold.")
         self.upload.value = ()  # the same file can be handed in again
 
     def take_settings(self) -> None:
@@ -180,22 +182,31 @@ class Panel(widgets.VBox):
         What cannot be drawn is said in a sentence, and what was there before stays.
         """
         self.say("Drawing …")
-        begun = time.perf_counter()
+        before = self.picture, self.made
         try:
-            with warnings.catch_warnings(record=True) as warned:
-                warnings.simplefilter("always")
-                states = settings.trajectory(self.sd)
-            looks: dict[str, Tensor] = {}
-            with attention_maps.accumulate_weights(self.sd.unet, looks):
-                shown, done = self.follow(states, settings, stopping)
-        except (ValueError, FloatingPointError) as error:
-            self.say(f"This cannot be drawn: {error}.")
-            return
+            said = self.drawn(settings, stopping)
+        except (ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
+            full = memory.is_about_memory(error)
+            if isinstance(error, RuntimeError) and not full:
+                raise
+            said = f"This cannot be drawn: {memory.in_a_sentence(error) if full else error}."
+            self.picture, self.made = before
+            self.show_picture()
+        self.say(said)
+
+    def drawn(self, settings: GenerationSettings, stopping: Event) -> str:
+        """Draw and show, as `draw` does; what to say of it at the end."""
+        begun = time.perf_counter()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            states = settings.trajectory(self.sd)
+        looks: dict[str, Tensor] = {}
+        with attention_maps.accumulate_weights(self.sd.unet, looks):
+            shown, done = self.follow(states, settings, stopping)
         self.show_strip(shown, settings)
         if not done:
-            self.say(f"Stopped. The strip shows how far it came; {self.kept()}.")
             self.show_picture()
-            return
+            return f"Stopped. The strip shows how far it came; {self.kept()}."
         (self.picture,) = self.sd.to_images(shown[-1].z)
         self.made = settings
         self.show_picture()
@@ -205,7 +216,7 @@ class Panel(widgets.VBox):
         unknown = unknown_words(self.sd, f"{settings.prompt} {settings.negative_prompt}")
         if settings.num_steps(self.sd) == 0:
             notes.insert(0, "Nothing was drawn over the picture: strength times steps is below 1.")
-        self.say(" ".join([f"Done in {time.perf_counter() - begun:.1f} s.", *unknown, *notes]))
+        return " ".join([f"Done in {time.perf_counter() - begun:.1f} s.", *unknown, *notes])
 
     def kept(self) -> str:
         """What the picture shows after a stop."""
