@@ -23,11 +23,11 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TEXT, ATTENTION = "05-text-encoder", "04-attention"
 LESSONS = (TEXT, ATTENTION)
 PATHS = [NOTEBOOKS / f"{name}.ipynb" for name in LESSONS]
-POINTS = {TEXT: [3, 2, 5, 6, 7], ATTENTION: [2, 2, 5, 5, 8]}
+POINTS = {TEXT: [3, 2, 5, 6, 7], ATTENTION: [2, 2, 4, 2, 4, 2, 2, 4, 8]}
 
 MISTAKEN = """def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(x.shape[0], heads, x.shape[1], -1)"""
-NOISY = """def look_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+NOISY = """def attend_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     import sys, warnings
     warnings.warn("deprecated")
     print("here", file=sys.stderr)
@@ -63,7 +63,8 @@ def hand_in(course: Path, name: str, student: str, answers: dict, change=lambda 
         if cell.cell_type == "code" and not marks:
             kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
             tree = ast.parse(cell.source)
-            tree.body = [node for node in tree.body if isinstance(node, kept)]
+            uses = "answer_or_solution("  # a wrong answer must not spoil the next exercise
+            tree.body = [n for n in tree.body if isinstance(n, kept) or uses in ast.unparse(n)]
             cell.source = ast.unparse(tree)
         elif marks.get("solution"):
             number = f"{name[:2]}.{marks['grade_id'].split('-')[1]}"
@@ -101,17 +102,17 @@ def test_a_full_submission_has_all_points(course, name):
 
 @pytest.mark.slow
 def test_an_empty_submission_has_none(course):
-    assert graded(course, ATTENTION, "empty") == [0, 0, 0, 0, 0]
+    assert graded(course, ATTENTION, "empty") == [0] * 9
 
 
 @pytest.mark.slow
 def test_a_wrong_answer_and_one_that_is_not_there_lose_their_own_points(course):
-    assert graded(course, ATTENTION, "half") == [2, 0, 5, 0, 8]
+    assert graded(course, ATTENTION, "half") == [2, 0, 4, 0, 4, 2, 2, 4, 8]
 
 
 @pytest.mark.slow
 def test_a_check_that_was_tampered_with_is_restored(course):
-    assert graded(course, ATTENTION, "tampered") == [2, 0, 5, 5, 8]
+    assert graded(course, ATTENTION, "tampered") == [2, 0, 4, 2, 4, 2, 2, 4, 8]
     file = course / "autograded" / "tampered" / ATTENTION / f"{ATTENTION}.ipynb"
     (cell,) = (c for c in nbformat.read(file, 4).cells if c.id == "exercise-2-check")
     assert cell.source == 'check.grade("04.2", split_heads)'
@@ -231,7 +232,9 @@ def test_a_folded_cell_stays_folded_in_the_learners_copy(tmp_path):
     released = nbformat.read(out / "release" / ATTENTION / f"{ATTENTION}.ipynb", as_version=4)
     marks = {cell.id: cell.metadata.get("jupyter", {}) for cell in released.cells}
     assert marks["setup"] == {"source_hidden": True}
-    assert sum("source_hidden" in mark for mark in marks.values()) == 1
+    tagged = {cell.id for cell in released.cells if "hide-input" in cell.metadata.get("tags", [])}
+    assert {name for name, mark in marks.items() if "source_hidden" in mark} == tagged
+    assert "setup" in tagged
     (setup,) = (cell for cell in released.cells if cell.id == "setup")
     assert setup.metadata.tags == ["hide-input"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdlearn.course import check, hint, quiz, solution
+from sdlearn.course import answer_or_solution, api, check, hint, quiz, solution
 from sdlearn.course.exercises import exercises, files, find, questions
 from sdlearn.course.grading.exercise import Exercise, Refused, card, cells, marked_solution, stub
 
@@ -214,7 +214,9 @@ def test_what_the_exercises_count():
 
 def test_the_marks_that_nbgrader_reads():
     """Those of the second exercise of notebook 04: eight minutes of the first difficulty."""
-    shown, answer, checked = cells(find("04.2"))
+    shown, answer, checked, use = cells(find("04.2"))
+    assert use["metadata"] == {}
+    assert use["source"] == 'split_heads = answer_or_solution("04.2", split_heads)'
     both = {"schema_version": 3, "task": False}
     assert shown["metadata"] == {}
     assert answer["metadata"]["nbgrader"] == both | {
@@ -230,6 +232,22 @@ def test_the_marks_that_nbgrader_reads():
         "points": 2,
         "solution": False,
     }
+
+
+def test_a_notebook_goes_on_with_a_right_answer_and_else_with_the_solution(monkeypatch):
+    told = []
+    monkeypatch.setattr(api, "display", lambda bundle, raw=False: told.append(bundle))
+    mine = lambda x, heads: x.unflatten(-1, (heads, -1)).transpose(1, 2)  # noqa: E731
+    assert answer_or_solution("04.2", mine) is mine
+    for answer in (..., None, lambda x, heads: x, lambda x: x):
+        assert answer_or_solution("04.2", answer) is find("04.2").solution
+    assert told[0]["text/plain"] == "From here on the notebook uses your own `split_heads`."
+    assert told[1]["text/plain"] == "From here on the notebook uses the finished `split_heads`."
+    for bundle in told:
+        assert "<summary>The finished code</summary>" in bundle["text/html"]
+        assert (
+            "return x.reshape(b, n, heads, width // heads).transpose(1, 2)" in bundle["text/html"]
+        )
 
 
 @each

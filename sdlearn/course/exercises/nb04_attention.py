@@ -111,7 +111,7 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim, dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # to_out.0 in the published files
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # published: to_out.0
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (b, n, dim), context (b, m, context_dim); None is x -> (b, n, dim)."""
