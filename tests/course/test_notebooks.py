@@ -77,7 +77,7 @@ def test_every_number_in_the_prose_comes_from_a_cell(path):
         if cell["cell_type"] == "markdown" and not cell["source"].startswith("### Exercise"):
             text = cell["source"].split("## Papers")[0]
             text = re.sub(r"\$[^$]*\$|`[^`]*`|(?<=\])\([^)]*\)|\(https?:[^)]*\)", " ", text)
-            text = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|SD \d(\.\d)?", " ", text, flags=re.M)
+            text = re.sub(r"^#+ \d+(\.\d+)* ·|(Diffusion|SD) \d(\.\d)?", " ", text, flags=re.M)
             text = re.sub(rf"({REFERENCES})\s\[?\d[\d.]*((, | and | to )\d[\d.]*)*", " ", text)
             found = set(re.findall(r"\d+(?:\.\d+)?", text.replace(",", "")))
             assert found <= known, (cell["id"], found - known)

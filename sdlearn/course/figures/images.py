@@ -32,7 +32,8 @@ def show(figure: Image.Image | Figure | Described, alt: str = "") -> None:
         ValueError: If there is no description.
     """
     if isinstance(figure, Described):
-        figure, alt = figure.figure, alt or figure.words
+        alt = alt or figure.words
+        figure = figure.figure
     if not alt:
         raise ValueError("the figure has no description; give one as `alt`")
     display(Shown(data=png(figure), format="png", alt=alt))

@@ -131,7 +131,7 @@ ADVICE = (
     ),
     (
         r"\[ModuleList\] is missing",
-        "A `ModuleList` only holds layers and cannot be called. Call a layer in it: `layers[0](x)`.",
+        "A `ModuleList` only holds layers; it cannot be called. Call one of them: `layers[0](x)`.",
     ),
     (
         "must be Tensor, not NoneType",
