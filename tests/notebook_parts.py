@@ -6,6 +6,7 @@ values that it uses, to what those use, and so on. Nothing else of the notebook 
 
 import ast
 import json
+import re
 import symtable
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sdlearn.course import check
+from sdlearn.course import check, solution
 from sdlearn.course.grading import compare
 
 
@@ -63,10 +64,15 @@ def origin(part: Callable[..., Any]) -> str:
 
 @cache
 def statements(path: Path) -> list[Statement]:
-    """All of a notebook, cell after cell; its exercises, which learners fill in, are left out."""
+    """All of a notebook, cell after cell; its exercises, which learners fill in, are left out.
+
+    Where the notebook goes on with a learner's answer, the solution is put in its place.
+    """
     found = []
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         source = "".join(cell["source"])
+        core = re.match(r'\w+ = answer_or_solution\("(\d\d\.\d)", \w+\)$', source)
+        source = solution(core[1]).text if core else source
         if cell["cell_type"] == "code" and "nbgrader" not in cell["metadata"]:
             place = f"{path.name}, cell {cell['id']}"
             found += [Statement(node, place, *names(node)) for node in ast.parse(source).body]

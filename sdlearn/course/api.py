@@ -156,10 +156,10 @@ def answer_or_solution(number: str, answer: Any) -> Any:
     """
     exercise = exercises.find(number)
     right = judge(exercise, answer).status == "right"
-    whose = "your own" if right else "the finished"
+    whose = "your own" if right else "the library's"
     told = f"From here on the notebook uses {whose} `{exercise.name}`."
     code = html.escape(source(exercise))
-    fold = f"<details><summary>The finished code</summary><pre><code>{code}</code></pre></details>"
+    fold = f"<details><summary>The library's code</summary><pre><code>{code}</code></pre></details>"
     display({"text/plain": told, "text/html": f"<div>{marked_up(told)}</div>{fold}"}, raw=True)
     return answer if right else exercise.solution
 

@@ -159,3 +159,10 @@ def per_prompt(name: str, rows: Tensor, prompts: int, n: int) -> Tensor:
             "each"
         )
     return rows if len(rows) == 1 else rows.repeat_interleave(n, dim=0)
+
+
+def central_square(image: Image.Image) -> Image.Image:
+    """The square in the middle of an image, as large as possible."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

@@ -33,7 +33,9 @@ def test_same_modules_are_the_same_and_left_alone(capsys):
     after = [*mine.parameters(), *theirs.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     said = capsys.readouterr().out
-    assert said.startswith("same: 4 weights of equal names and shapes, 14 numbers; results (4, 2),")
+    assert said.startswith(
+        "same: 4 tensors with equal names and shapes, 14 parameters; output (4, 2),"
+    )
     assert "relative error 0e+00" in said
 
 
@@ -76,7 +78,7 @@ def test_additional_weights_are_named():
 def test_functions_and_generators_are_compared_too(capsys):
     check.same(lambda x: x + x, lambda x: 2 * x, X)
     check.same(lambda x: iter([x, x]), lambda x: [x, x], X)
-    assert capsys.readouterr().out.count("same: results (4, 3)") == 2
+    assert capsys.readouterr().out.count("same: output (4, 3)") == 2
     with pytest.raises(Different, match=r"it is .* instead of"):
         check.same(lambda x: x + 1e-9, lambda x: x, X)
 

@@ -242,9 +242,9 @@ def test_a_notebook_goes_on_with_a_right_answer_and_else_with_the_solution(monke
     for answer in (..., None, lambda x, heads: x, lambda x: x):
         assert answer_or_solution("04.2", answer) is find("04.2").solution
     assert told[0]["text/plain"] == "From here on the notebook uses your own `split_heads`."
-    assert told[1]["text/plain"] == "From here on the notebook uses the finished `split_heads`."
+    assert told[1]["text/plain"] == "From here on the notebook uses the library's `split_heads`."
     for bundle in told:
-        assert "<summary>The finished code</summary>" in bundle["text/html"]
+        assert "<summary>The library's code</summary>" in bundle["text/html"]
         assert (
             "return x.reshape(b, n, heads, width // heads).transpose(1, 2)" in bundle["text/html"]
         )

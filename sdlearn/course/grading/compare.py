@@ -51,7 +51,7 @@ def same(
             raise Different(trouble)
         mine, theirs = mine.double().eval(), theirs.double().eval()
         sizes = [weight.numel() for weight in theirs.state_dict().values()]
-        counted = f"{len(sizes)} weights of equal names and shapes, {sum(sizes):,} numbers; "
+        counted = f"{len(sizes)} tensors with equal names and shapes, {sum(sizes):,} parameters; "
     with torch.no_grad():
         a, b = (materialize(f(*converted(inputs, torch.float64))) for f in (mine, theirs))
     trouble = difference(a, b, tolerance)
@@ -60,7 +60,7 @@ def same(
     errors = [relative_error(x, y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
     found = [str(tuple(leaf.shape)) for leaf in tree_leaves(b)] or ["equal"]
     shapes = ", ".join(found) if len(found) <= 8 else f"of {len(found)} tensors"
-    print(f"same: {counted}results {shapes}, relative error {max(errors, default=0):.0e}")
+    print(f"same: {counted}output {shapes}, relative error {max(errors, default=0):.0e}")
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> str:

@@ -43,7 +43,7 @@ def judge(exercise: Exercise, answer: Any) -> Finding:
     """Judge an answer. An exception in its code becomes a finding and is not raised."""
     if is_blank(answer):
         return Finding(
-            "not attempted", "Write your answer where the `...` stands and run both cells."
+            "not attempted", "Write your answer in place of the `...` and run both cells."
         )
     trouble = wrong_kind(exercise, answer)
     if trouble:

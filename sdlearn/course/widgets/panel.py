@@ -24,7 +24,7 @@ from sdlearn.pipeline import StableDiffusion
 from sdlearn.samplers import State
 from sdlearn.utils import memory, png_metadata
 from sdlearn.utils.image_files import open_image, upright
-from sdlearn.utils.images import fit_image, to_pil
+from sdlearn.utils.images import central_square, fit_image, to_pil
 from sdlearn.utils.png_metadata import GenerationSettings
 
 WIDTH = 384  # of a picture on the page, in CSS pixels: six for each of the storybook's
@@ -145,7 +145,7 @@ class Panel(widgets.VBox):
         for file in self.upload.value:
             try:
                 with open_image(bytes(file["content"]), file["name"]) as picture:
-                    self.begin_from(middle(upright(file["name"], picture, "RGB")))
+                    self.begin_from(central_square(upright(file["name"], picture, "RGB")))
                     self.say(f"It will begin from {file['name']}.")
             except ValueError as error:
                 self.say(f"{error}.")
@@ -312,13 +312,6 @@ class Panel(widgets.VBox):
             f'href="data:image/png;base64,{data}" '
             'style="text-decoration: underline">Save this picture</a>, with its settings inside'
         )
-
-
-def middle(picture: Image.Image) -> Image.Image:
-    """The square in the middle of a picture, as large as possible."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
 
 
 def sentence(warning: str) -> str:
