@@ -172,6 +172,7 @@ def test_hooks_and_lint_run_the_same_tools():
         "mypy",
         "codespell",
         "stored notebooks",
+        "reading times",
     ]
 
 
