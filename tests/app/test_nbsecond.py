@@ -20,7 +20,7 @@ def second(tmp_path, monkeypatch):
     """Return the faults of a notebook that belongs to the second edition."""
     monkeypatch.setattr(nbsecond, "SECOND_EDITION", ("03",))
     monkeypatch.setattr(nbwords, "TERMS", {"03": ("Fourier features", "c_noise")})
-    monkeypatch.setattr(nbwords, "files", dict)
+    monkeypatch.setattr("sdlearn.course.exercises.files", dict)
     check = neighbours(tmp_path)
     return lambda notebook: check(nbtool.clean(notebook))
 
