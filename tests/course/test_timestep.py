@@ -200,7 +200,7 @@ def test_every_control_matters(widget, control, value):
     assert before.shape == after.shape
     assert not np.array_equal(before, after)
     assert widget.message.value != said
-    assert "Clocks and their vector" in widget.view.value
+    assert "Clocks, and the embedding as bars" in widget.view.value
 
 
 def test_the_widget_answers_over_its_whole_range(widget):

@@ -103,7 +103,7 @@ MULTILAYER = Exercise(
     hints=(
         "The first layer maps `(b, dim_in)` to `(b, dim)`, and the second keeps that shape. SiLU "
         "is applied once, between them.",
-        "SiLU of `h` is `h * torch.sigmoid(h)`.",
+        "SiLU of `h` is `h * torch.sigmoid(h)`, or `F.silu(h)`.",
         "`h = self.linear_1(x)`, then the second layer of `F.silu(h)`.",
     ),
     solution=TimeEmbedding,
@@ -151,7 +151,7 @@ WAVELENGTH = Exercise(
 
 
 def adapted(weight: Tensor) -> Tensor:
-    """(n, dim) for sin, cos, sin, cos, ... -> (n, dim) for all cosines, then all sines."""
+    """(n, dim) for sin, cos, sin, cos, ... -> (n, dim) for cosines, then sines."""
     return torch.cat([weight[:, 1::2], weight[:, 0::2]], dim=1)
 
 
@@ -194,7 +194,7 @@ def size_vector(
     targets: list[tuple[int, int]],
     dim: int,
 ) -> Tensor:
-    """(b, d) and b pairs (width, height), (left, top), (width, height) -> (b, d + 6 dim)."""
+    """pooled (b, d), the others b pairs each -> (b, d + 6 * dim)."""
     rows = [
         (height, width, top, left, target_height, target_width)
         for (width, height), (left, top), (target_width, target_height) in zip(
@@ -275,7 +275,7 @@ VECTOR = Exercise(
 
 
 def read_clocks(embedding: Tensor) -> Tensor:
-    """(b, dim), the rounded embedding of b timesteps -> the timesteps (b,), 0 to 999."""
+    """(b, dim), the rounded embeddings -> the timesteps (b,), from 0 to 999."""
     half = embedding.shape[1] // 2
     frequencies = 10000 ** (-torch.arange(half, dtype=embedding.dtype) / half)
     angles = torch.atan2(embedding[:, half:], embedding[:, :half])  # (b, dim/2), -π to π

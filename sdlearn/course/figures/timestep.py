@@ -60,7 +60,7 @@ def timestep_path() -> Described:
     """Draw the path of a timestep: sinusoids, MLP, and the addition inside a ResBlock."""
     figure, ax = diagrams.canvas(22, 6.4, "From a timestep to every ResBlock")
     top, low = 5.0, 1.5
-    label(ax, 0.9, top, "timestep $t$\n(b,)")
+    label(ax, 1.1, top, "timestep $t$\n(b,)")
     box(ax, 4.6, top, "sinusoids\n$\\cos\\,\\omega_i t$,  $\\sin\\,\\omega_i t$",
         tint(PURPLE, 0.22), w=3.4, h=1.3)  # fmt: skip
     ax.add_patch(Rectangle((8.1, 3.95), 7.3, 2.1, facecolor=PALE, edgecolor="#cbd2d9"))
@@ -68,7 +68,7 @@ def timestep_path() -> Described:
     box(ax, 9.5, top, "linear_1", LINEAR, w=1.8)
     box(ax, 11.75, top, "SiLU", MLP, w=1.3)
     box(ax, 14.0, top, "linear_2", LINEAR, w=1.8)
-    ends = ((1.8, 2.85), (6.35, 8.55), (10.45, 11.05), (12.45, 13.05), (14.95, 16.9))
+    ends = ((2.0, 2.85), (6.35, 8.55), (10.45, 11.05), (12.45, 13.05), (14.95, 16.9))
     for start, end in ends:
         arrow(ax, [(start, top), (end, top)], TIME)
     label(ax, 7.3, top + 0.35, "(b, d)", MUTED)
@@ -78,16 +78,16 @@ def timestep_path() -> Described:
     plus(ax, 9.5, low)
     box(ax, 14.0, low, "norm, SiLU,\nconv2", CONV, w=2.6, h=1.2)
     plus(ax, 18.6, low)
-    label(ax, 0.9, low, "feature map\n(b, c, h, w)")
-    ends = ((2.1, 3.25), (5.95, 9.24), (9.76, 12.65), (15.35, 18.34), (18.86, 20.6))
+    label(ax, 1.1, low, "feature map\n(b, c, h, w)")
+    ends = ((2.2, 3.25), (5.95, 9.24), (9.76, 12.65), (15.35, 18.34), (18.86, 20.6))
     for start, end in ends:
         arrow(ax, [(start, low), (end, low)])
-    arrow(ax, [(2.5, low), (2.5, 0.35), (18.6, 0.35), (18.6, low - 0.26)])
+    arrow(ax, [(2.6, low), (2.6, 0.35), (18.6, 0.35), (18.6, low - 0.26)])
     label(ax, 11.4, 0.12, "residual connection", MUTED)
-    box(ax, 9.5, 2.9, "SiLU, time_emb_proj", LINEAR, w=3.6, h=0.8)
-    arrow(ax, [(16.4, top), (16.4, 2.9), (11.35, 2.9)], TIME)
-    arrow(ax, [(9.5, 2.48), (9.5, low + 0.26)], TIME)
-    label(ax, 9.75, 2.13, "one value for each channel, (b, c, 1, 1)", TIME, "left")
+    box(ax, 9.5, 3.1, "SiLU, time_emb_proj", LINEAR, w=3.6, h=0.8)
+    arrow(ax, [(16.4, top), (16.4, 3.1), (11.35, 3.1)], TIME)
+    arrow(ax, [(9.5, 2.68), (9.5, low + 0.26)], TIME)
+    label(ax, 9.75, 2.42, "one value for each channel, (b, c, 1, 1)", TIME, "left")
     words = (
         "A diagram. The timestep t becomes cosines and sines, a vector of d channels. The "
         "TimeEmbedding, linear_1, SiLU and linear_2, turns it into emb, of 4 d channels, which "
@@ -329,8 +329,8 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     ax.set(yscale="log", xlim=(times[0], times[-1]))
     ax.axhline(1, color=MUTED, lw=0.8)
     ax.annotate(
-        "error of the prediction 0", (times[-1], 1), (-4, -12), textcoords="offset points",
-        ha="right", color=MUTED, fontsize=9,
+        "prediction 0", (280, 1), (0, 3), textcoords="offset points", ha="center", color=MUTED,
+        fontsize=9,
     )  # fmt: skip
     ax.legend(loc="lower left", fontsize=9)
     middle = len(times) // 2

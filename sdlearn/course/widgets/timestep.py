@@ -31,7 +31,9 @@ class TimestepWidget(FigureWidget):
         row = {"style": {"description_width": "9em"}, "layout": {"width": "36em"}}
         span = {"min": 0, "max": 999, "step": 0.25, "readout_format": ".2f"}
         self.t = widgets.FloatSlider(value=t, description="Timestep t", **span, **row)
-        self.other = widgets.FloatSlider(value=other, description="Other timestep t'", **span, **row)
+        self.other = widgets.FloatSlider(
+            value=other, description="Other timestep t'", **span, **row
+        )
         self.channels = widgets.Dropdown(options=CHANNELS, value=32, description="Channels", **row)
         self.period = widgets.Dropdown(
             options=[(f"{period:,}", period) for period in PERIODS],
