@@ -76,7 +76,7 @@ def test_every_number_in_the_prose_comes_from_a_cell(path):
     for cell in cells:
         if cell["cell_type"] == "markdown" and not cell["source"].startswith("### Exercise"):
             text = cell["source"].split("## Papers")[0]
-            text = re.sub(r"\$[^$]*\$|`[^`]*`|\(https?:[^)]*\)", " ", text)
+            text = re.sub(r"\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", text)
             text = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|SD \d(\.\d)?", " ", text, flags=re.M)
             text = re.sub(rf"({REFERENCES})\s\d[\d.]*((, | and | to )\d[\d.]*)*", " ", text)
             found = set(re.findall(r"\d+(?:\.\d+)?", text.replace(",", "")))
