@@ -26,7 +26,7 @@ MEASURED = {
     "00": 25.1,
     "01": 37.8,
     "02": 95.1,
-    "03": 33.9,
+    "03": 42.0,
     "04": 43.1,
     "05": 84.1,
     "06": 103.0,
@@ -41,7 +41,7 @@ WEEKS = ("00 01", "02", "03 04", "05", "06", "07", "08", "09", "10 11", "12 13",
 # For each half day: the notebooks, the fraction of each that is read, and a description of it.
 HALF_DAYS = {
     "1, morning": (("00", 1, ""), ("01", 0.5, "sections 1, 4, 5, 7"), ("02", 0.5, "sections 1–6")),
-    "1, afternoon": (("03", 0.5, "sections 1–7"), ("04", 1, ""), ("05", 0.75, "from section 3 on")),
+    "1, afternoon": (("03", 1, ""), ("04", 1, ""), ("05", 0.75, "from section 3 on")),
     "2, morning": (("06", 1, ""), ("07", 1, "")),
     "2, afternoon": (("08", 1, ""),),
     "3, morning": (("09", 1, ""), ("10", 1, "")),

@@ -147,10 +147,10 @@ def test_a_memory_of_values_passes():
 
     def answer(channel, dim):
         if (channel, dim) not in known:
-            known[channel, dim] = right("03.1")(channel, dim)
+            known[channel, dim] = right("03.3")(channel, dim)
         return known[channel, dim]
 
-    assert check("03.1", answer).status == "right"
+    assert check("03.3", answer).status == "right"
 
 
 def test_one_place_at_a_time_is_no_byte_pair_encoding():
@@ -534,7 +534,7 @@ HINTS = [
     ("01.5", mean_angle, "You average the angles of the batch"),
     ("01.5", first_for_all, "Only the first example of the batch is right"),
     ("05.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
-    ("03.1", lambda channel, dim: 6.28, "your code never uses"),
+    ("03.3", lambda channel, dim: 6.28, "your code never uses"),
     ("05.3", of_the_wrong_shapes, "Two shapes do not fit"),
     ("06.2", taking_too_many, "More is taken from a list than was put into it."),
     (

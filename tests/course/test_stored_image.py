@@ -58,7 +58,7 @@ def tour(sd) -> UNetTour:
 
 
 WIDGETS = {
-    "timestep": (lambda sd: TimestepWidget(t=500, other=503), "Clocks and their vector. The ve"),
+    "timestep": (lambda sd: TimestepWidget(t=500, other=503), "Clocks, and the embedding as b"),
     "sampler": (lambda sd: SamplerWidget(steps=2), "16 trajectories over five clusters of data"),
     "text encoder": (
         lambda sd: TextEncoderWidget(sd.text, "a red house", "a red car"),

@@ -7,8 +7,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sdlearn.course.figures import timestep
+from sdlearn.course.figures.style import BLUE, VERMILION
 from sdlearn.course.widgets.timestep import CHANNELS, PERIODS, TimestepWidget
 from sdlearn.embeddings import sinusoidal_embedding
 
@@ -33,35 +35,41 @@ def test_clocks_are_chosen_from_the_fastest_to_the_slowest():
     assert timestep.pick_clocks(2, 6) == [0]
 
 
+def coloured(picture, colour):
+    """Where the pixels of an image have about this colour."""
+    wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return np.abs(np.array(picture, int) - wanted).max(-1) < 40
+
+
 @pytest.mark.parametrize("quarter", range(4))
 def test_a_hand_starts_at_the_top_and_turns_to_the_right(quarter):
-    dark = np.array(timestep.clock_face(quarter * math.pi / 2)) < 60
-    y, x = np.nonzero(dark[20:-20, 20:-20])  # without the edge and its marks
-    middle = (dark.shape[0] - 40) / 2
+    hand = coloured(timestep.clock_face(quarter * math.pi / 2), BLUE)
+    y, x = np.nonzero(hand)
+    middle = hand.shape[0] / 2
     right, up = (x - middle + 0.5).mean(), (middle - y - 0.5).mean()
-    assert right == pytest.approx(13 * math.sin(quarter * math.pi / 2), abs=3)
-    assert up == pytest.approx(13 * math.cos(quarter * math.pi / 2), abs=3)
+    assert right == pytest.approx(15 * math.sin(quarter * math.pi / 2), abs=3)
+    assert up == pytest.approx(15 * math.cos(quarter * math.pi / 2), abs=3)
 
 
-def test_the_other_hand_is_grey_and_thin():
-    one, two = (np.array(timestep.clock_face(0.0, other)) for other in (None, math.pi / 2))
-    drawn = two[(one == 255) & (two < 250)]
-    assert 50 < len(drawn) < 200
-    assert drawn.min() > 90
+def test_the_other_hand_is_red_and_thin():
+    one, two = (timestep.clock_face(0.0, other) for other in (None, math.pi / 2))
+    assert not coloured(one, VERMILION).any()
+    assert 40 < coloured(two, VERMILION).sum() < 0.6 * coloured(two, BLUE).sum()
 
 
 def test_rows_of_clocks_are_rows_of_times():
-    page = timestep.clock_rows([0, 5], 8, "A title", count=4)
-    more = timestep.clock_rows([0, 5, 999], 8, "A title", count=4)
-    assert more.width == page.width
-    assert more.height - page.height == timestep.FACE + timestep.GAP
-    pixels = np.array(page)
-    left, top = 86, 2 * timestep.LINE
+    one = timestep.clock_rows([0, 5], 8, "A title", count=4)
+    more = timestep.clock_rows([0, 5, 999], 8, "A title", count=4).figure
+    assert more.width == one.figure.width
+    assert more.height - one.figure.height == timestep.FACE + timestep.GAP
+    pixels = np.array(one.figure)
+    left, top = 100, 2 * timestep.LINE
     for k, speed in enumerate(timestep.frequencies(8)):
         x = left + k * (timestep.FACE + timestep.GAP)
         y = top + timestep.FACE + timestep.GAP
         seen = pixels[y : y + timestep.FACE, x : x + timestep.FACE]
         assert np.array_equal(seen, np.array(timestep.clock_face(5 * float(speed))))
+    assert "at t = 5: 0.796, 0.0796" in one.words
 
 
 @pytest.mark.parametrize("dim", CHANNELS)
@@ -72,15 +80,15 @@ def test_the_page_can_be_drawn_over_the_whole_range(dim, period):
         page = timestep.clock_figure(t, other, dim, period)
         assert blank in (None, page.size)
         blank = page.size
-        dark = np.argwhere(np.array(page) < 128)
+        dark = np.argwhere(np.array(page).min(-1) < 128)
         assert dark.min() > 2  # nothing touches the edge, so nothing is cut off
-        assert (np.array(page.size[::-1]) - dark.max(0)).min() > 2
+        assert (np.array(page.size[::-1]) - dark.max(0)[:2]).min() > 2
 
 
-def test_the_bars_are_as_long_as_the_numbers():
-    page = np.array(timestep.clock_figure(0, 0, 8))  # at t = 0 cosines are 1 and sines 0
-    rows = (page == 0x40).sum(axis=0)
-    width = (page.shape[1] - 54) / 8
+def test_the_bars_are_as_long_as_the_entries():
+    bars = coloured(timestep.clock_figure(0, 0, 8), BLUE)  # at t = 0 cosines are 1 and sines 0
+    rows = bars[-200:].sum(axis=0)
+    width = (bars.shape[1] - 54) / 8
     heights = [rows[round(44 + (k + 0.5) * width)] for k in range(8)]
     assert all(height == pytest.approx(60, abs=3) for height in heights[:4])
     assert all(height <= 2 for height in heights[4:])
@@ -88,14 +96,15 @@ def test_the_bars_are_as_long_as_the_numbers():
 
 def test_a_map_has_one_pixel_for_each_number():
     vectors = timestep.clock_hands(torch.arange(90), 12)
-    figure = timestep.vectors_over_time(vectors, "Title")
-    ax, beside = figure.axes
+    drawn = timestep.vectors_over_time(vectors, "Title")
+    assert "12 channels" in drawn.words
+    ax, beside = drawn.figure.axes
     assert np.array_equal(np.asarray(ax.images[0].get_array()), vectors.T.numpy())
     size = ax.get_window_extent()
     assert (size.width, size.height) == pytest.approx((90, 12))
     assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
         "Title",
-        "time t",
+        "timestep t",
         "channel",
     )
     assert ax.images[0].get_clim() == pytest.approx((-1, 1))
@@ -104,8 +113,9 @@ def test_a_map_has_one_pixel_for_each_number():
 
 def test_maps_of_similarity_share_their_scale_and_their_times():
     one, two = torch.eye(50), torch.eye(50) - 0.5
-    figure = timestep.similarity({"one": one, "two": two}, step=4)
-    maps = [ax for ax in figure.axes if ax.images]
+    drawn = timestep.similarity({"one": one, "two": two}, step=4)
+    assert "two: from -0.50 to 1, on average -0.48" in drawn.words
+    maps = [ax for ax in drawn.figure.axes if ax.images]
     for ax, name, matrix in zip(maps, ("one", "two"), (one, two), strict=True):
         assert ax.get_title(loc="left") == name
         assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
@@ -114,23 +124,42 @@ def test_maps_of_similarity_share_their_scale_and_their_times():
         assert ax.get_window_extent().width == pytest.approx(50)
 
 
-def test_panels_hold_all_lines_and_differ_without_colour():
-    lines = {name: ([0, 1, 2], [k + 1.0, k + 2.0, k + 3.0]) for k, name in enumerate("abcd")}
-    parts = [
-        timestep.Panel("first", lines, "x", "y", points=([0, 2], [1.0, 3.0])),
-        timestep.Panel("second", lines, "x", "y", log=True),
-        timestep.Panel("third", lines, "x", "y"),
-    ]
-    figure = timestep.panels(parts, "A title")
-    drawn = [ax for ax in figure.axes if ax.lines]
-    assert [ax.get_title(loc="left") for ax in drawn] == ["first", "second", "third"]
-    assert [ax.get_yscale() for ax in drawn] == ["linear", "log", "linear"]
-    assert [len(ax.lines) for ax in drawn] == [5, 4, 4]
-    for line, (xs, ys) in zip(drawn[1].lines, lines.values(), strict=True):
-        assert (list(line.get_xdata()), list(line.get_ydata())) == (xs, ys)
-    assert len({line.get_linestyle() for line in drawn[1].lines}) == 4
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [*"abcd", "trained"]
+def test_curves_of_errors_differ_without_colour():
+    errors = {name: [0.1 * k + 0.1, 0.5, 2.0] for k, name in enumerate("abcde")}
+    drawn = timestep.error_curves([0, 10, 999], errors)
+    (ax,) = drawn.figure.axes
+    lines = ax.lines[:5]
+    assert [list(line.get_ydata()) for line in lines] == list(errors.values())
+    assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in lines}) == 5
+    assert ax.get_yscale() == "log"
+    assert "b: 0.2 at 0, 0.5 at 10, 2 at 999" in drawn.words
+
+
+def test_fits_show_the_target_the_network_and_the_trained_timesteps():
+    t = torch.arange(6)
+    target, trained = t.float(), t % 2 == 0
+    drawn = timestep.fits(t, target, {"a": target, "b": target + ~trained}, trained, "A title")
+    assert [ax.get_title(loc="left") for ax in drawn.figure.axes] == ["a", "b"]
+    for ax, curve in zip(drawn.figure.axes, (target, target + ~trained), strict=True):
+        assert [len(line.get_xdata()) for line in ax.lines] == [6, 6, 3]
+        assert list(ax.lines[1].get_ydata()) == curve.tolist()
+    assert "b: typical error 0.00 at trained timesteps and 1.00 between them" in drawn.words
+    (legend,) = drawn.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["target", "network", "trained"]
+
+
+def test_rows_of_images_have_their_names():
+    image = Image.new("RGB", (4, 4))
+    drawn = timestep.image_rows({"one": [image] * 3, "two": [image] * 3}, "A title", "All black.")
+    assert drawn.words == "A grid with these rows of images: one; two. All black."
+
+
+def test_the_diagram_names_the_layers_of_the_published_files():
+    drawn = timestep.timestep_path()
+    said = " ".join(text.get_text() for text in drawn.figure.axes[0].texts)
+    for name in ("linear_1", "SiLU", "linear_2", "time_emb_proj", "conv1", "conv2"):
+        assert name in said
+    assert "added to the feature map between the two convolutions" in drawn.words
 
 
 # --------------------------------------------------------------------------------------- the widget
@@ -155,7 +184,7 @@ def test_the_widget_says_the_similarity_of_the_two_times(widget):
     expected = sinusoidal_embedding(torch.tensor([500.0, 503.0]), 320).double()
     assert widget.similarity == pytest.approx(float(expected[0] @ expected[1]) / 160, abs=1e-4)
     assert f"similarity {widget.similarity:.4f}" in text(widget.message)
-    assert "89 of 160 clocks" in text(widget.message)
+    assert "89 of 160 frequencies" in text(widget.message)
     assert 'role="status"' in widget.message.value
     widget.other.value = 500
     assert widget.similarity == pytest.approx(1, abs=1e-12)
@@ -171,7 +200,7 @@ def test_every_control_matters(widget, control, value):
     assert before.shape == after.shape
     assert not np.array_equal(before, after)
     assert widget.message.value != said
-    assert "Clocks and their vector" in widget.view.value
+    assert "Clocks, and the embedding as bars" in widget.view.value
 
 
 def test_the_widget_answers_over_its_whole_range(widget):

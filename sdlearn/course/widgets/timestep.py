@@ -1,4 +1,4 @@
-"""The widget of notebook 03: a timestep, its clocks and its embedding."""
+"""The widget of notebook 03: a timestep, its frequencies as clocks, and its embedding."""
 
 import math
 
@@ -12,7 +12,7 @@ PERIODS = (10, 100, 1000, 10_000, 1_000_000)
 
 
 class TimestepWidget(FigureWidget):
-    """Two timesteps, the number of channels and max_period; the clocks and the embedding.
+    """Two timesteps, the number of channels and max_period; clocks and the embedding.
 
     Attributes:
         image: The figure on display.
@@ -30,8 +30,10 @@ class TimestepWidget(FigureWidget):
         self.width = width
         row = {"style": {"description_width": "9em"}, "layout": {"width": "36em"}}
         span = {"min": 0, "max": 999, "step": 0.25, "readout_format": ".2f"}
-        self.t = widgets.FloatSlider(value=t, description="Time t", **span, **row)
-        self.other = widgets.FloatSlider(value=other, description="Other time t'", **span, **row)
+        self.t = widgets.FloatSlider(value=t, description="Timestep t", **span, **row)
+        self.other = widgets.FloatSlider(
+            value=other, description="Other timestep t'", **span, **row
+        )
         self.channels = widgets.Dropdown(options=CHANNELS, value=32, description="Channels", **row)
         self.period = widgets.Dropdown(
             options=[(f"{period:,}", period) for period in PERIODS],
@@ -51,8 +53,8 @@ class TimestepWidget(FigureWidget):
         round_once = int((frequencies(dim, period) * 1000 >= math.tau).sum())
         self.image = clock_figure(t, other, dim, period)
         sentence = (
-            f"The vectors of t = {t:g} and t' = {other:g} have the similarity "
-            f"{self.similarity:.4f}; 1 would be the same time. In 1000 steps {round_once} of "
-            f"{dim // 2} clocks get round at least once."
+            f"The embeddings of t = {t:g} and t' = {other:g} have the similarity "
+            f"{self.similarity:.4f}; 1 means the same timestep. In 1000 steps {round_once} of "
+            f"{dim // 2} frequencies make at least one turn."
         )
-        self.show(sentence, f"Clocks and their vector. {sentence}")
+        self.show(sentence, f"Clocks, and the embedding as bars. {sentence}")

@@ -4,35 +4,36 @@ style."""
 import math
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from sdlearn.course.exercises.nb03_time import (
+    TimeEmbedding,
     adapted,
-    embed_times,
     in_order,
-    picture_vector,
+    packed,
     read_clocks,
+    sinusoidal_embedding,
+    size_vector,
     speeds,
-    told,
     wavelength,
     waves,
 )
-from sdlearn.embeddings import sinusoidal_embedding
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
-def times_of(t, b, dtype=torch.float32):
-    return t.to(dtype).expand(b)[:, None]
+def times_of(t, dtype=torch.float32):
+    return t.to(dtype)[:, None]
 
 
-def by_power(t, b, dim, max_period, dtype=torch.float32):
+def by_power(t, dim, max_period=1e4, dtype=torch.float32):
     i = torch.arange(dim // 2, dtype=dtype)
-    return waves(times_of(t, b, dtype) * max_period ** (-i / (dim // 2))).float()
+    return waves(times_of(t, dtype) * max_period ** (-i / (dim // 2))).float()
 
 
-def in_a_loop(t, b, dim, max_period):
+def in_a_loop(t, dim, max_period=1e4):
     half, rows = dim // 2, []
-    for k in range(b):
-        time = float(t) if t.dim() == 0 else float(t[k])
+    for time in t.tolist():
         angles = [time / max_period ** (i / half) for i in range(half)]
         rows.append([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
     return torch.tensor(rows)
@@ -46,9 +47,9 @@ def own(t):
 def in_dtypes(speeds, times=None, angles=None):
     """speeds(i, half, max_period); i and the times have the dtype of t, or what is given."""
 
-    def answer(t, b, dim, max_period):
+    def answer(t, dim, max_period=1e4):
         w = speeds(torch.arange(dim // 2, dtype=own(t)), dim // 2, max_period)
-        turned = t.to(times or own(t)).expand(b)[:, None] * w
+        turned = t.to(times or own(t))[:, None] * w
         return waves(turned.to(angles or turned.dtype)).float()
 
     return answer
@@ -63,10 +64,30 @@ IN_ITS_DTYPE = [
 
 
 def spaced(first, last):
-    def answer(t, b, dim, max_period):
-        return waves(times_of(t, b) * max_period ** -torch.linspace(first, last, dim // 2))
+    def answer(t, dim, max_period=1e4):
+        return waves(times_of(t) * max_period ** -torch.linspace(first, last, dim // 2))
 
     return answer
+
+
+def with_times(change):
+    """The right embedding of changed timesteps."""
+    return lambda t, dim, max_period=1e4: sinusoidal_embedding(change(t), dim, max_period)
+
+
+def changed(change):
+    """The right embedding, changed."""
+    return lambda t, dim, max_period=1e4: change(sinusoidal_embedding(t, dim, max_period))
+
+
+def mlp(forward):
+    return type("TimeEmbedding", (TimeEmbedding,), {"forward": forward})
+
+
+def step_by_step(self, x):
+    h = self.linear_1(x)
+    h = h * torch.sigmoid(h)
+    return self.linear_2(h)
 
 
 def keeps(method):
@@ -94,7 +115,7 @@ def with_sizes(change):
     """The right rows of six, (b, 6), changed before they are embedded."""
 
     def answer(pooled, originals, corners, targets, dim):
-        return told(pooled, change(in_order(originals, corners, targets)), dim)
+        return packed(pooled, change(in_order(originals, corners, targets)), dim)
 
     return answer
 
@@ -176,6 +197,52 @@ def by_floor(embedding):
 
 WRONG = {
     "03.1": [
+        spaced(0, 1),
+        lambda t, dim, max_period=1e4: spaced(1 / (dim // 2), 1)(t, dim, max_period),
+        changed(Tensor.double),
+        with_times(Tensor.long),
+        with_times(Tensor.round),
+        with_times(Tensor.bfloat16),
+        with_times(Tensor.half),
+        with_times(lambda t: t + 1),
+        with_times(lambda t: t[:1].expand(len(t))),
+        with_times(lambda t: t.flip(0)),
+        with_times(Tensor.neg),
+        with_times(lambda t: 999 - t.float()),
+        changed(lambda x: x.flip(1)),
+        changed(lambda x: x * 2**0.5),
+        changed(lambda x: x.T),
+        changed(lambda x: x.half().float()),
+        lambda t, dim, max_period=1e4: sinusoidal_embedding(t, dim),
+        lambda t, dim, max_period=1e4: by_power(t, dim, max_period, torch.float64).double(),
+        lambda t, dim, max_period=1e4: waves(
+            times_of(t) / max_period * torch.arange(1, dim // 2 + 1)
+        ),
+        lambda t, dim, max_period=1e4: torch.cat([waves(times_of(t))] * (dim // 2), -1),
+        *IN_ITS_DTYPE,
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float32),
+        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float64),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.float16),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.bfloat16),
+        lambda t, dim, max_period=1e4: sinusoidal_embedding(t, dim, max_period).to(t.dtype),
+        lambda t, dim, max_period=1e4: sinusoidal_embedding(t, dim, max_period * math.tau),
+        lambda t, dim, max_period=1e4: (
+            times_of(t, own(t)) / max_period ** (torch.arange(dim // 2, dtype=own(t)) * 2 / dim)
+        ).float(),
+    ],
+    "03.2": [
+        mlp(lambda self, x: self.linear_2(torch.tanh(self.linear_1(x)))),
+        mlp(lambda self, x: self.linear_2(F.softplus(self.linear_1(x)))),
+        mlp(lambda self, x: self.linear_2(F.leaky_relu(self.linear_1(x)))),
+        mlp(lambda self, x: self.linear_2(F.elu(self.linear_1(x)))),
+        mlp(lambda self, x: self.linear_2(F.silu(F.silu(self.linear_1(x))))),
+        mlp(lambda self, x: self.linear_2(self.linear_1(x).softmax(-1))),
+        mlp(lambda self, x: self.linear_2(F.hardswish(self.linear_1(x)))),
+        mlp(lambda self, x: self.linear_2(self.linear_2(F.silu(self.linear_1(x))))),
+        mlp(lambda self, x: self.linear_2(F.silu(self.linear_1(x))).detach()),
+        mlp(lambda self, x: self.linear_2(F.dropout(F.silu(self.linear_1(x)), 0.1))),
+    ],
+    "03.3": [
         lambda channel, dim: round(wavelength(channel, dim)),
         lambda channel, dim: wavelength(channel, 320),
         lambda channel, dim: wavelength(dim - 1 - channel, dim),
@@ -191,45 +258,7 @@ WRONG = {
         lambda channel, dim: 2 * math.pi * 1000 ** ((channel % (dim // 2)) / (dim // 2)),
         lambda channel, dim: [wavelength(channel, dim)],
     ],
-    "03.2": [
-        spaced(0, 1),
-        lambda t, b, dim, max_period: spaced(1 / (dim // 2), 1)(t, b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).double(),
-        lambda t, b, dim, max_period: embed_times(t.long(), b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t.round(), b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t.bfloat16(), b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t.half(), b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t + 1, b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t.flatten()[0], b, dim, max_period),
-        lambda t, b, dim, max_period: (
-            embed_times(t.flatten().flip(0)[:b], b, dim, max_period)
-            if t.dim()
-            else embed_times(t, b, dim, max_period)
-        ),
-        lambda t, b, dim, max_period: embed_times(-t, b, dim, max_period),
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).flip(1),
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period) * 2**0.5,
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).T,
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).half().float(),
-        lambda t, b, dim, max_period: sinusoidal_embedding(t.expand(b), dim),
-        lambda t, b, dim, max_period: embed_times(t, len(t), dim, max_period),
-        lambda t, b, dim, max_period: by_power(t, b, dim, max_period, torch.float64).double(),
-        lambda t, b, dim, max_period: waves(
-            times_of(t, b) / max_period * torch.arange(1, dim // 2 + 1)
-        ),
-        lambda t, b, dim, max_period: torch.cat([waves(times_of(t, b))] * (dim // 2), -1),
-        *IN_ITS_DTYPE,
-        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float32),
-        in_dtypes(lambda i, half, period: period ** (-i / half), times=torch.float64),
-        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.float16),
-        in_dtypes(lambda i, half, period: period ** (-i.float() / half), angles=torch.bfloat16),
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period).to(t.dtype),
-        lambda t, b, dim, max_period: embed_times(t, b, dim, max_period * math.tau),
-        lambda t, b, dim, max_period: (
-            times_of(t, b, own(t)) / max_period ** (torch.arange(dim // 2, dtype=own(t)) * 2 / dim)
-        ).float(),
-    ],
-    "03.3": [
+    "03.4": [
         keeps(lambda w, k, half: w[:, (k + 1) % len(k)]),
         keeps(lambda w, k, half: w[:, k // 2 + half * (k % 2)]),
         keeps(lambda w, k, half: w[:, torch.cat([k[1::2], k[0::2].flip(0)])]),
@@ -246,7 +275,7 @@ WRONG = {
         lambda weight: adapted(adapted(weight)),
         lambda weight: adapted(weight)[:, :-1],
     ],
-    "03.4": [
+    "03.5": [
         with_sizes(lambda rows: rows[:, [0, 1, 2, 3, 5, 4]]),
         with_sizes(lambda rows: rows[:, [1, 0, 2, 3, 4, 5]]),
         with_sizes(lambda rows: rows[:, [0, 1, 3, 2, 5, 4]]),
@@ -270,17 +299,17 @@ WRONG = {
         put_together(lambda pooled, x: torch.cat([x.flatten(1), pooled], -1)),
         put_together(lambda pooled, x: torch.cat([pooled * 0, x.flatten(1)], -1)),
         put_together(lambda pooled, x: x.flatten(1)),
-        lambda pooled, originals, corners, targets, dim: picture_vector(
+        lambda pooled, originals, corners, targets, dim: size_vector(
             pooled, originals, corners, originals, dim
         ),
-        lambda pooled, originals, corners, targets, dim: picture_vector(
+        lambda pooled, originals, corners, targets, dim: size_vector(
             pooled, sorted(originals), corners, targets, dim
         ),
-        lambda pooled, originals, corners, targets, dim: picture_vector(
+        lambda pooled, originals, corners, targets, dim: size_vector(
             pooled, originals, corners, targets, 256
         ),
     ],
-    "03.5": [
+    "03.6": [
         from_clock(1),
         from_clock(0, 1),
         from_clock(0, 2),
@@ -306,6 +335,21 @@ WRONG = {
 }
 RIGHT = {
     "03.1": [
+        by_power,
+        in_a_loop,
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half)),
+        in_dtypes(lambda i, half, period: period ** (-i.float() / half), times=torch.float64),
+        lambda t, dim, max_period=1e4: by_power(t, dim, max_period, torch.float64),
+        lambda t, dim, max_period=1e4: waves(
+            torch.outer(t.float(), torch.logspace(0, -1, dim // 2 + 1, base=max_period)[:-1])
+        ),
+    ],
+    "03.2": [
+        mlp(step_by_step),
+        mlp(lambda self, x: self.linear_2(self.linear_1(x) / (1 + (-self.linear_1(x)).exp()))),
+        mlp(lambda self, x: self.linear_2(torch.nn.SiLU()(self.linear_1(x)))),
+    ],
+    "03.3": [
         lambda channel, dim: 2 * math.pi / 10000 ** (-(channel % (dim // 2)) / (dim // 2)),
         lambda channel, dim: (
             math.tau * math.exp(math.log(10000) * (2 * channel % dim // 2) / (dim // 2))
@@ -314,30 +358,17 @@ RIGHT = {
             2 * torch.pi / torch.exp(-math.log(10000) * torch.arange(dim // 2) / (dim // 2))
         ).repeat(2)[channel],
     ],
-    "03.2": [
-        by_power,
-        in_a_loop,
-        in_dtypes(lambda i, half, period: period ** (-i.float() / half)),
-        in_dtypes(lambda i, half, period: period ** (-i.float() / half), times=torch.float64),
-        lambda t, b, dim, max_period: by_power(t, b, dim, max_period, torch.float64),
-        lambda t, b, dim, max_period: waves(
-            torch.outer(
-                t.reshape(-1).float() if t.numel() == b else t.float().repeat(b),
-                torch.logspace(0, -1, dim // 2 + 1, base=max_period)[:-1],
-            )
-        ),
-    ],
-    "03.3": [
+    "03.4": [
         column_by_column,
         by_product,
         lambda weight: weight.unflatten(1, (-1, 2)).flip(-1).transpose(1, 2).flatten(1),
         lambda weight: torch.hstack((weight[:, 1::2], weight[:, ::2])).contiguous(),
     ],
-    "03.4": [
+    "03.5": [
         one_by_one,
         put_together(lambda pooled, x: torch.cat([pooled, x.flatten(1).to(pooled.dtype)], -1)),
         with_sizes(lambda rows: rows.double()),
     ],
-    "03.5": [weighted, most_alike, from_clock(0)],
+    "03.6": [weighted, most_alike, from_clock(0)],
 }
-VERDICTS = [ExpectedVerdict("03.2", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]
+VERDICTS = [ExpectedVerdict("03.1", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]
