@@ -46,7 +46,8 @@ def image_rows(
         columns: A heading for each column, or none.
     """
     figure = grid([to_images(row) for row in rows.values()], columns, [*rows], title, scale)
-    return Described(figure, f"Rows of images: {'; '.join(rows)}. {words}")
+    names = "; ".join(filter(None, rows))
+    return Described(figure, f"Rows of images: {names}. {words}" if names else words)
 
 
 # ---------------------------------------------------------------------------------- latent planes
@@ -141,11 +142,11 @@ def latent_planes(
         across: Decoded points in a row.
         reach: The outermost points are at -reach and reach.
     """
-    size = WIDE, 1.1 + 2 * WIDE / len(names)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure((WIDE, 1.1 + 2 * WIDE / len(names)), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
     box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
+    spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
     shares = []
     for (above, below), decode, points, name in zip(axes.T, decoders, codes, names, strict=True):
         above.imshow(plane_image(decode, across, reach), **box)
@@ -156,10 +157,11 @@ def latent_planes(
         )
         for numbers, (x, y) in cluster_labels(points, 0.3):
             if abs(x) <= edge and abs(y) <= edge:
-                spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
                 below.text(x, y, numbers, ha="center", va="center", fontsize=8, bbox=spot)
         above.set(title=name)
         below.set(xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
+        above.grid(False)
+        below.grid(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("$z_1$")
     keys = [Patch(fc=colour, label=key) for _, colour, key in NEAREST_LEVELS.values()]

@@ -27,7 +27,7 @@ LEVELS = ((128, 512, 6.0), (256, 256, 4.4), (512, 128, 3.2), (512, 64, 2.2))  # 
 @in_style
 def autoencoder() -> Described:
     """Draw the autoencoder of Stable Diffusion: four levels down, the posterior, four levels up."""
-    figure, ax = diagrams.canvas(23, 8.2, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels")
+    figure, ax = diagrams.canvas(23, 7.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels")
     middle = 4.4
 
     def block(x: float, height: float, colour: str, name: str, width: float = 1.1) -> None:
@@ -73,7 +73,7 @@ def autoencoder() -> Described:
 @in_style
 def resblock() -> Described:
     """Draw the ResBlock: norm, SiLU and convolution, twice, and the residual connection."""
-    figure, ax = diagrams.canvas(22, 4.4, "A ResBlock")
+    figure, ax = diagrams.canvas(22, 3.8, "A ResBlock")
     y = 2.9
     label(ax, 0.2, y, "x\n(b, c_in, h, w)", INK, "left")
     parts = (
