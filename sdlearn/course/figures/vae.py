@@ -17,7 +17,6 @@ from sdlearn.course.figures.style import (
     GREEN,
     INK,
     MUTED,
-    PURPLE,
     VERMILION,
     Described,
     in_style,
@@ -261,7 +260,7 @@ def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Descri
     figure, ax = axes_for(title, "z", "density")
     z, said = np.linspace(-5, 5, 401), []
     ax.fill_between(z, density(z, 0, 1), color="#dfe3e8", label="N(0, 1)")
-    looks = zip(pairs, (BLUE, VERMILION, PURPLE, GREEN), ("-", "--", "-.", ":"), strict=False)
+    looks = zip(pairs, (BLUE, VERMILION, GREEN), ("-", "--", "-."), strict=False)
     for (mean, std), colour, style in looks:
         divergence = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
         name = f"mean {mean:g}, std {std:g}: KL {divergence:.2f}"
