@@ -275,7 +275,7 @@ def test_a_backward_pass_that_stops_is_a_sentence():
 
 
 def test_a_lost_gradient_is_named_with_its_input():
-    text = said("02.1", lambda m, v, e: m.detach() + torch.exp(v / 2) * e)
+    text = said("02.2", lambda m, v, e: m.detach() + torch.exp(v / 2) * e)
     assert "No gradient reaches `mean`." in text
 
 
@@ -425,30 +425,30 @@ def windows(i, levels, width, step):
 
 NAMED = [
     ("01.5", angle_of_all, "one angle, and no guard"),
-    ("02.3", log_sigma, "logvar taken for log sigma"),
-    ("02.5", lambda mean, logvar: 1 / mean.std(), "the variance of the means only"),
-    ("02.6", lambda i, levels, w: (i, min(i + 2 * levels, w - 1)), "no stride"),
+    ("02.5", log_sigma, "logvar taken for log sigma"),
+    ("02.6", lambda mean, logvar: 1 / mean.std(), "the variance of the means only"),
+    ("02.7", lambda i, levels, w: (i, min(i + 2 * levels, w - 1)), "no stride"),
     (
-        "02.6",
+        "02.7",
         lambda i, levels, w: windows(i, levels, w, lambda a, b: (2 * a, 2 * b + 3)),
         "four wide",
     ),
     (
-        "02.6",
+        "02.7",
         lambda i, levels, w: windows(i, levels, w, lambda a, b: (3 * a, 3 * b + 2)),
         "windows side by side",
     ),
     (
-        "02.6",
+        "02.7",
         lambda i, levels, w: windows(i, levels, w, lambda a, b: (2 * a, 2 * (b + 1))),
         None,  # this is right
     ),
     (
-        "02.6",
+        "02.7",
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 3**levels - 1, w - 1)),
         "three times three",
     ),
-    ("02.6", lambda i, levels, w: windows(i, 1, w, lambda a, b: (2 * a, 2 * b + 2)), "one level"),
+    ("02.7", lambda i, levels, w: windows(i, 1, w, lambda a, b: (2 * a, 2 * b + 2)), "one level"),
     ("05.4", all_choose, "additional captions choose the last picture"),
     ("06.2", no_conv_in, "the skip of conv_in counted as nothing"),
     ("06.4", without_norms, "no norms"),
@@ -530,7 +530,7 @@ HINTS = [
     ("01.2", lambda x, high, p: right("01.2")(x, high, p).flip(3), "along axis 3 the order is rev"),
     ("04.2", lambda x, heads: right("04.2")(x, heads)[:, :, :-1], "the last 1 are missing"),
     ("04.1", lambda q, k, v: right("04.1")(q, k, v)[:, None], "only the shape is not"),
-    ("02.4", lambda pages, chances: right("02.4")(pages, chances)[0], "It is entry 0 alone"),
+    ("02.3", lambda pages, chances: right("02.3")(pages, chances)[0], "It is entry 0 alone"),
     ("01.5", mean_angle, "You average the angles of the batch"),
     ("01.5", first_for_all, "Only the first example of the batch is right"),
     ("05.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),

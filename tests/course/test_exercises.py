@@ -199,7 +199,7 @@ def test_what_the_exercises_count():
         notebook: [exercise.points for exercise in exercises(notebook)] for notebook in files()
     } == {
         "01": [2, 4, 4, 5, 7],
-        "02": [2, 2, 5, 5, 4, 6],
+        "02": [2, 2, 4, 2, 4, 4, 4, 2],
         "05": [3, 2, 5, 6, 7],
         "03": [4, 1, 2, 4, 4, 8],
         "04": [2, 2, 4, 2, 4, 2, 2, 4, 8],

@@ -13,7 +13,13 @@ from sdlearn.attention import TransformerBlock
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
 from sdlearn.course.exercises import find
 from sdlearn.course.exercises.nb01_latents import between, shrinkage, times_cheaper, to_page
-from sdlearn.course.exercises.nb02_vae import SEEN, draw, scaling_factor, seen, seen_with
+from sdlearn.course.exercises.nb02_vae import (
+    FIELD,
+    field_with,
+    receptive_field,
+    sample_posterior,
+    scaling_factor,
+)
 from sdlearn.course.exercises.nb03_time import adapted, read_clocks, speeds, wavelength, waves
 from sdlearn.course.exercises.nb05_text import frame, matching_loss, sdxl_text, spell
 from sdlearn.course.exercises.nb06_unet import DialUNet, level_parameters, up_widths
@@ -81,7 +87,7 @@ def test_the_factor_is_what_many_samples_tend_to():
     rng = torch.Generator().manual_seed(0)
     mean, logvar = torch.randn(2, 3, 4, 5, 6, generator=rng, dtype=torch.float64)
     noise = torch.randn(4000, *mean.shape, generator=rng, dtype=torch.float64)
-    measured = 1 / draw(mean, logvar, noise).std()
+    measured = 1 / sample_posterior(mean, logvar, noise).std()
     assert abs(scaling_factor(mean, logvar) / measured - 1) < 2e-3
 
 
@@ -97,18 +103,18 @@ def test_the_solution_of_what_is_seen_is_what_gradients_find():
                 y = layer(y)
             y[0, 0, 0, i].backward()
             columns = x.grad[0, 0].sum(0).nonzero()
-            assert seen(i, levels, width) == (int(columns.min()), int(columns.max()))
+            assert receptive_field(i, levels, width) == (int(columns.min()), int(columns.max()))
 
 
 def test_the_last_hint_of_what_is_seen_says_what_gradients_find():
     """The middle of the window beside the middle of the block, with zeros on one and both sides."""
     i, levels, width = 4, 3, 200
     middle = 2**levels * i + (2**levels - 1) / 2
-    one, both = seen(i, levels, width), seen_with(i, levels, -1, 1, width)
+    one, both = receptive_field(i, levels, width), field_with(i, levels, -1, 1, width)
     apart = [sum(ends) / 2 - middle for ends in (one, both)]
     assert apart == [3.5, -3.5]
-    assert "3.5 columns to the right" in SEEN.hints[2]
-    assert "3.5 to the left: 7 apart" in SEEN.hints[2]
+    assert "3.5 columns to the right" in FIELD.hints[2]
+    assert "3.5 to the left. That is 7 apart" in FIELD.hints[2]
 
 
 # ----------------------------------------------------------------------------------------------- 05

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+import sdlearn
+from sdlearn.course import figures
 from sdlearn.course.figures import vae as drawn
+from sdlearn.course.figures import vae_diagrams
 from sdlearn.course.widgets.vae import LatentPlaneWidget
 
 
@@ -83,9 +86,10 @@ def test_codes_at_one_place_are_numbered_together():
 def test_planes_number_the_codes_inside_and_leave_out_the_others():
     pages = flat(CODES)
     names = ["a", "b"]
-    figure = drawn.latent_planes(
+    described = drawn.latent_planes(
         [flat, inverted], [CODES, CODES + 1], names, pages, "Title", across=5
     )
+    figure = described.figure
     above, below = figure.axes[:2], figure.axes[2:]
     assert [ax.get_title(loc="left") for ax in above] == names
     assert figure.get_suptitle() == "Title"
@@ -97,13 +101,16 @@ def test_planes_number_the_codes_inside_and_leave_out_the_others():
     tiles = np.array(above[0].images[0].get_array())
     assert np.array_equal(tiles, np.array(drawn.plane_image(flat, 5, 2.5)))
     # 100 points over 6.25: the code (1, -2) is in column 66 and row 82 and decodes to its page.
-    land = below[0].images[0].get_array()
-    assert land.shape == (100, 100)
-    assert land[82, 66] == 1.0
-    assert (below[0].images[0].norm.vmin, below[0].images[0].norm.vmax) == (0, 1)
+    land = below[0].images[0]
+    assert land.get_array().shape == (100, 100)
+    assert land.get_array()[82, 66] == 3
+    assert (land.norm.vmin, land.norm.vmax) == (0, 3)
+    nearness = drawn.nearest_image_map(flat, pages, 100, 3.125)
+    assert f"a: {(nearness == 1).mean():.0%}; b:" in described.words
+    assert len({land.cmap(shade) for shade in range(4)}) == 4
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "like a page: within 10 levels", "within 20", "like no page",
+        "within 10 levels of an image", "within 20", "like no image of the book",
     ]  # fmt: skip
     assert all(ax.get_xlabel() for ax in below)
     assert all(axes[0].get_ylabel() for axes in (above, below))
@@ -148,17 +155,21 @@ def test_the_view_holds_over_the_whole_range(value):
 
 
 def test_bells_have_area_one_and_say_their_price():
-    (ax,) = drawn.normal_densities([(2, 0.5)], "Title").axes
+    described = drawn.normal_densities([(2, 0.5)], "Title")
+    (ax,) = described.figure.axes
     (line,) = ax.lines
     z, p = line.get_xdata(), line.get_ydata()
     assert np.trapezoid(p, z) == pytest.approx(1, abs=1e-3)
     assert z[p.argmax()] == pytest.approx(2, abs=0.03)
     expected = 0.5 * (4 + 0.25 - 1 - np.log(0.25))
     assert f"KL {expected:.2f}" in line.get_label()
+    assert f"mean 2, std 0.5: KL {expected:.2f}" in described.words
 
 
 def test_the_costs_are_least_at_mean_and_median():
-    (ax,) = drawn.guess_errors([-1, 1], [0.3, 0.7]).axes
+    described = drawn.guess_errors([-1, 1], [0.3, 0.7])
+    (ax,) = described.figure.axes
+    assert "squared error is least at 0.40, and the absolute error is least at 1" in described.words
     squared, absolute = (line for line in ax.lines if line.get_label().count("least"))
     assert squared.get_label().endswith("0.40")
     assert absolute.get_label().endswith("1.00")
@@ -168,7 +179,9 @@ def test_the_costs_are_least_at_mean_and_median():
 
 
 def test_windows_are_three_wide_and_two_apart():
-    figure = drawn.convolution_windows(8, {"right": 0, "both": -1})
+    described = vae_diagrams.convolution_windows(8, {"right": 0, "both": -1})
+    figure = described.figure
+    assert "right: from column 0; both: from column -1" in described.words
     pixels = [*map(str, range(8))]
     shown = {0: [*pixels, "pad"], -1: ["pad", *pixels, "pad"]}
     for ax, first in zip(figure.axes, (0, -1), strict=True):
@@ -189,12 +202,39 @@ def test_an_error_map_is_white_at_the_most():
     assert np.array(picture).tolist() == [[0, 127, 255]]
 
 
-def test_progress_is_a_running_mean():
-    (ax,) = drawn.loss_curves({"a": [1, 2, 3, 4], "b": [4, 4, 4, 4]}, "T", "error", window=2).axes
-    assert ax.lines[0].get_xdata().tolist() == [2, 3, 4]
-    assert ax.lines[0].get_ydata().tolist() == [1.5, 2.5, 3.5]
-    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
-    assert ax.get_ylabel() == "error"
+def test_rows_of_images_have_their_names_and_words():
+    rows = {"": torch.zeros(2, 3, 4, 4), "second": torch.ones(2, 3, 4, 4)}
+    described = drawn.image_rows(rows, "Title", "Grey and white.", scale=3)
+    assert described.words == "Rows of images: second. Grey and white."
+    pixels = np.array(described.figure)
+    assert ((pixels == 128).all(-1).sum(), pixels.shape[1] >= 240) == (2 * 12 * 12, True)
+
+
+def written(figure) -> set[str]:
+    return {text.get_text().replace("\n", " ") for ax in figure.axes for text in ax.texts}
+
+
+def test_the_autoencoder_s_diagram_has_the_sizes_of_the_published_one():
+    texts = written(vae_diagrams.autoencoder().figure)
+    spec = sdlearn.SPECS["sd1.5"]
+    for level, channels in enumerate(spec.vae.block_out_channels):
+        assert f"{channels} × {spec.resolution // 2**level}²" in texts
+    assert {"mean", "logvar", "z", "latent 4 × 64²"} <= texts
+    layers = spec.vae.layers_per_block
+    assert f"encoder: {layers} ResBlocks a level, Downsample between levels" in texts
+    assert f"decoder: {layers + 1} ResBlocks a level, Upsample between levels" in texts
+
+
+def test_the_resblock_s_diagram_names_its_layers():
+    texts = written(vae_diagrams.resblock().figure)
+    layers = [name for name, _ in sdlearn.vae.ResBlock(4, 8, 2).named_children()]
+    assert [name for name in layers if not any(name in text for text in texts)] == []
+
+
+def test_the_diagram_of_a_gan_names_both_networks():
+    described = vae_diagrams.adversarial_training()
+    assert {"decoder (generator G)", "discriminator D"} <= written(described.figure)
+    assert figures.png(described.figure)
 
 
 # -------------------------------------------------------------------------------------- the widget
@@ -231,16 +271,18 @@ def test_the_step_begins_at_the_page_s_own_code_in_each_plane(walk):
     walk.x.value, walk.y.value = 0.3, -0.2
     for point, codes in zip(walk.points, (CODES, CODES - 1), strict=True):
         assert (torch.tensor(point) - codes[1]).tolist() == pytest.approx([0.3, -0.2])
-    expected = drawn.plane_view(*walk.planes, walk.points, "From page 1, and a step of (0.3, -0.2)")
+    expected = drawn.plane_view(
+        *walk.planes, walk.points, "From image 1, and a step of (0.3, -0.2)"
+    )
     assert np.array_equal(np.array(walk.image), np.array(expected))
 
 
 def test_its_words_name_the_nearest_page_of_each_plane(walk):
     walk.page.value = 1  # inverted(-0.5, -0.5) is page 1, too
-    here = "page 1, 0 levels away"
-    assert text(walk.message) == f"Nearest page: {here} (plain); {here} (clouds)."
+    here = "image 1, 0 levels away"
+    assert text(walk.message) == f"Nearest image: {here} (plain); {here} (clouds)."
     walk.x.value = 1.0  # a change of 0.4 in one colour of three: 17 levels of 255
-    assert "page 1, 17 levels away (plain)" in text(walk.message)
+    assert "image 1, 17 levels away (plain)" in text(walk.message)
     assert 'role="status"' in walk.message.value
 
 

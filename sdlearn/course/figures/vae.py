@@ -1,17 +1,27 @@
-"""Figures of the autoencoder: latent planes, densities, convolution windows, errors."""
+"""Figures of the autoencoder: latent planes, densities, errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid, label_font
-from sdlearn.course.figures.plots import STYLES, WIDE, axes_for
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    VERMILION,
+    Described,
+    in_style,
+    tint,
+)
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -20,6 +30,23 @@ def to_images(x: Tensor) -> list[Image.Image]:
     """Convert (b, 3, h, w) in [-1, 1] to a list of images; values outside are clamped."""
     bytes_ = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(one.numpy()) for one in bytes_.permute(0, 2, 3, 1).cpu()]
+
+
+def image_rows(
+    rows: Mapping[str, Tensor], title: str, words: str, scale: int = 2, columns: Sequence[str] = ()
+) -> Described:
+    """Draw rows of images with their names.
+
+    Args:
+        rows: (n, 3, h, w) in [-1, 1], by name.
+        title: Of the figure.
+        words: What the images show.
+        scale: Side of an enlarged pixel, in pixels.
+        columns: A heading for each column, or none.
+    """
+    figure = grid([to_images(row) for row in rows.values()], columns, [*rows], title, scale)
+    names = "; ".join(filter(None, rows))
+    return Described(figure, f"Rows of images: {names}. {words}" if names else words)
 
 
 # ---------------------------------------------------------------------------------- latent planes
@@ -59,8 +86,13 @@ def nearest_image(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
     return 127.5 * least, which
 
 
-NEAREST_LEVELS = {10.0: ("1.0", "like a page: within 10 levels"), 20.0: ("0.8", "within 20"),
-         256.0: ("0.5", "like no page")}  # fmt: skip
+# Mean absolute errors, their value in the map, colour and name.
+NEAREST_LEVELS = {
+    10.0: ("1.0", GREEN, "within 10 levels of an image"),
+    20.0: ("0.8", tint(GREEN, 0.4), "within 20"),
+    256.0: ("0.5", tint(VERMILION, 0.3), "like no image of the book"),
+}
+MAP_COLOURS = ListedColormap([INK, tint(VERMILION, 0.3), tint(GREEN, 0.4), GREEN])
 
 
 @torch.no_grad()
@@ -74,13 +106,13 @@ def nearest_image_map(decode: Decode, pages: Tensor, across: int, reach: float) 
         reach: The map covers [-reach, reach] in both directions.
 
     Returns:
-        (across, across) in 0..1: the greys of NEAREST_LEVELS, lighter for smaller distances, and 0
+        (across, across) in 0..1: the values of NEAREST_LEVELS, larger for smaller distances, and 0
         at borders between the regions of two pages.
     """
     least, which = nearest_image(decode(plane_points(across, reach)), pages)
     shade = np.full(across * across, 0.0)
-    for limit, (grey, _) in reversed(NEAREST_LEVELS.items()):
-        shade[least.numpy() < limit] = float(grey)
+    for limit, (value, *_) in reversed(NEAREST_LEVELS.items()):
+        shade[least.numpy() < limit] = float(value)
     own = which.numpy().reshape(across, across)
     border = np.zeros((across, across), bool)
     border[:, 1:] |= own[:, 1:] != own[:, :-1]
@@ -97,7 +129,7 @@ def latent_planes(
     title: str,
     across: int = 7,
     reach: float = 2.5,
-) -> Figure:
+) -> Described:
     """Draw the latent plane of each decoder: decoded points, and below them the nearest pages.
 
     Args:
@@ -109,28 +141,38 @@ def latent_planes(
         across: Decoded points in a row.
         reach: The outermost points are at -reach and reach.
     """
-    size = WIDE, 1.1 + 2 * WIDE / len(names)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure((WIDE, 1.1 + 2 * WIDE / len(names)), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
     box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
+    spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
+    shares = []
     for (above, below), decode, points, name in zip(axes.T, decoders, codes, names, strict=True):
         above.imshow(plane_image(decode, across, reach), **box)
+        nearness = nearest_image_map(decode, pages, 20 * across, edge)
+        shares.append(f"{name}: {(nearness == 1).mean():.0%}")
         below.imshow(
-            nearest_image_map(decode, pages, 20 * across, edge), cmap="gray", vmin=0, vmax=1, **box
+            np.digitize(nearness, (0.4, 0.7, 0.9)), cmap=MAP_COLOURS, vmin=0, vmax=3, **box
         )
-        for label, (x, y) in cluster_labels(points, 0.3):
+        for numbers, (x, y) in cluster_labels(points, 0.3):
             if abs(x) <= edge and abs(y) <= edge:
-                spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
-                below.text(x, y, label, ha="center", va="center", fontsize=8, bbox=spot)
+                below.text(x, y, numbers, ha="center", va="center", fontsize=8, bbox=spot)
         above.set(title=name)
         below.set(xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
+        above.grid(False)
+        below.grid(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("$z_1$")
-    keys = [Patch(fc=grey, ec="black", label=words) for grey, words in NEAREST_LEVELS.values()]
+    keys = [Patch(fc=colour, label=key) for _, colour, key in NEAREST_LEVELS.values()]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
-    return figure
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    words = (
+        f"A square plane for each of: {', '.join(names)}. Above, {across} by {across} images that "
+        "points of the plane decode to. Below, a map of where the decoded image is like one of the "
+        "book, with the number of each image at its code and black borders between the regions of "
+        f"two images. Share of the plane within 10 levels of an image: {'; '.join(shares)}."
+    )
+    return Described(figure, words)
 
 
 def cluster_labels(points: Tensor, near: float) -> list[tuple[str, tuple[float, float]]]:
@@ -182,7 +224,7 @@ def plane_view(
     maps = [
         plane_map(latents, point, reach, size) for latents, point in zip(codes, points, strict=True)
     ]
-    return grid([maps, enlarged], names, ["where it is", "its picture"], title, scale=1)
+    return grid([maps, enlarged], names, ["the code", "decoded"], title, scale=1)
 
 
 def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: int) -> Image.Image:
@@ -213,16 +255,19 @@ def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: i
 
 
 @in_style
-def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Figure:
+def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Described:
     """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
     figure, ax = axes_for(title, "z", "density")
-    z = np.linspace(-5, 5, 401)
-    ax.fill_between(z, density(z, 0, 1), color="0.85", label="N(0, 1)")
-    for (mean, std), style in zip(pairs, ("-", "--", ":", "-."), strict=False):
-        name = f"mean {mean:g}, std {std:g}: KL {0.5 * (mean**2 + std**2 - 1) - np.log(std):.2f}"
-        ax.plot(z, density(z, mean, std), "k" + style, label=name)
+    z, said = np.linspace(-5, 5, 401), []
+    ax.fill_between(z, density(z, 0, 1), color="#dfe3e8", label="N(0, 1)")
+    looks = zip(pairs, (BLUE, VERMILION, GREEN), ("-", "--", "-."), strict=False)
+    for (mean, std), colour, style in looks:
+        divergence = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+        name = f"mean {mean:g}, std {std:g}: KL {divergence:.2f}"
+        ax.plot(z, density(z, mean, std), style, color=colour, label=name)
+        said.append(name)
     ax.legend()
-    return figure
+    return Described(figure, f"Normal densities beside that of N(0, 1). {'; '.join(said)}.")
 
 
 def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
@@ -231,7 +276,7 @@ def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
 
 
 @in_style
-def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Figure:
+def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described:
     """Draw the expected squared and absolute error of a constant guess c, with their minima.
 
     Args:
@@ -241,50 +286,23 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Figure:
     figure, ax = axes_for(
         "Which single guess costs least?", "the guess c", "expected error of the pixel"
     )
-    c = np.linspace(-1.4, 1.4, 281)
-    for name, power, style in (("squared", 2, "k-"), ("absolute", 1, "k--")):
+    c, said = np.linspace(-1.4, 1.4, 281), []
+    for name, power, style, colour in (
+        ("squared", 2, "-", BLUE),
+        ("absolute", 1, "--", VERMILION),
+    ):
         pairs = zip(values, chances, strict=True)
         cost = np.sum([p * np.abs(c - x) ** power for x, p in pairs], axis=0)
         best = int(cost.argmin())
-        ax.plot(c, cost, style, label=f"{name}: least at {c[best]:.2f}")
-        ax.plot(c[best], cost[best], "ko")
+        ax.plot(c, cost, style, color=colour, label=f"{name}: least at {c[best]:.2f}")
+        ax.plot(c[best], cost[best], "o", color=colour)
+        said.append(f"the {name} error is least at {c[best]:.2f}")
     for x, p in zip(values, chances, strict=True):
         ax.axvline(x, color="0.6", lw=1)
-        ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the pages", color="0.3")
+        ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the images", color=MUTED)
     ax.legend(loc="upper center")
-    return figure
-
-
-# -------------------------------------------------------------------------------------- convolution
-
-
-@in_style
-def convolution_windows(width: int, starts: dict[str, int]) -> Figure:
-    """Draw which pixels the windows of a stride-2 convolution of width 3 cover.
-
-    Args:
-        width: Number of pixels.
-        starts: By name, the column of the first window's left end: 0 with padding on the right
-            only, -1 with padding on both sides.
-    """
-    figure = Figure(figsize=(WIDE, 1.0 + 1.5 * len(starts)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
-    for ax, (name, first) in zip(axes, starts.items(), strict=True):
-        for column in range(first, width + 1):
-            is_pixel = 0 <= column < width
-            ax.text(
-                column, 0, str(column) if is_pixel else "pad", ha="center", va="center", fontsize=9,
-                bbox={"boxstyle": "square,pad=0.45", "fc": "0.85" if is_pixel else "white",
-                      "ec": "black", "ls": "-" if is_pixel else ":"},
-            )  # fmt: skip
-        for k in range(width // 2):
-            left, height = 2 * k + first, 0.75 + 0.45 * (k % 2)
-            ax.plot([left - 0.35, left + 2.35], [height] * 2, "k-", lw=3)
-            ax.plot(left + 1, height, "ko", ms=7)
-            ax.text(left + 1, height + 0.13, f"output {k}", ha="center", fontsize=8)
-        ax.set(xlim=(-1.8, width + 0.8), ylim=(-0.5, 1.6), yticks=[], title=name, xlabel="column")
-    figure.suptitle("Where the windows of a stride-2 convolution lie (pad: a zero)")
-    return figure
+    words = f"Two curves of the expected error over the guess: {', and '.join(said)}."
+    return Described(figure, words)
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -300,17 +318,3 @@ def error_map(x: Tensor, y: Tensor, most: float = 0.5) -> list[Image.Image]:
     """
     error = (x - y.clamp(-1, 1)).abs().mean(1) / most
     return [Image.fromarray((e.clamp(0, 1) * 255).byte().numpy()) for e in error.detach()]
-
-
-@in_style
-def loss_curves(
-    losses: dict[str, Sequence[float]], title: str, ylabel: str, window: int = 10
-) -> Figure:
-    """Draw running means over `window` steps of up to four training curves, by name."""
-    figure, ax = axes_for(title, "training step", ylabel)
-    for (name, values), style in zip(losses.items(), STYLES, strict=False):
-        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        ax.plot(np.arange(window, len(values) + 1), smooth, style, ms=4, markevery=10, label=name)
-    ax.set_ylim(bottom=0)
-    ax.legend()
-    return figure

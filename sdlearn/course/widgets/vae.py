@@ -44,7 +44,7 @@ class LatentPlaneWidget(FigureWidget):
         self.planes, self.pages = (decoders, codes, names), pages
         self.reach, self.width = reach, width
         row = {"style": {"description_width": "6em"}, "layout": {"width": "32em"}}
-        options = [("the middle", -1), *((f"page {k}", k) for k in range(len(pages)))]
+        options = [("the middle", -1), *((f"image {k}", k) for k in range(len(pages)))]
         self.page = widgets.Dropdown(options=options, value=-1, description="From", **row)
         self.x, self.y = (
             widgets.FloatSlider(
@@ -64,13 +64,13 @@ class LatentPlaneWidget(FigureWidget):
         return [(x.item(), y.item()) for x, y in ends]
 
     def update(self) -> None:
-        """Decode the end of the step in every plane and name the nearest pages."""
+        """Decode the end of the step in every plane and name the nearest images."""
         title = f"From {self.page.label}, and a step of ({self.x.value:.1f}, {self.y.value:.1f})"
         self.image: Image.Image = plane_view(*self.planes, self.points, title, self.reach)
         nearest = []
         for decode, point, name in zip(self.planes[0], self.points, self.planes[2], strict=True):
             with torch.no_grad():
                 least, which = nearest_image(decode(torch.tensor([point])), self.pages)
-            nearest.append(f"page {which.item()}, {least.item():.0f} levels away ({name})")
-        sentence = f"Nearest page: {'; '.join(nearest)}."
+            nearest.append(f"image {which.item()}, {least.item():.0f} levels away ({name})")
+        sentence = f"Nearest image: {'; '.join(nearest)}."
         self.show(sentence, f"{title}. {sentence}")

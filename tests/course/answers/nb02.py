@@ -4,7 +4,14 @@ style."""
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb02_vae import best_guesses, draw, fit, kl_between, scaling_factor
+from sdlearn.course.exercises.nb02_vae import (
+    ResBlock,
+    best_guesses,
+    fit,
+    kl_normal,
+    scaling_factor,
+)
+from sdlearn.course.exercises.nb02_vae import sample_posterior as draw
 from sdlearn.vae_losses import kl_divergence
 
 
@@ -109,8 +116,46 @@ def measured(mean, logvar, n):
     return 1 / draw(mean, logvar, torch.randn(n, *mean.shape, dtype=mean.dtype)).std()
 
 
+def block(forward):
+    return type("ResBlock", (ResBlock,), {"forward": forward})
+
+
+def halves(self, x):
+    h = self.conv1(F.silu(self.norm1(x)))
+    return self.conv2(F.silu(self.norm2(h)))
+
+
+def in_place(self, x):
+    h = self.conv1(F.silu(self.norm1(x), inplace=True))
+    h = self.conv2(F.silu(self.norm2(h), inplace=True))
+    h += self.conv_shortcut(x)
+    return h
+
+
+def with_modules(self, x):
+    silu = torch.nn.SiLU()
+    first = torch.nn.Sequential(self.norm1, silu, self.conv1)
+    return torch.add(self.conv_shortcut(x), self.conv2(silu(self.norm2(first(x)))))
+
+
 WRONG = {
     "02.1": [
+        lambda m, v: kl_divergence(m, v) + 1e-6,
+        lambda m, v: -kl_divergence(m, v),
+        lambda m, v: kl_divergence(m, v) / 0.6931471805599453,
+        lambda m, v: kl_divergence(m.detach(), v),
+        lambda m, v: kl_divergence(m, v)[None],
+        lambda m, v: kl_divergence(m[:1], v[:1]),
+        lambda m, v: kl_divergence(m, v.clamp(-1, 1)),
+        lambda m, v: kl_divergence(m, v) / m[0].numel(),
+        lambda m, v: 0.5 * (m**2 + v**2 - 1 - v).flatten(1).sum(1).mean(),
+        lambda m, v: 0.5 * (m**2).flatten(1).sum(1).mean(),
+        lambda m, v: kl_divergence(m, v).float(),
+        lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v).sum(1).mean(),
+        lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v).sum((1, 2, 3)).sum(),
+        lambda m, v: kl_divergence(v, m),
+    ],
+    "02.2": [
         lambda m, v, e: draw(m, v, e).detach(),
         lambda m, v, e: draw(m, v, e.flip(0)) if len(e) > 1 else m - torch.exp(v / 2) * e,
         lambda m, v, e: draw(m, v, -e),
@@ -126,44 +171,7 @@ WRONG = {
         lambda m, v, e: draw(m, v, e.float()).float(),
         lambda m, v, e: draw(m, v, e * (e.shape[0] ** -0.5)),
     ],
-    "02.2": [
-        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, -x.shape[-2] % f), mode="circular"),
-        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, 0), mode="replicate"),
-        lambda x, f: F.pad(x, (0, 0, 0, -x.shape[-2] % f), mode="replicate"),
-        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, -x.shape[-2] % f, 0), mode="replicate"),
-        lambda x, f: fit(x, 8),
-        lambda x, f: fit(x, 2 * f),
-        lambda x, f: fit(x, f).detach(),
-        lambda x, f: fit(x.transpose(2, 3), f),
-        lambda x, f: fit(fit(x, f), f + 1),
-        lambda x, f: F.pad(x, (0, *missing(x, f)[:1], 0, missing(x, f)[1]), value=-1.0),
-        lambda x, f: fit(x, f)[..., : x.shape[-2], : x.shape[-1]],
-        lambda x, f: by_cat(x, f).float(),
-        lambda x, f: torch.cat([by_cat(x, f)[..., :1], by_cat(x, f)[..., :-1]], -1),
-        lambda x, f: fit(x, f) if x.shape[-1] % f and x.shape[-2] % f else x,
-        lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
-        lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
-    ],
     "02.3": [
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp).sum(),
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp)[:, None],
-        lambda m, v, mp, vp: -kl_between(m, v, mp, vp),
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp) / 0.6931471805599453,
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp).abs() + 1e-6,
-        lambda m, v, mp, vp: 0.5 * (kl_between(m, v, mp, vp) + kl_between(mp, vp, m, v)),
-        lambda m, v, mp, vp: kl_between(m - mp, v - vp, 0 * mp, 0 * vp),
-        lambda m, v, mp, vp: kl_between(m, v, mp, 0 * vp),
-        lambda m, v, mp, vp: kl_between(m, v, 0 * mp, vp),
-        lambda m, v, mp, vp: kl_between(m, 2 * v, mp, 2 * vp),
-        lambda m, v, mp, vp: kl_between(m.detach(), v, mp, vp),
-        lambda m, v, mp, vp: kl_between(m[:1], v[:1], mp[:1], vp[:1]).expand(len(m)),
-        lambda m, v, mp, vp: 0.5 * ((m - mp) ** 2 + (v - vp) ** 2).flatten(1).sum(1),
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp).clamp(max=20.0),
-        lambda m, v, mp, vp: kl_between(m, v / 2, mp, vp / 2),
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp) + 0.5 * vp.flatten(1).sum(1),
-        lambda m, v, mp, vp: kl_between(m, v, mp, vp).mean().expand(len(m)),
-    ],
-    "02.4": [
         interpolated,
         lambda p, c: (whole_pages(p, c)[1], whole_pages(p, c)[1]),
         lambda p, c: (
@@ -186,7 +194,41 @@ WRONG = {
         lambda p, c: (best_guesses(p, c)[0].detach(), best_guesses(p, c)[1].detach()),
         lambda p, c: best_guesses(p[:-1], c[:-1] / c[:-1].sum()),
     ],
+    "02.4": [
+        block(lambda s, x: halves(s, x) + s.conv_shortcut(x).detach()),
+        block(lambda s, x: halves(s, x).detach() + s.conv_shortcut(x)),
+        block(lambda s, x: (halves(s, x) + s.conv_shortcut(x)) / 2**0.5),
+        block(lambda s, x: halves(s, x) - s.conv_shortcut(x)),
+        block(lambda s, x: halves(s, s.conv_shortcut(x)) + s.conv_shortcut(x)),
+        block(lambda s, x: halves(s, x) + x),
+        block(lambda s, x: halves(s, x.flip(-1)) + s.conv_shortcut(x)),
+        block(lambda s, x: F.dropout(halves(s, x), 0.1) + s.conv_shortcut(x)),
+        block(lambda s, x: (halves(s, x) + s.conv_shortcut(x)).float()),
+        block(lambda s, x: halves(s, x) * s.conv_shortcut(x)),
+        block(lambda s, x: s.conv_shortcut(x)),
+        block(lambda s, x: halves(s, x) + s.conv_shortcut(x) + x.mean()),
+        block(lambda s, x: F.silu(s.conv2(s.norm2(F.silu(s.conv1(s.norm1(x))))))),
+    ],
     "02.5": [
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp).sum(),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp)[:, None],
+        lambda m, v, mp, vp: -kl_normal(m, v, mp, vp),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp) / 0.6931471805599453,
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp).abs() + 1e-6,
+        lambda m, v, mp, vp: 0.5 * (kl_normal(m, v, mp, vp) + kl_normal(mp, vp, m, v)),
+        lambda m, v, mp, vp: kl_normal(m - mp, v - vp, 0 * mp, 0 * vp),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, 0 * vp),
+        lambda m, v, mp, vp: kl_normal(m, v, 0 * mp, vp),
+        lambda m, v, mp, vp: kl_normal(m, 2 * v, mp, 2 * vp),
+        lambda m, v, mp, vp: kl_normal(m.detach(), v, mp, vp),
+        lambda m, v, mp, vp: kl_normal(m[:1], v[:1], mp[:1], vp[:1]).expand(len(m)),
+        lambda m, v, mp, vp: 0.5 * ((m - mp) ** 2 + (v - vp) ** 2).flatten(1).sum(1),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp).clamp(max=20.0),
+        lambda m, v, mp, vp: kl_normal(m, v / 2, mp, vp / 2),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp) + 0.5 * vp.flatten(1).sum(1),
+        lambda m, v, mp, vp: kl_normal(m, v, mp, vp).mean().expand(len(m)),
+    ],
+    "02.6": [
         lambda m, v: 1 / (m.std(correction=0) ** 2 + v.mean().exp()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) + torch.exp(v / 2).mean()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) - v.exp().mean()).abs().sqrt(),
@@ -204,7 +246,7 @@ WRONG = {
         lambda m, v: (1 / whole_variance(m, v).sqrt()).expand(m.shape[1]),
         lambda m, v: float(1 / whole_variance(m, v).sqrt()),
     ],
-    "02.6": [
+    "02.7": [
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 2 * 2**levels, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 3**levels - 1, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * (i + 1), w - 1)),
@@ -221,20 +263,54 @@ WRONG = {
         lambda i, levels, w: range(*by_recursion(i, levels, w)),
         lambda i, levels, w: tuple(max(c - 1, 0) for c in by_recursion(i, levels, w)),
     ],
+    "02.8": [
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, -x.shape[-2] % f), mode="circular"),
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, 0), mode="replicate"),
+        lambda x, f: F.pad(x, (0, 0, 0, -x.shape[-2] % f), mode="replicate"),
+        lambda x, f: F.pad(x, (0, -x.shape[-1] % f, -x.shape[-2] % f, 0), mode="replicate"),
+        lambda x, f: fit(x, 8),
+        lambda x, f: fit(x, 2 * f),
+        lambda x, f: fit(x, f).detach(),
+        lambda x, f: fit(x.transpose(2, 3), f),
+        lambda x, f: fit(fit(x, f), f + 1),
+        lambda x, f: F.pad(x, (0, *missing(x, f)[:1], 0, missing(x, f)[1]), value=-1.0),
+        lambda x, f: fit(x, f)[..., : x.shape[-2], : x.shape[-1]],
+        lambda x, f: by_cat(x, f).float(),
+        lambda x, f: torch.cat([by_cat(x, f)[..., :1], by_cat(x, f)[..., :-1]], -1),
+        lambda x, f: fit(x, f) if x.shape[-1] % f and x.shape[-2] % f else x,
+        lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
+        lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
+    ],
 }
 RIGHT = {
     "02.1": [
+        kl_divergence,
+        lambda m, v: (m.square() + v.exp() - 1 - v).sum() / (2 * len(m)),
+        lambda m, v: (
+            torch.distributions.kl_divergence(
+                torch.distributions.Normal(m, torch.exp(v / 2)),
+                torch.distributions.Normal(torch.zeros_like(m), torch.ones_like(m)),
+            ).sum()
+            / len(m)
+        ),
+    ],
+    "02.2": [
         lambda mean, logvar, noise: mean[None] + logvar.exp().sqrt()[None] * noise,
         lambda m, v, e: torch.stack([m + torch.exp(v / 2) * one for one in e]),
         lambda m, v, e: torch.addcmul(m, torch.exp(v / 2), e),
     ],
-    "02.2": [by_index, by_cat, by_ceiling],
-    "02.3": [with_loops, whitened],
-    "02.4": [median_in_loops, median_from_above, lambda p, c: list(best_guesses(p, c))],
-    "02.5": [
+    "02.3": [median_in_loops, median_from_above, lambda p, c: list(best_guesses(p, c))],
+    "02.4": [
+        block(lambda s, x: halves(s, x) + s.conv_shortcut(x)),
+        block(in_place),
+        block(with_modules),
+    ],
+    "02.5": [with_loops, whitened],
+    "02.6": [
         lambda mean, logvar: whole_variance(mean, logvar) ** -0.5,
         lambda m, v: (m.square().mean() - m.mean() ** 2 + v.exp().mean()).rsqrt(),
         lambda m, v: scaling_factor(m.flatten(), v.flatten()),
     ],
-    "02.6": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
+    "02.7": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
+    "02.8": [by_index, by_cat, by_ceiling],
 }
