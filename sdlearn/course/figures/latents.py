@@ -185,6 +185,35 @@ def unet_cost(
     return Described(figure, words)
 
 
+def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
+    """Draw the first twelve principal directions, and six patterns of JPEG's cosine transform.
+
+    Args:
+        basis: Rows of 192 values, twelve or more.
+        down: Frequencies of the cosines from top to bottom, (6,).
+        across: From left to right, (6,).
+    """
+    pixel = torch.arange(PATCH) + 0.5
+    vertical, horizontal = (
+        torch.cos(torch.pi / PATCH * f[:, None] * pixel) for f in (down, across)
+    )
+    waves = torch.einsum("ki,kj->kij", vertical, horizontal).flatten(1).repeat(1, 3)
+    rows = [basis_images(basis[:6]), basis_images(basis[6:12]), basis_images(waves)]
+    figure = grid(
+        rows,
+        names=["PCA, 1 to 6", "PCA, 7 to 12", "JPEG, 1 to 6"],
+        title="The first twelve principal directions as patches, and the basis of JPEG",
+        scale=9,
+    )
+    words = (
+        "Three rows of six patches of 8 × 8 squares. The first two principal directions are plain. "
+        "The next ones change from top to bottom or from left to right, several with a change of "
+        "colour. Those of the second row are finer, with stripes and spots. The third row, in grey, "
+        "has one plain patch, one wave across, one down, and finer ones."
+    )
+    return Described(figure, words)
+
+
 @in_style
 def rate_distortion(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
