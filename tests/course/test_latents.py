@@ -133,14 +133,14 @@ def squeezed_free(x, mean, basis, k):
 def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, pages):
     mean, basis = (x.float() for x in code)
     assert re.fullmatch(
-        r"Page 0 with 4 numbers for each patch of 8 × 8 pixels: -?\d+\.\d dB; "
-        r"with its latent of 4: -?\d+\.\d dB\.",
+        r"Image 0 with 4 PCA values for each patch of 8 × 8 pixels: -?\d+\.\d dB; "
+        r"with the 4 of its latent: -?\d+\.\d dB\.",
         sentence(blender),
     )
     set_to(blender.second, 2)
     set_to(blender.weight, 0.25)
     set_to(blender.numbers, 16)
-    assert sentence(blender) == "Page 0 and page 2, 25% of the way."
+    assert sentence(blender) == "Image 0 and image 2, 25% of the way."
     a, _, b = as_tensor(pages).split(1)
     expected = to_pil(blends(a, b, 0.25, blender.vae, mean, basis, 16))
     shown = np.array(blender.image)
@@ -154,7 +154,7 @@ def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, p
     assert "25% of the way" in blender.view.value
     assert 'role="status"' in blender.message.value
     set_to(blender.weight, 1.0)
-    assert sentence(blender).startswith("Page 2 with 16 numbers")
+    assert sentence(blender).startswith("Image 2 with 16 PCA values")
 
 
 @pytest.mark.parametrize(
