@@ -105,7 +105,7 @@ def preview_matrix(z: Tensor, x: Tensor) -> Tensor:
     small = F.avg_pool2d(x, 8)  # (n, 3, h, w): the mean colour of each patch
     latents = z.movedim(1, -1).flatten(0, -2)  # (n * h * w, c)
     colours = small.movedim(1, -1).flatten(0, -2)  # (n * h * w, 3)
-    return torch.linalg.lstsq(latents, colours).solution
+    return torch.linalg.solve(latents.T @ latents, latents.T @ colours)
 
 
 def preview_cases(rng: Generator) -> Iterator[Case]:
@@ -124,15 +124,16 @@ PREVIEW = Exercise(
     statement="Find the matrix $M$, `(c, 3)`, for which the colours $z^\\top M$ of all positions "
     "of all `n` latents come closest to the colours of the images, in the least-squares sense. The "
     "colour of a position is the *mean* colour of its 8 × 8 pixels. `z` is `(n, c, h, w)` and `x` "
-    "is `(n, 3, 8 * h, 8 * w)`. There is no constant term. `torch.linalg.lstsq(A, B).solution` "
-    "minimises $\\lVert A M - B \\rVert^2$.",
+    "is `(n, 3, 8 * h, 8 * w)`. There is no constant term. The matrix that minimises "
+    "$\\lVert A M - B \\rVert^2$ solves the **normal equations** $A^\\top A\\, M = A^\\top B$; "
+    "`torch.linalg.lstsq(A, B).solution` finds it as well.",
     hints=(
         "Every position is one equation: its c latent values on the left, its three colours on "
         "the right. So A has n · h · w rows and c columns, and B has as many rows and 3 columns.",
         "`F.avg_pool2d(x, 8)` gives the mean colours, `(n, 3, h, w)`. To make rows of positions, "
         "first move the channels to the end, then flatten all other axes.",
         "`z.movedim(1, -1).flatten(0, -2)` is `(n * h * w, c)`. Do the same with the colours, and "
-        "give both to `torch.linalg.lstsq`.",
+        "return `torch.linalg.solve(A.T @ A, A.T @ B)`.",
     ),
     solution=preview_matrix,
     cases=preview_cases,
@@ -166,8 +167,8 @@ PATCHES = Exercise(
     title="Patches to an image",
     minutes=12,
     difficulty=2,
-    statement="A transformer holds an image as a sequence of patches, and its last layer has to "
-    "put them together again (*unpatchify* in DiT). Here each patch is a row of `p * p * c` values: "
+    statement="A transformer holds an image as a sequence of patches, and at the end has to put "
+    "them together again (*unpatchify* in DiT). Here each patch is a row of `p * p * c` values: "
     "pixel after pixel along its lines, and for each pixel its `c` colours. The patches follow "
     "each other row by row, like words in a text, and there are `high` rows. Return the image, "
     "`(b, c, high * p, wide * p)`. (`F.pixel_shuffle` expects another order: colours outermost.) "
@@ -404,8 +405,8 @@ QUESTIONS = (
                 "A better decoder, or a latent that keeps more.",
                 True,
                 "Whatever the U-Net does, the decoder comes last, and it can generate only what "
-                "the latent describes. This is why later systems trained new autoencoders, several of "
-                "them with 16 channels instead of 4.",
+                "the latent describes. This is why later systems trained new autoencoders, several "
+                "of them with 16 channels instead of 4.",
             ),
             Answer(
                 "More sampling steps.",

@@ -208,8 +208,8 @@ def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
     words = (
         "Three rows of six patches of 8 × 8 squares. The first two principal directions are plain. "
         "The next ones change from top to bottom or from left to right, several with a change of "
-        "colour. Those of the second row are finer, with stripes and spots. The third row, in grey, "
-        "has one plain patch, one wave across, one down, and finer ones."
+        "colour. Those of the second row are finer, with stripes and spots. The third row, in "
+        "grey, has one plain patch, one wave across, one down, and finer ones."
     )
     return Described(figure, words)
 
