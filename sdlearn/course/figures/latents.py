@@ -96,7 +96,7 @@ def basis_images(basis: Tensor) -> list[Image.Image]:
 def two_stages() -> Described:
     """Draw latent diffusion: the autoencoder around the U-Net, image and latent to scale."""
     figure, ax = diagrams.canvas(
-        22, 7.6, "Two stages: an autoencoder, and diffusion on its latents"
+        22, 6.7, "Two stages: an autoencoder, and diffusion on its latents"
     )
     y, big, small = 4.0, 4.2, 4.2 / 8
     rgb = tuple(tint(colour, 0.5) for colour in (BLUE, GREEN, VERMILION))
