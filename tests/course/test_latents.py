@@ -7,8 +7,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
+from PIL import Image
 
-from sdlearn.course.figures.latents import basis_images, blends, project_patches, rate_distortion
+from sdlearn.course.figures.latents import (
+    basis_images,
+    blends,
+    error_image,
+    image_table,
+    pca_beside_jpeg,
+    project_patches,
+    rate_distortion,
+    two_stages,
+    unet_cost,
+)
 from sdlearn.course.widgets.latents import LatentBlendWidget
 from sdlearn.evaluation.image_metrics import as_tensor
 from sdlearn.storybook import Scene, Thing, render
@@ -67,14 +79,67 @@ def test_directions_show_every_number_in_its_place():
 
 def test_rates_draws_lines_and_points_that_differ_without_colour():
     lines = {"a": ([1, 4, 16], [10.0, 20.0, 30.0]), "b": ([3, 12], [12.0, 15.0])}
-    (ax,) = rate_distortion(lines, {"star": (4, 28.0)}, "Title").axes
+    drawn = rate_distortion(lines, {"star": (4, 28.0)}, "Title")
+    (ax,) = drawn.figure.axes
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 4, 16], [3, 12], [4]]
     assert [list(line.get_ydata()) for line in ax.lines] == [[10, 20, 30], [12, 15], [28]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
+    assert len({line.get_color() for line in ax.lines}) == 3
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3", "4", "12", "16"]
     assert ax.get_title(loc="left") == "Title"
     assert ax.get_xlabel()
     assert ax.get_ylabel()
+    assert "a: 10.0 dB at 1, 30.0 dB at 16; b: 12.0 dB at 3, 15.0 dB at 12" in drawn.words
+    assert "star: 28.0 dB at 4" in drawn.words
+
+
+def test_costs_are_multiples_of_those_of_one_side():
+    drawn = unet_cost([8, 32, 64], [0.5, 1.0, 8.0], [10.0, 160.0, 640.0])
+    (ax,) = drawn.figure.axes
+    shown = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert shown["memory"] == [1 / 16, 1, 4]
+    assert shown["time"] == [0.5, 1, 8]
+    assert shown["∝ positions"] == [1 / 16, 1, 4]
+    assert shown["∝ positions²"] == [1 / 256, 1, 16]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["8 × 8", "32 × 32", "64 × 64"]
+    assert "8 × 8 to 64 × 64" in drawn.words
+
+
+def test_the_diagram_draws_image_and_latent_to_scale():
+    (ax,) = two_stages().figure.axes
+    squares = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    assert len(squares) == 3 + 4 + 4 + 3
+    sides = sorted({round(square.get_width(), 6) for square in squares})
+    assert sides[1] / sides[0] == pytest.approx(8)
+
+
+def test_an_error_is_drawn_with_its_gain():
+    a, b = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64)
+    b[:, 0, 0], b[0, 0, 1], b[:, 0, 2] = 0.2, 0.3, 1.0
+    shades = np.array(error_image(a, b, gain=5))  # white from an error of 2 / 5 on
+    assert shades[0, :4].tolist() == [8 * 17, 4 * 17, 255, 0]
+
+
+def test_images_are_arranged_in_columns_and_described():
+    red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    drawn = image_table({"left": [red, red], "right": [blue, blue]}, "Title", "Two colours.")
+    assert drawn.words == "Images in columns: left; right. Two colours."
+    pixels = np.array(drawn.figure)
+    reds, blues = ((pixels == colour).all(axis=2) for colour in ([255, 0, 0], [0, 0, 255]))
+    assert reds.sum() == blues.sum() == 2 * 12 * 12
+    assert np.nonzero(reds)[1].max() < np.nonzero(blues)[1].min()
+
+
+def test_the_basis_of_jpeg_has_its_frequencies():
+    down, across = torch.tensor([0, 0, 1, 2, 1, 0]), torch.tensor([0, 1, 0, 0, 1, 2])
+    drawn = pca_beside_jpeg(torch.linalg.qr(torch.randn(D, D)).Q[:12], down, across)
+    pixels = np.array(drawn.figure.convert("L"), float)
+    low = pixels[-6 - 72 : -6]  # the last row of patches
+    last, third = low[:, -6 - 72 : -6], low[:, -6 - 4 * 78 + 6 : -6 - 3 * 78]
+    assert last.std(axis=0).max() == 0  # the same in every line: a wave across
+    assert last.std(axis=1).min() > 50
+    assert third.std(axis=1).max() == 0  # a wave down
+    assert third.std(axis=0).min() > 50
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +198,14 @@ def squeezed_free(x, mean, basis, k):
 def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, pages):
     mean, basis = (x.float() for x in code)
     assert re.fullmatch(
-        r"Page 0 with 4 numbers for each patch of 8 × 8 pixels: -?\d+\.\d dB; "
-        r"with its latent of 4: -?\d+\.\d dB\.",
+        r"Image 0 with 4 PCA values for each patch of 8 × 8 pixels: -?\d+\.\d dB; "
+        r"with the 4 of its latent: -?\d+\.\d dB\.",
         sentence(blender),
     )
     set_to(blender.second, 2)
     set_to(blender.weight, 0.25)
     set_to(blender.numbers, 16)
-    assert sentence(blender) == "Page 0 and page 2, 25% of the way."
+    assert sentence(blender) == "Image 0 and image 2, 25% of the way."
     a, _, b = as_tensor(pages).split(1)
     expected = to_pil(blends(a, b, 0.25, blender.vae, mean, basis, 16))
     shown = np.array(blender.image)
@@ -154,7 +219,7 @@ def test_it_shows_the_blends_and_says_how_good_they_are(blender, set_to, code, p
     assert "25% of the way" in blender.view.value
     assert 'role="status"' in blender.message.value
     set_to(blender.weight, 1.0)
-    assert sentence(blender).startswith("Page 2 with 16 numbers")
+    assert sentence(blender).startswith("Image 2 with 16 PCA values")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ import sdlearn
 from sdlearn.attention import TransformerBlock
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
 from sdlearn.course.exercises import find
-from sdlearn.course.exercises.nb01_latents import between, shrinkage, times_cheaper, to_page
+from sdlearn.course.exercises.nb01_latents import (
+    between,
+    patch_codec,
+    preview_matrix,
+    shrinkage,
+    times_cheaper,
+    unpatchify,
+)
 from sdlearn.course.exercises.nb02_vae import (
     FIELD,
     field_with,
@@ -40,6 +47,7 @@ from sdlearn.course.exercises.nb10_guidance import (
     sharpened_bell,
     steered,
 )
+from sdlearn.course.figures.latents import project_patches
 from sdlearn.embeddings import sinusoidal_embedding
 from sdlearn.guidance import classifier_free_guidance
 from sdlearn.samplers import ddim
@@ -58,7 +66,7 @@ def test_the_page_of_a_picture_s_patches_is_the_picture():
     x = torch.randn(2, 3, 12, 20, dtype=torch.float64)
     patches = x.unfold(2, 4, 4).unfold(3, 4, 4)  # (b, c, high, wide, p, p)
     patches = patches.permute(0, 2, 3, 4, 5, 1).reshape(2, 15, 48)
-    assert torch.equal(to_page(patches, 3, 4), x)
+    assert torch.equal(unpatchify(patches, 3, 4), x)
 
 
 def test_the_arc_keeps_the_length_of_noise_and_the_line_does_not():
@@ -66,6 +74,28 @@ def test_the_arc_keeps_the_length_of_noise_and_the_line_does_not():
     a, b = (torch.randn(8, 4, 32, 32, generator=rng, dtype=torch.float64) for _ in range(2))
     assert between(a, b, 0.5).std().item() == pytest.approx(1, abs=0.02)
     assert torch.lerp(a, b, 0.5).std().item() == pytest.approx(0.5**0.5, abs=0.02)
+
+
+def test_the_codec_is_the_projection_that_the_figures_use():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 16, 24, generator=rng, dtype=torch.float64) / 10
+    mean = torch.zeros(192, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(192, 192, generator=rng, dtype=torch.float64)).Q[:7]
+    z, back = patch_codec(x, mean, basis)
+    assert torch.allclose(back, project_patches(x, mean, basis, 7), rtol=0, atol=1e-12)
+    assert torch.allclose(patch_codec(back, mean, basis)[0], z, rtol=0, atol=1e-12)
+
+
+def test_the_preview_finds_a_matrix_that_made_the_colours():
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 4, 5, 6, generator=rng, dtype=torch.float64)
+    matrix = torch.randn(4, 3, generator=rng, dtype=torch.float64)
+    small = torch.einsum("bchw,cd->bdhw", z, matrix)
+    texture = torch.randn(3, 3, 1, 1, 8, 8, generator=rng, dtype=torch.float64)
+    texture -= texture.mean(dim=(4, 5), keepdim=True)  # every patch keeps its mean colour
+    x = (small[..., None, None] + texture).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    assert x.shape == (3, 3, 40, 48)
+    assert torch.allclose(preview_matrix(z, x), matrix, rtol=0, atol=1e-12)
 
 
 def test_three_factors_of_stable_diffusion():

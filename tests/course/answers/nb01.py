@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 from sdlearn.course.exercises.nb01_latents import (
     between,
+    patch_codec,
+    preview_matrix,
     psnr_where,
     shrinkage,
     times_cheaper,
-    to_page,
+    unpatchify,
 )
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
@@ -137,6 +139,67 @@ def in_degrees(a, b, weight):
     return torch.where(theta == 0, torch.lerp(a, b, weight), arc)
 
 
+def by_convolution(x, mean, basis):
+    kernels = basis.view(-1, 3, 8, 8)
+    z = F.conv2d(x, kernels, -basis @ mean, stride=8)
+    tiled = F.pixel_shuffle(mean.view(1, -1, 1, 1), 8).repeat(1, 1, *z.shape[2:])
+    return z, F.conv_transpose2d(z, kernels, stride=8) + tiled
+
+
+def patch_by_patch(x, mean, basis):
+    z = x.new_zeros(len(x), len(basis), x.shape[2] // 8, x.shape[3] // 8)
+    back = torch.zeros_like(x)
+    for i in range(z.shape[2]):
+        for j in range(z.shape[3]):
+            rows, columns = slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8)
+            found = (x[:, :, rows, columns].flatten(1) - mean) @ basis.T
+            z[:, :, i, j] = found
+            back[:, :, rows, columns] = (found @ basis + mean).view(-1, 3, 8, 8)
+    return z, back
+
+
+def by_unfold(x, mean, basis):
+    size = x.shape[2] // 8, x.shape[3] // 8
+    columns = F.unfold(x, 8, stride=8) - mean[:, None]  # (b, d, n)
+    z = basis @ columns
+    back = F.fold(basis.T @ z + mean[:, None], x.shape[2:], 8, stride=8)
+    return z.unflatten(2, size), back
+
+
+def wrong_order_inside(x, mean, basis):
+    """Reshaped instead of unshuffled."""
+    b, _, h, w = x.shape
+    patches = x.reshape(b, 192, h // 8, w // 8) - mean[:, None, None]
+    z = torch.einsum("kd,bdhw->bkhw", basis, patches)
+    back = torch.einsum("kd,bkhw->bdhw", basis, z) + mean[:, None, None]
+    return z, back.reshape(b, 3, h, w)
+
+
+def as_rows(z, x):
+    small = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).mean(dim=(3, 5))
+    return [y.permute(0, 2, 3, 1).reshape(-1, y.shape[1]) for y in (z, small)]
+
+
+def by_lstsq(z, x):
+    return torch.linalg.lstsq(*as_rows(z, x)).solution
+
+
+def by_every_pixel(z, x):
+    wide = F.interpolate(z, scale_factor=8.0)
+    a, b = (y.permute(0, 2, 3, 1).flatten(0, 2) for y in (wide, x))
+    return torch.linalg.pinv(a) @ b
+
+
+def centred(z, x):
+    a, b = as_rows(z, x)
+    return torch.linalg.lstsq(a - a.mean(0), b - b.mean(0)).solution
+
+
+def with_a_ridge(z, x):
+    a, b = as_rows(z, x)
+    return torch.linalg.solve(a.T @ a + 1e-3 * torch.eye(a.shape[1]).to(a), a.T @ b)
+
+
 WRONG = {
     "01.1": [
         rounded,
@@ -155,25 +218,58 @@ WRONG = {
         ),
     ],
     "01.2": [
-        lambda x, high, p: to_page(x, x.shape[1] // high, p),
-        lambda x, high, p: to_page(x, high, p).transpose(2, 3),
-        lambda x, high, p: to_page(x, high, p).flip(2),
-        lambda x, high, p: to_page(x.flip(1), high, p),
-        lambda x, high, p: to_page(x, high, p).flip(1),
+        wrong_order_inside,
+        lambda x, mean, basis: patch_codec(x, mean, basis)[0],
+        lambda x, mean, basis: patch_codec(x, mean, basis)[1],
+        lambda x, mean, basis: patch_codec(x, mean, basis[:1]),
+        lambda x, mean, basis: patch_codec(x, mean, basis.flip(0)),
+        lambda x, mean, basis: patch_codec(x, mean.mean(), basis),
+        lambda x, mean, basis: patch_codec(x, mean.mean().expand(192), basis),
+        lambda x, mean, basis: patch_codec(x.transpose(2, 3), mean, basis),
+        lambda x, mean, basis: patch_codec(x.clamp(-1, 1), mean, basis),
+        lambda x, mean, basis: (patch_codec(x, mean, basis)[0], x),
+        lambda x, mean, basis: (patch_codec(x, mean, basis)[0].flatten(2), x),
+        lambda x, mean, basis: patch_codec(x, mean, basis / basis.norm()),
+        lambda x, mean, basis: patch_codec(x[:1], mean, basis),
+        lambda x, mean, basis: patch_codec(x.detach(), mean, basis),
+        lambda x, mean, basis: patch_codec(x.sub_(mean.mean()), mean, basis),
+    ],
+    "01.3": [
+        centred,
+        with_a_ridge,
+        lambda z, x: preview_matrix(z, x)[:, :2],
+        lambda z, x: preview_matrix(z, x).flip(1),
+        lambda z, x: preview_matrix(z, x.flip(3)),
+        lambda z, x: preview_matrix(z, x.clamp(0)),
+        lambda z, x: preview_matrix(z, x.transpose(2, 3)),
+        lambda z, x: preview_matrix(z - z.mean(), x),
+        lambda z, x: preview_matrix(z / z.std(), x),
+        lambda z, x: preview_matrix(z[:, :4], x),
+        lambda z, x: preview_matrix(z, F.interpolate(F.max_pool2d(x, 8), scale_factor=8.0)),
+        lambda z, x: preview_matrix(z, x.roll(1, 0)),
+        lambda z, x: preview_matrix(z, x.mean(1, keepdim=True).expand_as(x)),
+        lambda z, x: preview_matrix(z, 2 * x - 1),
+    ],
+    "01.4": [
+        lambda x, high, p: unpatchify(x, x.shape[1] // high, p),
+        lambda x, high, p: unpatchify(x, high, p).transpose(2, 3),
+        lambda x, high, p: unpatchify(x, high, p).flip(2),
+        lambda x, high, p: unpatchify(x.flip(1), high, p),
+        lambda x, high, p: unpatchify(x, high, p).flip(1),
         lambda x, high, p: F.fold(
             x.transpose(1, 2), (high * p, x.shape[1] // high * p), p, stride=p
         ),
         lambda x, high, p: F.pixel_shuffle(
             x.transpose(1, 2).reshape(len(x), -1, high, x.shape[1] // high), p
         ),
-        lambda x, high, p: to_page(x, high, p).float(),
-        lambda x, high, p: to_page(x, high, p).detach(),
-        lambda x, high, p: to_page(x[:1], high, p),
-        lambda x, high, p: to_page(x, high, 2 if x.shape[2] % 4 == 0 else p),
+        lambda x, high, p: unpatchify(x, high, p).float(),
+        lambda x, high, p: unpatchify(x, high, p).detach(),
+        lambda x, high, p: unpatchify(x[:1], high, p),
+        lambda x, high, p: unpatchify(x, high, 2 if x.shape[2] % 4 == 0 else p),
         lambda x, high, p: x.reshape(len(x), high * p, -1, x.shape[2] // p**2).permute(0, 3, 1, 2),
-        lambda x, high, p: list(to_page(x, high, p)),
+        lambda x, high, p: list(unpatchify(x, high, p)),
     ],
-    "01.3": [
+    "01.5": [
         lambda a, b, mask: psnr_where(a, b, mask).mean().expand(len(a)),
         lambda a, b, mask: psnr_where(a, b, mask).mean(),
         lambda a, b, mask: psnr_where(a, b, torch.ones_like(mask)),
@@ -197,7 +293,7 @@ WRONG = {
         lambda a, b, mask: psnr_where(a.mean(1, True), b.mean(1, True), mask),
         lambda a, b, mask: psnr_where(a.float(), b.float(), mask).double(),
     ],
-    "01.4": [
+    "01.6": [
         lambda h, w, c, f: times_cheaper(h, h, c, f),
         lambda h, w, c, f: times_cheaper(h, w, 320, f),
         lambda h, w, c, f: times_cheaper(h, w, c, 8),
@@ -215,7 +311,7 @@ WRONG = {
         lambda h, w, c, f: f**2 + f**4 * h * w / (11 * c),
         lambda h, w, c, f: 18 * f**2 + 4 * f**2 + 2 * f**4,
     ],
-    "01.5": [
+    "01.7": [
         perpendicular,
         in_degrees,
         lambda a, b, weight: between(a, b, weight**2),
@@ -248,40 +344,42 @@ RIGHT = {
         lambda h, w, f, channels, bits: list(shrinkage(h, w, f, channels, bits)),
         lambda h, w, f, c, b: torch.tensor(shrinkage(h, w, f, c, b), dtype=torch.float64).unbind(),
     ],
-    "01.2": [cut, joined, shuffled, unfolded],
-    "01.3": [picked, with_nan, lambda x, y, where: psnr_where(y, x, where.bool())],
-    "01.4": [
+    "01.2": [by_convolution, patch_by_patch, by_unfold],
+    "01.3": [by_lstsq, by_every_pixel],
+    "01.4": [cut, joined, shuffled, unfolded],
+    "01.5": [picked, with_nan, lambda x, y, where: psnr_where(y, x, where.bool())],
+    "01.6": [
         by_sums,
         lambda h, w, c, f: f**2 * (11 * c + h * w) / (11 * c + h * w / f**2),
         lambda h, w, c, f: torch.tensor(times_cheaper(h, w, c, f), dtype=torch.float64),
     ],
-    "01.5": [by_atan, popular, lambda a, b, how: between(b, a, 1 - how)],
+    "01.7": [by_atan, popular, lambda a, b, how: between(b, a, 1 - how)],
 }
 VERDICTS = [
     # 0 decibels for a perfect region
-    ExpectedVerdict("01.3", WRONG["01.3"][7], says=("expected there",), omits=("float32",)),
-    ExpectedVerdict("01.3", WRONG["01.3"][8], "infinity removed", omits=("float32",)),
+    ExpectedVerdict("01.5", WRONG["01.5"][7], says=("expected there",), omits=("float32",)),
+    ExpectedVerdict("01.5", WRONG["01.5"][8], "infinity removed", omits=("float32",)),
     ExpectedVerdict(
-        "01.3",
+        "01.5",
         lambda a, b, mask: psnr_where(a, b, mask).clamp(max=10 * math.log10(4e12)),
         "a smallest error",
         omits=("float32",),
     ),
-    ExpectedVerdict("01.5", unclamped, "no clamp", omits=("float32",)),
+    ExpectedVerdict("01.7", unclamped, "no clamp", omits=("float32",)),
     ExpectedVerdict(
-        "01.5",
+        "01.7",
         lambda a, b, weight: unclamped(a, b, weight, by_similarity=True),
         "no clamp",
         omits=("float32",),
     ),
     ExpectedVerdict(
-        "01.5",
+        "01.7",
         lambda a, b, weight: popular(a, b, weight, threshold=0.9),
         "straight too soon",
         omits=("float32",),
     ),
     ExpectedVerdict(
-        "01.5",
+        "01.7",
         lambda a, b, weight: popular(a, b, weight, threshold=0.99),
         "straight too soon",
         omits=("float32",),
