@@ -198,6 +198,7 @@ def test_what_the_exercises_count():
     assert {
         notebook: [exercise.points for exercise in exercises(notebook)] for notebook in files()
     } == {
+        "00": [2, 2, 3],
         "01": [2, 4, 4, 5, 7],
         "02": [2, 2, 5, 5, 4, 6],
         "05": [3, 2, 5, 6, 7],

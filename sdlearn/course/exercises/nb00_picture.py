@@ -131,7 +131,7 @@ LOSS = Exercise(
 def switch_prompt(
     step: nn.Module, z: Tensor, path: list, first: Tensor, second: Tensor, at: int
 ) -> Tensor:
-    """The final z, with the prompt `first` for `at` steps and `second` for the others."""
+    """The final z: `first` conditions the first `at` steps, `second` the others."""
     for k in range(len(path) - 1):
         text = first if k < at else second
         z, _ = step(z, path[k], path[k + 1], text)

@@ -54,7 +54,7 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     words = prompt.split()
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
     label(ax, 2.2, 8.3, "\n".join(lines))
-    ax.imshow(noise[0, 0], extent=(0.7, 3.1, 3.4, 5.8), cmap="cividis", vmin=-3, vmax=3, zorder=3)
+    ax.imshow(noise[0, 0].numpy(), extent=(0.7, 3.1, 3.4, 5.8), cmap="cividis", vmin=-3, vmax=3, zorder=3)
     label(ax, 1.9, 3.05, "noise $z_T$ from a seed")
     ax.imshow(image, extent=(20.2, 23.2, 3.1, 6.1), zorder=3)
     label(ax, 21.7, 2.75, "image")
@@ -86,7 +86,7 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         "seed enters the U-Net from the left. The U-Net predicts the noise ε twice, guidance (10) "
         "combines the two predictions, and the sampler (09) computes a slightly less noisy z, "
         "which goes back to the U-Net. The noise schedule (07) supplies α and σ to the sampler "
-        "and the time t to the time embedding (03), which enters the U-Net. After the last step z_0 leaves "
-        "the loop, and the decoder (01, 02) turns it into an image. Around it: training the U-Net "
-        "(08) and the pipeline, part by part (11).",
+        "and the time t to the time embedding (03), which enters the U-Net. After the last step "
+        "z_0 leaves the loop, and the decoder (01, 02) turns it into an image. Around it: "
+        "training the U-Net (08) and the pipeline, part by part (11).",
     )

@@ -116,8 +116,8 @@ def point_sets(
         title: Of the figure.
         words: What the figure shows.
     """
-    size = WIDE, 0.45 + len(rows) * WIDE / len(columns)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    size = WIDE, 0.5 + 0.93 * len(rows) * WIDE / len(columns)
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for j, row in enumerate(rows):
         for i, points in enumerate(row):
