@@ -1,6 +1,6 @@
 """Exercises and quiz of notebook 00, the whole picture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ LOSS = Exercise(
 
 
 def switch_prompt(
-    step: nn.Module, z: Tensor, path: list, first: Tensor, second: Tensor, at: int
+    step: "Callable", z: Tensor, path: list, first: Tensor, second: Tensor, at: int
 ) -> Tensor:
     """The final z: `first` conditions the first `at` steps, `second` the others."""
     for k in range(len(path) - 1):
@@ -159,6 +159,7 @@ SWITCH = Exercise(
     title="Change the prompt midway",
     minutes=10,
     difficulty=1,
+    core=True,
     statement="Nothing says that every step must have the same prompt. Write the loop over a path "
     "of any length: the first `at` steps are conditioned on `first`, all others on `second`. "
     "`step(z, here, there, text)` is your `denoise_step` with all but the prompt fixed, and "

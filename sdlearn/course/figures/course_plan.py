@@ -54,7 +54,8 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     words = prompt.split()
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
     label(ax, 2.2, 8.3, "\n".join(lines))
-    ax.imshow(noise[0, 0].numpy(), extent=(0.7, 3.1, 3.4, 5.8), cmap="cividis", vmin=-3, vmax=3, zorder=3)
+    extent = 0.7, 3.1, 3.4, 5.8
+    ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=extent, zorder=3)
     label(ax, 1.9, 3.05, "noise $z_T$ from a seed")
     ax.imshow(image, extent=(20.2, 23.2, 3.1, 6.1), zorder=3)
     label(ax, 21.7, 2.75, "image")
