@@ -88,7 +88,7 @@ def test_embeddings_before_a_changed_word_do_not_move(run):
 
 
 def test_its_denoiser_learns(cells):
-    """A tenth of the training halves the loss, and points move towards the cat."""
+    """A quarter of the training lowers the loss and moves points into the cat."""
     names: dict = {"sd": sdlearn.StableDiffusion.storybook(device="cpu")}
     names["path"] = names["sd"].path()
     by_id = {cell["id"]: cell["source"] for cell in cells}
@@ -98,11 +98,12 @@ def test_its_denoiser_learns(cells):
         source = solution("00.2").text if name == "exercise-2-use" else by_id[name]
         exec(
             compile(
-                source.replace("steps = Denoiser(), 4000", "steps = Denoiser(), 400"), name, "exec"
+                source.replace("steps = Denoiser(), 4000", "steps = Denoiser(), 1000"), name, "exec"
             ),
             names,
         )
     assert np.mean(names["losses"][-100:]) < 0.42 < 0.5 < np.mean(names["losses"][:20])
     cat = names["cat_points"]
-    first, last = (torch.cdist(names["cats"][k], cat).amin(dim=1).mean() for k in (0, -1))
-    assert last < 0.5 * first
+    distances = (torch.cdist(names["cats"][k], cat).amin(dim=1) for k in (0, -1))
+    first, last = ((distance < 0.05).float().mean().item() for distance in distances)
+    assert first < 0.65 < 0.8 < last
