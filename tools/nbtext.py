@@ -127,8 +127,7 @@ def lesson_faults(cells: list[Cell], titles: list[Heading], lesson: str) -> Iter
         yield f"fewer than {PAPERS} papers are listed in the last cell"
     if any(cell.get("outputs") for cell in cells):
         yield from widget_faults(cells)
-    if lesson != "00":
-        yield from practice_faults(cells, titles, lesson)
+    yield from practice_faults(cells, titles, lesson)
 
 
 def widget_faults(cells: list[Cell]) -> Iterator[str]:

@@ -176,8 +176,8 @@ REFUSED = {
     "no notebook": (lambda t: changed(t, lambda text: text[:-9]), "04-.* is not a notebook"),
     "no cells": (lambda t: changed(t, lambda text: "{}"), "04-.* is not a notebook"),
     "no exercises": (
-        lambda t: NOTEBOOKS / "00-the-whole-picture.ipynb",
-        "00-the-whole-picture.ipynb has no exercises; accepted: notebooks 01, 02, 03, ",
+        lambda t: NOTEBOOKS / "playground.ipynb",
+        "playground.ipynb has no exercises; accepted: notebooks 00, 01, 02, 03, ",
     ),
     "without its cells": (
         lambda t: changed(t, lambda text: text.replace("exercise-2-check", "mine")),

@@ -262,14 +262,16 @@ def test_a_notebook_that_is_no_lesson_needs_no_card_nor_quiz(check):
     assert any("the card has no" in fault for fault in check(notebook))
 
 
-def test_notebook_00_needs_no_exercises(check):
+def test_notebook_00_needs_exercises_and_a_quiz_like_any_other(check):
     notebook = lesson()
     for name in ("exercises", "quiz"):
         without(name)(notebook)
     for k, name in product((1, 2), ("exercise", "answer", "check")):
         without(f"{name}-{k}")(notebook)
     replaced("title", "# 03", "# 00")(notebook)
-    assert check(nbtool.clean(notebook), "00-lesson.ipynb") == []
+    faults = check(nbtool.clean(notebook), "00-lesson.ipynb")
+    assert any("0 exercises; a lesson has at least 2" in fault for fault in faults)
+    assert any('not one cell with quiz("00") alone' in fault for fault in faults)
 
 
 def test_anchors_and_names_of_sections_are_read_from_marked_up_headings():

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageColor
 
 from sdlearn.course import figures
-from sdlearn.schedule import NoiseSchedule
 
 
 def picture(seed: int) -> Image.Image:
@@ -101,23 +100,6 @@ def test_latent_shows_every_channel_on_one_scale_around_zero():
     ]
 
 
-def test_schedule_path_draws_the_table_and_the_points():
-    schedule = NoiseSchedule()
-    path = schedule.path(7)
-    (ax,) = figures.schedule_path(schedule, path).axes
-    alpha, sigma, alpha_stops, sigma_stops = ax.lines
-    assert np.allclose(alpha.get_ydata() ** 2, schedule.alphas_cumprod)
-    assert np.allclose(sigma.get_ydata() ** 2 + alpha.get_ydata() ** 2, 1)
-    for stops, values in (
-        (alpha_stops, [p.alpha for p in path]),
-        (sigma_stops, [p.sigma for p in path]),
-    ):
-        assert list(stops.get_xdata()) == [p.t for p in path]
-        assert np.allclose(stops.get_ydata(), values)
-    assert alpha.get_linestyle() != sigma.get_linestyle()
-    assert "8 points" in ax.get_title(loc="left")
-
-
 def test_curves_differ_without_colour():
     figure = figures.curves(
         {"a": ([0, 1], [3.0, 1.0]), "b": ([1, 2], [2.0, 2.5])}, "Title", "step", "value"
@@ -133,36 +115,6 @@ def test_curves_differ_without_colour():
     )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     assert ax.get_ylim()[0] == 0
-
-
-def test_the_map_shows_every_notebook_and_which_are_planned():
-    (ax,) = figures.course_map(["05", "07"]).axes
-    words = [text.get_text() for text in ax.texts]
-    numbers = {word for word in words if word.isdigit()}
-    assert numbers == {f"{n:02d}" for n in range(18)}
-    dashed = [patch.get_linestyle() == "--" for patch in ax.patches].count(True)
-    planned_of_17, in_the_legend = 15, 1
-    assert dashed == planned_of_17 + in_the_legend
-
-
-def test_the_map_in_words_names_what_the_map_shows():
-    for number, (name, _, _) in figures.PLACES.items():
-        kind = name.replace("why latents", "autoencoder")
-        assert number in figures.MAP_IN_WORDS
-        assert kind in figures.MAP_IN_WORDS
-
-
-def test_no_chip_of_the_map_lies_on_another():
-    boxes = [(x, y) for _, x, y in figures.PLACES.values()]
-    for i, (x, y) in enumerate(boxes):
-        for u, v in boxes[:i]:
-            assert abs(x - u) > 16.8 or abs(y - v) > 3.8
-
-
-def test_the_same_figure_gives_the_same_bytes():
-    schedule = NoiseSchedule()
-    twice = [figures.png(figures.schedule_path(schedule, schedule.path(5))) for _ in range(2)]
-    assert twice[0] == twice[1]
 
 
 def test_show_gives_the_picture_with_its_words(monkeypatch):

@@ -9,6 +9,7 @@ from sdlearn.course.figures import attention as attention
 from sdlearn.course.figures import timestep as timestep
 from sdlearn.course.figures import vae as vae
 from sdlearn.course.figures import vae_diagrams as vae_diagrams
+from sdlearn.course.figures import overview as overview
 from sdlearn.course.figures.attention import (
     attention_map_grid,
     heatmap,
@@ -17,19 +18,16 @@ from sdlearn.course.figures.attention import (
     token_overlays,
     variants,
 )
-from sdlearn.course.figures.course_plan import MAP_IN_WORDS, PLACES, course_map
+from sdlearn.course.figures.course_plan import pipeline_map
 from sdlearn.course.figures.images import grid, img, label_font, png, show, wrapped
-from sdlearn.course.figures.plots import axes_for, curves, latent, matrix, schedule_path
+from sdlearn.course.figures.plots import axes_for, curves, latent, matrix
 from sdlearn.course.figures.style import Described, in_style
 from sdlearn.course.figures.tables import table
 
 __all__ = [
-    "MAP_IN_WORDS",
-    "PLACES",
     "Described",
     "attention_map_grid",
     "axes_for",
-    "course_map",
     "curves",
     "grid",
     "heatmap",
@@ -39,8 +37,8 @@ __all__ = [
     "latent",
     "matrix",
     "overlay",
+    "pipeline_map",
     "png",
-    "schedule_path",
     "seed_grid",
     "show",
     "table",

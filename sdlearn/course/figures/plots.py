@@ -1,4 +1,4 @@
-"""Figures with axes that several notebooks share: latents, schedules, curves, tables."""
+"""Figures with axes that several notebooks share: latents, curves, tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.course.figures.style import in_style
-from sdlearn.schedule import NoiseSchedule, Point
 
 WIDE = 9.0  # inches; at 100 dots each a figure fits a notebook's column
 STYLES = ("o-", "s--", "^:", "d-.")
@@ -43,25 +42,6 @@ def latent(z: Tensor, title: str, page: Image.Image | None = None, limit: float 
     axes[0].set_ylabel("row")
     figure.colorbar(drawn, ax=list(axes), label="value", shrink=0.75, extend="both")
     figure.suptitle(title)
-    return figure
-
-
-@in_style
-def schedule_path(schedule: NoiseSchedule, path: Sequence[Point]) -> Figure:
-    """Draw alpha and sigma over all timesteps, with the points of a path on both curves."""
-    times = range(schedule.num_steps)
-    alpha, sigma = schedule.at(schedule.alphas_cumprod.new_tensor(times))
-    stops = [point.t for point in path]
-    figure, ax = axes_for(
-        f"The schedule, and the {len(path)} points of the path", "time t", "factor"
-    )
-    ax.plot(times, alpha, "k-", label=r"alpha: how much of the picture is in $z_t$")
-    ax.plot(times, sigma, "--", color="0.45", label=r"sigma: how much noise is in $z_t$")
-    ax.plot(stops, [point.alpha for point in path], "ko", ms=4)
-    ax.plot(stops, [point.sigma for point in path], "s", color="0.45", ms=4)
-    ax.annotate("", (300, 0.06), (700, 0.06), arrowprops=ARROW)
-    ax.text(500, 0.1, "the walk goes this way", ha="center")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

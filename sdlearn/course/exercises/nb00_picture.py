@@ -1,0 +1,254 @@
+"""Exercises and quiz of notebook 00, the whole picture."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from sdlearn.course.exercises.edits import with_mistakes
+from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.schedule import NoiseSchedule, Point
+
+
+class SmallNetwork(nn.Module):
+    """Stands in for the U-Net: z (b, ...), t, text (b, n, d) -> (b, ...), row by row."""
+
+    def forward(self, z: Tensor, t: float | Tensor, text: Tensor) -> Tensor:
+        shape = -1, *[1] * (z.ndim - 1)
+        time = torch.as_tensor(t, dtype=z.dtype).expand(len(z)).reshape(shape) / 1000
+        words = text.sin().flatten(1).mean(dim=1).reshape(shape)
+        return (z + 3 * words).tanh() * (1 + time) + text.flatten(1).var(dim=1).reshape(shape)
+
+
+# ------------------------------------------------------------------------------------ 00.1 one step
+
+
+def denoise_step(
+    unet: nn.Module,
+    z: Tensor,
+    here: "Point",
+    there: "Point",
+    text: Tensor,
+    empty: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """From z at `here` to (z at `there`, the estimate of z_0)."""
+    eps_text, eps_empty = unet(z, here.t, text), unet(z, here.t, empty)
+    eps = eps_empty + scale * (eps_text - eps_empty)
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def step_cases(rng: Generator) -> Iterator[Case]:
+    path = NoiseSchedule().path(8)
+    for k, b, shape, size, scale in (
+        (1, 2, (4, 5, 3), (7, 6), 5.0),
+        (4, 1, (4, 2, 3), (4, 5), 7.5),
+        (6, 3, (3, 3, 3), (3, 3), 1.0),
+        (3, 2, (2,), (1, 4), 0.0),
+        (7, 1, (4, 4, 4), (5, 5), 3.0),
+    ):
+        text, empty = normal(rng, b, *size), normal(rng, b, *size)
+        z = normal(rng, b, *shape)
+        yield Case((SmallNetwork(), z, path[k], path[k + 1], text, empty, scale))
+
+
+STEP = Exercise(
+    number="00.1",
+    title="One denoising step",
+    minutes=8,
+    difficulty=1,
+    core=True,
+    statement="Write steps a to d as one function of four lines. `unet(z, t, text)` returns the "
+    "predicted noise. `here` and `there` are two neighbouring points of the path, each with `.t`, "
+    "`.alpha` and `.sigma`. Return the latent at `there` and the estimate of $z_0$, as a tuple.",
+    hints=(
+        "Each of the steps a to d is one line. The noise prediction after b is used twice, in c "
+        "and in d.",
+        "The two predictions are `unet(z, here.t, text)` and `unet(z, here.t, empty)`. Guidance "
+        "starts from the second: `eps = eps_empty + scale * (eps_text - eps_empty)`.",
+        "Step c is `z_0 = (z - here.sigma * eps) / here.alpha`, and d is "
+        "`there.alpha * z_0 + there.sigma * eps`. Return d's result first.",
+    ),
+    solution=denoise_step,
+    cases=step_cases,
+)
+
+# --------------------------------------------------------------------------- 00.2 the training loss
+
+
+def denoising_loss(
+    model: nn.Module,
+    z_0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    text: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+) -> Tensor:
+    """z_0, eps (b, d), t (b,), text (b, k), alpha, sigma (b, 1) -> the loss, ()."""
+    z = alpha * z_0 + sigma * eps
+    return F.mse_loss(model(z, t, text), eps)
+
+
+def loss_cases(rng: Generator) -> Iterator[Case]:
+    schedule = NoiseSchedule()
+    for times, d, k in (
+        ((3, 500, 980), 2, 3),
+        ((40, 300), 2, 2),
+        ((700,), 5, 4),
+        ((250,) * 4, 4, 4),
+    ):
+        t, b = torch.tensor(times), len(times)
+        alpha, sigma = (factor[:, None] for factor in schedule.at(t))
+        z_0, eps, text = 2 * normal(rng, b, d) + 1, normal(rng, b, d), normal(rng, b, k)
+        yield Case((SmallNetwork(), z_0, eps, t, text, alpha, sigma))
+
+
+LOSS = Exercise(
+    number="00.2",
+    title="The training loss",
+    minutes=6,
+    difficulty=1,
+    core=True,
+    statement="Write the loss of one batch, in two lines. Add the noise `eps` to the clean data "
+    "`z_0` as the formula of section 3 says, and return the mean squared error between the "
+    "model's prediction, `model(z, t, text)`, and the noise. Every example has its own $t$, and "
+    "`alpha` and `sigma`, `(b, 1)`, are its factors.",
+    hints=(
+        "What does the model get to see, and what must it predict? It never sees `z_0` itself.",
+        "The noisy example is `z = alpha * z_0 + sigma * eps`.",
+        "`F.mse_loss(model(z, t, text), eps)` is the mean of the squared differences.",
+    ),
+    solution=denoising_loss,
+    cases=loss_cases,
+)
+
+# ------------------------------------------------------------------ 00.3 a change of prompt midway
+
+
+def switch_prompt(
+    step: "Callable", z: Tensor, path: list, first: Tensor, second: Tensor, at: int
+) -> Tensor:
+    """The final z: `first` conditions the first `at` steps, `second` the others."""
+    for k in range(len(path) - 1):
+        text = first if k < at else second
+        z, _ = step(z, path[k], path[k + 1], text)
+    return z
+
+
+class SmallStep(nn.Module):
+    """Stands in for `denoise_step` with all but the prompt fixed."""
+
+    def forward(self, z: Tensor, here: Point, there: Point, text: Tensor) -> tuple[Tensor, Tensor]:
+        eps = SmallNetwork()(z, here.t, text)
+        z_0 = (z - here.sigma * eps) / here.alpha
+        return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def switch_cases(rng: Generator) -> Iterator[Case]:
+    schedule = NoiseSchedule()
+    for b, steps, at in ((1, 6, 2), (2, 4, 0), (1, 4, 4), (3, 5, 1), (1, 7, 6)):
+        z, first, second = normal(rng, b, 4, 3, 2), normal(rng, b, 5, 6), normal(rng, b, 5, 6)
+        yield Case((SmallStep(), z, schedule.path(steps), first, second, at))
+
+
+SWITCH = Exercise(
+    number="00.3",
+    title="Change the prompt midway",
+    minutes=10,
+    difficulty=1,
+    core=True,
+    statement="Nothing says that every step must have the same prompt. Write the loop over a path "
+    "of any length: the first `at` steps are conditioned on `first`, all others on `second`. "
+    "`step(z, here, there, text)` is your `denoise_step` with all but the prompt fixed, and "
+    "returns the same tuple. With `at = 0` only the second prompt is used, and with `at` equal to "
+    "the number of steps only the first. (Web interfaces call this **prompt editing** or prompt "
+    "scheduling.) The next cell draws your images; think about what you expect: at which step is "
+    "it too late to turn the cat into a car?",
+    hints=(
+        "A path of n + 1 points has n steps. Step k leads from `path[k]` to `path[k + 1]`.",
+        "Count the steps from 0. Step k uses `first if k < at else second`.",
+        "`for k, (here, there) in enumerate(pairwise(path)):` gives the steps with their numbers. "
+        "Inside, `z, _ = step(z, here, there, text)`.",
+    ),
+    solution=switch_prompt,
+    cases=switch_cases,
+)
+
+EXERCISES = with_mistakes(__name__, STEP, LOSS, SWITCH)
+
+# --------------------------------------------------------------------------------------------- quiz
+
+QUESTIONS = (
+    Question(
+        "A friend generates an image with guidance scale 1 and a negative prompt. How does the "
+        "negative prompt change the image?",
+        (
+            Answer(
+                "Everything that it names is gone.",
+                False,
+                "At scale 1 the formula is eps_empty + 1 · (eps_text − eps_empty) = eps_text. The "
+                "negative prompt cancels.",
+            ),
+            Answer(
+                "It does not change the image at all.",
+                True,
+                "The negative prompt takes the place of the empty prompt, and at scale 1 that "
+                "prediction cancels. diffusers does not even compute it.",
+            ),
+            Answer(
+                "What it names appears, because scale 1 adds it.",
+                False,
+                "The scale multiplies the difference between the two predictions. At scale 1 what "
+                "is left is the prediction for the prompt alone.",
+            ),
+        ),
+    ),
+    Question(
+        "Why does the loop take 30 small steps instead of one step to the first estimate of z_0?",
+        (
+            Answer(
+                "The first estimate is close to an average of all images that fit the prompt, and "
+                "an average of images is blurred.",
+                True,
+                "The loss is a squared error, whose best answer is the mean. Only when less noise "
+                "is left are few candidates left, and their mean is sharp.",
+            ),
+            Answer(
+                "One step would be too large for the memory.",
+                False,
+                "Every step runs the same network on tensors of the same size.",
+            ),
+            Answer(
+                "The U-Net was trained for exactly 30 noise levels.",
+                False,
+                "It was trained at 1000 timesteps. The number of steps is chosen when an image is "
+                "generated.",
+            ),
+        ),
+    ),
+    Question(
+        "What is the target of the training loss, and what does the U-Net get as its input?",
+        (
+            Answer(
+                "The target is the clean latent; the input is pure noise.",
+                False,
+                "Pure noise holds no information on the latent. The input is a mixture of the two.",
+            ),
+            Answer(
+                "The target is the image; the input is its caption.",
+                False,
+                "The U-Net sees no pixels, and its input includes a noisy latent and the time.",
+            ),
+            Answer(
+                "The target is the noise; the input is a noisy latent, the time and the "
+                "embeddings of the caption.",
+                True,
+                "This is ε-prediction: the network predicts the noise that was added. The clean "
+                "latent follows by solving the mixing formula.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,131 @@
+"""Figures of notebook 00: latents, the schedule, the estimates, and a first denoiser's points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.style import BLUE, GREY, MUTED, VERMILION, Described, in_style
+from sdlearn.schedule import NoiseSchedule, Point
+
+LIMIT = 3.0  # the scale of a latent: -3 to 3
+
+
+@in_style
+def latent_channels(z: Tensor, title: str, image: Image.Image | None = None) -> Described:
+    """Draw the channels of a latent side by side, on one scale.
+
+    Args:
+        z: (1, c, h, w).
+        title: Of the figure.
+        image: What the latent encodes, drawn first.
+    """
+    channels = z[0].detach().float().cpu().numpy()
+    figure = Figure(figsize=(WIDE, 2.3), dpi=100, layout="constrained")
+    axes = list(figure.subplots(1, len(channels) + (image is not None)))
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    if image is not None:
+        axes[0].imshow(image)
+        axes[0].set_title("image", loc="center", fontsize=9)
+        del axes[0]
+    for k, (ax, channel) in enumerate(zip(axes, channels, strict=True)):
+        drawn = ax.imshow(channel, cmap="cividis", vmin=-LIMIT, vmax=LIMIT)
+        ax.set_title(f"channel {k}", loc="center", fontsize=9)
+    figure.colorbar(drawn, ax=axes, label="value", shrink=0.8, extend="both")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    neighbours = np.mean([np.corrcoef(c[:, 1:].ravel(), c[:, :-1].ravel())[0, 1] for c in channels])
+    return Described(
+        figure,
+        f"{title}: {len(channels)} maps of {channels.shape[1]} × {channels.shape[2]} values, one "
+        f"for each channel. Their standard deviation is {channels.std():.2f}. The mean correlation "
+        f"of horizontal neighbours is {neighbours:.2f}.",
+    )
+
+
+@in_style
+def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described:
+    """Draw alpha and sigma over all timesteps, with the points of a path on both curves."""
+    times = range(schedule.num_steps)
+    alpha, sigma = schedule.at(schedule.alphas_cumprod.new_tensor(times))
+    stops = [point.t for point in path]
+    figure, ax = axes_for(
+        f"The noise schedule and the {len(path)} points of the path", "timestep t", "factor"
+    )
+    ax.plot(times, alpha, color=BLUE)
+    ax.plot(times, sigma, color=VERMILION, ls="--")
+    ax.plot(stops, [point.alpha for point in path], "o", color=BLUE, ms=4)
+    ax.plot(stops, [point.sigma for point in path], "s", color=VERMILION, ms=4)
+    ax.text(150, 1.03, "α, the factor of the clean latent", color=BLUE, va="bottom")
+    ax.text(700, 1.03, "σ, the factor of the noise", color=VERMILION, va="bottom")
+    arrow = {"arrowstyle": "-|>", "color": MUTED}
+    ax.annotate("", (330, 0.06), (670, 0.06), arrowprops=arrow)
+    ax.text(500, 0.1, "sampling goes this way", color=MUTED, ha="center")
+    ax.set_ylim(0, 1.15)
+    return Described(
+        figure,
+        f"Two curves over the timestep t. α falls from {alpha[0]:.2f} at t = 0 to {alpha[-1]:.2f} "
+        f"at t = {schedule.num_steps - 1}; σ rises from {sigma[0]:.2f} to {sigma[-1]:.2f}. The "
+        f"{len(path)} points of the path are spread evenly in time, from t = {stops[0]:.0f} down "
+        f"to t = {stops[-1]:.0f}.",
+    )
+
+
+@in_style
+def settling(decoded: Sequence[float], estimated: Sequence[float]) -> Described:
+    """Draw how far z and the estimate of z_0 are from the final image after each step.
+
+    Args:
+        decoded: Distance of the decoded z after 0, 1, … steps.
+        estimated: Distance of the decoded estimate of step 1, 2, ….
+    """
+    figure, ax = axes_for(
+        "Distance from the final image", "step", "mean difference (levels of 255)"
+    )
+    ax.plot(range(len(decoded)), decoded, "s--", color=GREY, ms=4)
+    ax.plot(range(1, len(estimated) + 1), estimated, "o-", color=BLUE, ms=4)
+    middle = len(estimated) // 2
+    ax.text(middle, decoded[middle] + 2, "z, decoded", color=MUTED)
+    ax.text(
+        middle, estimated[middle] - 2, "estimate of z_0, decoded", color=BLUE, va="top", ha="right"
+    )
+    ax.set_ylim(bottom=0)
+    return Described(
+        figure,
+        f"Two curves over the step. The decoded z is {decoded[0]:.0f} levels from the final "
+        f"image at the start and {decoded[middle]:.0f} after {middle} steps. The decoded estimate "
+        f"of z_0 is {estimated[0]:.0f} levels away after step 1 and {estimated[middle - 1]:.0f} "
+        f"after step {middle}. Both reach 0 at step {len(estimated)}.",
+    )
+
+
+@in_style
+def point_sets(
+    rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str], title: str,
+    words: str,
+) -> Described:  # fmt: skip
+    """Draw sets of points in the plane as a grid of scatter plots.
+
+    Args:
+        rows: The sets, each (n, 2).
+        columns: Headings.
+        names: One for each row.
+        title: Of the figure.
+        words: What the figure shows.
+    """
+    size = WIDE, 0.5 + 0.93 * len(rows) * WIDE / len(columns)
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for j, row in enumerate(rows):
+        for i, points in enumerate(row):
+            ax = axes[j, i]
+            ax.scatter(*points.detach().T, s=1.5, color=(BLUE, VERMILION)[j % 2], linewidths=0)
+            ax.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=[], yticks=[])
+            if j == 0:
+                ax.set_title(columns[i], loc="center", fontsize=9)
+        axes[j, 0].set_ylabel(names[j])
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return Described(figure, words)

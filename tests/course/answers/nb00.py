@@ -1,0 +1,192 @@
+"""Notebook 00: wrong answers that the checker was not written for, and right ones in another
+style."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+
+from sdlearn.course.exercises.nb00_picture import denoise_step, switch_prompt
+from tests.course.answers.expected_verdict import ExpectedVerdict
+
+
+def guided(unet, z, t, text, empty, scale):
+    a, b = unet(z, t, text), unet(z, t, empty)
+    return b + scale * (a - b)
+
+
+def one_call(unet, z, here, there, text, empty, scale):
+    a, b = unet(torch.cat([z, z]), here.t, torch.cat([text, empty])).chunk(2)
+    eps = torch.lerp(b, a, scale)
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return z_0 * there.alpha + eps * there.sigma, z_0
+
+
+def two_weights(unet, z, here, there, text, empty, scale):
+    eps = scale * unet(z, here.t, text) + (1 - scale) * unet(z, here.t, empty)
+    z_0 = z / here.alpha - here.sigma / here.alpha * eps
+    return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def straight_to_there(unet, z, here, there, text, empty, scale):
+    eps = guided(unet, z, here.t, text, empty, scale)
+    ratio = there.alpha / here.alpha
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return ratio * z + (there.sigma - ratio * here.sigma) * eps, z_0
+
+
+def halves_swapped(unet, z, here, there, text, empty, scale):
+    a, b = unet(torch.cat([z, z]), here.t, torch.cat([empty, text])).chunk(2)
+    eps = b + scale * (a - b)
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def paper_scale(unet, z, here, there, text, empty, scale):
+    return denoise_step(unet, z, here, there, text, empty, 1 + scale)
+
+
+def mean_of_texts(unet, z, here, there, text, empty, scale):
+    eps = unet(z, here.t, empty + scale * (text - empty))
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def clamped(unet, z, here, there, text, empty, scale):
+    eps = guided(unet, z, here.t, text, empty, scale)
+    z_0 = ((z - here.sigma * eps) / here.alpha).clamp(-1, 1)
+    return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def only_subtracted(unet, z, here, there, text, empty, scale):
+    eps = guided(unet, z, here.t, text, empty, scale)
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return z - (here.sigma - there.sigma) * eps, z_0
+
+
+def old_noise(unet, z, here, there, text, empty, scale):
+    eps = guided(unet, z, here.t, text, empty, scale)
+    z_0 = (z - here.sigma * eps) / here.alpha
+    return there.alpha * z_0 + there.sigma * z, z_0
+
+
+def by_hand(model, z_0, eps, t, text, alpha, sigma):
+    error = model(eps * sigma + z_0 * alpha, t, text) - eps
+    return (error**2).sum() / error.numel()
+
+
+def target_minus_prediction(model, z_0, eps, t, text, alpha, sigma):
+    return (eps - model(torch.addcmul(alpha * z_0, sigma, eps), t, text)).square().mean()
+
+
+def detached(model, z_0, eps, t, text, alpha, sigma):
+    return F.mse_loss(model(alpha * z_0 + sigma * eps, t, text).detach(), eps)
+
+
+def velocity(model, z_0, eps, t, text, alpha, sigma):
+    z = alpha * z_0 + sigma * eps
+    return F.mse_loss(model(z, t, text), alpha * eps - sigma * z_0)
+
+
+def noise_subtracted(model, z_0, eps, t, text, alpha, sigma):
+    return F.mse_loss(model(alpha * z_0 - sigma * eps, t, text), eps)
+
+
+def without_time(model, z_0, eps, t, text, alpha, sigma):
+    return F.mse_loss(model(alpha * z_0 + sigma * eps, 0 * t, text), eps)
+
+
+def without_text(model, z_0, eps, t, text, alpha, sigma):
+    return F.mse_loss(model(alpha * z_0 + sigma * eps, t, 0 * text), eps)
+
+
+def weighted(model, z_0, eps, t, text, alpha, sigma):
+    z = alpha * z_0 + sigma * eps
+    return (sigma * (model(z, t, text) - eps) ** 2).mean()
+
+
+def with_slices(step, z, path, first, second, at):
+    pairs = list(pairwise(path))
+    for here, there in pairs[:at]:
+        z = step(z, here, there, first)[0]
+    for here, there in pairs[at:]:
+        z = step(z, here, there, second)[0]
+    return z
+
+
+def with_a_list(step, z, path, first, second, at):
+    texts = [first] * at + [second] * (len(path) - 1 - at)
+    for text, (here, there) in zip(texts, pairwise(path), strict=True):
+        z, _ = step(z, here, there, text)
+    return z
+
+
+def by_time(step, z, path, first, second, at):
+    for here, there in pairwise(path):
+        z, _ = step(z, here, there, first if here.t > path[at].t else second)
+    return z
+
+
+def backwards(step, z, path, first, second, at):
+    for k, (there, here) in enumerate(pairwise(path[::-1])):
+        z, _ = step(z, here, there, first if k < at else second)
+    return z
+
+
+def both_loops_whole(step, z, path, first, second, at):
+    for here, there in pairwise(path):
+        z, _ = step(z, here, there, first)
+    for here, there in list(pairwise(path))[at:]:
+        z, _ = step(z, here, there, second)
+    return z
+
+
+def alternating(step, z, path, first, second, at):
+    for k, (here, there) in enumerate(pairwise(path)):
+        z, _ = step(z, here, there, first if k % 2 == 0 else second)
+    return z
+
+
+def second_only(step, z, path, first, second, at):
+    return switch_prompt(step, z, path[at:], second, second, 0)
+
+
+def first_part_only(step, z, path, first, second, at):
+    return switch_prompt(step, z, path[: at + 1], first, second, at)
+
+
+def one_step_only(step, z, path, first, second, at):
+    z, _ = step(z, path[0], path[1], first if at > 0 else second)
+    return z
+
+
+WRONG = {
+    "00.1": [
+        halves_swapped,
+        paper_scale,
+        mean_of_texts,
+        clamped,
+        only_subtracted,
+        old_noise,
+    ],
+    "00.2": [detached, velocity, noise_subtracted, without_time, without_text, weighted],
+    "00.3": [
+        backwards,
+        both_loops_whole,
+        alternating,
+        second_only,
+        first_part_only,
+        one_step_only,
+    ],
+}
+
+RIGHT = {
+    "00.1": [one_call, two_weights, straight_to_there],
+    "00.2": [by_hand, target_minus_prediction],
+    "00.3": [with_slices, with_a_list, by_time],
+}
+
+VERDICTS = [
+    ExpectedVerdict("00.1", halves_swapped, "prompts exchanged"),
+    ExpectedVerdict("00.1", paper_scale, "guidance from the conditional prediction"),
+]
