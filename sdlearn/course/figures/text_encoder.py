@@ -144,6 +144,7 @@ def state_distances(
     ax.imshow(shades, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(height, width):
         ax.text(j, i, format_distance(float(values[i, j])), ha="center", va="center", fontsize=8)
+    ax.grid(visible=False)
     words = [display_token(token) for token in tokens]
     ax.set(title=title, yticks=range(height), yticklabels=names)
     ax.set_xticks(range(width), words, rotation=60, ha="right")
@@ -164,8 +165,8 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
     """Draw each caption's cosine similarity with its own image and with the hard negative.
 
     Items 2k and 2k + 1 are a hard-negative pair. The own image is a dot, the hard negative a ring,
-    and a line connects them, in orange where the hard negative is at least as similar. Each matrix
-    of cosines, images in rows and captions in columns, is a panel.
+    and a line connects them. Both are orange where the hard negative is at least as similar. Each
+    matrix of cosines, images in rows and captions in columns, is a panel.
     """
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
@@ -178,8 +179,10 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
         colours = [VERMILION if flag else MUTED for flag in wrong.tolist()]
         ax.vlines(captions, torch.minimum(own, other), torch.maximum(own, other), colours, lw=1.3)
         ax.plot(captions, own, "o", color=BLUE, ms=5, label="own image")
-        ring = {"ms": 5, "mec": INK, "mfc": "white"}
-        ax.plot(captions, other, "o", **ring, label="hard negative")
+        ring = {"ms": 5, "mfc": "white", "ls": "none", "marker": "o"}
+        ax.plot(captions, other, mec=INK, label="hard negative", **ring)
+        if wrong.any():
+            ax.plot(captions[wrong], other[wrong], mec=VERMILION, **ring)
         ax.set(title=name, xlabel="caption", xticks=range(0, len(matrix), 4))
         ax.grid(alpha=0.3)
         said.append(f"{name}: {len(own) - int(wrong.sum())} of {len(own)} captions")
@@ -238,6 +241,4 @@ def weighted(
     """Draw images for several prompt weights, with a row for each way of applying them."""
     columns = [f"weight {weight:g}" for weight in weights]
     figure = grid([*rows.values()], columns, [*rows], title, scale=2)
-    return Described(
-        figure, f"Rows: {'; '.join(rows)}. Columns: {'; '.join(columns)}. {words}"
-    )
+    return Described(figure, f"Rows: {'; '.join(rows)}. Columns: {'; '.join(columns)}. {words}")
