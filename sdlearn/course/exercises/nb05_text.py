@@ -295,7 +295,13 @@ SPELL = Exercise(
 # ------------------------------------------------------------------------------ 05.5 long prompts
 
 
-def chunks(ids: list[int], length: int, start: int, end: int, pad: int) -> list[list[int]]:
+def chunks(
+    ids: list[int],
+    length: int,
+    start: int,
+    end: int,
+    pad: int,
+) -> list[list[int]]:
     """Token ids of a prompt of any length -> rows of `length` ids, at least one."""
     size = length - 2
     parts = [ids[k : k + size] for k in range(0, len(ids), size)] or [[]]
