@@ -39,7 +39,7 @@ def said(number, answer):
 
 
 def popping(ids, length, start, end, pad):
-    row = right("05.2")(ids, length, start, end, pad)
+    row = right("05.5")(ids, length, start, end, pad)
     ids.append(end)
     return row
 
@@ -51,7 +51,7 @@ def sorting(prompts, negative, n):
 
 
 def emptying(word, merges):
-    pieces = right("05.1")(word, merges)
+    pieces = right("05.4")(word, merges)
     merges.clear()
     return pieces
 
@@ -69,7 +69,7 @@ def dimmed_point(z, eps, here, there, fresh):
 
 
 def a_norm_changed(hidden_1, hidden_2, norm, projection, ids, end):
-    result = right("05.5")(hidden_1, hidden_2, norm, projection, ids, end)
+    result = right("05.8")(hidden_1, hidden_2, norm, projection, ids, end)
     with torch.no_grad():
         norm.weight.fill_(1.0)
     return result
@@ -83,12 +83,12 @@ def scaled_and_back(q, k, v):
 
 
 CHANGED = {
-    "05.2": (popping, "`ids`, a list,"),
+    "05.5": (popping, "`ids`, a list,"),
     "11.1": (sorting, "`prompts`, a list,"),
-    "05.1": (emptying, "`merges`, a list,"),
+    "05.4": (emptying, "`merges`, a list,"),
     "10.2": (turned_down, "`scales`, a list,"),
     "09.2": (dimmed_point, "`here.alpha`"),
-    "05.5": (a_norm_changed, "`norm.weight`"),
+    "05.8": (a_norm_changed, "`norm.weight`"),
     "04.1": (scaled_and_back, "`q`"),
 }
 
@@ -164,7 +164,7 @@ def test_one_place_at_a_time_is_no_byte_pair_encoding():
             i = min(ranks)[1]
             pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
-    verdict = check("05.1", answer)
+    verdict = check("05.4", answer)
     assert verdict.mistake == "one place at a time"
 
 
@@ -217,10 +217,12 @@ class DrawsMore(ALL["04.7"].solution):
 RIGHT = {
     "10.4": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
     "04.7": [DrawsMore],
-    "05.2": [
-        lambda ids, length, start, end, pad: (
-            [start, *ids[: length - 2], end] + [pad] * (length - 2 - len(ids))
-        )
+    "05.5": [
+        lambda ids, length, start, end, pad: [
+            [start, *part, end] + [pad] * (length - 2 - len(part))
+            for k in range(0, max(len(ids), 1), length - 2)
+            for part in [ids[k : k + length - 2]]
+        ]
     ],
 }
 
@@ -449,7 +451,7 @@ NAMED = [
         "three times three",
     ),
     ("02.7", lambda i, levels, w: windows(i, 1, w, lambda a, b: (2 * a, 2 * b + 2)), "one level"),
-    ("05.4", all_choose, "additional captions choose the last picture"),
+    ("05.7", all_choose, "additional captions choose the last picture"),
     ("06.2", no_conv_in, "the skip of conv_in counted as nothing"),
     ("06.4", without_norms, "no norms"),
     ("06.4", half_of_the_norms, "the first norm alone"),
@@ -533,9 +535,9 @@ HINTS = [
     ("02.3", lambda pages, chances: right("02.3")(pages, chances)[0], "It is entry 0 alone"),
     ("01.7", mean_angle, "You average the angles of the batch"),
     ("01.7", first_for_all, "Only the first example of the batch is right"),
-    ("05.1", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
+    ("05.4", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
     ("03.3", lambda channel, dim: 6.28, "your code never uses"),
-    ("05.3", of_the_wrong_shapes, "Two shapes do not fit"),
+    ("05.6", of_the_wrong_shapes, "Two shapes do not fit"),
     ("06.2", taking_too_many, "More is taken from a list than was put into it."),
     (
         "10.2",

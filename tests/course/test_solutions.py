@@ -28,7 +28,15 @@ from sdlearn.course.exercises.nb02_vae import (
     scaling_factor,
 )
 from sdlearn.course.exercises.nb03_time import adapted, read_clocks, speeds, wavelength, waves
-from sdlearn.course.exercises.nb05_text import frame, matching_loss, sdxl_text, spell
+from sdlearn.course.exercises.nb05_text import (
+    causal_attention,
+    chunks,
+    info_nce,
+    learn_merges,
+    matching_loss,
+    sdxl_text,
+    spell,
+)
 from sdlearn.course.exercises.nb06_unet import DialUNet, level_parameters, up_widths
 from sdlearn.course.exercises.nb07_schedule import (
     add_noise,
@@ -171,13 +179,36 @@ def _merges(tokenizer):
     return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
 
 
-def test_the_frame_is_the_shipped_tokenizer_s():
+def test_the_first_chunk_is_the_shipped_tokenizer_s():
     tokenizer = sdlearn.StableDiffusion.storybook().text.tokenizers[0]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     for text in ("a red cat", "a red cat and " * 40, ""):
         plain = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         padded_ids = tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
-        assert frame(plain, 77, bos, eos, eos) == padded_ids
+        rows = chunks(plain, 77, bos, eos, eos)
+        assert rows[0] == padded_ids
+        assert [x for row in rows for x in row if x not in (bos, eos)] == plain
+
+
+def test_learnt_merges_spell_every_word_in_one_piece():
+    words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
+    merges = learn_merges(words, 1000)
+    assert [spell(word, merges) for word in words] == [[f"{word}</w>"] for word in words]
+    assert merges[:2] == [("s", "t</w>"), ("e", "st</w>")]
+
+
+def test_the_causal_attention_is_pytorch_s():
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.float64) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(causal_attention(q, k, v), wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_info_nce_is_the_loss_of_the_finished_part():
+    x, y = (torch.randn(5, 6, dtype=torch.float64) for _ in range(2))
+    for scale in (0.0, 2.66, 9.0):
+        log_scale = torch.tensor(scale, dtype=torch.float64)
+        wanted = contrastive_loss(x, y, log_scale)
+        assert torch.allclose(info_nce(x, y, log_scale), wanted, rtol=1e-12, atol=0)
 
 
 def test_the_wrong_captions_are_the_loss_of_the_finished_part():

@@ -6,8 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
+from PIL import Image
 
-from sdlearn.course.figures import text_encoder
+from sdlearn.course.figures import text_encoder, text_towers
+from sdlearn.course.figures.style import BLUE
 from sdlearn.course.widgets.text_encoder import TextEncoderWidget, compare, describe
 from sdlearn.versions import SPECS
 
@@ -38,12 +41,12 @@ def test_a_page_has_a_box_for_every_token_in_reading_order():
     assert page.size == (11 * text_encoder.BOX[0] + 12, 26 + 7 * text_encoder.BOX[1] + 6)
     darkest = [box(page, k).min() for k in range(77)]
     assert max(darkest[:14]) < 60  # words, start and the first end in black
-    assert min(darkest[14:]) > 100  # the filling in grey
+    assert min(darkest[14:]) > 100  # the padding in grey
     assert np.array_equal(box(page, 5)[:22], box(page, 11)[:22])  # the same word
     assert not np.array_equal(box(page, 5)[22:], box(page, 11)[22:])  # another number
 
 
-def test_a_state_that_moved_is_shaded_and_says_by_how_much():
+def test_an_embedding_that_changed_is_shaded_and_says_by_how_much():
     moved = torch.tensor([0, 1e-7, 0.001, 0.5, 1.3, 0.2])
     page = text_encoder.token_grid(TOKENS, range(6), moved, title="Title")
     paper = [np.median(box(page, k)) for k in range(6)]
@@ -69,9 +72,11 @@ def test_no_word_of_a_page_leaves_its_box():
     assert (np.array(page.convert("L"))[30:70, 6 + 77 - 3 : 6 + 77 - 1].min()) > 100
 
 
-def test_moves_writes_every_number():
+def test_the_distances_write_every_number():
     moved = torch.tensor([[0, 0, 0, 0.82, 0, 0], [0, 0, 0, 0.3, 0.25, 0.004]])
-    (ax,) = text_encoder.state_distances(moved, TOKENS, ["embedding", "layer 1"], "Title").axes
+    drawn = text_encoder.state_distances(moved, TOKENS, ["embedding", "layer 1"], "Title")
+    (ax,) = drawn.figure.axes
+    assert "embedding: cat; layer 1: cat, (end), (end)." in drawn.words
     assert [t.get_text() for t in ax.texts] == [
         text_encoder.format_distance(v) for v in moved.flatten().tolist()
     ]
@@ -81,49 +86,73 @@ def test_moves_writes_every_number():
     assert shades[0, 3] > shades[1, 3] > shades[1, 4] > 0.1  # one scale for all rows
     assert [label.get_text() for label in ax.get_xticklabels()][3] == "cat"
     with np.errstate(all="raise"):
-        (nothing,) = text_encoder.state_distances(
-            torch.zeros(2, 6), TOKENS, ["a", "b"], "Title"
-        ).axes
+        still = text_encoder.state_distances(torch.zeros(2, 6), TOKENS, ["a", "b"], "Title")
+    assert still.words.endswith("a: none; b: none.")
+    (nothing,) = still.figure.axes
     assert {t.get_text() for t in nothing.texts} == {"0"}
 
 
-def test_likenesses_share_one_scale():
-    a, b = torch.eye(6), torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
-    figure = text_encoder.similarity_matrices({"one": a, "two": b}, "Title")
-    panels = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title(loc="left") for ax in panels] == ["one", "two"]
-    for ax, matrix in zip(panels, (a, b), strict=True):
-        assert np.array_equal(np.asarray(ax.images[0].get_array()), matrix.numpy())
-        assert ax.images[0].get_clim() == (-0.2, 1)
-        assert ax.get_xlabel() == "caption"
-        assert len(ax.lines) == 4  # two borders between three couples, both ways
-    assert panels[0].get_ylabel() == "picture"
-
-
-def test_own_and_twin_shows_the_two_pages_of_every_couple():
+def test_own_and_negative_shows_the_two_images_of_every_pair():
     matrix = torch.arange(16.0).reshape(4, 4) / 16
-    figure = text_encoder.own_and_negative({"one": matrix, "two": matrix.T}, "Title")
+    drawn = text_encoder.own_and_negative({"one": matrix, "two": matrix.T}, "Title")
+    figure = drawn.figure
     first, second = figure.axes
-    own, twin = ([*line.get_ydata()] for line in first.lines)
+    own, negative = ([*line.get_ydata()] for line in first.lines[:2])
     assert own == [0, 5 / 16, 10 / 16, 15 / 16]
-    assert twin == [4 / 16, 1 / 16, 14 / 16, 11 / 16]  # the row of the twin, the own column
+    assert negative == [4 / 16, 1 / 16, 14 / 16, 11 / 16]  # the row of the negative
     assert [*second.lines[1].get_ydata()] == [1 / 16, 4 / 16, 11 / 16, 14 / 16]
-    fills = [line.get_markerfacecolor() for line in first.lines]
-    assert fills == ["k", "white"]  # can be told apart without colours
+    fills = [line.get_markerfacecolor() for line in first.lines[:2]]
+    assert fills == [BLUE, "white"]  # can be told apart without colours
+    assert [*first.lines[2].get_ydata()] == [4 / 16, 14 / 16]  # marked as wrong
+    assert "one: 2 of 4 captions; two: 2 of 4 captions." in drawn.words
     assert len(figure.legends[0].get_texts()) == 2
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
 
 
-def test_gelus_draws_both_and_their_difference():
-    left, right = text_encoder.gelus().axes
-    exact, quick = (line.get_ydata() for line in left.lines)
-    assert np.allclose(right.lines[0].get_ydata(), np.array(quick) - np.array(exact))
-    assert np.abs(right.lines[0].get_ydata()).max() == pytest.approx(0.0203, abs=1e-4)
-    assert left.lines[0].get_linestyle() != left.lines[1].get_linestyle()
+def test_the_caption_lengths_end_at_the_number_of_words():
+    drawn = text_encoder.caption_lengths({0: 50.0, 10: 20.0, 20: 10.0}, 10.0)
+    (ax,) = drawn.figure.axes
+    assert [*ax.lines[0].get_ydata()] == [50, 20, 10]
+    assert "from 50 without merges" in drawn.words
+    assert "to 10.0 after 20 merges" in drawn.words
+
+
+def test_a_padded_prompt_counts_its_padding():
+    drawn = text_encoder.positions(TOKENS, range(6), "Title")
+    assert "(start), a, gh-, cat, (end). All 1 boxes" in drawn.words
+
+
+def test_a_wrong_caption_is_crossed_and_said():
+    images = [Image.new("RGB", (8, 8), "white")] * 2
+    plain, crossed = (
+        text_encoder.captioned(images, ["a cat", "a dog"], "Title", "Two images.", wrong)
+        for wrong in ((), (1,))
+    )
+    assert crossed.words == "Two images. The captions: a cat; a dog (wrong)."
+    differs = np.array(plain.figure) != np.array(crossed.figure)
+    assert np.nonzero(differs.any(axis=(0, 2)))[0].min() >= 174  # the first is left alone
+
+
+def test_weighted_images_have_a_column_for_each_weight():
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
+    drawn = text_encoder.weighted({"a": images, "b": images}, [0, 1.5], "Title", "Words.")
+    assert drawn.words == "Rows: a; b. Columns: weight 0; weight 1.5. Words."
+
+
+def test_the_two_towers_mark_the_right_pairs():
+    drawn = text_towers.two_towers()
+    (ax,) = drawn.figure.axes
+    words = [text.get_text() for text in ax.texts]
+    assert sum(word.startswith("$u_") and "v_" in word for word in words) == 25
+    squares = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    marked = [patch.get_facecolor() for patch in squares]
+    assert len(set(marked)) == 2
+    assert sorted(marked.count(colour) for colour in set(marked)) == [5, 20]
+    assert "right pairs on the diagonal" in drawn.words
 
 
 def test_the_towers_name_the_published_sizes():
-    (ax,) = text_encoder.state_sources().axes
+    (ax,) = text_towers.state_sources().figure.axes
     words = [text.get_text().replace("\n", " ") for text in ax.texts]
     widths = [int(word.split()[-1]) for word in words if word.startswith("77 ×")]
     assert widths == [768, 1024, 768, 1280]
@@ -156,7 +185,7 @@ def said(glass) -> str:
     return re.sub(r"<[^>]*>", "", glass.message.value)
 
 
-def test_states_before_the_change_stay_and_all_others_move(tiny_storybook):
+def test_embeddings_before_the_change_stay_and_all_others_move(tiny_storybook):
     found = compare(tiny_storybook.text, ONE, OTHER)
     assert found.changed == [3]
     assert found.moved.shape == (3, 77)  # embedding, one layer, final norm

@@ -1,20 +1,24 @@
-"""Figures of the text encoder: tokens, changed embeddings, similarities, activations."""
+"""Figures of the text encoder: tokens, changed embeddings, similarities, captioned images."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdlearn.course.figures.images import label_font, wrapped
-from sdlearn.course.figures.plots import ARROW, WIDE
-from sdlearn.course.figures.style import in_style
-from sdlearn.versions import SD1_5, SD2_1, SDXL
+from sdlearn.course.figures.images import grid, label_font, wrapped
+from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    VERMILION,
+    Described,
+    in_style,
+)
 
 ROUNDING = 1e-4  # a relative change of an embedding below this is rounding error
 BOX = 76, 46  # one token, in pixels
@@ -81,9 +85,44 @@ def format_distance(value: float) -> str:
 
 
 @in_style
+def caption_lengths(lengths: Mapping[int, float], words: float) -> Described:
+    """Draw the mean length of a caption against the number of merges.
+
+    Args:
+        lengths: Mean number of tokens in a caption, by number of merges.
+        words: Mean number of words in a caption.
+    """
+    figure, ax = axes_for("Each merge shortens the captions", "merges", "tokens per caption")
+    merges = [*lengths]
+    ax.plot(merges, [*lengths.values()], color=BLUE, lw=2)
+    ax.axhline(words, color=VERMILION, ls="--", lw=1.2)
+    ax.text(merges[-1], words - 1, "words per caption", color=VERMILION, ha="right", va="top")
+    ax.set_ylim(bottom=0)
+    return Described(
+        figure,
+        f"The mean number of tokens in a caption against the number of merges. It falls from "
+        f"{lengths[merges[0]]:.0f} without merges, steeply at first and then ever more slowly, to "
+        f"{lengths[merges[-1]]:.1f} after {merges[-1]} merges. That is the number of words, a "
+        f"dashed line.",
+    )
+
+
+def positions(tokens: Sequence[str], ids: Sequence[int], title: str) -> Described:
+    """Draw the tokens of a padded prompt, with their ids."""
+    words = [display_token(token) for token in tokens]
+    end = words.index("(end)")
+    return Described(
+        token_grid(tokens, ids, title=title),
+        f"{len(tokens)} boxes in rows of eleven, each with a token and its id. The first ones "
+        f"are: {', '.join(words[: end + 1])}. All {len(tokens) - end - 1} boxes after these are "
+        "grey: padding.",
+    )
+
+
+@in_style
 def state_distances(
     moved: Tensor, tokens: Sequence[str], names: Sequence[str], title: str
-) -> Figure:
+) -> Described:
     """Draw how far embeddings changed, with a row for each layer and a column for each token.
 
     The values are written into squares, and larger values are darker, on one scale for all rows.
@@ -101,144 +140,105 @@ def state_distances(
     values = moved.detach().float().numpy()
     most = max(values.max(), ROUNDING)
     shades = np.where(values < ROUNDING, 0, 0.08 + 0.37 * values / most)
-    ax.imshow(shades, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    colours = LinearSegmentedColormap.from_list("blue", ["white", BLUE])
+    ax.imshow(shades, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(height, width):
         ax.text(j, i, format_distance(float(values[i, j])), ha="center", va="center", fontsize=8)
-    ax.set(title=title, ylabel="state", yticks=range(height), yticklabels=names)
-    ax.set_xticks(range(width), [display_token(token) for token in tokens], rotation=60, ha="right")
-    return figure
+    ax.grid(visible=False)
+    words = [display_token(token) for token in tokens]
+    ax.set(title=title, yticks=range(height), yticklabels=names)
+    ax.set_xticks(range(width), words, rotation=60, ha="right")
+    ax.set_xlabel("token")
+    said = []
+    for name, row in zip(names, values, strict=True):
+        changed = [word for word, value in zip(words, row, strict=True) if value >= ROUNDING]
+        said.append(f"{name}: {', '.join(changed) or 'none'}")
+    return Described(
+        figure,
+        f"A table with a column for each of the tokens {', '.join(words)}. In each row, these "
+        f"change and all others stay the same. {'; '.join(said)}.",
+    )
 
 
 @in_style
-def similarity_matrices(matrices: Mapping[str, Tensor], title: str) -> Figure:
-    """Draw cosine similarities between images, in rows, and captions, in columns.
+def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
+    """Draw each caption's cosine similarity with its own image and with the hard negative.
 
-    Items 2k and 2k + 1 are a hard-negative pair, and thin lines separate the pairs. Dark is
-    similar. Each of the square matrices is a panel.
+    Items 2k and 2k + 1 are a hard-negative pair. The own image is a dot, the hard negative a ring,
+    and a line connects them. Both are orange where the hard negative is at least as similar. Each
+    matrix of cosines, images in rows and captions in columns, is a panel.
     """
-    figure = Figure(figsize=(WIDE, 2.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
-    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        n = len(matrix)
-        drawn = ax.imshow(matrix.detach().numpy(), cmap="Greys", vmin=-0.2, vmax=1)
-        ax.set(title=name, xlabel="caption", xticks=range(0, n, 4), yticks=range(0, n, 4))
-        for border in np.arange(1.5, n - 1, 2):
-            ax.axhline(border, color="0.75", lw=0.5)
-            ax.axvline(border, color="0.75", lw=0.5)
-    axes[0].set_ylabel("picture")
-    figure.colorbar(drawn, ax=list(axes), label="cosine", shrink=0.7, extend="min")
-    figure.suptitle(title)
-    return figure
-
-
-@in_style
-def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Figure:
-    """Draw each caption's cosine similarity with its own page and with the hard negative.
-
-    The own page is a dot, the hard negative a ring, and a line connects them. Each matrix, as for
-    `similarity_matrices`, is a panel.
-    """
-    figure = Figure(figsize=(WIDE, 3.2), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    said = []
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         captions = torch.arange(len(matrix))
         own = matrix.detach().diagonal()
         other = matrix.detach()[captions ^ 1, captions]
-        ax.vlines(captions, torch.minimum(own, other), torch.maximum(own, other), color="0.6", lw=1)
-        ax.plot(captions, own, "ko", ms=5, label="with its own page")
-        ring = {"ms": 5, "mec": "black", "mfc": "white"}
-        ax.plot(captions, other, "o", **ring, label="with the hard negative")
-        ax.set(title=name, xlabel="caption", xticks=range(0, len(matrix), 2))
+        wrong = own <= other + 1e-6
+        colours = [VERMILION if flag else MUTED for flag in wrong.tolist()]
+        ax.vlines(captions, torch.minimum(own, other), torch.maximum(own, other), colours, lw=1.3)
+        ax.plot(captions, own, "o", color=BLUE, ms=5, label="own image")
+        ring = {"ms": 5, "mfc": "white", "ls": "none", "marker": "o"}
+        ax.plot(captions, other, mec=INK, label="hard negative", **ring)
+        if wrong.any():
+            ax.plot(captions[wrong], other[wrong], mec=VERMILION, **ring)
+        ax.set(title=name, xlabel="caption", xticks=range(0, len(matrix), 4))
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("cosine")
+        said.append(f"{name}: {len(own) - int(wrong.sum())} of {len(own)} captions")
+    axes[0].set_ylabel("cosine similarity")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title)
-    return figure
-
-
-@in_style
-def gelus() -> Figure:
-    """Draw the exact GELU, quick GELU and their difference."""
-    x = torch.linspace(-5, 5, 401, dtype=torch.float64)
-    exact, quick = F.gelu(x), x * torch.sigmoid(1.702 * x)
-    figure = Figure(figsize=(WIDE, 3.2), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(x, exact, "k-", label=r"exact: $x\,\Phi(x)$")
-    left.plot(x, quick, "--", color="0.45", lw=2.5, label=r"quick: $x\,\sigma(1.702\,x)$")
-    left.set(title="Two activations", xlabel="x", ylabel="result")
-    left.legend()
-    right.plot(x, quick - exact, "k-")
-    right.set(title="Quick minus exact", xlabel="x", ylabel="difference")
-    for ax in (left, right):
-        ax.grid(alpha=0.3)
-    return figure
-
-
-@in_style
-def state_sources() -> Figure:
-    """Draw which hidden states each Stable Diffusion takes from its text encoders."""
-    figure = Figure(figsize=(WIDE, 4.4), dpi=100, layout="constrained")
-    ax = figure.subplots()
-    (one,), (two,), (first, second) = SD1_5.text, SD2_1.text, SDXL.text
-    # The published files of SD 2 omit the last layer.
-    encoder_stack(ax, 0, "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
-    encoder_stack(ax, 1, "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2])
-    encoder_stack(
-        ax, 2, "SDXL, first", first.num_layers, [], {1: f"77 ×\n{first.hidden_size}"}, idle=[2, 3]
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return Described(
+        figure,
+        f"{len(matrices)} panels. For each caption, a dot is its cosine similarity with its own "
+        "image and a ring that with the hard negative. The dot is above the ring for "
+        f"{'; '.join(said)}.",
     )
-    taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
-    encoder_stack(ax, 3, "SDXL, second", second.num_layers, [3, 4], taken)
-    ax.set(xlim=(-0.12, 4.15), ylim=(0.2, 6.1), title="Which states the U-Net is given")
-    ax.axis("off")
-    return figure
 
 
-def encoder_stack(
-    ax: Axes,
-    column: int,
-    name: str,
-    layers: int,
-    above: Collection[int],
-    taken: Mapping[int, str],
-    idle: Collection[int] = (),
-) -> None:
-    """Draw one encoder as a stack of boxes, from the embedding (0) to the final norm (3).
+def captioned(
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    title: str,
+    words: str,
+    wrong: Collection[int] = (),
+    size: int = 160,
+) -> Described:
+    """Draw images in a row, each with its caption below.
 
     Args:
-        ax: Where to draw.
-        column: Position from the left, from 0.
-        name: Heading of the stack.
-        layers: Number of layers.
-        above: If it contains 4, the stack ends with the projection (4).
-        taken: For each box that the U-Net uses, the label of the arrow that leaves it.
-        idle: Boxes that are skipped, drawn dashed.
+        images: The images, enlarged without smoothing.
+        captions: One for each.
+        title: Of the figure.
+        words: What the figure shows; the captions are added.
+        wrong: Indices of captions that are wrong, drawn with a cross.
+        size: Side of an image, in pixels.
     """
-    parts = ["embedding", f"layers 1 … {layers - 1}", f"layer {layers}", "final norm"]
-    if 4 in above:
-        parts[3] += ",\nfirst end token"
-        parts.append("projection")
-    x, width, high, step = column * 1.05, 0.6, 0.7, 1.05
-    ax.text(x + width / 2, step * len(parts) + 0.4, name, ha="center", fontweight="bold")
-    below = None
-    for k, part in enumerate(parts):
-        bottom = step * k + 0.35
-        used = k not in idle
-        ink = "black" if used else "0.45"
-        box = (x, bottom), width, high
-        ax.add_patch(Rectangle(*box, fill=False, ls="-" if used else "--", color=ink))
-        words = part if used else f"{part}\n(not used)"
-        ax.text(
-            x + width / 2, bottom + high / 2, words, ha="center", va="center", fontsize=8, color=ink
-        )
-        if used and below is not None:
-            past = k - below > 1
-            xs = [x, x - 0.06, x - 0.06, x] if past else [x + width / 2] * 2
-            from_y, to_y = step * below + 0.35, bottom
-            ys = [from_y + high / 2] * 2 + [to_y + high / 2] * 2 if past else [from_y + high, to_y]
-            ax.plot(xs, ys, "k-", lw=1)
-        if used:
-            below = k
-        if k in taken:
-            y = bottom + high / 2
-            ax.annotate("", (x + width + 0.14, y), (x + width, y), arrowprops=ARROW)
-            ax.text(x + width + 0.16, y, taken[k], va="center", fontsize=9)
+    font, gap = label_font(13), 10
+    lines = [wrapped(caption, font, size) for caption in captions]
+    most = max(map(len, lines))
+    page = Image.new("RGB", (gap + len(images) * (size + gap), 34 + size + 22 * most), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((gap, 6), title, INK, label_font(13, bold=True))
+    for k, (picture, text) in enumerate(zip(images, lines, strict=True)):
+        x = gap + k * (size + gap)
+        large = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+        page.paste(large, (x, 30))
+        ink = VERMILION if k in wrong else INK
+        for i, line in enumerate(text):
+            pen.text((x + size / 2, 34 + size + 19 * i), line, ink, font, anchor="ma")
+        if k in wrong:
+            pen.line((x, 30, x + 18, 48), VERMILION, 4)
+            pen.line((x + 18, 30, x, 48), VERMILION, 4)
+    marked = [f"{text} (wrong)" if k in wrong else text for k, text in enumerate(captions)]
+    return Described(page, f"{words} The captions: {'; '.join(marked)}.")
+
+
+def weighted(
+    rows: Mapping[str, Sequence[Image.Image]], weights: Sequence[float], title: str, words: str
+) -> Described:
+    """Draw images for several prompt weights, with a row for each way of applying them."""
+    columns = [f"weight {weight:g}" for weight in weights]
+    figure = grid([*rows.values()], columns, [*rows], title, scale=2)
+    return Described(figure, f"Rows: {'; '.join(rows)}. Columns: {'; '.join(columns)}. {words}")

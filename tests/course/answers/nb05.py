@@ -1,12 +1,25 @@
 """Notebook 05: wrong answers that the checker was not written for, and right ones in another
 style."""
 
+from collections import Counter
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb05_text import frame, look_back, matching_loss, sdxl_text, spell
+from sdlearn.course.exercises.nb05_text import (
+    causal_attention,
+    chunks,
+    info_nce,
+    join,
+    learn_merges,
+    letters,
+    look_back,
+    matching_loss,
+    sdxl_text,
+    spell,
+    weight_tokens,
+)
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
@@ -142,8 +155,129 @@ def place_of(ids, end):
     return torch.arange(len(ids)), (ids == end).int().argmax(1)
 
 
+def merges_by_text(words, number):
+    """Pieces as text with spaces, as in the code printed by Sennrich et al."""
+    vocabulary = {" ".join(letters(word)): times for word, times in words.items()}
+    merges = []
+    for _ in range(number):
+        counts = Counter()
+        for text, times in vocabulary.items():
+            symbols = text.split()
+            for i in range(len(symbols) - 1):
+                counts[symbols[i], symbols[i + 1]] += times
+        if not counts:
+            return merges
+        most = max(counts.values())
+        best = max(pair for pair in counts if counts[pair] == most)
+        merges.append(best)
+        vocabulary = {
+            " ".join(join(text.split(), best)): times for text, times in vocabulary.items()
+        }
+    return merges
+
+
+def merges_of_a_list(words, number):
+    pieces, times = [letters(word) for word in words], [*words.values()]
+    merges = []
+    while len(merges) < number and any(len(one) > 1 for one in pieces):
+        counts = Counter()
+        for one, n in zip(pieces, times, strict=True):
+            counts.update(dict.fromkeys(pairwise(one), 0))
+            for pair in pairwise(one):
+                counts[pair] += n
+        merges.append(max(counts.items(), key=lambda item: (item[1], item[0]))[0])
+        pieces = [join(one, merges[-1]) for one in pieces]
+    return merges
+
+
+def fused(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def causal_filled(q, k, v):
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) * q.shape[-1] ** -0.5
+    later = torch.arange(q.shape[2])[:, None] < torch.arange(q.shape[2])
+    return torch.einsum("bhnm,bhme->bhne", scores.masked_fill(later, -torch.inf).softmax(-1), v)
+
+
+def causal_in_a_loop(q, k, v):
+    rows = [
+        (q[..., i : i + 1, :] @ k[..., : i + 1, :].mT / q.shape[-1] ** 0.5).softmax(-1)
+        @ v[..., : i + 1, :]
+        for i in range(q.shape[-2])
+    ]
+    return torch.cat(rows, dim=-2)
+
+
+def nce_by_log_softmax(images, texts, log_scale):
+    u, v = (x / x.norm(dim=1, keepdim=True) for x in (images, texts))
+    s = u @ v.T * torch.minimum(log_scale.exp(), torch.tensor(100.0))
+    return -(s.log_softmax(0).diagonal() + s.log_softmax(1).diagonal()).mean() / 2
+
+
+def nce_by_logsumexp(images, texts, log_scale):
+    s = torch.cosine_similarity(images[:, None], texts[None], dim=-1)
+    s = s * log_scale.exp().clamp(max=100)
+    own = s.diagonal()
+    return (s.logsumexp(0) + s.logsumexp(1) - 2 * own).mean() / 2
+
+
+def chunks_by_slicing(ids, length, start, end, pad):
+    rows, rest = [], list(ids)
+    while True:
+        part, rest = rest[: length - 2], rest[length - 2 :]
+        row = [start, *part, end]
+        rows.append(row + [pad] * (length - len(row)))
+        if not rest:
+            return rows
+
+
+def first_only(ids, length, start, end, pad):
+    return chunks(ids, length, start, end, pad)[0]
+
+
 WRONG = {
     "05.1": [
+        lambda words, number: learn_merges(words, number)[::-1],
+        lambda words, number: learn_merges(dict.fromkeys(words, 1), number),
+        lambda words, number: learn_merges({w[::-1]: n for w, n in words.items()}, number),
+        lambda words, number: sorted(learn_merges(words, number)),
+        lambda words, number: learn_merges(words, 5),
+        lambda words, number: learn_merges(words, 1000),
+        lambda words, number: set(learn_merges(words, number)),
+        lambda words, number: [a + b for a, b in learn_merges(words, number)],
+        lambda words, number: [
+            (a.removesuffix("</w>"), b.removesuffix("</w>")) for a, b in learn_merges(words, number)
+        ],
+        lambda words, number: [
+            pair for pair in learn_merges(words, number) if "</w>" not in pair[1]
+        ],
+    ],
+    "05.2": [
+        F.scaled_dot_product_attention,
+        lambda q, k, v: causal_attention(q, k, v).flip(-2),
+        lambda q, k, v: causal_attention(q.flip(-2), k.flip(-2), v.flip(-2)).flip(-2),
+        lambda q, k, v: causal_attention(k, q, v),
+        lambda q, k, v: causal_attention(q * q.shape[-1] ** -0.5, k, v),
+        lambda q, k, v: causal_attention(q, k, v.detach()),
+        lambda q, k, v: causal_attention(q, k, v).transpose(1, 2),
+        lambda q, k, v: causal_attention(q, k, v).cumsum(-2),
+        lambda q, k, v: v.cumsum(-2) / torch.arange(1, v.shape[-2] + 1)[:, None],
+        lambda q, k, v: causal_attention(q, k, torch.zeros_like(v)),
+    ],
+    "05.3": [
+        lambda x, y, s: info_nce(x, y, s).detach(),
+        lambda x, y, s: info_nce(x, y.flip(0), s),
+        lambda x, y, s: info_nce(x, y, -s),
+        lambda x, y, s: info_nce(x, y, s / 2),
+        lambda x, y, s: info_nce(x, y, s) * len(x),
+        lambda x, y, s: info_nce(x, x, s),
+        lambda x, y, s: -(F.normalize(x) * F.normalize(y)).sum(-1).mean() * s.exp(),
+        lambda x, y, s: info_nce(x, y, s.clamp(max=2)),
+        lambda x, y, s: (F.normalize(x) - F.normalize(y)).pow(2).sum(-1).mean(),
+        lambda x, y, s: torch.stack([info_nce(x, y, s)] * 2),
+    ],
+    "05.4": [
         one_place_at_a_time,
         shortest_pair,
         lambda word, merges: spell(word, merges[::-1]),
@@ -157,20 +291,21 @@ WRONG = {
         lambda word, merges: spell(word, [pair for pair in merges if "</w>" not in pair[1]]),
         lambda word, merges: len(spell(word, merges)),
     ],
-    "05.2": [
-        lambda ids, length, start, end, pad: frame(ids, 77, start, end, pad),
-        lambda ids, length, start, end, pad: frame(ids, length, end, start, pad),
-        lambda ids, length, start, end, pad: frame(ids, length, start, end, 0),
-        lambda ids, length, start, end, pad: frame(ids, length, start, end, pad)[::-1],
-        lambda ids, length, start, end, pad: [start, *ids, end],
-        lambda ids, length, start, end, pad: [start, *ids[: length - 2], end][:length],
-        lambda ids, length, start, end, pad: frame(sorted(ids), length, start, end, pad),
-        lambda ids, length, start, end, pad: (
-            [*[start, *ids, *([pad] * length)][: length - 1], end]
-        ),
-        lambda ids, length, start, end, pad: frame(ids, length, start, pad, pad),
+    "05.5": [
+        lambda ids, length, start, end, pad: chunks(ids, 77, start, end, pad),
+        lambda ids, length, start, end, pad: chunks(ids, length, end, start, pad),
+        lambda ids, length, start, end, pad: chunks(ids, length, start, end, 0),
+        lambda ids, length, start, end, pad: chunks(ids, length, start, end, pad)[::-1],
+        lambda ids, length, start, end, pad: [[start, *ids, end]],
+        first_only,
+        lambda ids, length, start, end, pad: [
+            x for row in chunks(ids, length, start, end, pad) for x in row
+        ],
+        lambda ids, length, start, end, pad: chunks(sorted(ids), length, start, end, pad),
+        lambda ids, length, start, end, pad: chunks(ids[:75], length, start, end, pad),
+        lambda ids, length, start, end, pad: chunks(ids, length, start, pad, pad),
     ],
-    "05.3": [
+    "05.6": [
         with_minus(-100.0),
         with_minus(0.0),
         lambda q, k, v: look_back(q, k, v).flip(1),
@@ -182,7 +317,7 @@ WRONG = {
         lambda q, k, v: look_back(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
         lambda q, k, v: look_back(q, k, v.detach()),
     ],
-    "05.4": [
+    "05.7": [
         weighted,
         lambda x, y, t: log_softmaxes(x, y, t, swap=True) + 0.1,
         lambda x, y, t: matching_loss(x, y, t**0.5),
@@ -194,7 +329,7 @@ WRONG = {
         lambda x, y, t: -(F.normalize(x) * F.normalize(y[: len(x)])).sum(-1).mean() / t,
         lambda x, y, t: matching_loss(x, torch.cat([y, y[:1]]), t),
     ],
-    "05.5": [
+    "05.8": [
         sdxl_with(context=lambda a, b, *_: torch.cat([a[-2], b[-2]], -1).flip(-1)),
         sdxl_with(context=lambda a, b, *_: torch.cat([a[-3], b[-3]], -1)),
         sdxl_with(context=lambda a, b, *_: torch.cat([a[-1], b[-2]], -1)),
@@ -213,25 +348,41 @@ WRONG = {
         lambda *given: sdxl_text(*given)[::-1],
         lambda *given: sdxl_text(*given)[0],
     ],
+    "05.9": [
+        lambda c, e, w: weight_tokens(c, e, w.clamp(min=0)),
+        lambda c, e, w: weight_tokens(e, c, w),
+        lambda c, e, w: weight_tokens(c, e, w.flip(1)),
+        lambda c, e, w: weight_tokens(c, e, 1 + w),
+        lambda c, e, w: weight_tokens(c, e, w[:1].expand_as(w)),
+        lambda c, e, w: weight_tokens(c, e[:1].expand_as(e), w),
+        lambda c, e, w: weight_tokens(c, torch.zeros_like(e), w),
+        lambda c, e, w: weight_tokens(c, e, w / w.mean()),
+        lambda c, e, w: weight_tokens(c, e, w).detach(),
+        lambda c, e, w: weight_tokens(c, e, w * c.norm(dim=-1)),
+    ],
 }
 RIGHT = {
     "05.1": [
+        merges_by_text,
+        merges_of_a_list,
+        lambda words, number: tuple(learn_merges(words, number)),
+    ],
+    "05.2": [fused, causal_filled, causal_in_a_loop],
+    "05.3": [nce_by_log_softmax, nce_by_logsumexp],
+    "05.4": [
         by_recursion,
         lambda word, merges: tuple(spell(word, merges)),
     ],
-    "05.2": [
-        lambda ids, length, start, end, pad: (
-            [start] + ids[: max(length - 2, 0)] + [end] + [pad] * max(0, length - len(ids) - 2)
-        ),
-        lambda ids, length, start, end, pad: [
-            start if k == 0 else ids[k - 1] if k <= min(len(ids), length - 2)
-            else end if k == min(len(ids), length - 2) + 1 else pad
-            for k in range(length)
-        ],
-        lambda ids, length, start, end, pad: tuple(frame(ids, length, start, end, pad)),
+    "05.5": [
+        chunks_by_slicing,
+        lambda *given: tuple(tuple(row) for row in chunks(*given)),
     ],
-    "05.3": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
-    "05.4": [log_softmaxes, masked_square],
-    "05.5": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
-}  # fmt: skip
-VERDICTS = [ExpectedVerdict("05.1", merged_in_order, "once through the list")]
+    "05.6": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
+    "05.7": [log_softmaxes, masked_square],
+    "05.8": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
+    "05.9": [
+        lambda c, e, w: torch.lerp(e, c, w.unsqueeze(-1)),
+        lambda c, e, w: torch.einsum("bn,bnd->bnd", w, c) + (1 - w)[:, :, None] * e,
+    ],
+}
+VERDICTS = [ExpectedVerdict("05.4", merged_in_order, "once through the list")]
