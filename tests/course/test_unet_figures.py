@@ -84,12 +84,12 @@ def test_a_walk_counts_what_torch_counts(small, large):
     ):
         small(*zero_inputs(small, 9, 14, 5))
     embedding = sum(p.numel() for n, p in small.time_embedding.named_parameters() if "weight" in n)
-    total = sum(stop.multiplications for stop in stops) + embedding
+    total = sum(stop.macs for stop in stops) + embedding
     assert 2 * total == counter.get_total_flops()
     # What was measured with forward hooks on diffusers' networks: 803.3 and 6761.2 GFLOP.
     for name, giga in (("sd1.5", 803.3), ("sdxl", 6761.2)):
         unet, stops = large[name]
-        assert round(2 * sum(stop.multiplications for stop in stops) / 1e9, 1) == giga
+        assert round(2 * sum(stop.macs for stop in stops) / 1e9, 1) == giga
         blocks = sum(stop.parameters for stop in stops)
         apart = ("time_embedding", "add_embedding", "conv_norm_out")
         rest = sum(p.numel() for n, p in unet.named_parameters() if n.startswith(apart))
@@ -113,12 +113,13 @@ def test_sizes_add_up_and_the_bars_show_them(large):
     sums = by_resolution(stops)
     assert list(sums) == ["64 × 64", "32 × 32", "16 × 16", "8 × 8"]
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
-    assert totals == [sum(s.parameters for s in stops), sum(s.multiplications for s in stops)]
+    assert totals == [sum(s.parameters for s in stops), sum(s.macs for s in stops)]
     parameters = [100 * p / totals[0] for p, _ in sums.values()]
     spent = [100 * m / totals[1] for _, m in sums.values()]
     assert parameters[2] + parameters[3] > 80  # as the notebook says
     assert spent[0] + spent[1] > 70
-    (ax,) = cost_bars(stops, "Title").axes
+    drawing = cost_bars(stops, "Title")
+    (ax,) = drawing.figure.axes
     drawn = [bar.get_width() for bar in ax.patches]
     assert drawn == pytest.approx(parameters + spent)
     assert (ax.get_title(loc="left"), ax.get_xlabel() != "", ax.get_ylabel() != "") == (
@@ -126,7 +127,9 @@ def test_sizes_add_up_and_the_bars_show_them(large):
         True,
         True,
     )
-    assert len({bar.get_hatch() for bar in ax.patches}) == 2
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    assert f"parameters: {parameters[0]:.1f} % at 64 × 64" in drawing.words
+    assert f"{spent[3]:.1f} % at 8 × 8." in drawing.words
 
 
 @pytest.mark.parametrize("name", ["sd1.5", "sdxl"])
@@ -160,9 +163,9 @@ def test_an_account_tells_the_numbers_of_a_block(large):
     names = [stop.name for stop in stops]
     said = describe_block(stops, names.index("up_blocks.3.resnets.2"))
     assert "640 × 64 × 64" in said
-    assert "320 channels of it kept from conv_in" in said
+    assert "320 channels of it a skip from conv_in" in said
     assert "become 320 × 64 × 64" in said
-    assert "kept from" not in describe_block(stops, 0)
+    assert "a skip from" not in describe_block(stops, 0)
     total = sum(
         float(describe_block(stops, k).split("% of all.")[0].split()[-1]) for k in range(len(stops))
     )
