@@ -14,7 +14,7 @@ from sdlearn.unet import Downsample, UNetConfig, UpBlock, Upsample
 
 
 class ResBlock(nn.Module):
-    """Two 3 × 3 convolutions with a residual connection; the timestep enters between them."""
+    """Two convolutions with a residual connection; the timestep enters between them."""
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ RES_BLOCK = Exercise(
 
 
 def up_widths(widths: tuple[int, ...], layers: int) -> list[int]:
-    """Input channels of each ResBlock of the upsampling path, in the order of a forward pass."""
+    """Input channels of each ResBlock of the upsampling path, in forward order."""
     skips = [widths[0]]
     for i, c in enumerate(widths):
         skips += [c] * layers + [c] * (i < len(widths) - 1)
@@ -188,7 +188,7 @@ UP_LEVEL = Exercise(
 
 
 def level_parameters(c_below: int, c: int, skips: tuple[int, ...], time_dim: int, top: bool) -> int:
-    """Parameters of one level of the upsampling path, c channels wide, no transformers."""
+    """Parameters of one level of the upsampling path, without transformers."""
     total, h = 0, c_below
     for skip in skips:
         c_in = h + skip
@@ -243,7 +243,7 @@ LEVEL = Exercise(
 
 
 class AdaptiveBlock(nn.Module):
-    """A ResBlock in which the timestep scales and shifts the output of the second norm."""
+    """A ResBlock whose second norm the timestep scales and shifts."""
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ FREE_U = Exercise(
 
 
 class DialUNet(nn.Module):
-    """A U-Net without text: two ResBlocks a level on the way up, a dial on every skip."""
+    """A U-Net without text: two ResBlocks a level on the way up, dials on skips."""
 
     def __init__(self, widths: tuple[int, ...], time_dim: int, groups: int) -> None:
         super().__init__()
