@@ -24,6 +24,7 @@ from sdlearn.course.figures.unet import (
     u_shape,
     zero_inputs,
 )
+from sdlearn.course.figures.unet_diagrams import res_block, unet_diagram
 from sdlearn.course.widgets.unet import UNetTour
 from sdlearn.unet import skip_widths
 
@@ -227,3 +228,47 @@ def test_it_marks_the_block_and_says_its_numbers(tour):
 
 def picture_of(figure):
     return Image.open(io.BytesIO(png(figure)))
+
+
+# ----------------------------------------------------------------------------------- the diagrams
+
+
+@pytest.mark.parametrize("name", ["storybook", "sd1.5", "sdxl"])
+def test_the_diagram_of_a_unet_follows_its_configuration(name):
+    spec = sdlearn.SPECS[name]
+    config, side = spec.unet, spec.resolution // 8
+    drawn = unet_diagram(config, "Title", side)
+    (ax,) = drawn.figure.axes
+    words = [text.get_text() for text in ax.texts]
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    transformers = sum(config.cross_attention) * (2 * layers + 1) + 1
+    assert words.count("Res") == levels * (2 * layers + 1) + 2
+    assert sum(word.startswith("Attn") for word in words) == transformers
+    assert words.count("↓ 2") == words.count("↑ 2") == levels - 1
+    labels = sorted(int(word) for word in words if word.isdigit())
+    assert labels == sorted(skip_widths(config))
+    for i, c in enumerate(config.block_out_channels):
+        assert f"{side // 2**i} × {side // 2**i}\n{c} channels" in words
+    assert f"text, 77 × {config.cross_attention_dim} → every Attn" in words
+    assert f"{len(skip_widths(config))} dashed skip connections" in drawn.words
+    inside(drawn.figure)
+
+
+def test_the_diagram_of_a_resblock():
+    drawn = res_block()
+    (ax,) = drawn.figure.axes
+    words = [text.get_text() for text in ax.texts]
+    assert words.count("SiLU") == 3
+    assert words.count("Group\nNorm") == words.count("3 × 3\nconv") == 2
+    assert "residual connection" in words
+    inside(drawn.figure)
+
+
+def inside(figure):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.x1, text.get_text()
+        assert box.y0 >= 0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()

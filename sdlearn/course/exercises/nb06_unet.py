@@ -166,13 +166,12 @@ UP_LEVEL = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the forward pass of one level of the upsampling path. `skips` holds all skips "
-    "that no level has taken yet, in the order in which they were stored. Each of the ResBlocks "
-    "`level.resnets` takes the last one and gets `h` concatenated with it along the channels, `h` "
-    "first. `level.layer(n, x, emb, context)` runs ResBlock n on x, and its transformer if there "
-    "is one. Then `level.upsamplers` holds one upsampling, or none on the top level: "
-    "`upsample(h, size)` brings `h` to the size of the skip that is *next in line*. Leave the "
-    "list `skips` itself as it is: the network still needs it.",
+    statement="Write the forward pass of one level. `skips` holds all skips that no level has "
+    "taken yet, in the order in which they were stored. Each of `level.resnets` takes the last one "
+    "and gets `h` concatenated with it, `h` first. `level.layer(n, x, emb, context)` runs ResBlock "
+    "n on x, and its transformer if there is one. Then `level.upsamplers` holds one upsampling, or "
+    "none on the top level: `upsample(h, size)` brings `h` to the size of the skip that is *next "
+    "in line*. Don't change the list `skips`: the network still needs it.",
     hints=(
         "Work on a copy, `list(skips)`. Then `pop()` takes the last skip, and what is left is for "
         "the levels after this one.",
@@ -216,13 +215,12 @@ LEVEL = Exercise(
     minutes=12,
     difficulty=2,
     statement="How many parameters does one level of the upsampling path have? It is `c` channels "
-    "wide and has no transformers. The map comes from below with `c_below` channels. There is one "
-    "ResBlock for each entry of `skips`, the channels of the skips in the order in which they are "
-    "taken. `time_dim` is the width of `emb`. Except on the `top` level an upsampling with its "
-    "convolution follows. Count every weight and bias of the layers in sections 2 and 3. To try "
-    "it: `level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` is the lowest level of "
-    "Stable Diffusion 1.5 and must be "
-    "`sum(p.numel() for p in large.up_blocks[0].parameters())`.",
+    "wide, without transformers. The map comes in with `c_below` channels. There is one "
+    "ResBlock for each entry of `skips`, the channels of the skips in the order in which "
+    "they are taken, and except on the `top` level an upsampling with its convolution. "
+    "`time_dim` is the width of `emb`. Count every weight and bias. To try it: "
+    "`level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` must be `sum(p.numel() "
+    "for p in large.up_blocks[0].parameters())`.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
         "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm a weight and a bias for "
@@ -319,12 +317,12 @@ FREE_U = Exercise(
     difficulty=2,
     core=True,
     statement="[FreeU](https://arxiv.org/abs/2309.11497) changes a trained U-Net without training: "
-    "before each concatenation in the upsampling path it rescales the backbone `h` by `b` and "
-    "the low frequencies of the skip by `s`. Write it. Multiply the first half of the channels "
-    "of `h` (`c // 2` of them) by `b`. Take the two-dimensional Fourier transform of `skip` over "
-    "height and width, multiply by `s` every entry whose two frequencies are both -1, 0 or 1, "
-    "and transform back to a real tensor. (The authors' code scales four of these nine "
-    "frequencies.) The cell after the check generates with your function.",
+    "before each concatenation it rescales the backbone `h` and the low frequencies of the "
+    "skip. Multiply the first half of the channels of `h` (`c // 2` of them) by `b`. Take "
+    "the two-dimensional Fourier transform of `skip` over height and width, multiply by `s` "
+    "every entry whose two frequencies are both -1, 0 or 1, and transform back to a real "
+    "tensor. (The authors' code scales four of these nine.) The cell after the check "
+    "generates with your function.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
@@ -398,13 +396,12 @@ DIAL = Exercise(
     title="A dial on every skip",
     minutes=20,
     difficulty=3,
-    statement="Write the whole forward pass of a small U-Net whose skips can be turned down, each "
-    "by its own dial: skip $k$ is multiplied by `dials[k]`, counted in the order in which the "
-    "skips are *stored*. With all dials at 1 this is an ordinary U-Net. The dial changes only "
-    "the stored copy; the map that goes on *down* is unchanged. The layers are given: `down` has "
-    "one ResBlock a level, `shrink` a downsampling for every level but the last, `up` two "
-    "ResBlocks a level, smallest map first, and `grow` the upsampling after each pair of them "
-    "but the last. It must work for any height and width.",
+    statement="Write the whole forward pass of a small U-Net in which skip $k$, in the order in "
+    "which the skips are *stored*, is multiplied by `dials[k]`. The dial changes only the stored "
+    "copy, not the map that goes on *down*. The layers are given: `down` has one ResBlock a level, "
+    "`shrink` a downsampling for every level but the last, `up` two ResBlocks a level, smallest "
+    "map first, and `grow` the upsampling after each pair of them but the last. It must work for "
+    "any height and width.",
     hints=(
         "Keep a list. `conv_in`, every ResBlock of `down` and every downsampling append their "
         "output. Then `mid`. Every ResBlock of `up` takes one off the end of the list.",

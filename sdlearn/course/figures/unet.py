@@ -139,8 +139,8 @@ def zero_inputs(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, .
 def activation_bytes(unet: nn.Module, height: int, width: int, tokens: int = 77) -> dict[str, int]:
     """Count the bytes that autograd keeps for the backward pass of one forward pass.
 
-    A tensor that several operations keep is counted once, and the weights not at all. On the meta
-    device attention runs unfused, so the matrices of attention weights are among what is kept.
+    A tensor kept by several operations counts once, weights not at all. On the meta device
+    attention is unfused and keeps its attention weights.
 
     Args:
         unet: A U-Net with published names and a `config`.
@@ -161,8 +161,7 @@ def activation_bytes(unet: nn.Module, height: int, width: int, tokens: int = 77)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = unet(*zero_inputs(unet, height, width, tokens))
-    del output
+        unet(*zero_inputs(unet, height, width, tokens))
     heads = set(unet.config.num_heads)  # type: ignore[union-attr, arg-type]
     matrices = [t for t in kept.values() if t.ndim == 4 and t.shape[1] in heads]
     sizes = [t.untyped_storage().nbytes() for t in matrices if t.shape[3] in (t.shape[2], tokens)]
