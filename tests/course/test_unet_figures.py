@@ -243,7 +243,7 @@ def test_the_diagram_of_a_unet_follows_its_configuration(name):
     levels, layers = len(config.block_out_channels), config.layers_per_block
     transformers = sum(config.cross_attention) * (2 * layers + 1) + 1
     assert words.count("Res") == levels * (2 * layers + 1) + 2
-    assert sum(word.startswith("Attn") for word in words) == transformers
+    assert sum(word.split("\n")[0] == "Attn" for word in words) == transformers
     assert words.count("↓ 2") == words.count("↑ 2") == levels - 1
     labels = sorted(int(word) for word in words if word.isdigit())
     assert labels == sorted(skip_widths(config))
