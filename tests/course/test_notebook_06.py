@@ -173,7 +173,9 @@ def rows(name: str) -> list[list[str]]:
     """The rows of a table that the notebook stores, without the headings."""
     (cell,) = [cell for cell in cells() if cell["id"] == name]
     (table,) = [
-        "".join(out["data"]["text/plain"]) for out in cell["outputs"] if "text/html" in out["data"]
+        "".join(out["data"]["text/plain"])
+        for out in cell["outputs"]
+        if "<table" in "".join(out.get("data", {}).get("text/html", ""))
     ]
     return [re.split(r"  +", line.strip()) for line in table.splitlines()[1:]]
 
@@ -274,7 +276,7 @@ def test_without_skips_an_image_is_found_and_no_noise_and_no_colours():
 
 
 def test_the_upsampling_path_knows_early_where_the_objects_are():
-    scores = {name: [float(n) for n in numbers] for name, *numbers in rows("probe")}
+    scores = {name: [float(n) for n in numbers] for name, *numbers in rows("probe-data")}
     much = {name: numbers[1] for name, numbers in scores.items()}
     assert much.pop("conv_in") < 0.2
     down_large, down_small, middle, up_small, up_large = much.values()
