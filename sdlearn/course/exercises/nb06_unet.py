@@ -23,7 +23,8 @@ class ResBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_dim, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-5)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        same = c_in == c_out
+        self.conv_shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (b, c_in, h, w), emb (b, time_dim) -> (b, c_out, h, w)."""
@@ -250,7 +251,8 @@ class AdaptiveBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_dim, 2 * c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-5)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        same = c_in == c_out
+        self.conv_shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (b, c_in, h, w), emb (b, time_dim) -> (b, c_out, h, w)."""
