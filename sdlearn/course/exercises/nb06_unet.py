@@ -187,14 +187,14 @@ UP_LEVEL = Exercise(
 # ----------------------------------------------------------------------- 06.4 parameters of a level
 
 
-def level_parameters(c_below: int, c: int, skips: tuple[int, ...], time_dim: int, top: bool) -> int:
+def level_parameters(c_below: int, c: int, skips: list[int], dim: int, top: bool) -> int:
     """Parameters of one level of the upsampling path, without transformers."""
     total, h = 0, c_below
     for skip in skips:
         c_in = h + skip
         total += 2 * c_in + 2 * c  # the norms: a weight and a bias for each channel
         total += 9 * c_in * c + c + 9 * c * c + c
-        total += time_dim * c + c
+        total += dim * c + c
         total += c_in * c + c if c_in != c else 0
         h = c
     return total + (0 if top else 9 * c * c + c)
@@ -219,8 +219,8 @@ LEVEL = Exercise(
     "wide, without transformers. The map comes in with `c_below` channels. There is one "
     "ResBlock for each entry of `skips`, the channels of the skips in the order in which "
     "they are taken, and except on the `top` level an upsampling with its convolution. "
-    "`time_dim` is the width of `emb`. Count every weight and bias. To try it: "
-    "`level_parameters(1280, 1280, (1280, 1280, 1280), 1280, False)` must be `sum(p.numel() "
+    "`dim` is the width of `emb`. Count every weight and bias. To try it: "
+    "`level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must be `sum(p.numel() "
     "for p in large.up_blocks[0].parameters())`.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
@@ -229,7 +229,7 @@ LEVEL = Exercise(
         "Into the first ResBlock go `c_below + skips[0]` channels, into each later one "
         "`c + skip`. The first norm has as many channels as go in. The shortcut exists where the "
         "number of channels changes.",
-        "With c_in for what goes in, a ResBlock has `2 * c_in + 9 * c_in * c + c + time_dim * c "
+        "With c_in for what goes in, a ResBlock has `2 * c_in + 9 * c_in * c + c + dim * c "
         "+ c + 2 * c + 9 * c * c + c`, and `c_in * c + c` more where `c_in != c`. The upsampling "
         "has `9 * c * c + c`.",
     ),
