@@ -187,9 +187,9 @@ UP_LEVEL = Exercise(
 # ----------------------------------------------------------------------- 06.4 parameters of a level
 
 
-def level_parameters(c_below: int, c: int, skips: list[int], dim: int, top: bool) -> int:
+def level_parameters(below: int, c: int, skips: list[int], dim: int, top: bool) -> int:
     """Parameters of one level of the upsampling path, without transformers."""
-    total, h = 0, c_below
+    total, h = 0, below
     for skip in skips:
         c_in = h + skip
         total += 2 * c_in + 2 * c  # the norms: a weight and a bias for each channel
@@ -216,7 +216,7 @@ LEVEL = Exercise(
     minutes=12,
     difficulty=2,
     statement="How many parameters does one level of the upsampling path have? It is `c` channels "
-    "wide, without transformers. The map comes in with `c_below` channels. There is one "
+    "wide, without transformers. The map comes in with `below` channels. There is one "
     "ResBlock for each entry of `skips`, the channels of the skips in the order in which "
     "they are taken, and except on the `top` level an upsampling with its convolution. "
     "`dim` is the width of `emb`. Count every weight and bias. To try it: "
@@ -226,7 +226,7 @@ LEVEL = Exercise(
         "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
         "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm a weight and a bias for "
         "each of its channels, a linear layer $c_{in} c_{out}$ weights and $c_{out}$ biases.",
-        "Into the first ResBlock go `c_below + skips[0]` channels, into each later one "
+        "Into the first ResBlock go `below + skips[0]` channels, into each later one "
         "`c + skip`. The first norm has as many channels as go in. The shortcut exists where the "
         "number of channels changes.",
         "With c_in for what goes in, a ResBlock has `2 * c_in + 9 * c_in * c + c + dim * c "
