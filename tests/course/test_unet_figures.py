@@ -24,6 +24,7 @@ from sdlearn.course.figures.unet import (
     u_shape,
     zero_inputs,
 )
+from sdlearn.course.figures.unet_diagrams import res_block, unet_diagram
 from sdlearn.course.widgets.unet import UNetTour
 from sdlearn.unet import skip_widths
 
@@ -84,12 +85,12 @@ def test_a_walk_counts_what_torch_counts(small, large):
     ):
         small(*zero_inputs(small, 9, 14, 5))
     embedding = sum(p.numel() for n, p in small.time_embedding.named_parameters() if "weight" in n)
-    total = sum(stop.multiplications for stop in stops) + embedding
+    total = sum(stop.macs for stop in stops) + embedding
     assert 2 * total == counter.get_total_flops()
     # What was measured with forward hooks on diffusers' networks: 803.3 and 6761.2 GFLOP.
     for name, giga in (("sd1.5", 803.3), ("sdxl", 6761.2)):
         unet, stops = large[name]
-        assert round(2 * sum(stop.multiplications for stop in stops) / 1e9, 1) == giga
+        assert round(2 * sum(stop.macs for stop in stops) / 1e9, 1) == giga
         blocks = sum(stop.parameters for stop in stops)
         apart = ("time_embedding", "add_embedding", "conv_norm_out")
         rest = sum(p.numel() for n, p in unet.named_parameters() if n.startswith(apart))
@@ -113,12 +114,13 @@ def test_sizes_add_up_and_the_bars_show_them(large):
     sums = by_resolution(stops)
     assert list(sums) == ["64 × 64", "32 × 32", "16 × 16", "8 × 8"]
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
-    assert totals == [sum(s.parameters for s in stops), sum(s.multiplications for s in stops)]
+    assert totals == [sum(s.parameters for s in stops), sum(s.macs for s in stops)]
     parameters = [100 * p / totals[0] for p, _ in sums.values()]
     spent = [100 * m / totals[1] for _, m in sums.values()]
     assert parameters[2] + parameters[3] > 80  # as the notebook says
     assert spent[0] + spent[1] > 70
-    (ax,) = cost_bars(stops, "Title").axes
+    drawing = cost_bars(stops, "Title")
+    (ax,) = drawing.figure.axes
     drawn = [bar.get_width() for bar in ax.patches]
     assert drawn == pytest.approx(parameters + spent)
     assert (ax.get_title(loc="left"), ax.get_xlabel() != "", ax.get_ylabel() != "") == (
@@ -126,7 +128,9 @@ def test_sizes_add_up_and_the_bars_show_them(large):
         True,
         True,
     )
-    assert len({bar.get_hatch() for bar in ax.patches}) == 2
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    assert f"parameters: {parameters[0]:.1f} % at 64 × 64" in drawing.words
+    assert f"{spent[3]:.1f} % at 8 × 8." in drawing.words
 
 
 @pytest.mark.parametrize("name", ["sd1.5", "sdxl"])
@@ -160,9 +164,9 @@ def test_an_account_tells_the_numbers_of_a_block(large):
     names = [stop.name for stop in stops]
     said = describe_block(stops, names.index("up_blocks.3.resnets.2"))
     assert "640 × 64 × 64" in said
-    assert "320 channels of it kept from conv_in" in said
+    assert "320 channels of it a skip from conv_in" in said
     assert "become 320 × 64 × 64" in said
-    assert "kept from" not in describe_block(stops, 0)
+    assert "a skip from" not in describe_block(stops, 0)
     total = sum(
         float(describe_block(stops, k).split("% of all.")[0].split()[-1]) for k in range(len(stops))
     )
@@ -224,3 +228,47 @@ def test_it_marks_the_block_and_says_its_numbers(tour):
 
 def picture_of(figure):
     return Image.open(io.BytesIO(png(figure)))
+
+
+# ----------------------------------------------------------------------------------- the diagrams
+
+
+@pytest.mark.parametrize("name", ["storybook", "sd1.5", "sdxl"])
+def test_the_diagram_of_a_unet_follows_its_configuration(name):
+    spec = sdlearn.SPECS[name]
+    config, side = spec.unet, spec.resolution // 8
+    drawn = unet_diagram(config, "Title", side)
+    (ax,) = drawn.figure.axes
+    words = [text.get_text() for text in ax.texts]
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    transformers = sum(config.cross_attention) * (2 * layers + 1) + 1
+    assert words.count("Res") == levels * (2 * layers + 1) + 2
+    assert sum(word.split("\n")[0] == "Attn" for word in words) == transformers
+    assert words.count("↓ 2") == words.count("↑ 2") == levels - 1
+    labels = sorted(int(word) for word in words if word.isdigit())
+    assert labels == sorted(skip_widths(config))
+    for i, c in enumerate(config.block_out_channels):
+        assert f"{side // 2**i} × {side // 2**i}\n{c} channels" in words
+    assert f"text, 77 × {config.cross_attention_dim} → every Attn" in words
+    assert f"{len(skip_widths(config))} dashed skip connections" in drawn.words
+    inside(drawn.figure)
+
+
+def test_the_diagram_of_a_resblock():
+    drawn = res_block()
+    (ax,) = drawn.figure.axes
+    words = [text.get_text() for text in ax.texts]
+    assert words.count("SiLU") == 3
+    assert words.count("Group\nNorm") == words.count("3 × 3\nconv") == 2
+    assert "residual connection" in words
+    inside(drawn.figure)
+
+
+def inside(figure):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.x1, text.get_text()
+        assert box.y0 >= 0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()

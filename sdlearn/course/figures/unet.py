@@ -1,4 +1,4 @@
-"""Shapes, parameters and multiplications of every block of a U-Net, and figures of them.
+"""Shapes, parameters and MACs of every block of a U-Net, and figures of them.
 
 `trace` runs one forward pass and records every block. On torch's meta device this takes no memory
 at any size. The other functions draw its list of records. Blocks are recognised by their published
@@ -19,16 +19,17 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
 
+from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP
 from sdlearn.course.figures.plots import ARROW, WIDE
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.style import BLUE, INK, MUTED, ORANGE, Described, in_style
 
 BLOCK = re.compile(r"conv_in|conv_out|.*\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
 KINDS = {
-    "conv": ("C", "a convolution", "0.93"),
-    "resnets": ("R", "a ResBlock", "1.0"),
-    "attentions": ("T", "a transformer", "0.78"),
-    "downsamplers": ("↓", "a downsampling", "0.93"),
-    "upsamplers": ("↑", "an upsampling", "0.93"),
+    "conv": ("C", "a convolution", LINEAR),
+    "resnets": ("R", "a ResBlock", CONV),
+    "attentions": ("T", "a transformer", ATTENTION),
+    "downsamplers": ("↓", "a downsampling", MLP),
+    "upsamplers": ("↑", "an upsampling", MLP),
 }
 BOX, STEP = 0.24, 0.15  # height of a box, gap between two brackets; rows are 1 apart
 
@@ -42,14 +43,16 @@ class BlockTrace:
         shape_in: (c, h, w) of the input, with the concatenated skip connection.
         shape: (c, h, w) of the output.
         parameters: Number of parameters.
-        multiplications: In convolutions and matrix products, for one image.
+        macs: Multiply–accumulate operations of convolutions and matrix products, for one image.
+        products: Those of them in the products of attention, QKᵀ and the weights times V.
     """
 
     name: str
     shape_in: tuple[int, ...]
     shape: tuple[int, ...]
     parameters: int
-    multiplications: int
+    macs: int
+    products: int
 
     @property
     def kind(self) -> str:
@@ -70,6 +73,7 @@ def trace(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Bl
     blocks = [name for name in modules if BLOCK.fullmatch(name)]
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     costs: Counter[str] = Counter()
+    products: Counter[str] = Counter()
 
     def passing(name: str) -> Any:
         def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -79,7 +83,9 @@ def trace(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Bl
 
     def paying(block: str) -> Any:
         def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            costs[block] += multiplications(module, inputs, output)
+            spent = macs(module, inputs, output)
+            costs[block] += spent
+            products[block] += 0 if isinstance(module, (nn.Conv2d, nn.Linear)) else spent
 
         return after
 
@@ -96,7 +102,11 @@ def trace(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Bl
             handle.remove()
     return [
         BlockTrace(
-            name, *shapes[name], sum(p.numel() for p in modules[name].parameters()), costs[name]
+            name,
+            *shapes[name],
+            sum(p.numel() for p in modules[name].parameters()),
+            costs[name],
+            products[name],
         )
         for name in shapes
     ]
@@ -107,8 +117,8 @@ def is_attention(name: str) -> bool:
     return name.rpartition(".")[2] in ("attn1", "attn2")
 
 
-def multiplications(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Count the multiplications of one layer; for attention, those of its two matrix products."""
+def macs(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    """Count the MACs of one layer; for attention, those of its two matrix products."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return output.numel() * module.weight[0].numel()
     x, context = inputs[0], inputs[-1]  # one and the same in self-attention
@@ -126,6 +136,42 @@ def zero_inputs(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, .
     return z, 0.0, context, (pooled, torch.zeros(1, 6, device=device))
 
 
+def activation_bytes(unet: nn.Module, height: int, width: int, tokens: int = 77) -> dict[str, int]:
+    """Count the bytes that autograd keeps for the backward pass of one forward pass.
+
+    A tensor kept by several operations counts once, weights not at all. On the meta device
+    attention is unfused and keeps its attention weights.
+
+    Args:
+        unet: A U-Net with published names and a `config`.
+        height: Of the latent, in positions.
+        width: Of the latent, in positions.
+        tokens: Length of the text.
+
+    Returns:
+        The bytes by kind: "attention weights", and "other activations".
+    """
+    weights = {p.untyped_storage()._cdata for p in unet.parameters()}
+    kept: dict[int, Tensor] = {}  # by storage; holds the tensors, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage()._cdata
+        if address not in weights:
+            kept.setdefault(address, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        unet(*zero_inputs(unet, height, width, tokens))
+    heads = set(unet.config.num_heads)  # type: ignore[union-attr, arg-type]
+    matrices = [t for t in kept.values() if t.ndim == 4 and t.shape[1] in heads]
+    sizes = [t.untyped_storage().nbytes() for t in matrices if t.shape[3] in (t.shape[2], tokens)]
+    found = sum(sizes)
+    return {
+        "attention weights": found,
+        "other activations": sum(t.untyped_storage().nbytes() for t in kept.values()) - found,
+    }
+
+
 def skip_connections(stops: Sequence[BlockTrace]) -> list[tuple[int, int]]:
     """Return (source, target) of every skip connection, as indices into `stops`, by source."""
     stack: list[int] = []
@@ -140,29 +186,29 @@ def skip_connections(stops: Sequence[BlockTrace]) -> list[tuple[int, int]]:
 
 
 def by_resolution(stops: Sequence[BlockTrace]) -> dict[str, tuple[int, int]]:
-    """Sum (parameters, multiplications) of the blocks by output size, largest first."""
+    """Sum (parameters, MACs) of the blocks by output size, largest first."""
     sums: dict[tuple[int, ...], tuple[int, int]] = {}
     for stop in stops:
         parameters, spent = sums.get(stop.shape[1:], (0, 0))
-        sums[stop.shape[1:]] = parameters + stop.parameters, spent + stop.multiplications
+        sums[stop.shape[1:]] = parameters + stop.parameters, spent + stop.macs
     return {f"{h} × {w}": sums[h, w] for h, w in sorted(sums, reverse=True)}
 
 
 def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
-    """Describe one block in sentences: its shapes, parameters and multiplications."""
+    """Describe one block in sentences: its shapes, parameters and MACs."""
     stop = stops[k]
     parameters = sum(s.parameters for s in stops)
-    spent = sum(s.multiplications for s in stops)
+    spent = sum(s.macs for s in stops)
     shape_in, shape = (" × ".join(map(str, s)) for s in (stop.shape_in, stop.shape))
     takes = next((kept for kept, taken in skip_connections(stops) if taken == k), None)
     skip = ""
     if takes is not None:
-        skip = f" ({stops[takes].shape[0]} channels of it kept from {stops[takes].name})"
+        skip = f" ({stops[takes].shape[0]} channels of it a skip from {stops[takes].name})"
     return (
         f"{stop.name}, {KINDS[stop.kind][1]}: channels, height and width {shape_in}{skip} become "
         f"{shape}. Parameters: {stop.parameters:,}, {stop.parameters / parameters:.1%} of all "
-        f"blocks. Multiplications: {stop.multiplications / 1e9:,.3g} billion, "
-        f"{stop.multiplications / spent:.1%} of all."
+        f"blocks. MACs: {stop.macs / 1e9:,.3g} billion, "
+        f"{stop.macs / spent:.1%} of all."
     )
 
 
@@ -186,14 +232,14 @@ def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) 
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(-4.2, len(stops) + 0.3), ylim=(0.4 - len(sizes), 1.15))
     ax.axis("off")
-    ax.text(len(stops) / 2 - 2, 1.03, title, ha="center", va="top", fontsize=12)
+    ax.text(-4, 1.03, title, ha="left", va="top", fontsize=11, fontweight="bold")
     for row, size in enumerate(sizes):
         name = " × ".join(map(str, size))
         ax.text(-4, BOX / 2 - row, name, va="center", fontsize=9, weight="bold")
     for k, (stop, y) in enumerate(zip(stops, rows, strict=True)):
         letter, _, shade = KINDS[stop.kind]
-        face, ink = ("black", "white") if k == chosen else (shade, "black")
-        ax.add_patch(Rectangle((k, y), 0.9, BOX, fc=face, ec="black", lw=0.8))
+        face, ink = ("black", "white") if k == chosen else (shade, INK)
+        ax.add_patch(Rectangle((k, y), 0.9, BOX, fc=face, ec=INK, lw=0.8))
         ax.text(k + 0.45, y + BOX / 2, letter, ha="center", va="center", fontsize=8, color=ink)
     write_channels(ax, stops, rows)
     pairs = skip_connections(stops)
@@ -201,8 +247,13 @@ def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) 
         inside = [a for a, _ in pairs if a > kept and rows[a] == rows[kept]]
         top = rows[kept] + BOX + STEP * (1 + len(inside))
         ends = kept + 0.45, taken + 0.45
-        ax.plot([ends[0]] * 2 + [ends[1]], [rows[kept] + BOX, top, top], "-", c="0.35", lw=0.9)
-        ax.annotate("", (ends[1], rows[kept] + BOX), (ends[1], top), arrowprops=ARROW | {"lw": 0.9})
+        ax.plot([ends[0]] * 2 + [ends[1]], [rows[kept] + BOX, top, top], "-", c=MUTED, lw=0.9)
+        ax.annotate(
+            "",
+            (ends[1], rows[kept] + BOX),
+            (ends[1], top),
+            arrowprops=ARROW | {"lw": 0.9, "color": MUTED},
+        )
         text = f"{number}: {stops[kept].shape[0]}"
         text = text if taken - kept < 0.1 * len(stops) else f"skip {text}"
         under = {"fc": "white", "ec": "none", "pad": 0.6}
@@ -224,23 +275,30 @@ def write_channels(ax: Axes, stops: Sequence[BlockTrace], rows: Sequence[int]) -
 
 
 @in_style
-def cost_bars(stops: Sequence[BlockTrace], title: str) -> Figure:
-    """Draw the share of parameters and of multiplications at each resolution, as bars."""
+def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
+    """Draw the share of parameters and of MACs at each resolution, as bars.
+
+    Args:
+        stops: The blocks, from `trace`.
+        title: Of the figure.
+    """
     sums = by_resolution(stops)
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
-    figure = Figure(figsize=(WIDE, 1.4 + 0.55 * len(sums)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 1.2 + 0.5 * len(sums)), dpi=110, layout="constrained")
     ax = figure.subplots()
-    styles: tuple[dict[str, Any], ...] = ({"fc": "0.25"}, {"fc": "white", "hatch": "///"})
-    for j, (name, style) in enumerate(zip(("parameters", "multiplications"), styles, strict=True)):
+    told = []
+    for j, (name, colour) in enumerate(zip(("parameters", "MACs"), (BLUE, ORANGE), strict=True)):
         parts = [100 * both[j] / totals[j] for both in sums.values()]
-        places = [i + 0.36 * (j - 0.5) for i in range(len(sums))]
-        bars = ax.barh(places, parts, height=0.34, label=name, ec="black", **style)
-        ax.bar_label(bars, [f"{part:.1f} %" for part in parts], padding=3, fontsize=9)
+        places = [i + 0.38 * (j - 0.5) for i in range(len(sums))]
+        bars = ax.barh(places, parts, height=0.36, color=colour)
+        ax.bar_label(bars, [f"{name} {part:.1f} %" for part in parts], padding=4, fontsize=8.5)
+        shares = zip(sums, parts, strict=True)
+        told.append(f"{name}: " + ", ".join(f"{part:.1f} % at {size}" for size, part in shares))
     ax.set(yticks=range(len(sums)), yticklabels=list(sums), ylabel="size of the map")
-    ax.set(title=title, xlabel="share of all blocks (%)", xlim=(0, 100))
+    ax.set(title=title, xlabel="share of all blocks (%)", xlim=(0, 72))
     ax.invert_yaxis()
-    ax.legend(loc="lower right")
-    return figure
+    ax.grid(False, axis="y")
+    return Described(figure, f"A bar chart with two bars for each size of map. {'. '.join(told)}.")
 
 
 def channel_image(feature_map: Tensor, size: int = 64) -> Image.Image:

@@ -10,8 +10,9 @@ from torch import nn
 from sdlearn.course.exercises.nb06_unet import (
     AdaptiveBlock,
     DialUNet,
+    ResBlock,
+    free_u,
     level_parameters,
-    meet,
     up_widths,
 )
 from sdlearn.unet import UNetConfig, skip_widths
@@ -19,43 +20,25 @@ from sdlearn.unet import UNetConfig, skip_widths
 # ------------------------------------------------------------------------------------ 06.1 and 06.2
 
 
-def by_index(h, skip):
-    rows, columns = (torch.arange(size) // 2 for size in skip.shape[-2:])
-    return torch.cat((h[:, :, rows][:, :, :, columns], skip), 1)
+def res(forward):
+    return type("ResBlock", (ResBlock,), {"forward": forward})
 
 
-def doubled_and_cut(h, skip):
-    grown = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return torch.cat([grown[..., : skip.shape[2], : skip.shape[3]], skip], dim=1)
+def res_with(
+    first=lambda s, x: s.conv1(F.silu(s.norm1(x))),
+    time=lambda s, h, emb: h + s.time_emb_proj(F.silu(emb))[:, :, None, None],
+    second=lambda s, h: s.conv2(F.silu(s.norm2(h))),
+    out=lambda s, x, h: s.conv_shortcut(x) + h,
+):
+    return res(lambda s, x, emb: out(s, x, second(s, time(s, first(s, x), emb))))
 
 
-def filled_in(h, skip):
-    out = h.new_zeros(len(h), h.shape[1] + skip.shape[1], *skip.shape[2:])
-    out[:, h.shape[1] :] = skip
-    for i in range(skip.shape[2]):
-        for j in range(skip.shape[3]):
-            out[:, : h.shape[1], i, j] = h[:, :, i // 2, j // 2]
-    return out
-
-
-def padded(h, skip):
-    more = skip.shape[3] - h.shape[3], skip.shape[2] - h.shape[2]
-    return torch.cat([F.pad(h, (0, more[0], 0, more[1])), skip], dim=1)
-
-
-def swapped_size(h, skip):
-    grown = F.interpolate(h, size=skip.shape[-2:][::-1], mode="nearest")
-    return torch.cat([grown.transpose(2, 3), skip], dim=1)
-
-
-def interleaved(h, skip):
-    whole = meet(h, skip)
-    return whole[:, torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(1))]
-
-
-def square(h, skip):
-    grown = F.interpolate(h, size=(skip.shape[2], skip.shape[2]), mode="nearest")
-    return torch.cat([grown, skip], dim=1)
+def res_in_steps(self, x, emb):
+    h = self.norm1(x)
+    h = self.conv1(h * h.sigmoid())
+    bias = self.time_emb_proj(emb * torch.sigmoid(emb))
+    h = self.norm2(h + bias.unsqueeze(-1).unsqueeze(-1))
+    return self.conv2(nn.functional.silu(h)).add(self.conv_shortcut(x))
 
 
 def up_widths_from_a_list(widths, layers):
@@ -81,7 +64,48 @@ def up_widths_in_rows(widths, layers):
     return [width for row in rows[::-1] for width in row]
 
 
-# ------------------------------------------------------------------------------------ 06.3 and 06.5
+# --------------------------------------------------------------------------------------------- 06.3
+
+
+def level_with(
+    order=lambda skips, n, own: skips[-1 - n],
+    join=lambda h, skip: torch.cat([h, skip], 1),
+    run=lambda level, n, x, emb, context: level.layer(n, x, emb, context),
+    size=lambda h, skips, own: skips[-own - 1].shape[-2:],
+    times=1,
+):
+    def forward(level, h, skips, emb, context):
+        own = len(level.resnets)
+        for n in range(own):
+            h = run(level, n, join(h, order(skips, n, own)), emb, context)
+        for upsample in level.upsamplers:
+            for _ in range(times):
+                h = upsample(h, size(h, skips, own))
+        return h
+
+    return forward
+
+
+def by_hand(level, h, skips, emb, context):
+    left = skips[:]
+    for n, block in enumerate(level.resnets):
+        h = block(torch.concat((h, left.pop(-1)), dim=-3), emb)
+        if len(level.attentions):
+            h = level.attentions[n](h, context)
+    if len(level.upsamplers) == 1:
+        h = level.upsamplers[0](h, left[-1].shape[2:])
+    return h
+
+
+def in_the_list(level, h, skips, emb, context):
+    for n in range(len(level.resnets)):
+        h = level.layer(n, torch.cat([h, skips.pop()], dim=1), emb, context)
+    for upsample in level.upsamplers:
+        h = upsample(h, skips[-1].shape[-2:])
+    return h
+
+
+# ------------------------------------------------------------------------------------ 06.5 to 06.7
 
 
 def adaptive(forward):
@@ -120,6 +144,26 @@ def indexed(self, x, emb):
     h = h + h * told[:, :c].reshape(len(x), c, 1, 1) + told[:, c:].reshape(len(x), c, 1, 1)
     around = self.conv_shortcut(x)
     return self.conv2(nn.functional.silu(h)) + around
+
+
+def shifted_free_u(h, skip, b, s):
+    factors = torch.ones_like(h[0, :, :1, :1])
+    factors[: len(factors) // 2] = b
+    h = h * factors
+    spectrum = torch.fft.fftshift(torch.fft.fft2(skip), dim=(-2, -1))
+    i, j = (side // 2 for side in skip.shape[-2:])
+    mask = torch.ones_like(skip)
+    mask[..., i - 1 : i + 2, j - 1 : j + 2] = s
+    return h, torch.fft.ifft2(torch.fft.ifftshift(spectrum * mask, dim=(-2, -1))).real
+
+
+def free_u_with_rfft(h, skip, b, s):
+    half = h.shape[1] // 2
+    spectrum = torch.fft.rfft2(skip)
+    mask = torch.ones(spectrum.shape[-2:], dtype=skip.dtype)
+    mask[[0, 1, -1], :2] = s
+    low = torch.fft.irfft2(spectrum * mask, s=skip.shape[-2:])
+    return torch.cat((h[:, :half] * b, h[:, half:]), 1), low
 
 
 def dial(forward):
@@ -188,24 +232,20 @@ def by_building(c_below, c, skips, time_dim, top):
 
 WRONG = {
     "06.1": [
-        padded,
-        swapped_size,
-        interleaved,
-        square,
-        lambda h, skip: meet(h, skip).flip(1),
-        lambda h, skip: meet(h, skip).float(),
-        lambda h, skip: meet(h.detach(), skip),
-        lambda h, skip: meet(h[:1].expand_as(h), skip),
-        lambda h, skip: torch.cat([F.interpolate(h, skip.shape[-2:], mode="bicubic"), skip], 1),
-        lambda h, skip: torch.cat(
-            [F.interpolate(h, skip.shape[-2:], mode="nearest-exact").roll(1, 2), skip], 1
-        ),
-        lambda h, skip: torch.cat([F.interpolate(h, skip.shape[-2:]), skip], 0),
-        lambda h, skip: F.interpolate(torch.cat([h, h], 1), skip.shape[-2:]),
-        lambda h, skip: (F.interpolate(h, skip.shape[-2:]), skip),
-        lambda h, skip: torch.cat(
-            [h.mean((2, 3), keepdim=True).expand(-1, -1, *skip.shape[2:]), skip], 1
-        ),
+        res_with(first=lambda s, x: s.norm1(F.silu(s.conv1(x))) if x.shape[1] == 8 else s.conv1(x)),
+        res_with(time=lambda s, h, emb: h + s.time_emb_proj(F.gelu(emb))[:, :, None, None]),
+        res_with(time=lambda s, h, emb: h - s.time_emb_proj(F.silu(emb))[:, :, None, None]),
+        res_with(time=lambda s, h, emb: h + F.silu(s.time_emb_proj(emb))[:, :, None, None]),
+        res_with(time=lambda s, h, emb: h + s.time_emb_proj(F.silu(emb)).mean()),
+        res_with(time=lambda s, h, emb: h + s.time_emb_proj(F.silu(emb))[:1, :, None, None]),
+        res_with(second=lambda s, h: F.silu(s.conv2(F.silu(s.norm2(h))))),
+        res_with(second=lambda s, h: s.conv2(F.gelu(s.norm2(h)))),
+        res_with(second=lambda s, h: s.conv2(F.silu(s.norm2(h))).detach()),
+        res_with(out=lambda s, x, h: (s.conv_shortcut(x) + h) / 2**0.5),
+        res_with(out=lambda s, x, h: s.conv_shortcut(F.silu(s.norm1(x))) + h),
+        res_with(out=lambda s, x, h: x + h),
+        res_with(out=lambda s, x, h: s.norm2(s.conv_shortcut(x) + h)),
+        res_with(out=lambda s, x, h: torch.cat([s.conv_shortcut(x), h], 1)),
     ],
     "06.2": [
         lambda widths, layers: up_widths(widths, 2),
@@ -221,24 +261,19 @@ WRONG = {
         lambda widths, layers: [2560, 2560, 2560, 2560, 2560, 1920, 1920, 1280, 960, 960, 640, 640],
     ],
     "06.3": [
-        adaptive_with(cut=lambda x: (x[:, ::2], x[:, 1::2])),
-        adaptive_with(cut=lambda x: (x.chunk(2, 1)[0], 0)),
-        adaptive_with(cut=lambda x: (0, x.chunk(2, 1)[1])),
-        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * (1 + scale)) + shift),
-        adaptive_with(
-            between=lambda s, h, scale, shift: F.silu((s.norm2(h) + shift) * (1 + scale))
-        ),
-        adaptive_with(between=lambda s, h, scale, shift: s.norm2(h) * (1 + scale) + shift),
-        adaptive_with(between=lambda s, h, scale, shift: F.relu(s.norm2(h) * (1 + scale) + shift)),
-        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * scale.exp() + shift)),
-        adaptive_with(between=lambda s, h, scale, shift: F.silu(h * (1 + scale) + shift)),
-        adaptive_with(first=lambda s, x: s.conv1(s.norm1(x))),
-        adaptive_with(first=lambda s, x: s.conv1(F.silu(x))),
-        adaptive_with(last=lambda s, x, h: x + s.conv2(h) if x.shape == h.shape else s.conv2(h)),
-        adaptive_with(last=lambda s, x, h: (s.conv_shortcut(x) + s.conv2(h)) / 2**0.5),
-        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + h),
-        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + s.conv2(h).detach()),
-        adaptive(in_place),
+        level_with(order=lambda skips, n, own: skips[n]),
+        level_with(order=lambda skips, n, own: torch.zeros_like(skips[-1 - n])),
+        level_with(order=lambda skips, n, own: skips[-1 - n].flip(0)),
+        level_with(join=lambda h, skip: h + skip),
+        level_with(join=lambda h, skip: torch.cat([h, skip], 0)),
+        level_with(join=lambda h, skip: torch.cat([h, h], 1)),
+        level_with(run=lambda level, n, x, emb, context: level.layer(0, x, emb, context)),
+        level_with(run=lambda level, n, x, emb, context: level.layer(n, x, 0 * emb, context)),
+        level_with(run=lambda level, n, x, emb, context: level.layer(n, x, emb, context.flip(0))),
+        level_with(size=lambda h, skips, own: skips[-1].shape[-2:]),
+        level_with(size=lambda h, skips, own: skips[-own - 1].shape[-1:-3:-1]),
+        level_with(times=2),
+        in_the_list,
     ],
     "06.4": [
         lambda a, c, skips, d, top: count(a, c, skips, d, top, a_block, lambda c: 9 * c * c),
@@ -266,6 +301,41 @@ WRONG = {
         ),
     ],
     "06.5": [
+        adaptive_with(cut=lambda x: (x[:, ::2], x[:, 1::2])),
+        adaptive_with(cut=lambda x: (x.chunk(2, 1)[0], 0)),
+        adaptive_with(cut=lambda x: (0, x.chunk(2, 1)[1])),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * (1 + scale)) + shift),
+        adaptive_with(
+            between=lambda s, h, scale, shift: F.silu((s.norm2(h) + shift) * (1 + scale))
+        ),
+        adaptive_with(between=lambda s, h, scale, shift: s.norm2(h) * (1 + scale) + shift),
+        adaptive_with(between=lambda s, h, scale, shift: F.relu(s.norm2(h) * (1 + scale) + shift)),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * scale.exp() + shift)),
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(h * (1 + scale) + shift)),
+        adaptive_with(first=lambda s, x: s.conv1(s.norm1(x))),
+        adaptive_with(first=lambda s, x: s.conv1(F.silu(x))),
+        adaptive_with(last=lambda s, x, h: x + s.conv2(h) if x.shape == h.shape else s.conv2(h)),
+        adaptive_with(last=lambda s, x, h: (s.conv_shortcut(x) + s.conv2(h)) / 2**0.5),
+        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + h),
+        adaptive_with(last=lambda s, x, h: s.conv_shortcut(x) + s.conv2(h).detach()),
+        adaptive(in_place),
+    ],
+    "06.6": [
+        lambda h, skip, b, s: (b * h, skip),
+        lambda h, skip, b, s: (free_u(h, skip, b, s)[0], skip),
+        lambda h, skip, b, s: (h, free_u(h, skip, b, s)[1]),
+        lambda h, skip, b, s: free_u(h, skip, b, s)[::-1],
+        lambda h, skip, b, s: torch.cat(free_u(h, skip, b, s), 1),
+        lambda h, skip, b, s: free_u(h, skip, b, s**2),
+        lambda h, skip, b, s: free_u(h, skip, 1 + b, s),
+        lambda h, skip, b, s: (free_u(h, skip, b, s)[0], s * skip),
+        lambda h, skip, b, s: free_u(h, skip.transpose(2, 3), b, s),
+        lambda h, skip, b, s: free_u(h.detach(), skip, b, s),
+        lambda h, skip, b, s: (free_u(h, skip, b, s)[0], free_u(h, skip, b, s)[1].float()),
+        lambda h, skip, b, s: (free_u(h, skip, b, s)[0], free_u(h, skip, b, s)[1] + skip),
+        lambda h, skip, b, s: (torch.cat([b * h[:, ::2], h[:, 1::2]], 1), free_u(h, skip, b, s)[1]),
+    ],
+    "06.7": [
         steps(mid=2),
         steps(dial_of=dials_squared),
         steps(dial_of=lambda dials, k, n: dials[0]),
@@ -286,20 +356,22 @@ WRONG = {
     ],
 }
 RIGHT = {
-    "06.1": [by_index, doubled_and_cut, filled_in],
+    "06.1": [res_with(), res(res_in_steps)],
     "06.2": [
         up_widths_from_a_list,
         up_widths_in_rows,
         lambda widths, layers: tuple(up_widths(widths, layers)),
         lambda widths, layers: [torch.tensor(c) for c in up_widths(widths, layers)],
     ],
-    "06.3": [adaptive_with(), adaptive(indexed)],
+    "06.3": [level_with(), by_hand],
     "06.4": [
         by_building,
         lambda *told: float(level_parameters(*told)),
         lambda a, c, skips, d, top: count(a, c, skips, d, top, a_block, an_up),
     ],
-    "06.5": [
+    "06.5": [adaptive_with(), adaptive(indexed)],
+    "06.6": [shifted_free_u, free_u_with_rfft],
+    "06.7": [
         steps(),
         steps(join=lambda h, skip: torch.cat((h, skip), dim=-3)),
         steps(size=lambda h, skip: torch.Size([skip.shape[2], skip.shape[3]])),
