@@ -6,10 +6,10 @@ so every figure can be read in black and white.
 """
 
 from sdlearn.course.figures import attention as attention
+from sdlearn.course.figures import overview as overview
 from sdlearn.course.figures import timestep as timestep
 from sdlearn.course.figures import vae as vae
 from sdlearn.course.figures import vae_diagrams as vae_diagrams
-from sdlearn.course.figures import overview as overview
 from sdlearn.course.figures.attention import (
     attention_map_grid,
     heatmap,
