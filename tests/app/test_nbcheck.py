@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbcheck
 import nbformat
+import nbsecond
 import nbtext
 import nbtool
 import pytest
@@ -28,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def check(tmp_path):
+def check(tmp_path, monkeypatch):
     """Write a notebook beside others and return its faults, as the command does."""
+    monkeypatch.setattr(nbsecond, "SECOND_EDITION", ())
     return neighbours(tmp_path)
 
 

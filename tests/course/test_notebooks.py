@@ -3,6 +3,7 @@
 nbval runs the notebooks; nbcheck looks at their cards, headings, links, outputs and imports.
 """
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_every_figure_has_words(path):
     assert pictures >= 3
 
 
+def asserted(cells: list[dict]) -> set[str]:
+    """The bounds in assert statements, as fractions and as percentages."""
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    tests = [n for text in code for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Assert)]
+    values = [n.value for test in tests for n in ast.walk(test) if isinstance(n, ast.Constant)]
+    bounds = [value for value in values if isinstance(value, int | float)]
+    return {f"{value:g}" for value in bounds} | {f"{100 * value:g}" for value in bounds}
+
+
 @each
 def test_every_number_in_the_prose_comes_from_a_cell(path):
     cells = cells_of(path)
@@ -72,12 +82,14 @@ def test_every_number_in_the_prose_comes_from_a_cell(path):
     tables = [data for data in bundles if "<table>" in joined(data.get("text/html", ""))]
     texts = [joined(out.get("text", "")) for out in outputs]
     printed = " ".join(texts + [joined(data["text/plain"]) for data in tables]).replace(",", "")
-    known = set(re.findall(r"\d+(?:\.\d+)?", printed))
+    known = set(re.findall(r"\d+(?:\.\d+)?", printed)) | asserted(cells)
     for cell in cells:
         if cell["cell_type"] == "markdown" and not cell["source"].startswith("### Exercise"):
             text = cell["source"].split("## Papers")[0]
             text = re.sub(r"\$[^$]*\$|`[^`]*`|(?<=\])\([^)]*\)|\(https?:[^)]*\)", " ", text)
-            text = re.sub(r"^#+ \d+(\.\d+)* ·|(Diffusion|SD) \d(\.\d)?", " ", text, flags=re.M)
+            text = re.sub(
+                r"^#+ \d+(\.\d+)* |^\d\. |(Diffusion|SD) \d(\.\d)?", " ", text, flags=re.M
+            )
             text = re.sub(rf"({REFERENCES})\s\[?\d[\d.]*((, | and | to )\d[\d.]*)*", " ", text)
             found = set(re.findall(r"\d+(?:\.\d+)?", text.replace(",", "")))
             assert found <= known, (cell["id"], found - known)
