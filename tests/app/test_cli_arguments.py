@@ -14,7 +14,7 @@ from sdlearn.cli.main import main
 from tests.tiny_runs import CLIP, UNET, VAE, refused
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = str(ROOT / "notebooks" / "05-attention.ipynb")
+NOTEBOOK = str(ROOT / "notebooks" / "04-attention.ipynb")
 GENERATE = ["generate", "a red cat"]
 # Commands whose last option takes the place.
 OPTIONS = {
