@@ -23,13 +23,13 @@ PAGE = ROOT / "notebooks" / "teaching.md"
 # CPU time of each notebook with one thread, in seconds, from the table at the end of
 # `python lab.py test notebooks` (tools/nbwatch.py).
 MEASURED = {
-    "00": 70.3,
-    "01": 23.2,
-    "02": 40.2,
-    "03": 42.0,
-    "04": 43.1,
-    "05": 52.1,
-    "06": 62.0,
+    "00": 49.4,
+    "01": 15.8,
+    "02": 30.6,
+    "03": 36.9,
+    "04": 48.2,
+    "05": 47.9,
+    "06": 50.0,
     "07": 63.5,
     "08": 222.8,
     "09": 108.2,
