@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.plots import WIDE, legend_below, stroke_lines
 from sdlearn.course.figures.style import in_style
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.samplers import ddim
@@ -145,9 +145,6 @@ class DensityPanel(NamedTuple):
     lines: Mapping[str, tuple[Tensor, Tensor]]
 
 
-STROKES = (("0.25", ":", 1.8), ("black", "--", 1.5), ("0.5", "-.", 1.5))
-
-
 @in_style
 def densities(
     parts: Sequence[DensityPanel], title: str, name: str, span: tuple[float, float], top: float
@@ -168,17 +165,12 @@ def densities(
         xs, ys = (x.tolist() for x in part.filled)
         ax.fill_between(xs, ys, color="0.8", label=name)
         ax.plot(xs, ys, "-", color="0.35", lw=1.0)
-        strokes = STROKES[: len(part.lines)]
-        for (line, (u, v)), (colour, dashes, width) in zip(
-            part.lines.items(), strokes, strict=True
-        ):
-            ax.plot(u.tolist(), v.tolist(), dashes, color=colour, lw=width, label=line)
+        stroke_lines(ax, part.lines)
         ax.set(title=part.title, xlim=span, ylim=(0, top), xlabel="size z", ylabel="density")
         ax.grid(alpha=0.3)
     for ax in axes[len(parts) :]:
         ax.axis("off")
-    marks, names = axes[0].get_legend_handles_labels()
-    figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
+    legend_below(figure)
     figure.suptitle(title)
     return figure
 

@@ -12,11 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid
-from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.plots import STROKES, WIDE, legend_below, stroke_lines
 from sdlearn.course.figures.style import in_style
 
-# The lines differ in hue, lightness and dashes, so they can be distinguished without colour too.
-STROKES = (("k", "-", 1.9), ("#d55e00", "--", 1.9), ("#0072b2", ":", 2.4), ("#009e73", "-.", 1.6))
 MARKS = ("o", "s", "^")
 SHADES = 16  # grey levels of a latent: the squares stay apart, and the file stays small
 LIMIT = 3.0  # a latent's darkest and lightest value
@@ -146,9 +144,7 @@ def over_time(panels: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> Figure:
     figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, (ylabel, lines)) in zip(axes, panels.items(), strict=True):
-        strokes = STROKES[: len(lines)]
-        for (name, ys), (colour, dashes, width) in zip(lines.items(), strokes, strict=True):
-            ax.plot(range(len(ys)), ys, dashes, color=colour, lw=width, label=name)
+        stroke_lines(ax, {name: (range(len(ys)), ys) for name, ys in lines.items()})
         ax.set(title=title, xlabel="time t", ylabel=ylabel)
         ax.grid(alpha=0.3)
     legend_below(figure)
@@ -191,12 +187,6 @@ def histograms(
     if title:
         figure.suptitle(title)
     return figure
-
-
-def legend_below(figure: Figure) -> None:
-    """Draw one legend for all panels, with the entries of the first."""
-    marks, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
 
 
 @in_style

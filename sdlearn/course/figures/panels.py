@@ -7,10 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.plots import WIDE, legend_below, stroke_lines
 from sdlearn.course.figures.style import in_style
-
-STROKES = (("k", "-", 1.8), ("0.35", "--", 1.6), ("0.5", ":", 1.9), ("0.2", "-.", 1.2))
 
 
 class Panel(NamedTuple):
@@ -35,7 +33,7 @@ class Panel(NamedTuple):
 
 @in_style
 def panels(parts: Sequence[Panel], title: str = "", across: int = 2) -> Figure:
-    """Draw panels of curves that differ in dashes and lightness, with one legend.
+    """Draw panels of curves that differ in colour and dashes, with one legend.
 
     Args:
         parts: The panels; all have lines of the same names.
@@ -49,9 +47,7 @@ def panels(parts: Sequence[Panel], title: str = "", across: int = 2) -> Figure:
         draw_panel(ax, part)
     for ax in axes[len(parts) :]:
         ax.axis("off")
-    names, marks = axes[0].get_legend_handles_labels()[::-1]
-    if len(names) > 1:
-        figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
+    legend_below(figure)
     if title:
         figure.suptitle(title)
     return figure
@@ -59,9 +55,7 @@ def panels(parts: Sequence[Panel], title: str = "", across: int = 2) -> Figure:
 
 def draw_panel(ax: Axes, part: Panel) -> None:
     """Draw one panel."""
-    strokes = STROKES[: len(part.lines)]
-    for (name, (xs, ys)), (colour, dashes, width) in zip(part.lines.items(), strokes, strict=True):
-        ax.plot(xs, ys, dashes, color=colour, lw=width, label=name)
+    stroke_lines(ax, part.lines)
     if part.points:
         ax.plot(*part.points, "o", color="black", ms=4, mfc="white", label="trained")
     if part.log:

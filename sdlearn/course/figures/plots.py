@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.style import BLUE, GREEN, INK, VERMILION, in_style
 
 WIDE = 9.0  # inches; at 100 dots each a figure fits a notebook's column
 STYLES = ("o-", "s--", "^:", "d-.")
+# Lines without markers differ in hue, lightness and dashes.
+STROKES = ((INK, "-", 1.9), (VERMILION, "--", 1.9), (BLUE, ":", 2.4), (GREEN, "-.", 1.6))
 ARROW = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
 
 
@@ -74,6 +76,22 @@ def curves(
         ax.set_ylim(bottom=0)
     ax.legend()
     return figure
+
+
+def stroke_lines(
+    ax: Axes, lines: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]]
+) -> None:
+    """Draw up to four lines (xs, ys), by name, that differ in colour and dashes."""
+    strokes = STROKES[: len(lines)]
+    for (name, (xs, ys)), (colour, dashes, width) in zip(lines.items(), strokes, strict=True):
+        ax.plot(xs, ys, dashes, color=colour, lw=width, label=name)
+
+
+def legend_below(figure: Figure) -> None:
+    """Draw one legend for all panels below them, with the entries of the first."""
+    marks, names = figure.axes[0].get_legend_handles_labels()
+    if len(names) > 1:
+        figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False)
 
 
 @in_style
