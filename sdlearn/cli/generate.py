@@ -12,7 +12,7 @@ from sdlearn.cli.arguments import TYPES, as_typed, path, whole
 from sdlearn.utils import memory, sampling
 from sdlearn.utils.atomic_files import check_writable
 from sdlearn.utils.resources import data_folder
-from sdlearn.utils.validation import as_prompts, check_place
+from sdlearn.utils.validation import LAST_SEED, as_prompts, check_place, shown
 
 DEFAULT_OUT = Path("picture.png")
 ANY_SEED = -1  # on the command line only; the seed that is drawn is printed and stored
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Make the images, with the errors of the pipeline in its own words."""
+    """Make the images; errors name a setting as the pipeline does, not its option."""
     asked, place = check(args)
     # Only now, because these imports take seconds.
     from sdlearn.pipeline import StableDiffusion
@@ -113,7 +113,12 @@ def asked_for(args: argparse.Namespace) -> sampling.Sampling:
     """
     known = sampling.knobs(sampling.Sampling)
     given = {name: getattr(args, name) for name in known if getattr(args, name) is not None}
-    if given.get("seed") == ANY_SEED:
+    seed = given.get("seed", ANY_SEED)
+    if not ANY_SEED <= seed <= LAST_SEED:
+        raise ValueError(
+            f"--seed is {shown(seed)}; it must lie in 0 … 2^63 - 1, or be {ANY_SEED} for a random one"
+        )
+    if "seed" in given and seed == ANY_SEED:
         given["seed"] = random.randrange(2**31)
     asked = {
         name: known[name].checked(option_name(name, known[name]), value)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class PatientStream:
-    """A stream whose failures to write end nothing; all else is that of the stream below."""
+    """A stream that ignores errors of writing and is otherwise the stream `below`."""
 
     def __init__(self, below: TextIO) -> None:
         """Write to `below`."""

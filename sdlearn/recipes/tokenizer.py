@@ -79,7 +79,7 @@ def run_tokenizer(
         run: Folder of the run that goes on, which needs the tokenizer that it began with.
 
     Raises:
-        FileNotFoundError: If the initial weights have no tokenizer, or it is nowhere any more.
+        FileNotFoundError: If the initial weights have no tokenizer, or the run's own is lost.
     """
     if not init:
         return captions_tokenizer(data, size, cache)

@@ -139,6 +139,7 @@ TYPED = {
     "eta": ([*GENERATE, "--sampler", "euler", "--eta", "1"], "--eta is 1.0; the sampler euler"),
     "sigmas": ([*GENERATE, "--sampler", "ddim", "--sigmas", "karras"], "--sigmas is 'karras'"),
     "seed": ([*GENERATE, "--seed", str(2**63 - 1), "--n", "2"], "; with --n = 2 it must lie in"),
+    "seed below -1": ([*GENERATE, "--seed", "-2"], "2^63 - 1, or be -1 for a random one"),
     "evaluate": (["evaluate", "--n", "1", "--steps", "5000"], "--steps is 5000; it must lie in"),
     "batch": ([*VAE, "--out", "run", "--batch", "0"], "--batch is 0; accepted"),
     "batch of clip": ([*CLIP, "--out", "run", "--batch", "3"], "--batch is 3; accepted: mult"),
