@@ -116,7 +116,8 @@ def asked_for(args: argparse.Namespace) -> sampling.Sampling:
     seed = given.get("seed", ANY_SEED)
     if not ANY_SEED <= seed <= LAST_SEED:
         raise ValueError(
-            f"--seed is {shown(seed)}; it must lie in 0 … 2^63 - 1, or be {ANY_SEED} for a random one"
+            f"--seed is {shown(seed)}; it must lie in 0 … 2^63 - 1, "
+            f"or be {ANY_SEED} for a random one"
         )
     if "seed" in given and seed == ANY_SEED:
         given["seed"] = random.randrange(2**31)
