@@ -35,7 +35,7 @@ from sdlearn.course.exercises.nb05_text import (
     learn_merges,
     matching_loss,
     sdxl_text,
-    spell,
+    tokenize_word,
 )
 from sdlearn.course.exercises.nb06_unet import DialUNet, level_parameters, up_widths
 from sdlearn.course.exercises.nb07_schedule import (
@@ -162,7 +162,7 @@ def test_the_spelling_is_the_shipped_tokenizer_s():
     tokenizer = sdlearn.StableDiffusion.storybook().text.tokenizers[0]
     merges = [tuple(pair) for pair in _merges(tokenizer)]
     for word in ("lighthouse", "zebra", "umbrellas", "seesaw", "mississippi", "a", "toadstooling"):
-        assert spell(word, merges) == tokenizer.tokenize(word)
+        assert tokenize_word(word, merges) == tokenizer.tokenize(word)
 
 
 def test_with_a_list_that_was_learnt_it_is_enough_to_go_through_it_once():
@@ -171,7 +171,7 @@ def test_with_a_list_that_was_learnt_it_is_enough_to_go_through_it_once():
         tuple(pair) for pair in _merges(sdlearn.StableDiffusion.storybook().text.tokenizers[0])
     ]
     for word in ("lighthouse", "zebra", "umbrellas", "seesaw", "mississippi", "toadstooling"):
-        assert merged_in_order(word, merges) == spell(word, merges)
+        assert merged_in_order(word, merges) == tokenize_word(word, merges)
     assert merged_in_order("light", [("gh", "t</w>"), ("g", "h")])[-2:] == ["gh", "t</w>"]
 
 
@@ -193,7 +193,7 @@ def test_the_first_chunk_is_the_shipped_tokenizer_s():
 def test_learnt_merges_spell_every_word_in_one_piece():
     words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
     merges = learn_merges(words, 1000)
-    assert [spell(word, merges) for word in words] == [[f"{word}</w>"] for word in words]
+    assert [tokenize_word(word, merges) for word in words] == [[f"{word}</w>"] for word in words]
     assert merges[:2] == [("s", "t</w>"), ("e", "st</w>")]
 
 

@@ -80,19 +80,19 @@ MERGES = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the training of byte-pair encoding. `words` maps each word of a text to its "
-    "frequency. Spell every word with `letters`. Then repeat: count all pairs of neighbouring "
-    "pieces, where a pair in a word counts as often as the word occurs; take the most frequent "
-    "pair (of equally frequent ones the largest, as Python compares tuples of strings); append it "
-    "to the list; and join it in every word with `join`. Stop after `number` merges, or earlier if "
-    "no pair is left. Return the list of pairs.",
+    statement="Write the training loop of byte-pair encoding. `words` maps each word of a text "
+    "to its frequency. Spell each word with `letters`, then repeat these steps:\n\n1. Count all "
+    "pairs of neighbouring pieces. A pair counts as often as its word occurs.\n2. Choose the "
+    "most frequent pair. In a tie, take the largest one, as Python compares tuples of "
+    "strings.\n3. Append it to the list of merges, and `join` it in every word.\n\nStop after "
+    "`number` merges, or earlier if no pair is left. Return the list of pairs.",
     hints=(
         "Keep a dictionary from each word to its current pieces. One pass of the loop counts, "
         "chooses, appends, and replaces the pieces of all words.",
         "`pairwise(pieces)` gives the neighbours. `counts[pair] += words[word]` counts them with "
         "a `Counter`.",
-        "`max(counts, key=lambda pair: (counts[pair], pair))` is the choice. An empty `Counter` "
-        "means that every word is one piece: stop.",
+        "Choose with `max(counts, key=lambda pair: (counts[pair], pair))`. If the `Counter` is "
+        "empty, every word is a single piece, and you can stop.",
     ),
     solution=learn_merges,
     cases=merge_cases,
@@ -132,8 +132,8 @@ CAUSAL = Exercise(
     "$i$ attends to itself and to the tokens before it. All later tokens get a weight of exactly "
     "0, and the weights of each query still sum to 1.",
     hints=(
-        "Compute the scores first. They are a square matrix for each head: queries in rows, keys "
-        "in columns. On which side of the diagonal are the later tokens?",
+        "Compute the scores first. They form one square matrix per head, with queries in rows and "
+        "keys in columns. On which side of the diagonal are the later tokens?",
         "To the right of the diagonal. Their scores must be minus infinity before the softmax, "
         "because exp(-inf) is 0. The diagonal itself stays.",
         "`mask = torch.full((n, n), float('-inf')).triu(1)` is minus infinity above the diagonal "
@@ -166,9 +166,10 @@ INFO_NCE = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write the loss. Image $i$ belongs to text $i$. Neither input has length 1 yet. "
-    "`log_scale` is the logarithm of $1/\\tau$; use `log_scale.exp().clamp(max=100)`, as CLIP "
-    "does, so that the temperature never falls below 0.01. Return the mean of the two directions.",
+    statement="Write the InfoNCE loss. Image $i$ belongs to text $i$. The vectors aren't "
+    "normalised yet. `log_scale` is the logarithm of $1/\\tau$. Use "
+    "`log_scale.exp().clamp(max=100)`, as CLIP does, so that the temperature never falls below "
+    "0.01. Return the mean over the two directions.",
     hints=(
         "One matrix of cosines serves both directions. What is its shape, and where in it are the "
         "right answers?",
@@ -181,10 +182,10 @@ INFO_NCE = Exercise(
     cases=info_nce_cases,
 )
 
-# ----------------------------------------------------------------------------- 05.4 spelling a word
+# ---------------------------------------------------------------------------05.4 tokenizing a word
 
 
-def spell(word: str, merges: list[tuple[str, str]]) -> list[str]:
+def tokenize_word(word: str, merges: list[tuple[str, str]]) -> list[str]:
     """A word and the merges, earliest learnt first -> its pieces."""
     pieces = letters(word)
     while True:
@@ -270,24 +271,24 @@ def spell_cases(_: Generator) -> Iterator[Case]:
 
 SPELL = Exercise(
     number="05.4",
-    title="Spelling a word",
+    title="Tokenizing a word",
     minutes=10,
     difficulty=2,
-    statement="You have learnt merges. Now tokenize a new word with them, as CLIP's tokenizer "
-    "does. Begin with its `letters`. Among the pairs of neighbouring pieces that are in `merges`, "
-    "take the one that comes **first** in the list, and join it wherever it occurs in the word, "
-    "from left to right, using no piece twice. Then find the pairs of neighbours again, and repeat "
-    "until none of them is in `merges`. The rule holds for any list. Some of those that `check` "
-    "tries are in an order that training cannot produce.",
+    statement="Use the merges you have learnt to tokenize a new word, as CLIP's tokenizer does. "
+    "Start from its `letters`. Among the neighbouring pairs that are in `merges`, choose the one "
+    "that comes **first** in the list. Join it wherever it occurs in the word, from left to "
+    "right, using no piece twice. Then look at the neighbouring pairs again, and go on until "
+    "none of them is in `merges`. The rule must work for any list: `check` also tries some whose "
+    "order training could not produce.",
     hints=(
-        "There are two loops: the outer one chooses a pair, the inner one joins it everywhere. "
-        "What ends the outer one? (The inner one is `join`.)",
-        "`min(pairs, key=merges.index)` is the earliest learnt among some pairs. The outer loop "
-        "ends when none of the neighbouring pairs is in `merges`.",
-        "`known = [pair for pair in pairwise(pieces) if pair in merges]`. Return `pieces` if it is "
-        "empty; otherwise `pieces = join(pieces, min(known, key=merges.index))`.",
+        "You need two loops. The outer one chooses a pair, and the inner one, which is `join`, "
+        "joins it everywhere. When does the outer one end?",
+        "`min(pairs, key=merges.index)` is the pair that was learnt first. The outer loop ends "
+        "when none of the neighbouring pairs is in `merges`.",
+        "`known = [pair for pair in pairwise(pieces) if pair in merges]`. Return `pieces` if it "
+        "is empty; otherwise `pieces = join(pieces, min(known, key=merges.index))`.",
     ),
-    solution=spell,
+    solution=tokenize_word,
     cases=spell_cases,
     trained=False,
 )
@@ -321,17 +322,18 @@ CHUNKS = Exercise(
     title="Prompts longer than 77 tokens",
     minutes=8,
     difficulty=1,
-    statement="The web interfaces accept prompts of any length. They divide the tokens into "
-    "**chunks**, encode each chunk on its own, and concatenate the embeddings along the token "
-    "axis: `(1, 154, d)` for two chunks. Cross-attention takes any number of tokens. Write the "
-    "division. Each row has exactly `length` ids: the start-of-text token, up to `length - 2` ids "
-    "of the prompt, the end-of-text token, and `pad` until the row is full. All rows but the last "
-    "are full, and an empty prompt gives one row. Return a list of lists.",
+    statement="Web interfaces for Stable Diffusion accept prompts of any length. They split the "
+    "tokens into **chunks**, encode each chunk separately, and concatenate the embeddings along "
+    "the token axis, which gives `(1, 154, d)` for two chunks. That works because "
+    "cross-attention takes any number of tokens. Write the split. Each row has exactly `length` "
+    "ids: the start-of-text token, up to `length - 2` ids of the prompt, the end-of-text token, "
+    "and `pad` until the row is full. All rows but the last are full, and an empty prompt gives "
+    "one row. Return a list of lists.",
     hints=(
-        "How many of the `length` positions are left for the prompt itself? Divide the ids first, "
+        "How many of the `length` positions are left for the prompt itself? Split the ids first, "
         "then complete each part.",
-        "`range(0, len(ids), length - 2)` gives the beginnings of the parts. For an empty prompt "
-        "it is empty, too: treat that case separately.",
+        "`range(0, len(ids), length - 2)` gives the start of each part. For an empty prompt the "
+        "range is empty as well, so treat that case separately.",
         "A row is `[start, *part, end]` and then `pad` as many times as the part is shorter than "
         "`length - 2`.",
     ),
@@ -343,7 +345,7 @@ CHUNKS = Exercise(
 # ----------------------------------------------------------------------------- 05.6 key–value cache
 
 
-def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def cached_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q (b, n, d) of the last n of m tokens; k (b, m, d), v (b, m, e) -> (b, n, e)."""
     n, m = q.shape[1], k.shape[1]
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (b, n, m)
@@ -366,24 +368,25 @@ def back_cases(rng: Generator) -> Iterator[Case]:
 
 BACK = Exercise(
     number="05.6",
-    title="Only what is new",
+    title="The key–value cache",
     minutes=10,
     difficulty=2,
-    statement="Two captions begin alike. Because of the causal mask, the hidden states of the "
-    "common beginning are the same, so their keys and values can be stored and used again. This is "
-    "the **key–value cache** of language models. Write causal attention of one head for it. There "
-    "are $m$ tokens, with keys `k` and values `v`, and queries `q` only for the last $n$ of them, "
-    "in order, with `n <= m`. Every query attends to its own token and to all before it. The "
-    "result must be the last $n$ rows of causal attention among all $m$ tokens.",
+    statement="When two captions share a beginning, the causal mask makes the hidden states of "
+    "that beginning the same. Their keys and values can be stored and used again. Language "
+    "models do this for every new token and call it the **key–value cache**. Write causal "
+    "attention with such a cache, for one head. There are $m$ tokens with keys `k` and values "
+    "`v`, but queries `q` only for the last $n \\le m$ of them, in order. Each query attends to "
+    "its own token and to all before it. The result must equal the last $n$ rows of causal "
+    "attention over all $m$ tokens.",
     hints=(
-        "Query 0 does not belong to token 0. To which token does it belong, and to how many tokens "
-        "may it attend?",
+        "Query 0 doesn't belong to token 0. To which token does it belong, and to how many "
+        "tokens may it attend?",
         "Query i belongs to token m - n + i. Compare that with `torch.arange(m)`: tokens with a "
-        "larger number come later and are masked. The mask is `(n, m)`.",
-        "`torch.ones(n, m, dtype=torch.bool).tril(m - n)` is True where attention is allowed. Set "
-        "the other scores to minus infinity, then apply the softmax along the last axis.",
+        "larger index come later and are masked. The mask is `(n, m)`.",
+        "`torch.ones(n, m, dtype=torch.bool).tril(m - n)` is True where attention is allowed. "
+        "Set the other scores to minus infinity, then apply the softmax along the last axis.",
     ),
-    solution=look_back,
+    solution=cached_attention,
     cases=back_cases,
 )
 
@@ -407,20 +410,21 @@ def loss_cases(rng: Generator) -> Iterator[Case]:
 LOSS = Exercise(
     number="05.7",
     title="Hard negatives in the loss",
-    minutes=8,
+    minutes=6,
     difficulty=2,
-    statement="Section 8 had a hard negative *image* for each hard negative caption. On the web "
-    "there are only captions: NegCLIP swaps words of the true caption with a program and has no "
-    "image for the result. Extend the loss to such captions. `texts` holds the $b$ captions of the "
-    "$b$ images and then $m - b$ others that belong to no image. Every image is classified among "
-    "all $m$ captions, and each of the first $b$ captions among the $b$ images. Return the mean of "
-    "the two cross-entropies. No input has length 1, and `temperature` is $\\tau$ itself.",
+    statement="In section 9 each hard-negative caption came with a hard-negative *image*. "
+    "Captions from the web have none. NegCLIP uses a program to swap words in the true caption, "
+    "and adds the result to the batch. Extend the loss to such captions. `texts` holds the "
+    "captions of the $b$ images, followed by $m - b$ others that belong to no image. Each image "
+    "is classified among all $m$ captions, and each of the first $b$ captions among the $b$ "
+    "images. Return the mean of the two cross-entropies. The vectors aren't normalised, and "
+    "`temperature` is $\\tau$ itself.",
     hints=(
-        "Two cross-entropies of one matrix of cosines. What is its shape, and which columns of it "
-        "does each direction use?",
+        "Both cross-entropies use the same matrix of cosines. What is its shape, and which "
+        "columns of it does each direction use?",
         "`logits` is `(b, m)`. The images use whole rows, and the label of row i is i. For the "
         "captions, remove the additional columns and transpose.",
-        "`own = torch.arange(b)`; the mean of `F.cross_entropy(logits, own)` and "
+        "`own = torch.arange(b)`. The loss is the mean of `F.cross_entropy(logits, own)` and "
         "`F.cross_entropy(logits[:, :b].T, own)`, with `logits` the cosines divided by the "
         "temperature.",
     ),
@@ -470,22 +474,23 @@ def sdxl_cases(rng: Generator) -> Iterator[Case]:
 
 SDXL_TEXT = Exercise(
     number="05.8",
-    title="The text of SDXL",
-    minutes=12,
+    title="SDXL's text conditioning",
+    minutes=8,
     difficulty=2,
-    statement="Compute what SDXL's U-Net is conditioned on (section 7). `hidden_1` and `hidden_2` "
-    "are the hidden states of two encoders for the same `ids`: the embedding, then the output of "
-    "each layer. `norm` and `projection` are the last parts of the second encoder. The **context** "
-    "is the penultimate hidden states of both, concatenated for each token, without a norm. The "
-    "**pooled** vector comes from the second encoder alone: its *last* hidden state, normalised, "
-    "at the *first* end-of-text token of each text, projected. The padding token may be the "
-    "end-of-text token or another one, and words may have been added to the vocabulary with ids "
-    "above that of the end-of-text token.",
+    statement="Compute what SDXL's U-Net is conditioned on (section 7). `hidden_1` and "
+    "`hidden_2` are the hidden states of two encoders for the same `ids`: the embedding, then "
+    "the output of each layer. `norm` and `projection` are the last parts of the second encoder. "
+    "The **context** is the penultimate hidden states of both, concatenated for each token, "
+    "without a norm. The **pooled** vector comes from the second encoder alone. Take its *last* "
+    "hidden states, apply `norm`, pick the row at the *first* end-of-text token of each text, "
+    "and apply `projection`. There are two traps: the padding token may or may not be the "
+    "end-of-text token, and words may have been added to the vocabulary with ids above that of "
+    "the end-of-text token.",
     hints=(
-        "`hidden_1[-1]` is the output of the last layer; which index is the layer before? The "
+        "`hidden_1[-1]` is the output of the last layer. Which index is the layer before? The "
         "context has as many tokens as each encoder, and longer vectors.",
-        "`ids == end` is True at every end-of-text token. As integers it is 0 and 1, and `argmax` "
-        "gives the first position of the largest.",
+        "`ids == end` is True at every end-of-text token. Converted to integers it is 0 or 1, "
+        "and `argmax` returns the position of the first 1.",
         "`last = norm(hidden_2[-1])`, `pooled = last[torch.arange(b), first_end]`, and then the "
         "projection. The context is `torch.cat([hidden_1[-2], hidden_2[-2]], dim=-1)`.",
     ),
@@ -496,39 +501,68 @@ SDXL_TEXT = Exercise(
 # ------------------------------------------------------------------------------ 05.9 prompt weights
 
 
-def weight_tokens(context: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
-    """context, empty (b, n, d), weights (b, n) -> (b, n, d)."""
-    return empty + weights[..., None] * (context - empty)
+def weight_tokens(pieces: list[str], context: Tensor, empty: Tensor) -> Tensor:
+    """A prompt's pieces, with `(` and `:1.5)` among them; context, empty (n, d) -> (n, d)."""
+    weights: list[float] = []  # of the prompt's own tokens
+    opened: list[int] = []  # where the open groups begin
+    for piece in pieces:
+        if piece == "(":
+            opened.append(len(weights))
+        elif piece.startswith(":") and piece.endswith(")"):
+            first, factor = opened.pop(), float(piece[1:-1])
+            weights[first:] = [weight * factor for weight in weights[first:]]
+        else:
+            weights.append(1.0)
+    row = torch.ones_like(context[:, :1])  # (n, 1)
+    row[1 : 1 + len(weights), 0] = torch.tensor(weights, dtype=row.dtype)
+    return empty + row * (context - empty)
 
 
 def weight_cases(rng: Generator) -> Iterator[Case]:
-    for b, n, d in ((2, 5, 3), (4, 4, 4), (1, 7, 2)):
-        context, empty, weights = normal(rng, b, n, d), normal(rng, b, n, d), normal(rng, b, n)
-        weights[:, 0] = 1.0
-        yield Case((context, empty, 1 + weights))
+    for prompt, n, d in (
+        ("a red cat ( with spots :1.5) by day", 12, 3),
+        ("( a cat ( with spots :2) and :0.5) a house", 10, 4),
+        ("a ( b :0) ( c ( d ( e :2) :2) f :0.25) g ( h :4)", 11, 3),
+        ("( a b :1.5) c", 5, 2),  # no padding
+        ("( ( a :0.5) ( b :2) ( c :3) :2) d : e", 9, 5),
+        ("a cat", 6, 2),
+        ("", 4, 3),
+    ):
+        yield Case((prompt.split(), normal(rng, n, d), normal(rng, n, d)))
 
 
 WEIGHTS = Exercise(
     number="05.9",
     title="Prompt weights",
-    minutes=6,
-    difficulty=1,
+    minutes=12,
+    difficulty=3,
     core=True,
-    statement="The web interfaces let you write `(spots:1.5)` to give words a **prompt weight**. "
-    "It changes their embeddings *after* the text encoder. Write it as ComfyUI and Compel do in "
-    "principle: each token's embedding lies on the line through that of the empty prompt in the "
-    "same position (weight 0) and its own (weight 1), and weights above 1 extrapolate. `context` "
-    "and `empty` are the embeddings of the prompt and of the empty prompt, and `weights` has one "
-    "entry for each token. The cell after the check generates images with your function.",
+    statement="In many web interfaces you can write `(with spots:1.5)` to give words a **prompt "
+    "weight**, which changes their embeddings *after* the text encoder. Write one. `pieces` are "
+    "the prompt's tokens with the marks among them: `(` opens a group, and `:1.5)` closes the "
+    "group that was opened last and gives its weight, as in `['a', '(', 'cat', '(', 'with', "
+    "'spots', ':2)', ':0.5)']`. Groups can be nested, and then the weights are multiplied: "
+    "*with* has 2 · 0.5 = 1. A token outside all groups has weight 1, and so have the "
+    "start-of-text token, the end-of-text token and the padding. `context` holds the embeddings "
+    "of the prompt without its marks, with the start-of-text token in front, and `empty` those "
+    "of the empty prompt. Each new embedding lies on the line through the empty prompt's "
+    "embedding at the same position (weight 0) and the token's own (weight 1), and weights above "
+    "1 extrapolate. (ComfyUI and Compel do it in a similar way.) After the check, your function "
+    "makes images.",
     hints=(
-        "Write it for one token first: which combination of two vectors is the first one at 0 and "
-        "the second one at 1?",
-        "empty + w · (context - empty). `weights` needs another axis, so that one weight "
-        "multiplies all d channels of its token.",
-        "`weights[..., None]` is `(b, n, 1)`, and broadcasting does the rest.",
+        "Split the task. The first half turns `pieces` into one number for each token, the "
+        "second combines two vectors with it. A group's weight appears only where the group "
+        "ends, so remember where it began.",
+        "Keep a list of the weights so far, and a list of the positions at which groups were "
+        "opened. A `(` appends `len(weights)` to the second list, and a `:1.5)` takes the last "
+        "entry off it and multiplies all weights from there on.",
+        "The first token of the prompt is at position 1. With `row`, `(n, 1)`, filled with ones "
+        "and then `row[1 : 1 + len(weights), 0] = torch.tensor(weights)`, the result is `empty + "
+        "row * (context - empty)`.",
     ),
     solution=weight_tokens,
     cases=weight_cases,
+    trained=False,
 )
 
 EXERCISES = with_mistakes(
@@ -539,39 +573,39 @@ EXERCISES = with_mistakes(
 
 QUESTIONS = (
     Question(
-        "A prompt is `a red cat`. In which of the 77 embeddings can the U-Net of Stable Diffusion "
-        "1 find that the cat is red?",
+        "A prompt is `a red cat`. Which of the 77 embeddings can tell the U-Net of Stable "
+        "Diffusion 1 that the cat is red?",
         (
             Answer(
-                "Only in that of `red`.",
+                "Only that of `red`.",
                 False,
-                "That one knows `red`, but not yet what is red: `cat` comes later. The tokens "
+                "It knows *red* but not yet what is red, because `cat` comes later. The tokens "
                 "after both can know.",
             ),
             Answer(
-                "In those of `cat`, of the end-of-text token and of all padding tokens.",
+                "Those of `cat`, of the end-of-text token and of all padding tokens.",
                 True,
                 "`cat` is the first token that attends to both words. Every later token attends to "
                 "them, too, and the U-Net gets all 77 embeddings without a mask.",
             ),
             Answer(
-                "Only in the pooled vector.",
+                "Only the pooled vector.",
                 False,
                 "Stable Diffusion 1 does not use the pooled vector. Its U-Net attends to the "
                 "embeddings of the tokens.",
             ),
             Answer(
-                "In all 77.",
+                "All 77.",
                 False,
-                "Not in those of the start-of-text token, of `a` and of `red`: they come before "
-                "`cat`, and no token attends to later ones.",
+                "The start-of-text token, `a` and `red` come before `cat`, and no token attends "
+                "to later ones.",
             ),
         ),
     ),
     Question(
-        "You add a position embedding to each token's embedding, and then sum them to one vector "
-        "for the caption. Can it distinguish `a red cat and a blue house` from `a blue cat and a "
-        "red house`?",
+        "You add a position embedding to each token's embedding, and then sum everything into "
+        "one vector for the caption. Can it distinguish `a red cat and a blue house` from `a "
+        "blue cat and a red house`?",
         (
             Answer(
                 "Yes: the position embeddings say which word came first.",
@@ -606,8 +640,9 @@ QUESTIONS = (
             Answer(
                 "Those of the caption, but not those of the padding.",
                 False,
-                "That is so one layer below, in the penultimate hidden states: there the last "
-                "layer's end-of-text token has attended to them.",
+                "That is true one layer below. The end-of-text token of the last layer attends "
+                "to the penultimate hidden states of all tokens of the caption, so these do get "
+                "a gradient.",
             ),
             Answer(
                 "The one at the first end-of-text token.",

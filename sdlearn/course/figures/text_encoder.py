@@ -101,9 +101,9 @@ def caption_lengths(lengths: Mapping[int, float], words: float) -> Described:
     return Described(
         figure,
         f"The mean number of tokens in a caption against the number of merges. It falls from "
-        f"{lengths[merges[0]]:.0f} without merges, steeply at first and then ever more slowly, to "
-        f"{lengths[merges[-1]]:.1f} after {merges[-1]} merges. That is the number of words, a "
-        f"dashed line.",
+        f"{lengths[merges[0]]:.0f} without merges to {lengths[merges[-1]]:.1f} after {merges[-1]} "
+        f"merges, steeply at first and then more and more slowly. A dashed line at {words:.1f} "
+        "marks the number of words in a caption.",
     )
 
 
@@ -155,45 +155,43 @@ def state_distances(
         said.append(f"{name}: {', '.join(changed) or 'none'}")
     return Described(
         figure,
-        f"A table with a column for each of the tokens {', '.join(words)}. In each row, these "
-        f"change and all others stay the same. {'; '.join(said)}.",
+        f"A heat map with a column for each of the tokens {', '.join(words)} and a row for each "
+        f"layer. The tokens that change: {'; '.join(said)}.",
     )
 
 
 @in_style
 def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
-    """Draw each caption's cosine similarity with its own image and with the hard negative.
+    """Draw how much more similar each caption is to its own image than to the hard negative.
 
-    Items 2k and 2k + 1 are a hard-negative pair. The own image is a dot, the hard negative a ring,
-    and a line connects them. Both are orange where the hard negative is at least as similar. Each
-    matrix of cosines, images in rows and captions in columns, is a panel.
+    Items 2k and 2k + 1 are a hard-negative pair. A bar above 0 is right and blue, one below 0 wrong
+    and orange; a tie is a grey dot at 0. Each matrix of cosines, images in rows and captions in
+    columns, is a panel, and all panels share one scale.
     """
     figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     said = []
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         captions = torch.arange(len(matrix))
-        own = matrix.detach().diagonal()
-        other = matrix.detach()[captions ^ 1, captions]
-        wrong = own <= other + 1e-6
-        colours = [VERMILION if flag else MUTED for flag in wrong.tolist()]
-        ax.vlines(captions, torch.minimum(own, other), torch.maximum(own, other), colours, lw=1.3)
-        ax.plot(captions, own, "o", color=BLUE, ms=5, label="own image")
-        ring = {"ms": 5, "mfc": "white", "ls": "none", "marker": "o"}
-        ax.plot(captions, other, mec=INK, label="hard negative", **ring)
-        if wrong.any():
-            ax.plot(captions[wrong], other[wrong], mec=VERMILION, **ring)
-        ax.set(title=name, xlabel="caption", xticks=range(0, len(matrix), 4))
-        ax.grid(alpha=0.3)
-        said.append(f"{name}: {len(own) - int(wrong.sum())} of {len(own)} captions")
-    axes[0].set_ylabel("cosine similarity")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        lead = matrix.detach().diagonal() - matrix.detach()[captions ^ 1, captions]
+        tied = lead.abs() < 1e-6
+        colours = [BLUE if flag else VERMILION for flag in (lead > 0).tolist()]
+        ax.bar(captions, torch.where(tied, 0, lead), color=colours, width=0.8)
+        ax.axhline(0, color=INK, lw=0.8)
+        ax.plot(captions[tied], 0 * lead[tied], "o", color=MUTED, ms=3)
+        right = int((lead > 1e-6).sum())
+        result = "all tied" if tied.all() else f"{right} of {len(lead)} right"
+        ax.set_title(f"{name}:\n{result}", fontsize=9)
+        ax.set(xlabel="test caption", xticks=range(0, len(matrix), 4))
+        ax.grid(visible=False, axis="x")
+        said.append(f"{name}, {result}")
+    axes[0].set_ylabel("cosine with the own image\n– with the hard negative")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return Described(
         figure,
-        f"{len(matrices)} panels. For each caption, a dot is its cosine similarity with its own "
-        "image and a ring that with the hard negative. The dot is above the ring for "
-        f"{'; '.join(said)}.",
+        f"{len(matrices)} panels with a bar for each test caption: its cosine similarity with its "
+        "own image minus that with the hard negative. Blue bars above 0 are right, orange bars "
+        f"below 0 are wrong. {'; '.join(said)}.",
     )
 
 

@@ -63,12 +63,13 @@ def two_towers() -> Described:
     label(ax, below, top + 0.85, "cosines: each row and each\ncolumn is a classification")
     label(ax, below + 0.15, 0.75, "orange: the right answers", MUTED)
     words = (
-        "A diagram with two rows. Image tower: images are cut into patches, which a linear layer "
-        "embeds; position embeddings and a class token are added; 24 layers of attention without "
-        "a mask and MLP follow; the class token of the last layer is normalised and projected to "
-        "u. Text tower: token and position embeddings, 12 layers of attention with a causal mask "
-        "and MLP; the end-of-text token of the last layer is normalised and projected to v. Both "
-        "meet in a square matrix of cosines, u times v, with the right pairs on the diagonal."
+        "A diagram in two rows that meet in a matrix. Image tower: the image is cut into patches, "
+        "and a linear layer embeds each. Position embeddings and a class token are added, and 24 "
+        "layers of unmasked attention and MLP follow. The class token of the last layer is "
+        "normalised and projected to u. Text tower: token and position embeddings are added, and "
+        "12 layers of causal attention and MLP follow. The end-of-text token of the last layer is "
+        "normalised and projected to v. The entries of the square matrix are the cosines u times "
+        "v, and the right pairs are on its diagonal."
     )
     return Described(figure, words)
 
@@ -83,20 +84,20 @@ def state_sources() -> Described:
     encoder_stack(ax, 0, "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
     encoder_stack(ax, 1, "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2])
     encoder_stack(
-        ax, 2, "SDXL, first", first.num_layers, [], {1: f"77 ×\n{first.hidden_size}"}, idle=[2, 3]
+        ax, 2, "SDXL, encoder 1", first.num_layers, [], {1: f"77 ×\n{first.hidden_size}"}, idle=[2, 3]
     )
     taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
-    encoder_stack(ax, 3, "SDXL, second", second.num_layers, [3, 4], taken)
+    encoder_stack(ax, 3, "SDXL, encoder 2", second.num_layers, [3, 4], taken)
     ax.set(xlim=(-0.12, 4.15), ylim=(0.2, 6.1), title="What the U-Net is conditioned on")
     ax.axis("off")
     words = (
         "Four stacks, each with the embedding at the bottom and layers above it. SD 1: the "
         "context, 77 by 768, is taken at the top, after layer 12 and the final norm. SD 2: a line "
-        "leads from layers 1 to 23 past layer 24, which is dashed and not used, to the final "
-        "norm; after it 77 by 1024 are taken. SDXL, first encoder: 77 by 768 are taken after "
-        "layers 1 to 11; layer 12 and the final norm are not used. SDXL, second encoder: 77 by "
-        "1280 are taken after layers 1 to 31, without a norm; layer 32, the final norm and the "
-        "projection give the pooled vector, 1280."
+        "runs from layers 1 to 23 around layer 24, which is dashed because it isn't used, to the "
+        "final norm. The context, 77 by 1024, is taken there. SDXL, encoder 1: 77 by 768 are "
+        "taken after layers 1 to 11. Layer 12 and the final norm are not used. SDXL, encoder 2: "
+        "77 by 1280 are taken after layers 1 to 31, without a norm. Layer 32, the final norm and "
+        "the projection give the pooled vector, 1280."
     )
     return Described(figure, words)
 
@@ -123,7 +124,7 @@ def encoder_stack(
     """
     parts = ["embedding", f"layers 1 … {layers - 1}", f"layer {layers}", "final norm"]
     if 4 in above:
-        parts[3] += ",\nfirst end token"
+        parts[3] += ",\nat the first\nend-of-text token"
         parts.append("projection")
     x, width, high, step = column * 1.05, 0.6, 0.7, 1.05
     ax.text(x + width / 2, step * len(parts) + 0.4, name, ha="center", fontweight="bold")

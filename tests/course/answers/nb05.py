@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from sdlearn.course.exercises.nb05_text import (
+    cached_attention,
     causal_attention,
     chunks,
     info_nce,
     join,
     learn_merges,
     letters,
-    look_back,
     matching_loss,
     sdxl_text,
-    spell,
+    tokenize_word,
     weight_tokens,
 )
 from tests.course.answers.expected_verdict import ExpectedVerdict
@@ -236,6 +236,108 @@ def first_only(ids, length, start, end, pad):
     return chunks(ids, length, start, end, pad)[0]
 
 
+def mixed(weights, context, empty):
+    row = torch.tensor([1.0, *weights, *[1.0] * (len(context) - 1 - len(weights))])
+    return torch.lerp(empty, context, row.to(context)[:, None].expand_as(context))
+
+
+def by_recursive_groups(pieces, context, empty):
+    def group(k):
+        """Return the weights from piece k to the end of its group, and where the group ends."""
+        weights = []
+        while k < len(pieces):
+            if pieces[k] == "(":
+                inner, k = group(k + 1)
+                weights += inner
+            elif pieces[k] != ":" and pieces[k][0] == ":":
+                return [float(pieces[k][1:-1]) * weight for weight in weights], k + 1
+            else:
+                weights.append(1.0)
+                k += 1
+        return weights, k
+
+    return mixed(group(0)[0], context, empty)
+
+
+def with_a_running_product(pieces, context, empty):
+    """From the back, where the weight of a group comes first."""
+    weights, factors = [], [1.0]
+    for piece in reversed(pieces):
+        if piece == "(":
+            factors.pop()
+        elif piece.startswith(":") and piece.endswith(")"):
+            factors.append(factors[-1] * float(piece[1:-1]))
+        else:
+            weights.insert(0, factors[-1])
+    return mixed(weights, context, empty)
+
+
+def groups_as_splits(pieces, context, empty):
+    """As if there were no nesting: a group begins at the latest bracket."""
+    weights, begin = [], 0
+    for piece in pieces:
+        if piece == "(":
+            begin = len(weights)
+        elif piece.startswith(":") and piece.endswith(")"):
+            weights[begin:] = [weight * float(piece[1:-1]) for weight in weights[begin:]]
+        else:
+            weights.append(1.0)
+    return mixed(weights, context, empty)
+
+
+def by_position_of_the_piece(pieces, context, empty):
+    """The positions count the marks."""
+    weights = [1.0] * len(pieces)
+    opened = []
+    for k, piece in enumerate(pieces):
+        if piece == "(":
+            opened.append(k)
+        elif piece.startswith(":") and piece.endswith(")"):
+            for j in range(opened.pop(), k):
+                weights[j] *= float(piece[1:-1])
+    return mixed(weights[: len(context) - 1], context, empty)
+
+
+def started_once(ids, length, start, end, pad):
+    size = length - 2
+    rows = [[*ids[k : k + size], end] for k in range(0, max(len(ids), 1), size)]
+    rows[0].insert(0, start)
+    return [row + [pad] * (length - len(row)) for row in rows]
+
+
+def ended_once(ids, length, start, end, pad):
+    size = length - 2
+    rows = [[start, *ids[k : k + size]] for k in range(0, max(len(ids), 1), size)]
+    rows[-1].append(end)
+    return [row + [pad] * (length - len(row)) for row in rows]
+
+
+def parts_of_75(ids, length, start, end, pad):
+    parts = [ids[k : k + 75] for k in range(0, len(ids), 75)] or [[]]
+    return [[start, *part, end] + [pad] * (length - 2 - len(part)) for part in parts]
+
+
+def in_one_list(*given):
+    return [number for row in chunks(*given) for number in row]
+
+
+def scaled_by_d(q, k, v):
+    scores = q @ k.mT / q.shape[-1]
+    later = torch.ones(q.shape[-2], q.shape[-2]).triu(1) > 0
+    return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+
+
+def mean_restored(pieces, context, empty):
+    right = weight_tokens(pieces, context, torch.zeros_like(context))
+    return right * context.mean() / right.mean()
+
+
+def at_most_one(pieces, context, empty):
+    """Weights clamped from above only."""
+    weights = weight_tokens(pieces, torch.ones_like(context), torch.zeros_like(context))
+    return empty + weights.clamp(max=1) * (context - empty)
+
+
 WRONG = {
     "05.1": [
         lambda words, number: learn_merges(words, number)[::-1],
@@ -280,16 +382,18 @@ WRONG = {
     "05.4": [
         one_place_at_a_time,
         shortest_pair,
-        lambda word, merges: spell(word, merges[::-1]),
-        lambda word, merges: spell(word[::-1], merges)[::-1],
-        lambda word, merges: [piece.removesuffix("</w>") for piece in spell(word, merges)],
+        lambda word, merges: tokenize_word(word, merges[::-1]),
+        lambda word, merges: tokenize_word(word[::-1], merges)[::-1],
+        lambda word, merges: [piece.removesuffix("</w>") for piece in tokenize_word(word, merges)],
         lambda word, merges: [*word[:-1], word[-1] + "</w>"],
-        lambda word, merges: spell(word, merges[:3]),
-        lambda word, merges: spell(word, sorted(merges)),
-        lambda word, merges: spell(word, merges[:-1]),
-        lambda word, merges: "".join(spell(word, merges)),
-        lambda word, merges: spell(word, [pair for pair in merges if "</w>" not in pair[1]]),
-        lambda word, merges: len(spell(word, merges)),
+        lambda word, merges: tokenize_word(word, merges[:3]),
+        lambda word, merges: tokenize_word(word, sorted(merges)),
+        lambda word, merges: tokenize_word(word, merges[:-1]),
+        lambda word, merges: "".join(tokenize_word(word, merges)),
+        lambda word, merges: tokenize_word(
+            word, [pair for pair in merges if "</w>" not in pair[1]]
+        ),
+        lambda word, merges: len(tokenize_word(word, merges)),
     ],
     "05.5": [
         lambda ids, length, start, end, pad: chunks(ids, 77, start, end, pad),
@@ -308,14 +412,14 @@ WRONG = {
     "05.6": [
         with_minus(-100.0),
         with_minus(0.0),
-        lambda q, k, v: look_back(q, k, v).flip(1),
+        lambda q, k, v: cached_attention(q, k, v).flip(1),
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        lambda q, k, v: look_back(q, v if v.shape == k.shape else k, v),
-        lambda q, k, v: look_back(q * q.shape[-1] ** -0.5, k, v),
-        lambda q, k, v: look_back(q, k.flip(1), v.flip(1)),
-        lambda q, k, v: look_back(q, k, v).mean(1, keepdim=True).expand(-1, q.shape[1], -1),
-        lambda q, k, v: look_back(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
-        lambda q, k, v: look_back(q, k, v.detach()),
+        lambda q, k, v: cached_attention(q, v if v.shape == k.shape else k, v),
+        lambda q, k, v: cached_attention(q * q.shape[-1] ** -0.5, k, v),
+        lambda q, k, v: cached_attention(q, k.flip(1), v.flip(1)),
+        lambda q, k, v: cached_attention(q, k, v).mean(1, keepdim=True).expand(-1, q.shape[1], -1),
+        lambda q, k, v: cached_attention(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
+        lambda q, k, v: cached_attention(q, k, v.detach()),
     ],
     "05.7": [
         weighted,
@@ -349,16 +453,16 @@ WRONG = {
         lambda *given: sdxl_text(*given)[0],
     ],
     "05.9": [
-        lambda c, e, w: weight_tokens(c, e, w.clamp(min=0)),
-        lambda c, e, w: weight_tokens(e, c, w),
-        lambda c, e, w: weight_tokens(c, e, w.flip(1)),
-        lambda c, e, w: weight_tokens(c, e, 1 + w),
-        lambda c, e, w: weight_tokens(c, e, w[:1].expand_as(w)),
-        lambda c, e, w: weight_tokens(c, e[:1].expand_as(e), w),
-        lambda c, e, w: weight_tokens(c, torch.zeros_like(e), w),
-        lambda c, e, w: weight_tokens(c, e, w / w.mean()),
-        lambda c, e, w: weight_tokens(c, e, w).detach(),
-        lambda c, e, w: weight_tokens(c, e, w * c.norm(dim=-1)),
+        lambda p, c, e: weight_tokens(p, e, c),
+        lambda p, c, e: weight_tokens(p, c, e[:1].expand_as(e)),
+        lambda p, c, e: weight_tokens(p, c, torch.zeros_like(e)),
+        lambda p, c, e: weight_tokens(p[::-1], c, e) if "(" not in p else c,
+        lambda p, c, e: weight_tokens(p, c, e).flip(0),
+        lambda p, c, e: weight_tokens(p, c, e)[1:],
+        lambda p, c, e: weight_tokens([x for x in p if x != "("] and p[:3], c, e),
+        lambda p, c, e: c,
+        groups_as_splits,
+        by_position_of_the_piece,
     ],
 }
 RIGHT = {
@@ -371,7 +475,7 @@ RIGHT = {
     "05.3": [nce_by_log_softmax, nce_by_logsumexp],
     "05.4": [
         by_recursion,
-        lambda word, merges: tuple(spell(word, merges)),
+        lambda word, merges: tuple(tokenize_word(word, merges)),
     ],
     "05.5": [
         chunks_by_slicing,
@@ -380,9 +484,16 @@ RIGHT = {
     "05.6": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
     "05.7": [log_softmaxes, masked_square],
     "05.8": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
-    "05.9": [
-        lambda c, e, w: torch.lerp(e, c, w.unsqueeze(-1)),
-        lambda c, e, w: torch.einsum("bn,bnd->bnd", w, c) + (1 - w)[:, :, None] * e,
-    ],
+    "05.9": [by_recursive_groups, with_a_running_product],
 }
-VERDICTS = [ExpectedVerdict("05.4", merged_in_order, "once through the list")]
+VERDICTS = [
+    ExpectedVerdict("05.2", scaled_by_d, "scaled by d"),
+    ExpectedVerdict("05.4", merged_in_order, "once through the list"),
+    ExpectedVerdict("05.5", started_once, "a start token in the first row only, padded behind"),
+    ExpectedVerdict("05.5", ended_once, "an end token in the last row only"),
+    ExpectedVerdict("05.5", parts_of_75, "75 for every length, padded to the length"),
+    ExpectedVerdict("05.5", in_one_list, "one flat list"),
+    ExpectedVerdict("05.9", mean_restored, "multiplied, the mean corrected"),
+    ExpectedVerdict("05.9", groups_as_splits, "the latest bracket"),
+    ExpectedVerdict("05.9", at_most_one, "no extrapolation"),
+]
