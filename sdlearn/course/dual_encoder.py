@@ -65,9 +65,7 @@ def draw_batch(train: list[list[Pair]], number: int, rng: Random) -> tuple[Tenso
     """
     drawn = [rng.choice(pairs) for pairs in rng.sample(train, number)]
     captions = [
-        text
-        for _, kinds, colours in drawn
-        for text in describe(kinds, colours, rng.random() < 0.5)
+        text for _, kinds, colours in drawn for text in describe(kinds, colours, rng.random() < 0.5)
     ]
     return torch.cat([pixels for pixels, _, _ in drawn]), captions
 

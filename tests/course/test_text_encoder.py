@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from sdlearn.course.figures import text_encoder, text_towers
-from sdlearn.course.figures.style import BLUE
+from sdlearn.course.figures.style import BLUE, VERMILION
 from sdlearn.course.widgets.text_encoder import TextEncoderWidget, compare, describe
 from sdlearn.versions import SPECS
 
@@ -92,21 +93,24 @@ def test_the_distances_write_every_number():
     assert {t.get_text() for t in nothing.texts} == {"0"}
 
 
-def test_own_and_negative_shows_the_two_images_of_every_pair():
+def test_own_and_negative_shows_which_of_the_two_images_wins():
     matrix = torch.arange(16.0).reshape(4, 4) / 16
-    drawn = text_encoder.own_and_negative({"one": matrix, "two": matrix.T}, "Title")
-    figure = drawn.figure
-    first, second = figure.axes
-    own, negative = ([*line.get_ydata()] for line in first.lines[:2])
-    assert own == [0, 5 / 16, 10 / 16, 15 / 16]
-    assert negative == [4 / 16, 1 / 16, 14 / 16, 11 / 16]  # the row of the negative
-    assert [*second.lines[1].get_ydata()] == [1 / 16, 4 / 16, 11 / 16, 14 / 16]
-    fills = [line.get_markerfacecolor() for line in first.lines[:2]]
-    assert fills == [BLUE, "white"]  # can be told apart without colours
-    assert [*first.lines[2].get_ydata()] == [4 / 16, 14 / 16]  # marked as wrong
-    assert "one: 2 of 4 captions; two: 2 of 4 captions." in drawn.words
-    assert len(figure.legends[0].get_texts()) == 2
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
+    same = matrix[:, [0, 0, 2, 2]]  # both captions of a pair have the same vector
+    drawn = text_encoder.own_and_negative(
+        {"one": matrix, "two": matrix.T, "bag": same, "none": torch.ones(4, 4)}, "Title"
+    )
+    heights = [[bar.get_height() for bar in ax.patches] for ax in drawn.figure.axes]
+    # A caption's own image minus the hard negative, which is another row of its column.
+    assert heights[0] == [-4 / 16, 4 / 16, -4 / 16, 4 / 16]
+    assert heights[1] == [-1 / 16, 1 / 16, -1 / 16, 1 / 16]
+    assert heights[2][0] == -heights[2][1]
+    assert heights[3] == [0] * 4
+    colours = [to_hex(bar.get_facecolor()) for bar in drawn.figure.axes[0].patches]
+    assert colours == [VERMILION.lower(), BLUE.lower()] * 2
+    assert "one, 2 of 4 right; two, 2 of 4 right; bag, 2 of 4 right; none, all tied." in drawn.words
+    titles = [ax.get_title(loc="left") for ax in drawn.figure.axes]
+    assert titles[0] == "one:\n2 of 4 right"
+    assert {ax.get_ylim() for ax in drawn.figure.axes} == {drawn.figure.axes[0].get_ylim()}
 
 
 def test_the_caption_lengths_end_at_the_number_of_words():
@@ -114,7 +118,7 @@ def test_the_caption_lengths_end_at_the_number_of_words():
     (ax,) = drawn.figure.axes
     assert [*ax.lines[0].get_ydata()] == [50, 20, 10]
     assert "from 50 without merges" in drawn.words
-    assert "to 10.0 after 20 merges" in drawn.words
+    assert "to 10.0 after 20 merges, steeply" in drawn.words
 
 
 def test_a_padded_prompt_counts_its_padding():
@@ -148,7 +152,7 @@ def test_the_two_towers_mark_the_right_pairs():
     marked = [patch.get_facecolor() for patch in squares]
     assert len(set(marked)) == 2
     assert sorted(marked.count(colour) for colour in set(marked)) == [5, 20]
-    assert "right pairs on the diagonal" in drawn.words
+    assert "right pairs are on its diagonal" in drawn.words
 
 
 def test_the_towers_name_the_published_sizes():

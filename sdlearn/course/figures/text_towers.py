@@ -30,7 +30,7 @@ def two_towers() -> Described:
     label(ax, 0.2, image, "b images\n3 × 224 × 224", INK, "left")
     label(ax, 0.2, text, "b captions\n77 token ids", INK, "left")
     for y, first, layers, name in (
-        (image, "patches 14 × 14,\nlinear\n+ position\n+ class token", 24, "attention,\nno mask"),
+        (image, "patches\n14 × 14, linear\n+ position\n+ class token", 24, "attention,\nno mask"),
         (text, "token +\nposition\nembedding", 12, "attention,\ncausal mask"),
     ):
         box(ax, 5.1, y, first, CONV if y == image else LINEAR, w=2.9, h=2.5)
@@ -84,7 +84,13 @@ def state_sources() -> Described:
     encoder_stack(ax, 0, "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
     encoder_stack(ax, 1, "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2])
     encoder_stack(
-        ax, 2, "SDXL, encoder 1", first.num_layers, [], {1: f"77 ×\n{first.hidden_size}"}, idle=[2, 3]
+        ax,
+        2,
+        "SDXL, encoder 1",
+        first.num_layers,
+        [],
+        {1: f"77 ×\n{first.hidden_size}"},
+        idle=[2, 3],
     )
     taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
     encoder_stack(ax, 3, "SDXL, encoder 2", second.num_layers, [3, 4], taken)
@@ -143,10 +149,12 @@ def encoder_stack(
         )
         if used and below is not None:
             past = k - below > 1
-            xs = [x, x - 0.06, x - 0.06, x] if past else [x + width / 2] * 2
+            xs = [x, x - 0.09, x - 0.09, x] if past else [x + width / 2] * 2
             from_y, to_y = step * below + 0.35, bottom
             ys = [from_y + high / 2] * 2 + [to_y + high / 2] * 2 if past else [from_y + high, to_y]
             ax.plot(xs, ys, "-", color=INK, lw=1)
+            if past:
+                ax.annotate("", (x, ys[-1]), (xs[-2], ys[-1]), arrowprops=ARROW)
         if used:
             below = k
         if k in taken:
