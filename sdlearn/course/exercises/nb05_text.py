@@ -502,7 +502,7 @@ SDXL_TEXT = Exercise(
 
 
 def weight_tokens(pieces: list[str], context: Tensor, empty: Tensor) -> Tensor:
-    """A prompt's pieces, with `(` and `:1.5)` among them; context, empty (n, d) -> (n, d)."""
+    """Pieces with `(` and `:1.5)` among them; context, empty (n, d) -> (n, d)."""
     weights: list[float] = []  # of the prompt's own tokens
     opened: list[int] = []  # where the open groups begin
     for piece in pieces:

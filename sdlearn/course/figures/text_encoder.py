@@ -176,7 +176,8 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
         lead = matrix.detach().diagonal() - matrix.detach()[captions ^ 1, captions]
         tied = lead.abs() < 1e-6
         colours = [BLUE if flag else VERMILION for flag in (lead > 0).tolist()]
-        ax.bar(captions, torch.where(tied, 0, lead), color=colours, width=0.8)
+        heights = torch.where(tied, 0, lead).tolist()
+        ax.bar(captions.tolist(), heights, color=colours, width=0.8)
         ax.axhline(0, color=INK, lw=0.8)
         ax.plot(captions[tied], 0 * lead[tied], "o", color=MUTED, ms=3)
         right = int((lead > 1e-6).sum())
