@@ -23,7 +23,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TEXT, ATTENTION = "05-text-encoder", "04-attention"
 LESSONS = (TEXT, ATTENTION)
 PATHS = [NOTEBOOKS / f"{name}.ipynb" for name in LESSONS]
-POINTS = {TEXT: [4, 2, 4, 4, 2, 4, 3, 4, 2], ATTENTION: [2, 2, 4, 2, 4, 2, 2, 4, 8]}
+POINTS = {TEXT: [4, 2, 4, 4, 2, 4, 3, 3, 5], ATTENTION: [2, 2, 4, 2, 4, 2, 2, 4, 8]}
 
 MISTAKEN = """def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(x.shape[0], heads, x.shape[1], -1)"""
