@@ -86,7 +86,8 @@ def test_every_number_in_the_prose_comes_from_a_cell(path):
     for cell in cells:
         if cell["cell_type"] == "markdown" and not cell["source"].startswith("### Exercise"):
             text = cell["source"].split("## Papers")[0]
-            text = re.sub(r"\$[^$]*\$|`[^`]*`|(?<=\])\([^)]*\)|\(https?:[^)]*\)", " ", text)
+            text = re.sub(r"\$\$[^$]*\$\$|\$[^$]*\$|`[^`]*`", " ", text)
+            text = re.sub(r"(?<=\])\([^)]*\)|\(https?:[^)]*\)", " ", text)
             text = re.sub(
                 r"^#+ \d+(\.\d+)* |^\d\. |(Diffusion|SD) \d(\.\d)?", " ", text, flags=re.M
             )

@@ -13,7 +13,7 @@ from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, no
 
 
 def shrinkage(h: int, w: int, f: int, channels: int, bits: int) -> tuple[float, ...]:
-    """How many times fewer elements, positions and bits a latent has than its image."""
+    """Return how many times fewer elements, positions and bits a latent has."""
     pixels = h * w
     positions = -(-h // f) * -(-w // f)  # rounded up: the image is padded
     elements = 3 * pixels / (channels * positions)
@@ -37,7 +37,7 @@ SHRINKAGE = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="An image of `h` × `w` pixels has three colours of 8 bits each. Its latent has "
+    statement="An image of `h` × `w` pixels has three channels of 8 bits each. Its latent has "
     "`channels` values of `bits` bits at each position, and a position covers `f` × `f` pixels. If "
     "`f` does not divide a side, the image is first padded to the next multiple, so that nothing "
     "is cut off. Return three factors: how many times *fewer* elements, positions and bits the "
@@ -47,8 +47,8 @@ SHRINKAGE = Exercise(
         "h pixels? The last row may be only partly full.",
         "`-(-h // f)` is h / f rounded up. The image has `h * w` positions and `3 * h * w` "
         "elements of 8 bits; the latent has `channels` elements of `bits` bits at each position.",
-        "The second factor is `h * w / positions`. The first is `3 / channels` times as large, and "
-        "the third is `8 / bits` times the first.",
+        "The second factor is `h * w / positions`. The first factor is `3 / channels` times the "
+        "second, and the third is `8 / bits` times the first.",
     ),
     solution=shrinkage,
     cases=shrinkage_cases,
@@ -59,7 +59,7 @@ SHRINKAGE = Exercise(
 
 
 def patch_codec(x: Tensor, mean: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """x (b, 3, h, w) -> z (b, k, h / 8, w / 8), and its reconstruction (b, 3, h, w)."""
+    """Encode x (b, 3, h, w) as z (b, k, h / 8, w / 8) and decode it to (b, 3, h, w)."""
     middle = mean[:, None, None]  # (d, 1, 1), with d = 3 * 8 * 8
     patches = F.pixel_unshuffle(x, 8)  # (b, d, h / 8, w / 8)
     z = torch.einsum("kd,bdhw->bkhw", basis, patches - middle)
@@ -79,11 +79,11 @@ CODEC = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the encoder and the decoder for whole images. `mean`, `(d,)`, is the mean "
-    "patch, and the rows of `basis`, `(k, d)`, are orthogonal directions of length 1, with "
-    "$d = 3 \\cdot 8 \\cdot 8$. Cut `x` into patches with `F.pixel_unshuffle`, compute the $k$ "
-    "coefficients of each patch, and rebuild the image from these alone. Return both, `z` and the "
-    "reconstruction. Don't clamp it: the codec should stay linear.",
+    statement="Write an encoder and a decoder that work on whole images. `mean` has shape `(d,)` "
+    "and is the mean patch. The rows of `basis`, of shape `(k, d)`, are the directions, which are "
+    "orthonormal, with $d = 3 \\cdot 8 \\cdot 8$. Cut `x` into patches with `F.pixel_unshuffle`, "
+    "compute the $k$ coefficients of each patch, and rebuild the image from these alone. Return "
+    "`z` and the reconstruction. Don't clamp it: the codec should stay linear.",
     hints=(
         "Each position of `F.pixel_unshuffle(x, 8)`, `(b, d, h / 8, w / 8)`, is one patch. The "
         "two formulas above apply to all of them at once. `mean` needs two more axes to be "
@@ -101,7 +101,7 @@ CODEC = Exercise(
 
 
 def preview_matrix(z: Tensor, x: Tensor) -> Tensor:
-    """z (n, c, h, w), x (n, 3, 8 * h, 8 * w) -> (c, 3), by least squares."""
+    """Fit colours of x (n, 3, 8 * h, 8 * w) to z (n, c, h, w); returns (c, 3)."""
     small = F.avg_pool2d(x, 8)  # (n, 3, h, w): the mean colour of each patch
     latents = z.movedim(1, -1).flatten(0, -2)  # (n * h * w, c)
     colours = small.movedim(1, -1).flatten(0, -2)  # (n * h * w, 3)
@@ -121,15 +121,17 @@ PREVIEW = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Find the matrix $M$, `(c, 3)`, for which the colours $z^\\top M$ of all positions "
-    "of all `n` latents come closest to the colours of the images, in the least-squares sense. The "
-    "colour of a position is the *mean* colour of its 8 × 8 pixels. `z` is `(n, c, h, w)` and `x` "
-    "is `(n, 3, 8 * h, 8 * w)`. There is no constant term. The matrix that minimises "
-    "$\\lVert A M - B \\rVert^2$ solves the **normal equations** $A^\\top A\\, M = A^\\top B$; "
+    statement="Find the matrix $M$ of shape `(c, 3)` that best predicts colours from latents. The "
+    "colour of a position is the *mean* colour of its 8 × 8 pixels. Over all positions of all `n` "
+    "latents, the sum of the squared differences between $z^\\top M$ and the colour of the "
+    "position should be as small as possible. `z` has shape `(n, c, h, w)` and `x` has shape `(n, "
+    "3, 8 * h, 8 * w)`. Don't fit a constant term. The matrix that minimises $\\lVert A M - B "
+    "\\rVert^2$ solves the **normal equations** $A^\\top A\\, M = A^\\top B$; "
     "`torch.linalg.lstsq(A, B).solution` finds it as well.",
     hints=(
-        "Every position is one equation: its c latent values on the left, its three colours on "
-        "the right. So A has n · h · w rows and c columns, and B has as many rows and 3 columns.",
+        "Every position gives one equation, with its c latent values on the left and its three "
+        "colour values on the right. So A has n · h · w rows and c columns, and B has as many rows "
+        "and 3 columns.",
         "`F.avg_pool2d(x, 8)` gives the mean colours, `(n, 3, h, w)`. To make rows of positions, "
         "first move the channels to the end, then flatten all other axes.",
         "`z.movedim(1, -1).flatten(0, -2)` is `(n * h * w, c)`. Do the same with the colours, and "
@@ -143,23 +145,23 @@ PREVIEW = Exercise(
 # ------------------------------------------------------------------------ 01.4 patches to an image
 
 
-def unpatchify(patches: Tensor, high: int, p: int) -> Tensor:
-    """(b, high * wide, p * p * c) -> (b, c, high * p, wide * p), patches row by row."""
+def unpatchify(patches: Tensor, rows: int, p: int) -> Tensor:
+    """Put patches (b, rows * columns, p * p * c) together to (b, c, height, width)."""
     b, n, entries = patches.shape
-    wide, c = n // high, entries // p**2
-    x = patches.reshape(b, high, wide, p, p, c)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, high * p, wide * p)
+    columns, c = n // rows, entries // p**2
+    x = patches.reshape(b, rows, columns, p, p, c)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, rows * p, columns * p)
 
 
 def patch_cases(rng: Generator) -> Iterator[Case]:
-    for b, high, wide, p, c in (
+    for b, rows, columns, p, c in (
         (2, 3, 2, 4, 3),
         (1, 2, 5, 2, 3),
         (2, 4, 4, 3, 2),
         (3, 1, 4, 2, 1),
         (2, 2, 2, 2, 2),
     ):
-        yield Case((normal(rng, b, high * wide, p * p * c), high, p))
+        yield Case((normal(rng, b, rows * columns, p * p * c), rows, p))
 
 
 PATCHES = Exercise(
@@ -167,19 +169,19 @@ PATCHES = Exercise(
     title="Patches to an image",
     minutes=12,
     difficulty=2,
-    statement="A transformer holds an image as a sequence of patches, and at the end has to put "
-    "them together again (*unpatchify* in DiT). Here each patch is a row of `p * p * c` values: "
-    "pixel after pixel along its lines, and for each pixel its `c` colours. The patches follow "
-    "each other row by row, like words in a text, and there are `high` rows. Return the image, "
-    "`(b, c, high * p, wide * p)`. (`F.pixel_shuffle` expects another order: colours outermost.) "
-    "Images need not be square.",
+    statement="A diffusion transformer (DiT) works on an image as a sequence of patches and has to "
+    "put the patches together again at the end. Its authors call this *unpatchify*. Each patch is "
+    "a vector of `p * p * c` values: its pixels row by row, with the `c` channels of each pixel "
+    "next to each other. The patches are in reading order, in `rows` rows. Return the image, of "
+    "shape `(b, c, rows * p, columns * p)`. (`F.pixel_shuffle` expects another order: channels "
+    "outermost.) Images need not be square.",
     hints=(
-        "First give every meaning an axis of its own: row of the patch, column of the patch, row "
-        "of the pixel in the patch, its column, the colour. In which order are they in memory?",
-        "`patches.reshape(b, high, wide, p, p, c)`. Now move the axes so that those that belong "
+        "First give every index an axis of its own: row of the patch, column of the patch, row of "
+        "the pixel in the patch, its column, the channel. In which order are they in memory?",
+        "`patches.reshape(b, rows, columns, p, p, c)`. Now move the axes so that those that belong "
         "together are neighbours: row of the patch with row of the pixel, column with column.",
-        "`permute(0, 5, 1, 3, 2, 4)` gives `(b, c, high, p, wide, p)`, and one more `reshape` "
-        "joins `high, p` and `wide, p`.",
+        "`permute(0, 5, 1, 3, 2, 4)` gives `(b, c, rows, p, columns, p)`, and one more `reshape` "
+        "joins `rows, p` and `columns, p`.",
     ),
     solution=unpatchify,
     cases=patch_cases,
@@ -189,8 +191,8 @@ PATCHES = Exercise(
 
 
 def psnr_where(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """a, b (n, c, h, w) in [-1, 1], mask (n, h, w), True or False -> (n,), decibels."""
-    inside = mask[:, None]  # (n, 1, h, w): the same for every colour
+    """Return the PSNR of each image inside its mask (n, h, w), in dB, as (n,)."""
+    inside = mask[:, None]  # (n, 1, h, w): the same for every channel
     total = ((a - b).square() * inside).sum(dim=(1, 2, 3))
     error = total / (inside.sum(dim=(1, 2, 3)) * a.shape[1])
     return 10 * torch.log10(4 / error)
@@ -214,10 +216,10 @@ PSNR = Exercise(
     title="Decibels of a region",
     minutes=12,
     difficulty=2,
-    statement="Section 8 averaged over all images at once. Now compute the PSNR for each image: "
-    "that of the pixels where the image's own `mask` is True. `a` and `b` are `(n, c, h, w)` with "
-    "values from -1 to 1, `mask` is `(n, h, w)`, and the result, `(n,)`, holds one value in "
-    "decibels for each image. A region without any error has infinitely many decibels.",
+    statement="Section 8 pooled the pixels of all images. Now compute one PSNR for each image, "
+    "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
+    "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
+    "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite.",
     hints=(
         "Which range do the values have? The peak of the formula is the largest possible "
         "difference of two values, squared.",
@@ -235,15 +237,16 @@ PSNR = Exercise(
 
 
 def times_cheaper(h: int, w: int, c: int, f: int) -> float:
-    """How many times fewer multiplications one level needs on the latent."""
+    """Return how many times fewer multiplications one level needs on the latent."""
 
     def multiplications(n: int) -> int:
         convolutions = 2 * 9 * n * c * c
         attention = 4 * n * c * c + 2 * n * n * c
         return convolutions + attention
 
-    # Answer to the question: between f² and f⁴. The products between positions cost more than
-    # all the rest from n > 11 * c on.
+    # For the three sides the factor is 136, 2,232 and 4,043. It lies between f² = 64, where
+    # convolutions and projections dominate, and f⁴ = 4,096, where products between positions do.
+    # The two are equal at n = 11 * c.
     return multiplications(h * w) / multiplications((h // f) * (w // f))
 
 
@@ -261,11 +264,11 @@ CHEAPER = Exercise(
     statement="How much does a latent save? Take one level of a U-Net of width `c`: two 3 × 3 "
     "convolutions from `c` to `c` channels, and one self-attention layer (four projections from "
     "`c` to `c`, the product of all queries with all keys, the product of the weights with the "
-    "values). Count its multiplications for `h` × `w` positions, those of an image, and for "
-    "`h / f` × `w / f` positions, those of its latent, with the *same* `c`. Return how many times "
-    "fewer the latent needs. `f` divides both sides. When you have it, try `c = 320`, `f = 8` and "
-    "images of 64, 512 and 4096 pixels: between which two limits is the factor, and what decides? "
-    "(The solution says.)",
+    "values). Count its multiplications for `h` × `w` positions, those of an image, and for `h / "
+    "f` × `w / f` positions, those of its latent, with the *same* `c`. Return how many times fewer "
+    "the latent needs. `f` divides both sides. When it works, try `c = 320`, `f = 8` and square "
+    "images with sides of 64, 512 and 4,096 pixels. Between which two limits does the factor lie, "
+    "and what decides where? (The solution has the answer.)",
     hints=(
         "Both counts have the same form; only the number n of positions differs. Write a small "
         "function of n and call it twice.",
@@ -284,7 +287,7 @@ CHEAPER = Exercise(
 
 
 def between(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """a, b (n, c, h, w), weight 0 (a) to 1 (b) -> (n, c, h, w), along the arc."""
+    """Interpolate along the arc from a (weight 0) to b (weight 1): (n, c, h, w)."""
     u, v = (F.normalize(x.flatten(1), dim=1) for x in (a, b))  # (n, c * h * w)
     angle = (u * v).sum(dim=1).clamp(-1, 1).acos().view(-1, 1, 1, 1)
     width = angle.sin()
@@ -345,15 +348,17 @@ BETWEEN = Exercise(
     title="Along the arc",
     minutes=20,
     difficulty=3,
+    core=True,
     statement="Halfway between two independent noises, `torch.lerp` gives a standard deviation of "
-    "only 0.71: too little noise for a model that expects 1. So we interpolate along the arc "
-    "instead of the chord (**slerp**, spherical linear interpolation). Take each latent as one "
-    "long vector, with $\\theta$ the angle between the vectors of `a` and `b`:\n\n"
+    "only 0.71, which is too little for a model that expects 1. We therefore interpolate along the "
+    "arc rather than the chord (**slerp**, spherical linear interpolation). Treat each latent as "
+    "one long vector, and let $\\theta$ be the angle between the vectors of `a` and `b`:\n\n"
     "$$\\text{between}(a, b) = \\frac{\\sin((1 - \\text{weight})\\,\\theta)}{\\sin\\theta}\\,a + "
     "\\frac{\\sin(\\text{weight} \\cdot \\theta)}{\\sin\\theta}\\,b$$\n\n"
-    "There are `n` pairs in a batch, each with its own angle. If both vectors have the same "
+    "A batch has `n` pairs, and each pair has its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
-    "exactly opposite directions have no single arc between them. They don't occur here.)",
+    "exactly opposite directions have no single arc between them. They don't occur here.) The "
+    "cells after it generate images from the noises in between.",
     hints=(
         "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
         "The cosine of the angle is their product divided by both lengths.",
@@ -379,30 +384,31 @@ QUESTIONS = (
             Answer(
                 "Because the values of a latent need fewer bits.",
                 False,
-                "They need more: 16 or 32 bits each, while a colour of a pixel takes 8. And the "
-                "work is in the multiplications, not in the bits of the input.",
+                "They need more: 16 or 32 bits each, whereas a channel of a pixel takes 8. "
+                "Besides, the cost of a call is in its multiplications, not in the bits of its "
+                "input.",
             ),
             Answer(
                 "Because self-attention multiplies every position with every other, so its cost "
                 "falls with the square of the number of positions.",
                 True,
-                "64 times fewer positions are 4,096 times fewer pairs. The convolutions save 64 "
-                "times, and the whole network is in between.",
+                "With 64 times fewer positions there are 4,096 times fewer pairs. The convolutions "
+                "become 64 times cheaper, and the whole network lies in between.",
             ),
             Answer(
                 "Because the autoencoder takes over most of the work.",
                 False,
-                "The autoencoder has a cost of its own. But it is paid once an image, not once a "
-                "step, and it is no part of the U-Net's.",
+                "The autoencoder has a cost of its own. But it is paid once per image rather than "
+                "once per step, and it isn't part of the U-Net's cost.",
             ),
         ),
     ),
     Question(
         "You train the U-Net until it makes no mistake at all, and small faces still come out "
-        "without eyes. What can help?",
+        "with smeared eyes. What can help?",
         (
             Answer(
-                "A better decoder, or a latent that keeps more.",
+                "A better autoencoder, for example one with more channels.",
                 True,
                 "Whatever the U-Net does, the decoder comes last, and it can generate only what "
                 "the latent describes. This is why later systems trained new autoencoders, several "
@@ -411,32 +417,32 @@ QUESTIONS = (
             Answer(
                 "More sampling steps.",
                 False,
-                "They bring the latent closer to what the U-Net has learnt. It has learnt latents "
-                "in which the eyes are already lost.",
+                "They bring the latent closer to what the U-Net has learnt. But it has learnt from "
+                "latents in which the eyes are already lost.",
             ),
             Answer(
                 "A larger U-Net.",
                 False,
                 "This one makes no mistake: it generates exactly the latents of real images. When "
-                "those are decoded, they have no eyes either.",
+                "those are decoded, the eyes are smeared as well.",
             ),
         ),
     ),
     Question(
-        "No linear code of four values a patch has a smaller squared error on the training patches "
-        "than the principal components have. How can the autoencoder be better?",
+        "No linear codec with four values per patch has a smaller squared error on the training "
+        "patches than PCA. How can the autoencoder be better?",
         (
             Answer(
                 "It keeps more values: a mean and a variance for each.",
                 False,
-                "The decoder gets one value for each of them, the mean or a sample: four at each "
-                "position, like the linear codec.",
+                "The decoder is given one value for each of them, the mean or a sample. That makes "
+                "four at each position, as in the linear codec.",
             ),
             Answer(
-                "It does not minimise the squared error.",
+                "It doesn't minimise the squared error.",
                 False,
-                "By this measure, that should rather make it worse. A code can be better only "
-                "where an assumption of the theorem does not hold.",
+                "That should make it worse by this measure, not better. A codec can beat PCA only "
+                "where an assumption of the theorem doesn't hold.",
             ),
             Answer(
                 "It is not linear, and its patches are not isolated: encoder and decoder also use "
