@@ -227,6 +227,8 @@ def test_noise_is_no_better_for_any_code(cells):
 
 def test_the_search_gains_most_in_its_first_half(cells):
     rows = [[float(x) for x in row[1:]] for row in rows_of(cells["search-figure"])]
+    *rows, gains = rows
+    assert gains == pytest.approx([b - a for a, b in zip(rows[0], rows[2], strict=True)], abs=0.11)
     for start, middle, end in zip(*rows, strict=True):
         assert start < middle <= end
         assert end - middle < (middle - start) / 3

@@ -70,7 +70,7 @@ def blends(
         k: Coefficients kept of a patch.
 
     Returns:
-        (3, 3, h, w): interpolated in pixels, in k coefficients a patch, and in latents.
+        (3, 3, h, w): interpolated in pixels, in k coefficients per patch, and in latents.
     """
     pixels = torch.lerp(a, b, weight)
     z = torch.lerp(vae.to_latent(a), vae.to_latent(b), weight)
@@ -129,7 +129,7 @@ def two_stages() -> Described:
     arrow(ax, [(12.1, y + 0.6), (12.1, y + 1.45), (10.9, y + 1.45), (10.9, y + 0.6)], PURPLE)
     label(ax, 11.5, y + 1.95, "50 steps", PURPLE)
     label(ax, 6.6, y + 1.1, "training only", MUTED)
-    label(ax, 16.05, y + 1.1, "once an image", MUTED)
+    label(ax, 16.05, y + 1.1, "once per image", MUTED)
     label(ax, 11.5, 1.2, "all of the diffusion happens here", MUTED)
     words = (
         "A diagram from left to right, in which images and latents are drawn to scale. An image of "

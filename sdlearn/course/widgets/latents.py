@@ -15,7 +15,7 @@ from sdlearn.vae import VAE
 
 
 class LatentBlendWidget(FigureWidget):
-    """Two images and a weight: interpolated in pixels, in k PCA values a patch, and in latents.
+    """Two images and a weight: interpolated in pixels, in k PCA values per patch, and in latents.
 
     At weight 0 and 1 the three are an image and its two reconstructions.
 
@@ -46,7 +46,7 @@ class LatentBlendWidget(FigureWidget):
         )
         self.weight = widgets.FloatSlider(value=0, max=1, step=0.05, description="Weight", **row)
         self.numbers = widgets.IntSlider(
-            value=4, max=len(basis), description="Values a patch", **row
+            value=4, max=len(basis), description="Values per patch", **row
         )
         super().__init__([self.first, self.second, self.weight, self.numbers])
 
@@ -55,7 +55,7 @@ class LatentBlendWidget(FigureWidget):
         first, second, weight = self.first.value, self.second.value, self.weight.value
         k, a, b = self.numbers.value, self.x[[first]], self.x[[second]]
         seen = blends(a, b, weight, self.vae, self.mean, self.basis, k)
-        headings = ["pixels", f"PCA, {k} values a patch", "latents"]
+        headings = ["pixels", f"PCA, {k} values per patch", "latents"]
         self.image = grid([to_pil(seen)], headings, scale=3)
         if weight in (0, 1):
             image, name = (a, first) if weight == 0 else (b, second)
