@@ -140,13 +140,13 @@ def test_the_foreign_weight_is_that_of_a_network_with_alternating_channels(cells
     assert torch.equal(taken("adapted")(foreign), ours)
 
 
-@pytest.mark.parametrize("name", ["always", "embed_with", "zeros"])
+@pytest.mark.parametrize("name", ["always", "embed_with", "zero_vector"])
 def test_the_ablation_replaces_what_the_u_net_calls(name, cells, tiny_storybook):
     """Each of its three ways changes the prediction, and only within the `with` block."""
     names: dict = {"sd": tiny_storybook, "torch": torch, "patch": patch}
     (cell,) = [cell for cell in cells if cell["id"] == "ablation"]
     for node in ast.parse(cell["source"]).body:
-        if isinstance(node, ast.FunctionDef) or "library = " in ast.unparse(node):
+        if isinstance(node, ast.FunctionDef) or "library_embedding = " in ast.unparse(node):
             exec(ast.unparse(node), {"sdlearn": sdlearn, "patch": patch, **names}, names)
             for made in names.values():
                 if hasattr(made, "__globals__"):
@@ -161,10 +161,12 @@ def test_the_ablation_replaces_what_the_u_net_calls(name, cells, tiny_storybook)
             return unet(z, t, context)
 
     before = predicted(100)
-    if name == "zeros":
-        assert names["zeros"](torch.ones(3, 7)).shape == (3, 512)
-        zeros = patch.object(unet.time_embedding, "forward", lambda x: x.new_zeros(len(x), width))
-        with zeros:
+    if name == "zero_vector":
+        assert names["zero_vector"](torch.ones(3, 7)).shape == (3, 512)
+        zero_vector = patch.object(
+            unet.time_embedding, "forward", lambda x: x.new_zeros(len(x), width)
+        )
+        with zero_vector:
             assert torch.equal(predicted(100), predicted(900))
     else:
         with names["embed_with"](names["always"](999)):
@@ -225,7 +227,7 @@ def test_every_number_in_the_prose_comes_from_a_cell(cells):
             prose = re.sub(r"\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", prose)
             prose = re.sub(r"et al\.,\s\d{4}|arXiv:\S+|\b(SD|GPT)[ -]\d(\.\d)?", " ", prose)
             prose = re.sub(r"^#+ \d+ ·|Diffusion \d(\.\d)?|version \d", " ", prose, flags=re.M)
-            prose = re.sub(r"([Nn]otebook|[Ss]ections?|exercise) \d+( and \d+|\.\d)?", " ", prose)
+            prose = re.sub(r"([Nn]otebook|[Ss]ections?|exercise)\s\d+( and \d+|\.\d)?", " ", prose)
             assert set(re.findall(r"\d+(?:\.\d+)?", prose)) <= known, cell["id"]
 
 

@@ -143,7 +143,7 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
     for ax, curve in zip(drawn.figure.axes, (target, target + ~trained), strict=True):
         assert [len(line.get_xdata()) for line in ax.lines] == [6, 6, 3]
         assert list(ax.lines[1].get_ydata()) == curve.tolist()
-    assert "b: typical error 0.00 at trained timesteps and 1.00 between them" in drawn.words
+    assert "b: RMS error 0.00 at trained timesteps and 1.00 between them" in drawn.words
     (legend,) = drawn.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["target", "network", "trained"]
 

@@ -17,7 +17,7 @@ TIME_DIGITS, SIZE_DIGITS = 8e-5, 3e-4
 
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """t (b,), of any dtype -> (b, dim), float32: all cosines, then all sines."""
+    """Timesteps t (b,), any dtype -> float32 (b, dim): all cosines, then all sines."""
     half = dim // 2
     i = torch.arange(half, dtype=torch.float32)
     frequencies = torch.exp(-math.log(max_period) * i / half)  # (dim/2,)
@@ -50,14 +50,14 @@ SINUSOIDS = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write the embedding for a batch of timesteps `t`, `(b,)`. Timesteps may be whole or "
-    "fractional and come in any `dtype`, half precision included. Return `(b, dim)` in `float32`, "
-    "exact to four digits: the cosines of all `dim / 2` frequencies, highest frequency first, then "
-    "the sines in the same order. `max_period` takes the place of the 10000 in the formula. You "
-    "may use `torch` and `math` only.",
+    statement="Write the embedding for a batch of timesteps `t` of shape `(b,)`. They may be whole "
+    "or fractional and of any `dtype`, including half precision. Return a `float32` tensor of "
+    "shape `(b, dim)`, accurate to within 0.0001: the cosines of all `dim / 2` frequencies, "
+    "highest frequency first, then the sines in the same order. `max_period` takes the place of "
+    "the 10000 in the formula.",
     hints=(
-        "Make `t` float32 first. You need one angle for each timestep and each frequency, so `(b, "
-        "dim / 2)` of them.",
+        "Convert `t` to float32 first. You need one angle for each pair of a timestep and a "
+        "frequency, so the angles have shape `(b, dim / 2)`.",
         "The frequencies are `max_period ** (-torch.arange(half) / half)` with `half = dim // 2`. "
         "To multiply every timestep by every frequency, give the timesteps an axis of their own: "
         "`(b, 1)` times `(dim / 2,)`.",
@@ -98,8 +98,8 @@ MULTILAYER = Exercise(
     minutes=4,
     difficulty=1,
     core=True,
-    statement="Write `forward`: the first linear layer, SiLU, the second linear layer. Take SiLU "
-    "from the formula above, or use `F.silu`.",
+    statement="Write `forward`: apply the first linear layer, SiLU and the second linear layer. "
+    "Compute SiLU from the formula above or use `F.silu`.",
     hints=(
         "The first layer maps `(b, dim_in)` to `(b, dim)`, and the second keeps that shape. SiLU "
         "is applied once, between them.",
@@ -114,7 +114,7 @@ MULTILAYER = Exercise(
 
 
 def wavelength(channel: int, dim: int) -> float:
-    """After how many steps of t does this channel, 0 to dim - 1, repeat itself?"""
+    """Return the wavelength, in steps of t, of a channel from 0 to dim - 1."""
     half = dim // 2
     i = channel % half  # channel i + half is the sine of frequency i
     return 2 * math.pi * 10000 ** (i / half)
@@ -130,9 +130,9 @@ WAVELENGTH = Exercise(
     title="A channel's wavelength",
     minutes=6,
     difficulty=1,
-    statement="Take one channel of `sinusoidal_embedding(t, dim)` and let `t` grow. After how many "
-    "steps does this channel begin to repeat itself? Write the answer as a function of the "
-    "channel's number, `0` to `dim - 1`, and of `dim`. It is a real number, not a whole one.",
+    statement="Each channel of `sinusoidal_embedding(t, dim)` is a wave in `t`. What is its "
+    "wavelength, the number of steps after which it repeats itself? Return it for channel number "
+    "`channel`, from `0` to `dim - 1`. It is a real number, not an integer.",
     hints=(
         "Which frequency does the channel belong to? There are only `dim / 2` frequencies, and "
         "each of them has two channels.",
@@ -147,11 +147,11 @@ WAVELENGTH = Exercise(
     tolerance=1e-5,
 )
 
-# ----------------------------------------------------------------- 03.4 weights from another family
+# ------------------------------------------------------------------- 03.4 weights for another order
 
 
 def adapted(weight: Tensor) -> Tensor:
-    """(n, dim) for sin, cos, sin, cos, ... -> (n, dim) for cosines, then sines."""
+    """Reorder a weight (n, dim) for sin, cos, sin, cos, ... to cosines, then sines."""
     return torch.cat([weight[:, 1::2], weight[:, 0::2]], dim=1)
 
 
@@ -162,16 +162,17 @@ def weight_cases(rng: Generator) -> Iterator[Case]:
 
 WEIGHTS = Exercise(
     number="03.4",
-    title="Weights from another family",
+    title="Weights for another order of channels",
     minutes=12,
     difficulty=2,
     core=True,
     statement="You find a trained network whose embedding follows the transformer paper to the "
     "letter: sine and cosine alternate, $(\\sin_0, \\cos_0, \\sin_1, \\cos_1, \\dots)$, for the "
-    "same frequencies as ours. You want to run it on *your* `sinusoidal_embedding`, without "
-    "training. Its first layer has the weight `(n, dim)`, as in `nn.Linear(dim, n)`. Return the "
-    "weight that gives the same output for our order of channels. Converters of published files "
-    "do this all the time. The cells after the check generate with your weight.",
+    "same frequencies as ours. You want to run it with *your* `sinusoidal_embedding`, without "
+    "training. Its first layer has a weight of shape `(n, dim)`, like that of `nn.Linear(dim, n)`. "
+    "Return the weight that gives the same output with our order of channels. Programs that "
+    "convert published weights do this all the time. The cells after the check generate images "
+    "with your weight.",
     hints=(
         "Output j of the layer is the sum of `weight[j, k] * x[k]` over the channels k. If the "
         "channels of `x` move, what has to move with them: rows or columns?",
@@ -194,7 +195,7 @@ def size_vector(
     targets: list[tuple[int, int]],
     dim: int,
 ) -> Tensor:
-    """pooled (b, d), the others b pairs each -> (b, d + 6 * dim)."""
+    """Return the pooled text (b, d) and the embedded sizes as (b, d + 6 * dim)."""
     rows = [
         (height, width, top, left, target_height, target_width)
         for (width, height), (left, top), (target_width, target_height) in zip(
@@ -251,16 +252,17 @@ VECTOR = Exercise(
     title="SDXL's sizes",
     minutes=12,
     difficulty=2,
-    statement="You prepare training images for SDXL with Pillow. For each of `b` images you have "
-    "`image.size` before it was scaled, the corner where the crop begins, and the size of the "
-    "crop: `originals`, `corners` and `targets`, each a list of `b` pairs. Pillow's pairs are "
-    "`(width, height)` and `(left, top)`. SDXL was trained on another order: the pooled text "
-    "embedding, original height, original width, crop top, crop left, target height, target width. "
-    "Each of the six numbers is embedded by itself, in `dim` channels. `pooled` is `(b, d)`. "
-    "Return the concatenation, `(b, d + 6 * dim)`. You may use `sinusoidal_embedding`.",
+    statement="SDXL is conditioned on sizes, too. You are preparing training images for it with "
+    "Pillow. For each of `b` images you know three pairs: its `image.size` before scaling "
+    "(`originals`), the corner where the crop begins (`corners`) and the size of the crop "
+    "(`targets`). Pillow gives them as `(width, height)` and `(left, top)`.\n\nSDXL expects a "
+    "vector in a different order: the pooled text embedding, original height, original width, crop "
+    "top, crop left, target height, target width. Each of the six numbers is embedded separately "
+    "in `dim` channels, with `sinusoidal_embedding`. `pooled` has shape `(b, d)`. Return the "
+    "concatenation, of shape `(b, d + 6 * dim)`.",
     hints=(
         "Build the six numbers of each image first, `(b, 6)`, and compare their order with "
-        "SDXL's. What does Pillow name first, and what SDXL?",
+        "SDXL's. Which comes first in Pillow, and which in SDXL?",
         "SDXL's order is height, width, top, left, height, width, so every pair is swapped. Then "
         "each number is embedded by itself, and the six embeddings of an image are concatenated.",
         "`sinusoidal_embedding(numbers.flatten(), dim)` is `(b * 6, dim)`; `.reshape(b, 6 * dim)` "
@@ -275,7 +277,7 @@ VECTOR = Exercise(
 
 
 def read_clocks(embedding: Tensor) -> Tensor:
-    """(b, dim), the rounded embeddings -> the timesteps (b,), from 0 to 999."""
+    """Return the timesteps (b,), from 0 to 999, of rounded embeddings (b, dim)."""
     half = embedding.shape[1] // 2
     frequencies = 10000 ** (-torch.arange(half, dtype=embedding.dtype) / half)
     angles = torch.atan2(embedding[:, half:], embedding[:, :half])  # (b, dim/2), -π to π
@@ -365,19 +367,19 @@ CLOCKS = Exercise(
     title="Reading the clocks",
     minutes=25,
     difficulty=3,
-    statement="Invert the embedding. `embedding` is `(b, dim)`, the sinusoidal embedding of "
-    "timesteps between 0 and 999, fractions included, but every entry has been rounded to *two "
-    "decimal places*. Return the timesteps, `(b,)`, in the `dtype` of `embedding` and to within a "
-    "hundredth of a step. The lowest frequency alone is not exact enough, and the highest repeats "
-    "itself every 6.28 steps: you need both, and those between them. (`dim` is at least `6`, so "
-    "that the slowest clock makes less than half a turn.)",
+    statement="Invert the embedding. You get the sinusoidal embedding of timesteps between 0 and "
+    "999, which may be fractional, as a tensor of shape `(b, dim)`. Every entry has been rounded "
+    "to *two decimal places*. Return the timesteps, of shape `(b,)` and with the same `dtype`, "
+    "accurate to a hundredth of a step. The lowest frequency alone isn't precise enough, and the "
+    "highest repeats itself every 6.28 steps. You need both, and the ones in between. (`dim` is at "
+    "least `6`, so that the slowest clock makes less than half a turn.)",
     hints=(
         "`torch.atan2(sine, cosine)` is the angle of a hand, between -π and π. Start with the "
         "lowest frequency. Its clock has not made a whole turn, so its angle divided by its "
         "frequency is a first, rough estimate of t.",
-        "The next faster clock is more exact, but it has made some whole turns that its hand does "
-        "not show. Use the rough estimate: which number of turns brings this clock's t nearest to "
-        "it?",
+        "The next faster clock is more precise, but it has made some whole turns that its hand "
+        "doesn't show. Use the rough estimate: which number of turns brings this clock's t nearest "
+        "to it?",
         "In a loop from slow to fast: `turns = torch.round((t * w - angle) / (2 * math.pi))`, then "
         "`t = (angle + 2 * math.pi * turns) / w`.",
     ),
@@ -393,8 +395,8 @@ EXERCISES = with_mistakes(__name__, SINUSOIDS, MULTILAYER, WAVELENGTH, WEIGHTS, 
 
 QUESTIONS = (
     Question(
-        "You run published weights with the divisor half - 1. At which timesteps is your embedding "
-        "most nearly right?",
+        "You run Stable Diffusion's weights with the divisor d/2 − 1. At which timesteps are your "
+        "sinusoids closest to the correct ones?",
         (
             Answer(
                 "At none, because all frequencies but the first are wrong.",
@@ -405,7 +407,7 @@ QUESTIONS = (
             Answer(
                 "At large t, because only the low frequencies count there.",
                 False,
-                "The low frequencies do stay right the longest. But the embedding holds the others "
+                "The low frequencies do stay accurate longest. But the vector contains the others "
                 "too, and their angles are furthest off at large t.",
             ),
             Answer(
@@ -434,8 +436,8 @@ QUESTIONS = (
             Answer(
                 "Because all these embeddings have the same length.",
                 False,
-                "They have, for the same reason, but vectors of one length can have any angle "
-                "between them.",
+                "They do have the same length, and for the same reason. But vectors of equal "
+                "length can have any angle between them.",
             ),
         ),
     ),
@@ -459,8 +461,8 @@ QUESTIONS = (
             Answer(
                 "It generates an image of another prompt.",
                 False,
-                "The prompt reaches the network as before. What is wrong is how much of the latent "
-                "the network takes for noise.",
+                "The prompt reaches the network as before. It is the amount of noise that the "
+                "network misjudges.",
             ),
         ),
     ),

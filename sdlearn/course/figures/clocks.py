@@ -138,7 +138,7 @@ def clock_figure(
     bars = top + FACE + 4 * LINE
     drawn = Image.new("RGB", (wide, bars + tall + 3 * LINE), "white")
     pen, font, bold = ImageDraw.Draw(drawn), label_font(12), label_font(13, bold=True)
-    head = f"{len(clocks)} of {dim // 2} frequencies: blue at t = {t:g}, red at t' = {other:g}"
+    head = f"{len(clocks)} of {dim // 2} frequencies: blue at t = {t:g}, orange at t' = {other:g}"
     pen.text((8, 6), head, INK, bold)
     for column, i in enumerate(clocks):
         edge = left + column * (FACE + GAP)

@@ -87,7 +87,7 @@ def grid(
 
     Args:
         rows: The images. All rows have one length; the last may be shorter.
-        columns: A heading for each column, or none.
+        columns: A heading for each column, or none. Long ones take several lines.
         names: A name for each row, drawn to its left, or none.
         title: Written above the grid.
         scale: Side of an enlarged pixel, in pixels.
@@ -109,13 +109,15 @@ def grid(
     left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
     wide = max(left + across * (w + gap), 240)
     heading_lines = wrapped(title, bold, wide - 2 * gap)
-    top = gap + line * len(heading_lines) + line * bool(columns)
+    headings = [wrapped(heading, font, w - gap) for heading in columns]
+    top = gap + line * (len(heading_lines) + max(map(len, headings), default=0))
     page = Image.new("RGB", (wide, top + len(rows) * (h + gap)), "white")
     pen = ImageDraw.Draw(page)
     for i, text in enumerate(heading_lines):
         pen.text((gap, gap + i * line), text, INK, bold)
-    for i, heading in enumerate(columns):
-        pen.text((left + i * (w + gap) + w / 2, top - line), heading, INK, font, anchor="ma")
+    for i, texts in enumerate(headings):
+        for k, text in enumerate(reversed(texts), start=1):
+            pen.text((left + i * (w + gap) + w / 2, top - k * line), text, INK, font, anchor="ma")
     for j, row in enumerate(rows):
         y = top + j * (h + gap)
         if names:

@@ -152,7 +152,7 @@ def similarity(matrices: Mapping[str, Tensor], step: int) -> Described:
     )
     words = (
         f"Square maps of the cosine similarity of the embeddings of all pairs of timesteps from 0 "
-        f"to {end}, lightest on the diagonal. {said}."
+        f"to {(n - 1) * step}, lightest on the diagonal. {said}."
     )
     return Described(figure, words)
 
@@ -168,7 +168,7 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
         times: The true timesteps.
         errors: By what the network got as its timestep, a mean squared error for each true one.
     """
-    title = "Error of the noise prediction, by what the network gets as its timestep"
+    title = "Error of the noise prediction for each input"
     figure, ax = axes_for(title, "true timestep", "mean squared error")
     colours = (INK, BLUE, VERMILION, PURPLE, ORANGE)
     styles = zip(errors.items(), colours, ("-", "--", "-.", ":", (0, (6, 1.5))), strict=False)
@@ -177,8 +177,8 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     ax.set(yscale="log", xlim=(times[0], times[-1]))
     ax.axhline(1, color=MUTED, lw=0.8)
     ax.annotate(
-        "prediction 0", (280, 1), (0, 3), textcoords="offset points", ha="center", color=MUTED,
-        fontsize=9,
+        "always predicting 0", (700, 1), (0, 3), textcoords="offset points", ha="center",
+        color=MUTED, fontsize=9,
     )  # fmt: skip
     ax.legend(loc="lower left", fontsize=9)
     middle = len(times) // 2
@@ -216,7 +216,7 @@ def fits(
     figure.legend(*handles, loc="outside lower center", ncols=3)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     said = "; ".join(
-        f"{name}: typical error {rms(curve - target, trained):.2f} at trained timesteps and "
+        f"{name}: RMS error {rms(curve - target, trained):.2f} at trained timesteps and "
         f"{rms(curve - target, ~trained):.2f} between them"
         for name, curve in fitted.items()
     )
