@@ -608,3 +608,14 @@ def test_a_notebook_without_exercises_is_said_to_have_none_yet():
         check("17.1", right("04.2"))
     with pytest.raises(Refused, match=r"there are: 04\.1, .*, 04\.9\.$"):
         find("04.0")
+
+
+def test_an_answer_that_draws_random_numbers_is_told_so():
+    """Not that it mixes the examples of a batch, although its results differ for each alone."""
+
+    def sample_posterior(mean, logvar, noise):
+        return torch.normal(mean.expand_as(noise), (0.5 * logvar).exp().expand_as(noise))
+
+    verdict = str(check("02.2", sample_posterior))
+    assert "Your code draws random numbers of its own" in verdict
+    assert "batch" not in verdict

@@ -5,10 +5,12 @@ solutions in place of what the learner writes.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import sdlearn
@@ -157,10 +159,23 @@ def test_the_training_that_it_tells_of_is_the_shipped_one(cells):
     record = json.loads((ROOT / "data" / "storybook" / "training.json").read_text("utf-8"))
     runs = [run for run in record["runs"] if run["part"] == "vae"]
     steps, hours = (sum(run[key] for run in runs) for key in ("steps_done", "seconds"))
-    assert f"{steps:,}" in cells["shipped-figure"]
-    assert f"{hours / 3600:.1f} hours" in cells["shipped-figure"]
-    assert f"for {hours / 3600:.1f} hours" in cells["shipped-read"]
+    assert f"{steps:,}" in cells["stages-figure"]
+    assert f"{hours / 3600:.1f} hours" in cells["stages-figure"]
+    assert f"for {hours / 3600:.1f} hours" in cells["stages-read"]
     # Pixel errors and the KL term alone.
     assert all(run["settings"]["perceptual"] == 0 for run in runs)
     assert all(run["settings"]["discriminator"] == 0 for run in runs)
     assert all(run["settings"]["kl"] == 1e-6 for run in runs)
+
+
+def test_the_stages_of_the_training_get_better():
+    folder = ROOT / "data" / "storybook"
+    record = json.loads((folder / "autoencoder_stages.json").read_text("utf-8"))
+    stages = record["stages"]
+    assert [stage["minutes"] for stage in stages] == [1, 5, 20, 60]
+    assert [stage["steps"] for stage in stages] == [155, 775, 3100, 9300]
+    for name, least in (("psnr", 2), ("ssim", 0.03)):
+        values = [stage[name] for stage in stages]
+        assert all(b > a + least for a, b in pairwise(values)), name
+    with Image.open(folder / "autoencoder_stages.png") as sheet:
+        assert sheet.size == (64 * len(record["shown"]), 64 * len(stages))

@@ -110,7 +110,7 @@ def test_planes_number_the_codes_inside_and_leave_out_the_others():
     assert len({land.cmap(shade) for shade in range(4)}) == 4
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "within 10 levels of an image", "within 20", "like no image of the book",
+        "within 10 levels of an image", "within 20", "unlike any training image",
     ]  # fmt: skip
     assert all(ax.get_xlabel() for ax in below)
     assert all(axes[0].get_ylabel() for axes in (above, below))

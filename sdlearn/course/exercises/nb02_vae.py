@@ -30,9 +30,9 @@ KL_TERM = Exercise(
     difficulty=1,
     core=True,
     statement="Write the KL divergence from the posterior to $N(0, 1)$. `mean` and `logvar` have "
-    "the shape `(b, ...)`: the first axis counts the images, and the others, one or several, "
-    "count the entries of a code. The entries are independent, so their divergences add up. Sum "
-    "over the entries of each image and average over the images.",
+    "shape `(b, ...)`. The first axis is the batch, and any others index the entries of a code. "
+    "The entries are independent, so their divergences add. Sum over the entries of each image and "
+    "average over the images.",
     hints=(
         "First compute the divergence of each entry, in the shape of `mean`. The variance $s^2$ "
         "is `logvar.exp()`, and $\\ln s^2$ is `logvar` itself.",
@@ -65,10 +65,10 @@ SAMPLE = Exercise(
     minutes=5,
     difficulty=1,
     core=True,
-    statement="Draw `n` samples from the posterior of every image in a batch, so that gradients "
-    "reach the encoder. `mean` and `logvar`, `(b, ...)`, are what the encoder returns. `noise`, "
-    "`(n, b, ...)`, is standard normal and independent for every sample of every image. Sample $i$ "
-    "of image $j$ uses `noise[i, j]`.",
+    statement="Draw `n` samples from the posterior of each image in a batch in such a way that "
+    "gradients reach the encoder. You get the encoder's `mean` and `logvar`, of shape `(b, ...)`, "
+    "and standard normal `noise` of shape `(n, b, ...)`. Sample $i$ of image $j$ uses `noise[i, "
+    "j]`. (Without the axis `n`, your code will draw one sample.)",
     hints=(
         "A normal variable with mean m and standard deviation s is m + s · noise. The encoder "
         "gives neither s nor s², but the logarithm of s².",
@@ -85,7 +85,7 @@ SAMPLE = Exercise(
 
 
 def best_guesses(images: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """images (n, c, h, w), probabilities (n,) -> the best for L2 and for L1."""
+    """Return the images (c, h, w) with the least expected L2 and L1 error."""
     mean = (probabilities.view(-1, 1, 1, 1) * images).sum(0)
     values, order = images.sort(dim=0)
     reached = probabilities[order].cumsum(0) >= 0.5  # (n, c, h, w)
@@ -121,13 +121,14 @@ GUESS = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="A code fits `n` different images, `(n, c, h, w)`, and image $i$ is the right one "
-    "with the probability `probabilities[i]`. They sum to 1 and need not be equal. The decoder "
-    "must return *one* image. Return the one with the smallest expected squared error and the one "
-    "with the smallest expected absolute error, a tuple of two `(c, h, w)`. Every value of the "
-    "image may be chosen separately. The next cell shows your two images.",
+    statement="`n` different images fit the same code: `images` has shape `(n, c, h, w)`, and "
+    "image $i$ is the right one with probability `probabilities[i]`. The probabilities sum to 1 "
+    "but needn't be equal. Return two images of shape `(c, h, w)`: first the one with the smallest "
+    "expected squared error, then the one with the smallest expected absolute error. You may "
+    "choose every value of the image separately, so the result need not be one of the `n`. The "
+    "next figure shows your two images.",
     hints=(
-        "The first is a mean in which each image counts with its probability. For the second, "
+        "The first is a mean in which each image is weighted by its probability. For the second, "
         "think of one value of one pixel: section 5 says what minimises absolute errors.",
         "Sort the n candidates for that value, keep their probabilities in the same order, and add "
         "these up from the smallest candidate on, until the sum is at least one half. That "
@@ -149,7 +150,7 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """Twice norm, SiLU and convolution, with a residual connection."""
+    """Norm, SiLU and convolution, twice, with a residual connection."""
 
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
@@ -168,7 +169,7 @@ class ResBlock(nn.Module):
 
 
 def resblock_cases(rng: Generator) -> Iterator[Case]:
-    for b, h, w, build in ((2, 5, 7, (8, 12, 4)), (3, 4, 4, (6, 6, 3)), (1, 6, 3, (9, 6, 3))):
+    for b, h, w, build in ((2, 5, 7, (8, 12, 4)), (3, 4, 5, (6, 6, 3)), (1, 6, 3, (9, 6, 3))):
         yield Case((2 * normal(rng, b, build[0], h, w) + 0.5,), build=build)
 
 
@@ -178,9 +179,10 @@ RESBLOCK = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Twice normalise, apply SiLU (`F.silu`) and convolve, in this "
-    "order. Then add the residual connection: the input `x`, through `conv_shortcut`. That is an "
-    "`Identity`, or a 1 × 1 convolution if the number of channels changes.",
+    statement="Write `forward`. Normalise, apply SiLU (`F.silu`) and convolve; then do the same "
+    "again with the second norm and convolution. Finally add the input `x`, passed through "
+    "`conv_shortcut`. That layer is an `Identity`, or a 1 × 1 convolution if the number of "
+    "channels changes.",
     hints=(
         "There are two branches. One goes through all norms and convolutions, the other through "
         "`conv_shortcut` alone. They meet in a sum at the end.",
@@ -214,11 +216,11 @@ KL = Exercise(
     title="From one normal distribution to another",
     minutes=12,
     difficulty=2,
-    statement="Section 2 compares a posterior with $N(0, 1)$. Compare it with *any* normal "
-    "distribution: derive and write KL(N(m, s²) ‖ N(mₚ, sₚ²)), given all means and log-variances "
-    "as tensors `(b, c, h, w)`. Sum over the entries of each image and return one value for each "
-    "image, `(b,)`. (The loss of a diffusion model starts from this formula: every step of its "
-    "bound compares two normal distributions.)",
+    statement="Section 2 computes the divergence of a posterior from $N(0, 1)$. Now derive it for "
+    "*any* normal distribution: write $\\mathrm{KL}(N(m, s^2) \\,\\|\\, N(m_p, s_p^2))$, given the "
+    "means and log-variances as tensors of shape `(b, c, h, w)`. Sum over the entries of each "
+    "image and return one value for each image, of shape `(b,)`. (The loss of a diffusion model "
+    "starts from this formula: every step of its bound compares two normal distributions.)",
     hints=(
         "Begin as in section 2, with the mean over q of ln q(z) − ln p(z). Now ln p contains "
         "(z − mₚ)² / sₚ² and ln sₚ².",
@@ -259,9 +261,10 @@ FACTOR = Exercise(
     difficulty=2,
     statement="A diffusion model is trained on *samples* of the posterior, so its scaling factor "
     "is one over the standard deviation of all entries of all samples. Section 10 draws noise to "
-    "measure it. Compute it exactly instead, from `mean` and `logvar`, `(b, c, h, w)`, without any "
-    "noise: think of infinitely many samples of every image. Return one value for all channels, as "
-    "in Stable Diffusion, and divide sums by the number of entries, not by one less.",
+    "measure it. Compute it exactly instead, from `mean` and `logvar`, of shape `(b, c, h, w)`, "
+    "without any noise: think of infinitely many samples of every image. Return one value for all "
+    "channels, as in Stable Diffusion, and use the population variance: divide by $n$, not by $n - "
+    "1$.",
     hints=(
         "The entries vary for two reasons: the means of the posteriors differ from each other, and "
         "every sample differs from its mean.",
@@ -307,9 +310,9 @@ FIELD = Exercise(
     "stride 2 and *one* column of zeros on the right. Take these convolutions alone, without the "
     "ResBlocks between them. Which columns of an image of `width` pixels does latent column `i` "
     "depend on? Return the first and the last, counted from 0. The zeros are not columns of the "
-    "image. When you have it: how far is the middle of the receptive field from the middle of the "
-    "position's own 8 × 8 pixels, and where would it be with zeros on both sides? (The last hint "
-    "says.)",
+    "image. Once `check` passes, one more question, for three levels: how far is the middle of the "
+    "receptive field from the middle of the latent position's own 8 × 8 pixels, and where would it "
+    "be with zeros on both sides? (The third hint has the answer.)",
     hints=(
         "One level first: which three columns are in the window of output i? Draw eight pixels and "
         "the first two windows.",
@@ -358,14 +361,15 @@ FIT = Exercise(
     difficulty=1,
     core=True,
     statement="The library's autoencoder refuses images whose height or width is not a multiple of "
-    "`factor`, and the one built above returns a smaller image. Make images fit: add as few "
-    "columns as needed on the *right* and as few rows as needed at the *bottom*, by repeating the "
-    "last column and the last row. A side that fits already stays as it is. The pixels keep their "
-    "places, so the result of `decode` can be cut back to `h` and `w`. The cell after it sends an "
-    "image of 50 × 61 pixels through the storybook's autoencoder with your function.",
+    "`factor`, and the one built above returns a smaller image. Write a function that pads an "
+    "image to a size that fits. Add as few columns as possible on the *right* and as few rows as "
+    "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
+    "already fits. No pixel changes its place, so you can crop the decoded image back to `h` and "
+    "`w`. The next cells send an image of 50 × 61 pixels through the storybook's autoencoder with "
+    "your function.",
     hints=(
-        "How many columns are missing to the next multiple? For w = 11 and factor 8 it is 5, for "
-        "w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
+        "How many columns are missing up to the next multiple? For w = 11 and factor 8 it is 5, "
+        "for w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
         "`F.pad(x, (left, right, top, bottom), mode='replicate')` repeats the border. Mind the "
         "order: F.pad begins with the *last* axis, the width.",
         "`F.pad(x, (0, -w % factor, 0, -h % factor), mode='replicate')`",
@@ -384,7 +388,7 @@ QUESTIONS = (
         "training, instead of decoding the mean?",
         (
             Answer(
-                "So that the decoder paints a different image every time.",
+                "So that the decoder returns a different image every time.",
                 False,
                 "It does, a little, but that is not the aim. At generation the decoder gets no "
                 "noise of its own.",
@@ -400,7 +404,7 @@ QUESTIONS = (
             Answer(
                 "So that gradients can pass through the encoder.",
                 False,
-                "Without any noise they pass too. It is the noise that makes the "
+                "They would pass without any noise. It is the noise that makes the "
                 "reparameterisation trick necessary.",
             ),
         ),
@@ -425,7 +429,8 @@ QUESTIONS = (
                 "did not make them standard normal.",
                 True,
                 "The factor is one over the measured standard deviation. It gives the diffusion "
-                "model inputs of about unit variance. Their distribution keeps its shape.",
+                "model inputs of about unit variance. The shape of their distribution doesn't "
+                "change.",
             ),
         ),
     ),
@@ -436,8 +441,8 @@ QUESTIONS = (
             Answer(
                 "The one with the adversarial loss: its images look sharper.",
                 False,
-                "Looking real and being close to the original are two aims. An invented texture in "
-                "the wrong place costs more PSNR than a smooth area.",
+                "Looking real and being close to the original are different aims. An invented "
+                "texture in the wrong place costs more PSNR than a smooth area.",
             ),
             Answer(
                 "The one with the absolute error alone.",

@@ -90,7 +90,7 @@ def nearest_image(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
 NEAREST_LEVELS = {
     10.0: ("1.0", GREEN, "within 10 levels of an image"),
     20.0: ("0.8", tint(GREEN, 0.4), "within 20"),
-    256.0: ("0.5", tint(VERMILION, 0.3), "like no image of the book"),
+    256.0: ("0.5", tint(VERMILION, 0.3), "unlike any training image"),
 }
 MAP_COLOURS = ListedColormap([INK, tint(VERMILION, 0.3), tint(GREEN, 0.4), GREEN])
 
@@ -284,7 +284,9 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
         chances: Their probabilities.
     """
     figure, ax = axes_for(
-        "Which single guess costs least?", "the guess c", "expected error of the pixel"
+        "Which single value has the smallest expected error?",
+        "value returned",
+        "expected error of the pixel",
     )
     c, said = np.linspace(-1.4, 1.4, 281), []
     for name, power, style, colour in (

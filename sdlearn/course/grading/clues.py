@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
+from sdlearn.course.grading.compare import difference
 from sdlearn.course.grading.reruns import alone, doubled, nearly, never_used, parts, tiny, unaltered
 from sdlearn.course.grading.resemblance import (
     entries,
@@ -13,6 +14,7 @@ from sdlearn.course.grading.resemblance import (
     right_where,
     weights,
 )
+from sdlearn.course.grading.sandbox import Failure, run
 from sdlearn.course.grading.substitutes import other_arguments
 from sdlearn.course.grading.trials import STUMBLES, Trial
 
@@ -40,6 +42,8 @@ def clues(trial: Trial) -> list[str]:
         return []
     if trial.close:
         return list(filter(None, [tiny(trial)]))
+    if drawn := random_numbers(trial):
+        return [drawn]  # every other run would differ, too
     found: list[str] = []
     for probe in PROBES:
         with suppress(*STUMBLES):  # a probe that cannot handle a result finds nothing
@@ -47,3 +51,17 @@ def clues(trial: Trial) -> list[str]:
         if len(found) == 2:
             break
     return found
+
+
+def random_numbers(trial: Trial) -> str:
+    """Report an answer that draws random numbers."""
+    k = trial.first
+    again = run(trial.exercise, trial.answer, trial.unchanged[k], seed=1)
+    if isinstance(again, Failure) or isinstance(trial.mine[k], Failure):
+        return ""
+    if not difference(again, trial.mine[k], 1e-9):
+        return ""
+    return (
+        "Your code draws random numbers of its own: called twice with the same inputs, it returns "
+        "different results. Use the inputs that you are given."
+    )

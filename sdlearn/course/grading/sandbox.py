@@ -36,11 +36,17 @@ def results(exercise: Exercise, answer: Any, dtype: torch.dtype = torch.float64)
     return [run(exercise, answer, case, dtype) for case in exercise.inputs()]
 
 
-def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.float64) -> Any:
+def run(
+    exercise: Exercise,
+    answer: Any,
+    case: Case,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Any:
     """Run an answer on one case.
 
     Inputs in float64 are not copied, so that a change in place shows. For another dtype the answer
-    gets converted copies.
+    gets converted copies. `seed` is that of the random numbers that the answer may draw.
 
     Returns:
         The result, or a Failure.
@@ -53,7 +59,7 @@ def run(exercise: Exercise, answer: Any, case: Case, dtype: torch.dtype = torch.
             function = ready(exercise, answer, case, dtype)
             if isinstance(function, Failure):
                 return function
-            torch.default_generator.manual_seed(0)  # whatever was drawn for weights
+            torch.default_generator.manual_seed(seed)  # whatever was drawn for weights
             result = materialize(function(*inputs))
     except (Exception, SystemExit) as error:
         return failure(error, answer)
