@@ -283,11 +283,8 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
         values: Possible values of the pixel, in [-1, 1].
         chances: Their probabilities.
     """
-    figure, ax = axes_for(
-        "Which single value has the smallest expected error?",
-        "value returned",
-        "expected error of the pixel",
-    )
+    title = "Which value has the smallest expected error?"
+    figure, ax = axes_for(title, "value returned", "expected error")
     c, said = np.linspace(-1.4, 1.4, 281), []
     for name, power, style, colour in (
         ("squared", 2, "-", BLUE),
