@@ -146,13 +146,14 @@ def config_of(widths: tuple[int, ...], attends: tuple[bool, ...]) -> UNetConfig:
 
 def up_cases(rng: Generator) -> Iterator[Case]:
     for b, sides, config, i, c, skip_widths in (
-        # Odd sides: twice the small map is too large. Above it another level's skip is waiting.
+        # Odd sides: twice the small map is too large. Skips of two more levels are waiting.
         (2, ((4, 5), (7, 9)), config_of((4, 8, 6), (True, True, False)), 1, 6, (4, 8, 8)),
         (1, ((4, 4), (8, 8)), config_of((8, 8), (False, False)), 1, 8, (8, 8, 8)),
         (1, ((3, 6), (3, 6)), config_of((4, 4), (True, False)), 0, 4, (4, 4, 4)),
     ):
         (h, w), above = sides
-        skips = [normal(rng, b, 4, *above)] * (i > 0)
+        waiting = [(2 * above[0], 2 * above[1] - 1), above] if i > 0 else []
+        skips = [normal(rng, b, 4, *size) for size in waiting]
         skips += [normal(rng, b, width, h, w) for width in skip_widths]
         level = UpBlock(config, i, c, skip_widths).double()
         for parameter in level.parameters():
@@ -215,23 +216,23 @@ LEVEL = Exercise(
     title="The parameters of a level",
     minutes=12,
     difficulty=2,
-    statement="How many parameters does one level of the upsampling path have? It is `c` channels "
-    "wide, without transformers. The map comes in with `below` channels. There is one "
-    "ResBlock for each entry of `skips`, the channels of the skips in the order in which "
-    "they are taken, and except on the `top` level an upsampling with its convolution. "
-    "`dim` is the width of `emb`. Count every weight and bias. To try it: "
-    "`level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must be `sum(p.numel() "
-    "for p in large.up_blocks[0].parameters())`.",
+    statement="How many parameters does one level of the upsampling path have, without "
+    "transformers? The level has `c` channels, and the map comes in with `below` channels. There "
+    "is one ResBlock for each entry of `skips`, the channels of the skips in the order in which "
+    "they are taken. Except on the `top` level, an upsampling layer with its convolution follows. "
+    "`dim` is the width of `emb`. Count every weight and bias. You can test your function on the "
+    "real model: `level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must equal "
+    "`sum(p.numel() for p in large.up_blocks[0].parameters())`.",
     hints=(
-        "Go through `ResBlock.__init__` line by line. A convolution of size $k$ has "
-        "$k^2 c_{in} c_{out}$ weights and $c_{out}$ biases, a group norm a weight and a bias for "
-        "each of its channels, a linear layer $c_{in} c_{out}$ weights and $c_{out}$ biases.",
-        "Into the first ResBlock go `below + skips[0]` channels, into each later one "
-        "`c + skip`. The first norm has as many channels as go in. The shortcut exists where the "
-        "number of channels changes.",
-        "With c_in for what goes in, a ResBlock has `2 * c_in + 9 * c_in * c + c + dim * c "
-        "+ c + 2 * c + 9 * c * c + c`, and `c_in * c + c` more where `c_in != c`. The upsampling "
-        "has `9 * c * c + c`.",
+        "Go through `ResBlock.__init__` line by line. A convolution with kernel size $k$ has $k^2 "
+        "c_{in} c_{out}$ weights and $c_{out}$ biases. A linear layer has $c_{in} c_{out}$ weights "
+        "and $c_{out}$ biases. A group norm has one weight and one bias per channel.",
+        "The first ResBlock gets `below + skips[0]` channels, and each later one gets `c + skip`. "
+        "The first norm has as many channels as go in. The shortcut exists where the number of "
+        "channels changes.",
+        "If a ResBlock has c_in input channels, it has `2 * c_in + 9 * c_in * c + c + dim * c + c "
+        "+ 2 * c + 9 * c * c + c` parameters, plus `c_in * c + c` where `c_in != c`. The "
+        "upsampling has `9 * c * c + c`.",
     ),
     solution=level_parameters,
     cases=level_cases,
@@ -242,7 +243,7 @@ LEVEL = Exercise(
 
 
 class AdaptiveBlock(nn.Module):
-    """A ResBlock whose second norm the timestep scales and shifts."""
+    """A ResBlock in which the timestep scales and shifts the second norm's output."""
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int) -> None:
         super().__init__()
@@ -268,15 +269,15 @@ ADAPTIVE = Exercise(
     title="Adaptive group normalisation",
     minutes=8,
     difficulty=1,
-    statement="In Stable Diffusion the timestep is added after `conv1`. Another U-Net of that "
-    "time, [ADM](https://arxiv.org/abs/2105.05233), uses **adaptive group normalisation**: the "
-    "projection gives *two* values for each channel, `scale` first and then `shift`, and they "
-    "act on the output of the second norm: `norm2(h) * (1 + scale) + shift`, before the SiLU. "
-    "All else is as in section 2, including the SiLU on `emb` and the residual connection. The "
-    "layers are given; write `forward`.",
+    statement="Stable Diffusion adds the timestep after `conv1`. "
+    "[ADM](https://arxiv.org/abs/2105.05233), a U-Net from about the same time, uses **adaptive "
+    "group normalisation** instead. Its projection gives *two* values per channel, first all the "
+    "scales and then all the shifts, and applies them to the output of the second norm, before the "
+    "SiLU: `norm2(h) * (1 + scale) + shift`. Everything else is as in section 2, including the "
+    "SiLU on `emb` and the residual connection. The layers are given. Write `forward`.",
     hints=(
-        "Begin with the `forward` of `ResBlock`. The line in which the timestep is added goes; "
-        "the one with `norm2` changes.",
+        "Begin with the `forward` of `ResBlock`. Remove the line that adds the timestep, and "
+        "change the one with `norm2`.",
         "The projection gives `(b, 2 * c_out)`. Give it two axes of length one for height and "
         "width, then cut it in two along the channels: `scale, shift = ... .chunk(2, dim=1)`.",
         "`h = self.norm2(h) * (1 + scale) + shift`, then `self.conv2(F.silu(h))`, added to "
@@ -318,13 +319,14 @@ FREE_U = Exercise(
     minutes=15,
     difficulty=2,
     core=True,
-    statement="[FreeU](https://arxiv.org/abs/2309.11497) changes a trained U-Net without training: "
-    "before each concatenation it rescales the backbone `h` and the low frequencies of the "
-    "skip. Multiply the first half of the channels of `h` (`c // 2` of them) by `b`. Take "
-    "the two-dimensional Fourier transform of `skip` over height and width, multiply by `s` "
-    "every entry whose two frequencies are both -1, 0 or 1, and transform back to a real "
-    "tensor. (The authors' code scales four of these nine.) The cell after the check "
-    "generates with your function.",
+    statement="[FreeU](https://arxiv.org/abs/2309.11497) changes the images of a trained U-Net "
+    "without any further training. Before each concatenation, it rescales the map `h` from below, "
+    "which the authors call the *backbone*, and the low frequencies of the skip. First multiply "
+    "the first `c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of "
+    "`skip` over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 "
+    "by `s`, and transform back to a real tensor. `fft2` puts frequency 0 first and the negative "
+    "ones last. (The authors' code scales only four of these nine entries.) The cells after the "
+    "check generate images with your function.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
@@ -337,6 +339,7 @@ FREE_U = Exercise(
     ),
     solution=free_u,
     cases=free_u_cases,
+    tolerance=1e-6,  # of a mask in float32
 )
 
 # ------------------------------------------------------------------------- 06.7 a dial on each skip
@@ -398,17 +401,17 @@ DIAL = Exercise(
     title="A dial on every skip",
     minutes=20,
     difficulty=3,
-    statement="Write the whole forward pass of a small U-Net in which skip $k$, in the order in "
-    "which the skips are *stored*, is multiplied by `dials[k]`. The dial changes only the stored "
-    "copy, not the map that goes on *down*. The layers are given: `down` has one ResBlock a level, "
-    "`shrink` a downsampling for every level but the last, `up` two ResBlocks a level, smallest "
-    "map first, and `grow` the upsampling after each pair of them but the last. It must work for "
-    "any height and width.",
+    statement="Write the complete forward pass of a small U-Net. Skip $k$, counted in the order in "
+    "which the skips are *stored*, is multiplied by `dials[k]`. Only the stored map changes, not "
+    "the one that continues through the downsampling path. The layers are given: `down` has one "
+    "ResBlock per level, and `shrink` has a downsampling for every level but the last. `up` has "
+    "two ResBlocks per level, smallest map first, and `grow` has the upsampling that follows each "
+    "pair but the last. Your network must work for any height and width.",
     hints=(
         "Keep a list. `conv_in`, every ResBlock of `down` and every downsampling append their "
-        "output. Then `mid`. Every ResBlock of `up` takes one off the end of the list.",
+        "output. Then run `mid`. Each ResBlock of `up` takes one entry off the end of the list.",
         "Multiply the whole list once, before the upsampling path begins: the k-th entry by "
-        "`dials[k]`. If you multiply while taking, count backwards.",
+        "`dials[k]`. If you multiply as you take them, count backwards.",
         "The upsampling path: `h = block(torch.cat([h, skips.pop()], dim=1), emb)` for each block "
         "of `up`; after every second one, while there are skips left, "
         "`h = self.grow[i // 2](h, skips[-1].shape[-2:])`.",
@@ -424,10 +427,10 @@ EXERCISES = with_mistakes(__name__, RES_BLOCK, WIDTHS, UP_LEVEL, LEVEL, ADAPTIVE
 QUESTIONS = (
     Question(
         "The timestep is added as one value for each channel, and then `norm2` follows. What "
-        "would happen if `norm2` normalised every channel by itself?",
+        "would happen if `norm2` normalised every channel separately?",
         (
             Answer(
-                "The same as before: a norm only scales.",
+                "Nothing would change: a norm only scales.",
                 False,
                 "A norm also subtracts the mean of what it normalises, and here that mean would "
                 "hold everything that the timestep contributes.",
@@ -435,12 +438,12 @@ QUESTIONS = (
             Answer(
                 "The block would ignore the timestep.",
                 True,
-                "A constant added to a whole channel moves its mean and nothing else, and the norm "
-                "subtracts it again. In groups of several channels the differences between them "
-                "remain.",
+                "A constant added to a whole channel shifts its mean and nothing else, and the "
+                "norm subtracts it again. If a group has several channels, the differences between "
+                "them remain.",
             ),
             Answer(
-                "The timestep would count more, since each channel has its own value.",
+                "The timestep would matter more, because each channel has its own value.",
                 False,
                 "Each channel has its own value in any case. The question is whether the norm "
                 "leaves it there.",
@@ -459,15 +462,16 @@ QUESTIONS = (
             Answer(
                 "The outputs of all ResBlocks and transformers of the downsampling path.",
                 False,
-                "These would be fourteen. Where a transformer follows a ResBlock, only the "
-                "transformer's output is stored, and three downsamplings and `conv_in` count too.",
+                "There are fourteen of those. Where a transformer follows a ResBlock, only the "
+                "transformer's output is stored. The outputs of `conv_in` and of the three "
+                "downsamplings are stored as well.",
             ),
             Answer(
-                "The output of `conv_in`, two for each of the four levels, and three "
-                "downsamplings.",
+                "The output of `conv_in`, two outputs for each of the four levels, and those of "
+                "the three downsamplings.",
                 True,
-                "The last level has no downsampling. Counted by size instead, these are three "
-                "skips for each of the four sizes of the map.",
+                "The last level has no downsampling. Counted by size, that makes three skips for "
+                "each of the four sizes.",
             ),
         ),
     ),
@@ -484,8 +488,8 @@ QUESTIONS = (
             Answer(
                 "The parameters stay the same, and the MACs are multiplied by 4.",
                 True,
-                "Every position costs the same MACs, and there are four times as many. The MACs "
-                "of the products inside self-attention grow faster, by 16.",
+                "Every position costs the same MACs, and there are four times as many. The "
+                "products inside self-attention grow faster, by a factor of 16.",
             ),
             Answer(
                 "The parameters stay the same, and the MACs are multiplied by 2.",
