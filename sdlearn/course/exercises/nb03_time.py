@@ -1,7 +1,7 @@
 """Exercises and quiz of notebook 03, the timestep embedding."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -206,36 +206,6 @@ def size_vector(
     return torch.cat([pooled, embedded.reshape(len(rows), 6 * dim)], dim=-1)
 
 
-def packed(pooled: Tensor, rows: Tensor, dim: int) -> Tensor:
-    """rows (b, 6) -> the embedded sizes after the pooled text."""
-    embedded = sinusoidal_embedding(rows.flatten(), dim).reshape(len(rows), -1)
-    return torch.cat([pooled, embedded], dim=-1)
-
-
-def six(*pairs: list[tuple[int, int]]) -> Tensor:
-    """b times two numbers, three times -> (b, 6)."""
-    return torch.cat([torch.tensor(pair) for pair in pairs], dim=1)
-
-
-def swapped(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [(b, a) for a, b in pairs]
-
-
-def in_order(*parts: list[tuple[int, int]]) -> Tensor:
-    return six(*map(swapped, parts))
-
-
-def rearranged(change: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
-    """The right sizes, embedded, (b, 6, dim), and then changed to (b, 6 * dim)."""
-
-    def answer(pooled: Tensor, originals: list, corners: list, targets: list, dim: int) -> Tensor:
-        rows = in_order(originals, corners, targets)
-        embedded = sinusoidal_embedding(rows.flatten(), dim).reshape(*rows.shape, dim)
-        return torch.cat([pooled, change(embedded, dim)], dim=-1)
-
-    return answer
-
-
 def vector_cases(rng: Generator) -> Iterator[Case]:
     for b, d, dim in ((2, 5, 8), (6, 6, 6), (1, 3, 16), (2, 1280, 256)):
         drawn = [
@@ -288,65 +258,13 @@ def read_clocks(embedding: Tensor) -> Tensor:
     return t
 
 
-def speeds(dim: int, divisor: int | None = None) -> Tensor:
+def speeds(dim: int) -> Tensor:
     half = dim // 2
-    return 10000 ** (-torch.arange(half, dtype=torch.float64) / (divisor or half))
+    return 10000 ** (-torch.arange(half, dtype=torch.float64) / half)
 
 
 def waves(angles: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def read_with(cosines: Tensor, sines: Tensor, w: Tensor) -> Tensor:
-    angles = torch.atan2(sines, cosines)
-    t = angles[:, -1] / w[-1]
-    for i in reversed(range(len(w) - 1)):
-        t = (angles[:, i] + 2 * math.pi * torch.round((t * w[i] - angles[:, i]) / math.tau)) / w[i]
-    return t
-
-
-def halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    half = embedding.shape[1] // 2
-    return embedding[:, :half], embedding[:, half:]
-
-
-def two_ends(embedding: Tensor) -> Tensor:
-    """The slowest clock for the turns, the fastest for the rest, and none between."""
-    cosines, sines = halves(embedding)
-    w = speeds(embedding.shape[1])
-    return read_with(cosines[:, [0, -1]], sines[:, [0, -1]], w[[0, -1]])
-
-
-def averaged(embedding: Tensor) -> Tensor:
-    """The mean of what all clocks say, each after the slower ones."""
-    cosines, sines = halves(embedding)
-    w = speeds(embedding.shape[1])
-    said = [read_with(cosines[:, i:], sines[:, i:], w[i:]) for i in range(len(w))]
-    return torch.stack(said).mean(0)
-
-
-def by_whole_turns(embedding: Tensor, signed: bool = False) -> Tensor:
-    """The whole turns in the rough time, and the hand; signed: angles from -π to π."""
-    cosines, sines = halves(embedding)
-    w = speeds(embedding.shape[1])
-    angles = torch.atan2(sines, cosines)
-    angles = angles if signed else angles % math.tau
-    t = angles[:, -1] / w[-1]
-    for i in reversed(range(len(w) - 1)):
-        t = (angles[:, i] + math.tau * torch.floor(t * w[i] / math.tau)) / w[i]
-    return t
-
-
-def by_arcsin(embedding: Tensor) -> Tensor:
-    sines = halves(embedding)[1]
-    cosines = (1 - sines.clamp(-1, 1) ** 2).sqrt()
-    return read_with(cosines, sines, speeds(embedding.shape[1]))
-
-
-def by_arccos(embedding: Tensor) -> Tensor:
-    cosines = halves(embedding)[0]
-    sines = (1 - cosines.clamp(-1, 1) ** 2).sqrt()
-    return read_with(cosines, sines, speeds(embedding.shape[1]))
 
 
 def clock_cases(rng: Generator) -> Iterator[Case]:

@@ -10,8 +10,6 @@ from torch import Tensor
 from sdlearn.course.exercises.nb03_time import (
     TimeEmbedding,
     adapted,
-    in_order,
-    packed,
     read_clocks,
     sinusoidal_embedding,
     size_vector,
@@ -111,11 +109,18 @@ def by_product(weight):
     return weight @ order
 
 
+def in_order(*parts):
+    """Three lists of b pairs -> (b, 6), each pair turned round."""
+    return torch.cat([torch.tensor(pairs).flip(1) for pairs in parts], dim=1)
+
+
 def with_sizes(change):
     """The right rows of six, (b, 6), changed before they are embedded."""
 
     def answer(pooled, originals, corners, targets, dim):
-        return packed(pooled, change(in_order(originals, corners, targets)), dim)
+        rows = change(in_order(originals, corners, targets))
+        embedded = sinusoidal_embedding(rows.flatten(), dim).reshape(len(rows), -1)
+        return torch.cat([pooled, embedded], dim=-1)
 
     return answer
 
@@ -156,17 +161,18 @@ def weighted(embedding):
     return t + (off * w).sum(1) / (w * w).sum()
 
 
-def from_clock(start, stop=0):
-    """Slow to fast, but only from one clock on, or only to one."""
+def by_turns(start=0, stop=0, turns=None, signed=True):
+    """Slow to fast, from one clock on or to one; `turns` counts them in (t * w, angle)."""
+    nearest = turns or (lambda turned, angle: torch.round((turned - angle) / math.tau))
 
     def answer(embedding):
-        half = embedding.shape[1] // 2
-        w = speeds(embedding.shape[1])
+        half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
         angles = torch.atan2(embedding[:, half:], embedding[:, :half])
+        angles = angles if signed else angles % math.tau
         last = half - 1 - start
         t = angles[:, last] / w[last]
         for i in reversed(range(stop, last)):
-            t = (angles[:, i] + math.tau * torch.round((t * w[i] - angles[:, i]) / math.tau)) / w[i]
+            t = (angles[:, i] + math.tau * nearest(t * w[i], angles[:, i])) / w[i]
         return t
 
     return answer
@@ -174,25 +180,7 @@ def from_clock(start, stop=0):
 
 def rounded(whole):
     """The right way but for how the number of turns becomes a whole one."""
-
-    def answer(embedding):
-        half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
-        angles = torch.atan2(embedding[:, half:], embedding[:, :half])
-        t = angles[:, -1] / w[-1]
-        for i in reversed(range(half - 1)):
-            t = (angles[:, i] + math.tau * whole((t * w[i] - angles[:, i]) / math.tau)) / w[i]
-        return t
-
-    return answer
-
-
-def by_floor(embedding):
-    half, w = embedding.shape[1] // 2, speeds(embedding.shape[1])
-    angles = torch.atan2(embedding[:, half:], embedding[:, :half]) % math.tau
-    t = angles[:, -1] / w[-1]
-    for i in reversed(range(half - 1)):
-        t = (angles[:, i] + math.tau * torch.floor(t * w[i] / math.tau)) / w[i]
-    return t
+    return by_turns(turns=lambda turned, angle: whole((turned - angle) / math.tau))
 
 
 WRONG = {
@@ -310,10 +298,10 @@ WRONG = {
         ),
     ],
     "03.6": [
-        from_clock(1),
-        from_clock(0, 1),
-        from_clock(0, 2),
-        by_floor,
+        by_turns(1),
+        by_turns(stop=1),
+        by_turns(stop=2),
+        by_turns(turns=lambda turned, angle: torch.floor(turned / math.tau), signed=False),
         rounded(torch.ceil),
         rounded(torch.trunc),
         rounded(lambda turns: turns),
@@ -369,6 +357,6 @@ RIGHT = {
         put_together(lambda pooled, x: torch.cat([pooled, x.flatten(1).to(pooled.dtype)], -1)),
         with_sizes(lambda rows: rows.double()),
     ],
-    "03.6": [weighted, most_alike, from_clock(0)],
+    "03.6": [weighted, most_alike, by_turns()],
 }
 VERDICTS = [ExpectedVerdict("03.1", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]
