@@ -207,7 +207,7 @@ def size_vector(
 
 
 def vector_cases(rng: Generator) -> Iterator[Case]:
-    for b, d, dim in ((2, 5, 8), (6, 6, 6), (1, 3, 16), (2, 1280, 256)):
+    for b, d, dim in ((2, 5, 8), (6, 6, 12), (1, 3, 16), (2, 1280, 256)):
         drawn = [
             torch.randint(low, high, (b, 2), generator=rng).tolist()
             for low, high in ((200, 3000), (0, 300), (500, 1500))
@@ -268,15 +268,17 @@ def waves(angles: Tensor) -> Tensor:
 
 
 def clock_cases(rng: Generator) -> Iterator[Case]:
-    for b, dim in ((6, 8), (5, 32), (1, 16), (8, 6), (90, 10)):
+    for b, dim in ((6, 8), (5, 32), (1, 16), (8, 6), (150, 10)):
         t = torch.rand(b, generator=rng, dtype=torch.float64)
         t = 999 * t.sqrt() if b == 1 else 999 * t
         if b > 1:
             t[0] = t[0] / 1000  # just after the beginning, and just before the end
             t[-1] = 999 - t[-1] / 1000
-        if b > 50:  # moments at which a hand points straight up, or nearly
+        if b > 50:  # moments at which a hand points straight up or down, or nearly
             turn = math.tau / speeds(dim)[:3].repeat(20)  # of the three fastest clocks
-            t[1:61] = turn * (1 + torch.arange(60) // 3 % (990 / turn).floor()) + t[1:61] / 99900
+            up = turn * (1 + torch.arange(60) // 3 % (990 / turn).floor())
+            for first, moment in ((1, up), (61, up - turn / 2)):
+                t[first : first + 60] = moment + t[first : first + 60] / 99900
         yield Case((waves(t[:, None] * speeds(dim)).mul(100).round() / 100,))
 
 

@@ -195,7 +195,7 @@ def alone(trial: Trial) -> str:
     if k is None or isinstance(trial.mine[k], Failure):
         return ""
     b = batch(trial.expected[k])
-    if b > 64:  # the entries of a long table, not a batch
+    if b > 64 or batch(trial.mine[k]) != b:  # a long table, or axes in another order
         return ""
     singles = [one_by_one(trial, k, b, code) for code in (trial.exercise.solution, trial.answer)]
     right, mine = singles
@@ -205,7 +205,7 @@ def alone(trial: Trial) -> str:
         return ""
     fine = [same_row(x, trial.expected[k], i) for i, x in enumerate(mine)]
     together = [same_row(row(trial.mine[k], i), trial.expected[k], i) for i in range(b)]
-    if together[0] and not any(together[1:]):
+    if together[0] and not any(together[1:]) and all(fine):
         return "Only the first example of the batch is right: something of it is used for all."
     if all(fine):
         return (

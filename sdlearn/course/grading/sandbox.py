@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +116,9 @@ def failure(error: BaseException, answer: Any) -> Failure:
         return Failure(f"{place} is still to be written.", blank=True)
     text = f"{type(error).__name__}: {text}".rstrip(".: ")
     text = text if len(text) < 240 else f"{text[:240]} …"
-    return Failure(f"{place} raised {text}.{advice(text)}", raised=text)
+    in_layer = bool(stack) and Path(stack[-1].filename).name == "linear.py"
+    cause = advice("in a linear layer, " * in_layer + text)
+    return Failure(f"{place} raised {text}.{cause}", raised=text)
 
 
 ADVICE = (
@@ -125,6 +128,10 @@ ADVICE = (
         "must match the size of tensor|are not broadcastable|not broadcastable|shape mismatch",
         "Two shapes do not fit together: an axis of length 1 may be missing, as `x[:, None]` makes "
         "one, or two axes are exchanged.",
+    ),
+    (
+        "in a linear layer, .*mat1 and mat2",
+        "A linear layer takes vectors of one length: is this the right layer, and the right input?",
     ),
     (
         "mat1 and mat2|size for first two dimensions|inconsistent tensor size|size mismatch",
@@ -145,12 +152,21 @@ ADVICE = (
     ),
     ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
     (
+        "must be Tensor, not [A-Z]",
+        "Something else was handed to a function of torch in place of a tensor. If it is a layer, "
+        "call it first, `layer(x)`, and hand over the result.",
+    ),
+    (
         "must be Tensor, not",
         "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
     ),
     ("object has no attribute '(sqrt|exp|log|shape|view|cos|sin|dim|float)'",
      "You call a tensor's method on something else, perhaps a plain number."),
     ("index out of range|out of bounds", "An index is beyond the end: count from 0."),
+    (
+        "Sizes of tensors must match except",
+        "`torch.cat` joins tensors that agree on all other axes: does one need a `reshape` first?",
+    ),
     ("is invalid for input of size", "The lengths do not multiply to that many numbers."),
     ("is not defined", "A name is missing: is it spelt as where you set it?"),
     ("math domain error", "You take a root or logarithm of a number below 0."),

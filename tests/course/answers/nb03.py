@@ -201,6 +201,7 @@ WRONG = {
         changed(lambda x: x * 2**0.5),
         changed(lambda x: x.T),
         changed(lambda x: x.half().float()),
+        changed(lambda x: x.unflatten(1, (2, -1))),
         lambda t, dim, max_period=1e4: sinusoidal_embedding(t, dim),
         lambda t, dim, max_period=1e4: by_power(t, dim, max_period, torch.float64).double(),
         lambda t, dim, max_period=1e4: waves(
@@ -359,4 +360,170 @@ RIGHT = {
     ],
     "03.6": [weighted, most_alike, by_turns()],
 }
-VERDICTS = [ExpectedVerdict("03.1", answer, "in the dtype of t") for answer in IN_ITS_DTYPE]
+
+
+def with_speeds(speeds):
+    """speeds(half, max_period) -> the frequencies of an otherwise right embedding."""
+    return lambda t, dim, max_period=1e4: waves(times_of(t) * speeds(dim // 2, max_period))
+
+
+def with_halves(join):
+    """The right cosines and sines, joined in some other way."""
+    return lambda t, dim, max_period=1e4: join(*by_power(t, dim, max_period).chunk(2, 1))
+
+
+def in_place(weight):
+    new, half = weight.clone(), weight.shape[1] // 2
+    new[:, :half] = new[:, 1::2]
+    new[:, half:] = new[:, ::2]
+    return new
+
+
+def from_pairs(number_rows):
+    """number_rows(originals, corners, targets), tensors (b, 2) -> (b, 6), the rest is right."""
+
+    def answer(pooled, originals, corners, targets, dim):
+        rows = number_rows(*map(torch.tensor, (originals, corners, targets)))
+        embedded = sinusoidal_embedding(rows.flatten(), dim).reshape(len(pooled), -1)
+        return torch.cat([pooled, embedded], dim=-1)
+
+    return answer
+
+
+def with_a_table(pooled, originals, corners, targets, dim):
+    embedded = sinusoidal_embedding(in_order(originals, corners, targets), dim)
+    return torch.cat([pooled, embedded.reshape(len(pooled), -1)], dim=-1)
+
+
+def sideways(o, c, t):
+    return torch.cat([o.flip(1), c.flip(1), t.flip(1)], dim=1)
+
+
+def named(number, mistakes):
+    return [ExpectedVerdict(number, answer, name) for name, answer in mistakes.items()]
+
+
+def unnamed(number, says, omits, *answers):
+    return [ExpectedVerdict(number, answer, None, (says,), (omits,)) for answer in answers]
+
+
+VERDICTS = [
+    *(ExpectedVerdict("03.1", answer, "in the dtype of t") for answer in IN_ITS_DTYPE),
+    *named(
+        "03.1",
+        {
+            "power upside down": with_speeds(lambda half, m: m ** (torch.arange(half) / half)),
+            "power before quotient": with_speeds(lambda half, m: m ** -torch.arange(half) / half),
+            "without the exponential": with_speeds(
+                lambda half, m: torch.arange(half) * -math.log(m) / half
+            ),
+            "logarithm to base 10": with_speeds(
+                lambda half, m: (-math.log10(m) / half * torch.arange(half)).exp()
+            ),
+            "twice the exponent": with_speeds(
+                lambda half, m: m ** (-2 * torch.arange(half) / half)
+            ),
+            "counted from 1": with_speeds(
+                lambda half, m: torch.tensor([m ** (-(i + 1) / half) for i in range(half)])
+            ),
+            "whole timesteps": with_times(Tensor.long),
+            "cosines twice": with_halves(lambda cosines, sines: cosines.repeat(1, 2)),
+            "sines twice": with_halves(lambda cosines, sines: sines.repeat(1, 2)),
+            "one below the other": with_halves(lambda *both: torch.cat(both)),
+            "a new axis": with_halves(lambda *both: torch.stack(both, -1)),
+        },
+    ),
+    *unnamed("03.1", "`.permute(1, 0)` of yours", "softmax", changed(lambda x: x.T)),
+    *named(
+        "03.2",
+        {
+            "first layer alone": mlp(lambda self, x: self.linear_1(x)),
+            "first layer left out": mlp(lambda self, x: self.linear_2(x * torch.sigmoid(x))),
+            "layers exchanged": mlp(lambda self, x: self.linear_1(F.silu(self.linear_2(x)))),
+            "first layer twice": mlp(lambda self, x: self.linear_1(F.silu(self.linear_1(x)))),
+            "second layer twice": mlp(lambda self, x: self.linear_2(F.silu(self.linear_2(x)))),
+            "sigmoid of x": mlp(lambda self, x: self.linear_2(self.linear_1(x) * x.sigmoid())),
+            "activation before and between": mlp(lambda self, x: step_by_step(self, F.silu(x))),
+        },
+    ),
+    *unnamed(
+        "03.2",
+        "A linear layer takes vectors of one length",
+        "transpose",
+        mlp(lambda self, x: self.linear_2(x)),
+        mlp(lambda self, x: self.linear_1(self.linear_2(x))),
+    ),
+    *unnamed(
+        "03.2",
+        "call it first, `layer(x)`",
+        "plain number",
+        mlp(lambda self, x: self.linear_2(F.silu(self.linear_1)(x))),
+        mlp(lambda self, x: self.linear_2(torch.nn.SiLU(self.linear_1(x)))),
+    ),
+    *named(
+        "03.3",
+        {
+            "channel over dim": lambda channel, dim: 2 * math.pi * 10000 ** (channel / dim),
+            "half subtracted from all": lambda channel, dim: (
+                math.tau * 10000 ** ((channel - dim // 2) / (dim // 2))
+            ),
+            "first sine with the cosines": lambda channel, dim: (
+                math.tau * 10000 ** ((channel - dim // 2 * (channel > dim // 2)) / (dim // 2))
+            ),
+            "quotient for remainder": lambda channel, dim: (
+                math.tau / 10000 ** -(channel // (dim // 2) / (dim // 2))
+            ),
+            "even and odd channels": lambda channel, dim: (
+                math.tau / 10000 ** -(channel % 2 / (dim // 2))
+            ),
+        },
+    ),
+    *named(
+        "03.4",
+        {
+            "one below the other": lambda weight: torch.cat((weight[:, 1::2], weight[:, ::2])),
+            "rows and columns exchanged": lambda weight: torch.cat([weight.T[1::2], weight.T[::2]]),
+            "overwritten": in_place,
+        },
+    ),
+    *unnamed(
+        "03.4",
+        "(10, 4), and (5, 8)",
+        "softmax",
+        lambda weight: torch.cat((weight[:, ::2], weight[:, 1::2])),
+    ),
+    *named(
+        "03.5",
+        {
+            "only the original turned round": from_pairs(
+                lambda o, c, t: torch.cat([o.flip(1), c, t], dim=1)
+            ),
+            "only the target turned round": from_pairs(
+                lambda o, c, t: torch.cat([o, c, t.flip(1)], dim=1)
+            ),
+            "all heights first": from_pairs(
+                lambda o, c, t: torch.stack([x[:, k] for k in (1, 0) for x in (o, c, t)], dim=1)
+            ),
+            "all six reversed": from_pairs(lambda o, c, t: torch.cat([o, c, t], dim=1).flip(1)),
+            "images in reverse order": from_pairs(lambda o, c, t: sideways(o, c, t).flip(0)),
+            "images reversed, pairs not": from_pairs(
+                lambda o, c, t: torch.cat([o.flip(0), c.flip(0), t.flip(0)], dim=1)
+            ),
+            "stacked along axis 0": from_pairs(lambda o, c, t: torch.stack([o, c, t]).flip(2)),
+            "images mixed": from_pairs(lambda o, c, t: sideways(o, c, t).T),
+            "a table of timesteps": with_a_table,
+        },
+    ),
+    *named(
+        "03.6",
+        {
+            "turns without the angle": by_turns(
+                turns=lambda turned, angle: torch.round(turned / math.tau)
+            ),
+            "turns without the angle, from 0": by_turns(
+                turns=lambda turned, angle: torch.round(turned / math.tau), signed=False
+            ),
+        },
+    ),
+    *unnamed("03.6", "differs at", "Only the first example", rounded(Tensor.long)),
+]
