@@ -47,8 +47,8 @@ def test_a_hand_starts_at_the_top_and_turns_to_the_right(quarter):
     y, x = np.nonzero(hand)
     middle = hand.shape[0] / 2
     right, up = (x - middle + 0.5).mean(), (middle - y - 0.5).mean()
-    assert right == pytest.approx(15 * math.sin(quarter * math.pi / 2), abs=3)
-    assert up == pytest.approx(15 * math.cos(quarter * math.pi / 2), abs=3)
+    assert right == pytest.approx(11 * math.sin(quarter * math.pi / 2), abs=3)
+    assert up == pytest.approx(11 * math.cos(quarter * math.pi / 2), abs=3)
 
 
 def test_the_other_hand_is_red_and_thin():
@@ -63,7 +63,7 @@ def test_rows_of_clocks_are_rows_of_times():
     assert more.width == one.figure.width
     assert more.height - one.figure.height == timestep.FACE + timestep.GAP
     pixels = np.array(one.figure)
-    left, top = 100, 2 * timestep.LINE
+    left, top = 92, 2 * timestep.LINE
     for k, speed in enumerate(timestep.frequencies(8)):
         x = left + k * (timestep.FACE + timestep.GAP)
         y = top + timestep.FACE + timestep.GAP
@@ -98,6 +98,7 @@ def test_a_map_has_one_pixel_for_each_number():
     vectors = timestep.clock_hands(torch.arange(90), 12)
     drawn = timestep.vectors_over_time(vectors, "Title")
     assert "12 channels" in drawn.words
+    assert "the uppermost channels are the shortest waves" in drawn.words
     ax, beside = drawn.figure.axes
     assert np.array_equal(np.asarray(ax.images[0].get_array()), vectors.T.numpy())
     size = ax.get_window_extent()
@@ -108,7 +109,7 @@ def test_a_map_has_one_pixel_for_each_number():
         "channel",
     )
     assert ax.images[0].get_clim() == pytest.approx((-1, 1))
-    assert beside.get_ylabel() == "value"
+    assert beside.get_xlabel() == "value"
 
 
 def test_maps_of_similarity_share_their_scale_and_their_times():
@@ -136,16 +137,39 @@ def test_curves_of_errors_differ_without_colour():
 
 
 def test_fits_show_the_target_the_network_and_the_trained_timesteps():
-    t = torch.arange(6)
-    target, trained = t.float(), t % 2 == 0
-    drawn = timestep.fits(t, target, {"a": target, "b": target + ~trained}, trained, "A title")
-    assert [ax.get_title(loc="left") for ax in drawn.figure.axes] == ["a", "b"]
-    for ax, curve in zip(drawn.figure.axes, (target, target + ~trained), strict=True):
-        assert [len(line.get_xdata()) for line in ax.lines] == [6, 6, 3]
-        assert list(ax.lines[1].get_ydata()) == curve.tolist()
-    assert "b: RMS error 0.00 at trained timesteps and 1.00 between them" in drawn.words
+    t = torch.arange(20)
+    targets, trained = {"up": t.float(), "down": -t.float()}, t % 2 == 0
+    fitted = {(curve, name): y + k * ~trained
+              for curve, y in targets.items() for k, name in enumerate("ab")}  # fmt: skip
+    windows = {"up": (0, 5), "down": (10, 17)}
+    drawn = timestep.fits(targets, fitted, trained, windows, "A title")
+    assert [ax.get_title(loc="left") for ax in drawn.figure.axes] == ["a", "a", "b", "b"]
+    for k, ax in enumerate(drawn.figure.axes):
+        curve, name = ("up", "down")[k % 2], "ab"[k // 2]
+        first, last = windows[curve]
+        n = last + 1 - first
+        assert [len(line.get_xdata()) for line in ax.lines] == [n, n, n // 2]
+        assert list(ax.lines[0].get_xdata()) == list(range(first, last + 1))
+        assert list(ax.lines[1].get_ydata()) == fitted[curve, name][first : last + 1].tolist()
+    assert "down, b: RMS error 0.00 at trained timesteps and 1.00 between them" in drawn.words
     (legend,) = drawn.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["target", "network", "trained"]
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        timestep.timestep_path,
+        lambda: timestep.clock_rows([1], 320, "Title", count=6),
+        lambda: timestep.vectors_over_time(timestep.clock_hands(torch.arange(500), 12), "Title"),
+        lambda: timestep.similarity(dict.fromkeys("ab", torch.eye(250)), step=4),
+        lambda: timestep.error_curves([0, 999], {"a": [1, 2]}),
+    ],
+)
+def test_a_figure_is_narrow_enough_for_a_phone(drawn):
+    figure = drawn().figure
+    wide = figure.width if isinstance(figure, Image.Image) else figure.bbox.width
+    assert wide <= 630  # on 350 pixels, letters of 13 become 7
 
 
 def test_rows_of_images_have_their_names():

@@ -9,7 +9,8 @@ from torch import Tensor
 from sdlearn.course.figures.images import label_font
 from sdlearn.course.figures.style import BLUE, INK, VERMILION, Described
 
-FACE, GAP, LINE = 96, 14, 16  # diameter of a clock, gap between two, line height, in pixels
+FACE, GAP, LINE = 72, 14, 18  # diameter of a clock, gap between two, line height, in pixels
+LETTERS = 14  # their size in pixels: a phone shrinks the figure to about 350 pixels
 FINE = 4  # antialiasing factor of the clocks
 
 
@@ -90,11 +91,11 @@ def clock_rows(
     """
     clocks = pick_clocks(dim, count)
     speeds = frequencies(dim, max_period)
-    left, top = 100, 2 * LINE
+    left, top = 92, 2 * LINE
     wide = left + len(clocks) * (FACE + GAP)
-    drawn = Image.new("RGB", (wide, top + len(times) * (FACE + GAP) + 3 * LINE), "white")
-    pen, font = ImageDraw.Draw(drawn), label_font(12)
-    pen.text((8, 6), title, INK, label_font(13, bold=True))
+    drawn = Image.new("RGB", (wide, top + len(times) * (FACE + GAP) + 4 * LINE), "white")
+    pen, font = ImageDraw.Draw(drawn), label_font(LETTERS)
+    pen.text((8, 6), title, INK, label_font(LETTERS, bold=True))
     for row, t in enumerate(times):
         y = top + row * (FACE + GAP)
         pen.text((8, y + FACE / 2), f"t = {t:g}", INK, font, anchor="lm")
@@ -121,8 +122,8 @@ def label_clock(pen: ImageDraw.ImageDraw, x: float, y: float, i: int, speed: flo
     """Write the number and the wavelength of a frequency below its clock."""
     turn = 2 * torch.pi / speed
     steps = f"{turn:.1f}" if turn < 100 else f"{turn:,.0f}"
-    for k, text in enumerate((f"i = {i}", f"{steps} steps")):
-        pen.text((x, y + k * LINE), text, INK, label_font(12), anchor="ma")
+    for k, text in enumerate((f"i = {i}", steps, "steps")):
+        pen.text((x, y + k * LINE), text, INK, label_font(LETTERS), anchor="ma")
 
 
 def clock_figure(
@@ -134,12 +135,15 @@ def clock_figure(
     """
     clocks, speeds = pick_clocks(dim, count), frequencies(dim, max_period)
     left, wide, tall = 44, 44 + 6 * (FACE + GAP) + 10, 120
-    top = 2 * LINE
-    bars = top + FACE + 4 * LINE
+    top = 3 * LINE
+    bars = top + FACE + 5 * LINE
     drawn = Image.new("RGB", (wide, bars + tall + 3 * LINE), "white")
-    pen, font, bold = ImageDraw.Draw(drawn), label_font(12), label_font(13, bold=True)
-    head = f"{len(clocks)} of {dim // 2} frequencies: blue at t = {t:g}, orange at t' = {other:g}"
-    pen.text((8, 6), head, INK, bold)
+    pen, font, bold = (
+        ImageDraw.Draw(drawn), label_font(LETTERS), label_font(LETTERS, bold=True)
+    )  # fmt: skip
+    head = f"{len(clocks)} of {dim // 2} frequencies", f"blue: t = {t:g}, orange: t' = {other:g}"
+    for k, line in enumerate(head):
+        pen.text((8, 6 + k * LINE), line, INK, font if k else bold)
     for column, i in enumerate(clocks):
         edge = left + column * (FACE + GAP)
         drawn.paste(clock_face(t * float(speeds[i]), other * float(speeds[i])), (edge, top))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -20,7 +21,6 @@ from sdlearn.course.figures.clocks import frequencies as frequencies
 from sdlearn.course.figures.clocks import pick_clocks as pick_clocks
 from sdlearn.course.figures.diagrams import CONV, LINEAR, MLP, TIME, arrow, box, label, plus
 from sdlearn.course.figures.images import grid
-from sdlearn.course.figures.plots import WIDE, axes_for
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -34,6 +34,7 @@ from sdlearn.course.figures.style import (
     tint,
 )
 
+NARROW = 5.2  # inches; a phone shrinks wider figures until their letters cannot be read
 SHADES = 9  # levels of a map; few levels keep thin stripes distinct and the file small
 
 
@@ -43,36 +44,43 @@ SHADES = 9  # levels of a map; few levels keep thin stripes distinct and the fil
 @in_style
 def timestep_path() -> Described:
     """Draw the path of a timestep: sinusoids, MLP, and the addition inside a ResBlock."""
-    figure, ax = diagrams.canvas(22, 6.4, "From a timestep to every ResBlock")
-    top, low = 5.0, 1.5
-    label(ax, 1.1, top, "timestep $t$\n(b,)")
-    box(ax, 4.6, top, "sinusoids\n$\\cos\\,\\omega_i t$,  $\\sin\\,\\omega_i t$",
+    across, tall = 11.8, 10.6
+    figure, ax = diagrams.canvas(across, tall, "From a timestep to every ResBlock")
+    inches = NARROW * tall / across
+    figure.set_size_inches(NARROW, inches + 0.35)
+    ax.set_position((0, 0, 1, inches / (inches + 0.35)))
+    left, middle, right, y = 2.75, 6.65, 9.5, 4.9
+    for x, w, low, high in ((0.35, 3.8, 2.75, 7.55), (5.1, 6.6, 1.25, 9.4)):
+        ax.add_patch(Rectangle((x, low), w, high - low, facecolor=PALE, edgecolor="#cbd2d9"))
+    label(ax, 0.45, 7.25, "TimeEmbedding", MUTED, "left")
+    label(ax, 5.3, 9.05, "ResBlock", MUTED, "left")
+    label(ax, left, 10.3, "timestep $t$, (b,)")
+    box(ax, left, 8.7, "sinusoids\n$\\cos\\,\\omega_i t$,  $\\sin\\,\\omega_i t$",
         tint(PURPLE, 0.22), w=3.4, h=1.3)  # fmt: skip
-    ax.add_patch(Rectangle((8.1, 3.95), 7.3, 2.1, facecolor=PALE, edgecolor="#cbd2d9"))
-    label(ax, 15.2, 5.83, "TimeEmbedding", MUTED, "right")
-    box(ax, 9.5, top, "linear_1", LINEAR, w=1.8)
-    box(ax, 11.75, top, "SiLU", MLP, w=1.3)
-    box(ax, 14.0, top, "linear_2", LINEAR, w=1.8)
-    ends = ((2.0, 2.85), (6.35, 8.55), (10.45, 11.05), (12.45, 13.05), (14.95, 16.9))
+    for height, name, colour in (
+        (6.4, "linear_1", LINEAR), (5.0, "SiLU", MLP), (3.6, "linear_2", LINEAR)
+    ):  # fmt: skip
+        box(ax, left, height, name, colour, w=2.0)
+    ends = ((10.0, 9.35), (8.05, 6.85), (5.95, 5.45), (4.55, 4.05), (3.15, 1.75))
     for start, end in ends:
-        arrow(ax, [(start, top), (end, top)], TIME)
-    label(ax, 7.3, top + 0.35, "(b, d)", MUTED)
-    label(ax, 16.0, top + 0.35, "(b, 4d)", MUTED)
-    label(ax, 17.05, top, "emb, the time embedding,\nto every ResBlock", TIME, "left")
-    box(ax, 4.6, low, "norm, SiLU,\nconv1", CONV, w=2.6, h=1.2)
-    plus(ax, 9.5, low)
-    box(ax, 14.0, low, "norm, SiLU,\nconv2", CONV, w=2.6, h=1.2)
-    plus(ax, 18.6, low)
-    label(ax, 1.1, low, "feature map\n(b, c, h, w)")
-    ends = ((2.2, 3.25), (5.95, 9.24), (9.76, 12.65), (15.35, 18.34), (18.86, 20.6))
+        arrow(ax, [(left, start), (left, end)], TIME)
+    label(ax, left + 0.2, 7.75, "(b, d)", MUTED, "left")
+    label(ax, left - 0.2, 2.4, "(b, 4d)", MUTED, "right")
+    label(ax, left, 1.05, "emb, the time embedding,\nto every ResBlock", TIME)
+    arrow(ax, [(left, 2.2), (4.6, 2.2), (4.6, y), (middle - 1.32, y)], TIME)
+    box(ax, middle, y, "SiLU,\ntime_emb_proj", LINEAR, w=2.6, h=1.2)
+    arrow(ax, [(middle + 1.3, y), (right - 0.26, y)], TIME)
+    label(ax, middle, 3.55, "one value for\neach channel,\n(b, c, 1, 1)", TIME)
+    label(ax, right, 10.3, "feature map, (b, c, h, w)")
+    box(ax, right, 7.2, "norm, SiLU,\nconv1", CONV, w=2.4, h=1.2)
+    plus(ax, right, y)
+    box(ax, right, 3.3, "norm, SiLU,\nconv2", CONV, w=2.4, h=1.2)
+    plus(ax, right, 1.8)
+    ends = ((10.0, 7.82), (6.6, y + 0.26), (y - 0.24, 3.92), (2.7, 2.06), (1.56, 0.6))
     for start, end in ends:
-        arrow(ax, [(start, low), (end, low)])
-    arrow(ax, [(2.6, low), (2.6, 0.35), (18.6, 0.35), (18.6, low - 0.26)])
-    label(ax, 11.4, 0.12, "residual connection", MUTED)
-    box(ax, 9.5, 3.1, "SiLU, time_emb_proj", LINEAR, w=3.6, h=0.8)
-    arrow(ax, [(16.4, top), (16.4, 3.1), (11.35, 3.1)], TIME)
-    arrow(ax, [(9.5, 2.68), (9.5, low + 0.26)], TIME)
-    label(ax, 9.75, 2.42, "one value for each channel, (b, c, 1, 1)", TIME, "left")
+        arrow(ax, [(right, start), (right, end)])
+    arrow(ax, [(right, 8.5), (11.3, 8.5), (11.3, 1.8), (right + 0.26, 1.8)])
+    label(ax, 11.05, 6.0, "residual\nconnection", MUTED, "right")
     words = (
         "A diagram. The timestep t becomes cosines and sines, a vector of d channels. The "
         "TimeEmbedding, linear_1, SiLU and linear_2, turns it into emb, of 4 d channels, which "
@@ -99,9 +107,9 @@ def vectors_over_time(vectors: Tensor, title: str, label: str = "value") -> Desc
         label: Of the colour bar.
     """
     n, d = vectors.shape
-    wide, tall = n + 190, d + 110
+    wide, tall = n + 90, d + 180
     figure = Figure(figsize=(wide / 100, tall / 100), dpi=100)
-    ax = figure.add_axes((70 / wide, 60 / tall, n / wide, d / tall))
+    ax = figure.add_axes((75 / wide, 140 / tall, n / wide, d / tall))
     most = float(vectors.abs().max())
     shades = matplotlib.colormaps["cividis"].resampled(SHADES)
     drawn = ax.imshow(
@@ -109,12 +117,12 @@ def vectors_over_time(vectors: Tensor, title: str, label: str = "value") -> Desc
     )
     ax.set(title=title, xlabel="timestep t", ylabel="channel")
     ax.grid(visible=False)
-    bar = figure.add_axes(((n + 90) / wide, 60 / tall, 18 / wide, d / tall))
-    figure.colorbar(drawn, cax=bar, label=label)
+    bar = figure.add_axes((75 / wide, 60 / tall, n / wide, 18 / tall))
+    figure.colorbar(drawn, cax=bar, label=label, orientation="horizontal")
     words = (
         f"A map of {d} channels, from top to bottom, over {n} timesteps, from left to right. In "
-        "each half, the uppermost channels alternate from one timestep to the next, those below "
-        "are waves that grow longer and longer, and the lowest hardly change."
+        "each half, the uppermost channels are the shortest waves, those below grow longer and "
+        "longer, and the lowest hardly change."
     )
     return Described(figure, words)
 
@@ -130,22 +138,25 @@ def similarity(matrices: Mapping[str, Tensor], step: int) -> Described:
         step: Entry k belongs to the timestep k * step.
     """
     n = len(next(iter(matrices.values())))
-    wide, tall = len(matrices) * (n + 80) + 110, n + 100
+    wide, tall = 75 + len(matrices) * (n + 25), n + 175
     figure = Figure(figsize=(wide / 100, tall / 100), dpi=100)
     least = min(float(matrix.min()) for matrix in matrices.values())
     shades = matplotlib.colormaps["cividis"].resampled(2 * SHADES)
     end = n * step
     for k, (name, matrix) in enumerate(matrices.items()):
-        left = (70 + k * (n + 80)) / wide
-        ax = figure.add_axes((left, 60 / tall, n / wide, n / tall))
+        ax = figure.add_axes(((75 + k * (n + 25)) / wide, 135 / tall, n / wide, n / tall))
         drawn = ax.imshow(
             matrix.numpy(), cmap=shades, vmin=least, vmax=1, extent=(0, end, end, 0),
             interpolation="none",
         )  # fmt: skip
-        ax.set(title=name, xlabel="timestep t'", ylabel="timestep t")
+        ticks = range(0, end, 250)
+        ax.set(title=name, xlabel="timestep t'", xticks=ticks, yticks=ticks)
         ax.grid(visible=False)
-    bar = figure.add_axes(((wide - 95) / wide, 60 / tall, 16 / wide, n / tall))
-    figure.colorbar(drawn, cax=bar, label="cosine similarity")
+        if k:
+            ax.tick_params(labelleft=False)
+    figure.axes[0].set_ylabel("timestep t")
+    bar = figure.add_axes((75 / wide, 55 / tall, (wide - 100) / wide, 16 / tall))
+    figure.colorbar(drawn, cax=bar, label="cosine similarity", orientation="horizontal")
     said = "; ".join(
         f"{name}: from {float(matrix.min()):.2f} to 1, on average {float(matrix.mean()):.2f}"
         for name, matrix in matrices.items()
@@ -168,8 +179,10 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
         times: The true timesteps.
         errors: By what the network got as its timestep, a mean squared error for each true one.
     """
-    title = "Error of the noise prediction for each input"
-    figure, ax = axes_for(title, "true timestep", "mean squared error")
+    figure = Figure(figsize=(NARROW, 4.2), dpi=110, layout="constrained")
+    ax = figure.subplots()
+    ax.set(title="Error of the noise prediction for each input")
+    ax.set(xlabel="true timestep", ylabel="mean squared error")
     colours = (INK, BLUE, VERMILION, PURPLE, ORANGE)
     styles = zip(errors.items(), colours, ("-", "--", "-.", ":", (0, (6, 1.5))), strict=False)
     for (name, values), colour, dashes in styles:
@@ -177,10 +190,10 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     ax.set(yscale="log", xlim=(times[0], times[-1]))
     ax.axhline(1, color=MUTED, lw=0.8)
     ax.annotate(
-        "always predicting 0", (700, 1), (0, 3), textcoords="offset points", ha="center",
-        color=MUTED, fontsize=9,
+        "always predicting 0", (740, 1), (0, 3), textcoords="offset points", ha="center",
+        color=MUTED,
     )  # fmt: skip
-    ax.legend(loc="lower left", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3)
     middle = len(times) // 2
     said = "; ".join(
         f"{name}: {v[0]:.2g} at {times[0]:g}, {v[middle]:.2g} at {times[middle]:g}, "
@@ -193,36 +206,49 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
 
 @in_style
 def fits(
-    times: Tensor, target: Tensor, fitted: Mapping[str, Tensor], trained: Tensor, title: str
+    targets: Mapping[str, Tensor],
+    fitted: Mapping[tuple[str, str], Tensor],
+    trained: Tensor,
+    windows: Mapping[str, tuple[int, int]],
+    title: str,
 ) -> Described:
-    """Draw a target curve and what networks made of it, a panel for each network.
+    """Draw target curves and what networks made of them: a column a curve, a row an input.
 
     Args:
-        times: The timesteps, (n,).
-        target: The curve, (n,).
-        fitted: By name of the input, the network's curve (n,).
+        targets: By name of the curve, (n,): its values at the timesteps 0 ... n - 1.
+        fitted: By names of the curve and the network's input, the network's curve (n,).
         trained: Which of the timesteps were trained, (n,) booleans; they get a ring.
+        windows: By name of the curve, the first and the last timestep that are drawn.
         title: Of the figure.
     """
-    figure = Figure(figsize=(WIDE, 3.3), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(fitted), sharey=True, squeeze=False)[0]
-    for ax, (name, curve) in zip(axes, fitted.items(), strict=True):
-        ax.plot(times, target, "--", color=MUTED, lw=1.4, label="target")
-        ax.plot(times, curve, color=VERMILION, label="network")
-        ax.plot(times[trained], target[trained], "o", color=INK, mfc="white", ms=4, label="trained")
-        ax.set(title=name, xlabel="timestep t")
-    axes[0].set_ylabel("value, standardised")
-    handles = axes[0].get_legend_handles_labels()
+    inputs = list(dict.fromkeys(name for _, name in fitted))
+    figure = Figure(figsize=(NARROW, 1.2 + 1.7 * len(inputs)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(inputs), len(targets), sharex="col", sharey="col", squeeze=False)
+    said = []
+    for (curve, target), column in zip(targets.items(), axes.T, strict=True):
+        first, last = windows[curve]
+        t = slice(first, last + 1)
+        times, dots = torch.arange(first, last + 1), trained[t]
+        for name, ax in zip(inputs, column, strict=True):
+            values = fitted[curve, name][t]
+            ax.plot(times, target[t], "--", color=MUTED, lw=1.4, label="target")
+            ax.plot(times, values, color=VERMILION, lw=1.4, label="network")
+            ax.plot(times[dots], target[t][dots], "o", color=INK, mfc="white", ms=3.5,
+                    label="trained")  # fmt: skip
+            ax.set_title(name, fontsize=10)
+            off = values - target[t]
+            said.append(
+                f"{curve}, {name}: RMS error {rms(off, dots):.2f} at trained timesteps and "
+                f"{rms(off, ~dots):.2f} between them"
+            )
+        column[-1].set_xlabel(f"timestep t\n{curve}, t = {first} to {last}")
+    figure.supylabel("value, standardised", fontsize=10)
+    handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    said = "; ".join(
-        f"{name}: RMS error {rms(curve - target, trained):.2f} at trained timesteps and "
-        f"{rms(curve - target, ~trained):.2f} between them"
-        for name, curve in fitted.items()
-    )
     words = (
-        f"A target curve with {int(trained.sum())} trained timesteps as rings, and the curve of "
-        f"each network. {said}."
+        "A column of panels for each target curve, a row for each input. In each panel the target, "
+        f"its trained timesteps as rings, and the network's curve. {'; '.join(said)}."
     )
     return Described(figure, words)
 
@@ -251,5 +277,5 @@ def image_rows(
         columns: Headings, or none.
         scale: Side of an enlarged pixel.
     """
-    figure = grid([*rows.values()], columns, [*rows], title, scale)
+    figure = grid([*rows.values()], columns, [*rows], title, scale, letters=15)
     return Described(figure, f"A grid with these rows of images: {'; '.join(rows)}. {words}")

@@ -19,7 +19,7 @@ class TimestepWidget(FigureWidget):
         similarity: Cosine similarity of the two embeddings; 1 for the same timestep.
     """
 
-    def __init__(self, t: float = 500, other: float = 503, width: int = 714) -> None:
+    def __init__(self, t: float = 500, other: float = 503, width: int = 570) -> None:
         """Build the widget.
 
         Args:
