@@ -236,7 +236,7 @@ def test_the_macs_with_and_without_the_products_of_attention():
     assert round(100 * macs[0] / sum(macs), 1) == 41.8
     assert max(parameters) == parameters[2]
     assert max(macs) == macs[0]
-    assert "at 16 × 16 (45.2 %), and most of the computation is at 64 × 64 (41.8 %)" in prose()
+    assert "at 16 × 16 (45.2 %), and the most computation is at 64 × 64 (41.8 %)" in prose()
     assert "The two small sizes have 82.7 % of the parameters" in prose()
     assert "71 % of the MACs" in prose()
 
