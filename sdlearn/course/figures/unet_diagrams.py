@@ -27,7 +27,7 @@ BORDER = "#cbd2d9"  # of a pale ground
 
 def upright(height: float, title: str) -> tuple[Figure, Axes]:
     """Create a figure without visible axes, WIDTH inches wide, with the origin at the top left."""
-    figure = Figure(figsize=(WIDTH, height), dpi=80)
+    figure = Figure(figsize=(WIDTH, height), dpi=78)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(-height, 0))
     ax.axis("off")
