@@ -232,6 +232,11 @@ def test_the_macs_with_and_without_the_products_of_attention():
     parameters, macs = zip(*sums.values(), strict=True)
     assert round(100 * sum(parameters[2:]) / sum(parameters)) == 83
     assert round(100 * sum(macs[:2]) / sum(macs)) == 71
+    assert round(100 * parameters[2] / sum(parameters), 1) == 45.2
+    assert round(100 * macs[0] / sum(macs), 1) == 41.8
+    assert max(parameters) == parameters[2]
+    assert max(macs) == macs[0]
+    assert "at 16 × 16 (45.2 %), and the most computation is at 64 × 64 (41.8 %)" in prose()
     assert "The two small sizes have 82.7 % of the parameters" in prose()
     assert "71 % of the MACs" in prose()
 
@@ -282,3 +287,13 @@ def test_the_upsampling_path_knows_early_where_the_objects_are():
     down_large, down_small, middle, up_small, up_large = much.values()
     assert min(up_small, up_large) > 1.5 * max(down_large, down_small, middle)
     assert up_large == max(much.values())
+
+
+def test_a_bottom_that_is_kept_for_some_steps_changes_little():
+    found = {name: (float(moved), share) for name, moved, _, share in rows("cached-figure")}
+    moved = [change for change, _ in found.values()]
+    assert moved == sorted(moved)
+    assert found["every 2nd"][0] < 0.2 * found["first only"][0]
+    assert f"pixels change by only {found['every 2nd'][0]} of 255" in prose()
+    every_fifth, share = found["every 5th"]
+    assert f"it is {every_fifth}, and Stable Diffusion 1.5 would need {share[:-1]} %" in prose()

@@ -5,8 +5,6 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 import sdlearn
 from sdlearn.attention import TransformerBlock
@@ -37,7 +35,7 @@ from sdlearn.course.exercises.nb05_text import (
     sdxl_text,
     tokenize_word,
 )
-from sdlearn.course.exercises.nb06_unet import DialUNet, level_parameters, up_widths
+from sdlearn.course.exercises.nb06_unet import cached_forward, level_parameters, up_widths
 from sdlearn.course.exercises.nb07_schedule import (
     add_noise,
     betas_from,
@@ -287,26 +285,22 @@ def test_the_solutions_are_true_of_stable_diffusion():
     assert counted == sum(p.numel() for p in unet.up_blocks[0].parameters())
 
 
-def test_a_dial_at_one_is_the_unet_without_text():
+def test_a_kept_bottom_gives_what_the_unet_gives():
     config = UNetConfig(
-        in_channels=3, out_channels=3, block_out_channels=(8, 12), layers_per_block=1,
-        cross_attention=(False, False), transformer_depth=(1, 1), num_heads=(1, 1),
-        cross_attention_dim=4, norm_num_groups=4,
+        block_out_channels=(8, 12), layers_per_block=1, cross_attention=(False, True),
+        transformer_depth=(1, 1), num_heads=(1, 2), cross_attention_dim=4, norm_num_groups=4,
     )  # fmt: skip
     torch.manual_seed(0)
-    theirs, mine = UNet(config).double(), DialUNet((8, 12), 32, 4).double()
-    mine.conv_in, mine.mid = theirs.conv_in, theirs.mid_block.resnets[0]
-    mine.down = nn.ModuleList(level.resnets[0] for level in theirs.down_blocks)
-    mine.up = nn.ModuleList(block for level in theirs.up_blocks for block in level.resnets)
-    mine.shrink, mine.grow = theirs.down_blocks[0].downsamplers, theirs.up_blocks[0].upsamplers
-    z, context = torch.randn(2, 3, 7, 10).double(), torch.zeros(2, 1, 4).double()
-    emb = theirs.embed(z, 7.0, None)
-    theirs.mid_block.forward = lambda h, emb, _: theirs.mid_block.resnets[0](h, emb)
-    theirs.conv_norm_out, theirs.conv_out = nn.Identity(), nn.Identity()
-    mine.conv_out = nn.Identity()
-    expected = theirs(z, 7.0, context)
-    assert torch.allclose(F.silu(mine(z, emb, [1.0] * 4)), expected, rtol=0, atol=1e-12)
-    assert not torch.allclose(F.silu(mine(z, emb, [1.0, 1, 0, 1])), expected)
+    unet = UNet(config).double()
+    z, context = torch.randn(2, 4, 7, 10).double(), torch.randn(2, 3, 4).double()
+    expected, emb = unet(z, 7.0, context), unet.embed(z, 7.0, None)
+    found, kept = cached_forward(unet, z, emb, context, None)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    again, same = cached_forward(unet, z, emb, context, kept)
+    assert torch.allclose(again, expected, rtol=0, atol=1e-12)
+    assert same is kept
+    other, _ = cached_forward(unet, z + 0.1, emb, context, kept)
+    assert 1e-3 < (other - unet(z + 0.1, 7.0, context)).norm() / expected.norm() < 1
 
 
 # ----------------------------------------------------------------------------------------------- 07

@@ -18,6 +18,7 @@ from sdlearn.course.figures.unet import (
     channel_image,
     cost_bars,
     describe_block,
+    ladder,
     most_varying_channels,
     skip_connections,
     trace,
@@ -134,29 +135,24 @@ def test_sizes_add_up_and_the_bars_show_them(large):
 
 
 @pytest.mark.parametrize("name", ["sd1.5", "sdxl"])
-def test_the_drawing_has_a_box_for_each_block_and_a_bracket_for_each_skip(large, name):
+def test_the_drawing_has_a_box_for_each_block_and_a_rung_for_each_skip(large, name):
     _, stops = large[name]
     figure = u_shape(stops, "Title", chosen=3)
     (ax,) = figure.axes
-    boxes = [patch for patch in ax.patches if patch.get_width() == 0.9]
-    assert len(boxes) == len(stops)
-    black = [box.get_x() for box in boxes if box.get_facecolor()[:3] == (0, 0, 0)]
-    assert black == [3]
+    assert len(ax.patches) == len(stops)
+    places = ladder(stops, skip_connections(stops))
+    assert len(set(places.values())) == len(places) == len(stops)
+    (black,) = [box for box in ax.patches if box.get_facecolor()[:3] == (0, 0, 0)]
+    middle = black.get_x() + black.get_width() / 2, black.get_y() + black.get_height() / 2
+    assert middle == pytest.approx(places[3])
     words = [text.get_text() for text in ax.texts]
-    widths = skip_widths(sdlearn.SPECS[name].unet)
-    labels = [word.removeprefix("skip ") for word in words if ": " in word]
-    assert labels == [f"{k}: {c}" for k, c in enumerate(widths, 1)]
-    sizes = {" × ".join(map(str, stop.shape[1:])) for stop in stops}
-    assert sizes <= set(words)
-    heights = {(round(box.get_y()), stop.shape[1]) for box, stop in zip(boxes, stops, strict=True)}
-    assert len(heights) == len(sizes)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for text in ax.texts:
-        box = text.get_window_extent(renderer)
-        assert box.x0 >= 0, text.get_text()
-        assert box.x1 <= figure.bbox.x1, text.get_text()
-        assert box.y0 >= 0, text.get_text()
-        assert box.y1 <= figure.bbox.y1, text.get_text()
+    rungs = [f"skip {k}: {c}" for k, c in enumerate(skip_widths(sdlearn.SPECS[name].unet), 1)]
+    assert [word for word in words if word.startswith("skip ")] == rungs
+    assert {" × ".join(map(str, stop.shape[1:])) for stop in stops} <= set(words)
+    for kept, taken in skip_connections(stops):
+        assert places[kept][1] == places[taken][1]
+        assert places[kept][0] < places[taken][0]
+    inside(figure)
 
 
 def test_an_account_tells_the_numbers_of_a_block(large):
@@ -164,12 +160,11 @@ def test_an_account_tells_the_numbers_of_a_block(large):
     names = [stop.name for stop in stops]
     said = describe_block(stops, names.index("up_blocks.3.resnets.2"))
     assert "640 × 64 × 64" in said
-    assert "320 channels of it a skip from conv_in" in said
-    assert "become 320 × 64 × 64" in said
-    assert "a skip from" not in describe_block(stops, 0)
-    total = sum(
-        float(describe_block(stops, k).split("% of all.")[0].split()[-1]) for k in range(len(stops))
-    )
+    assert "is 640 × 64 × 64, of which 320 channels are the skip from conv_in" in said
+    assert "its output is 320 × 64 × 64" in said
+    assert "the skip from" not in describe_block(stops, 0)
+    shares = [describe_block(stops, k).rpartition("GMACs (")[2] for k in range(len(stops))]
+    total = sum(float(share.removesuffix("%).")) for share in shares)
     assert total == pytest.approx(100, abs=0.05 * len(stops))
 
 
@@ -242,16 +237,34 @@ def test_the_diagram_of_a_unet_follows_its_configuration(name):
     words = [text.get_text() for text in ax.texts]
     levels, layers = len(config.block_out_channels), config.layers_per_block
     transformers = sum(config.cross_attention) * (2 * layers + 1) + 1
-    assert words.count("Res") == levels * (2 * layers + 1) + 2
-    assert sum(word.split("\n")[0] == "Attn" for word in words) == transformers
-    assert words.count("↓ 2") == words.count("↑ 2") == levels - 1
-    labels = sorted(int(word) for word in words if word.isdigit())
-    assert labels == sorted(skip_widths(config))
+    assert words.count("ResBlock") == levels * (2 * layers + 1) + 2
+    assert sum(word.split(" ×")[0] == "transformer" for word in words) == transformers
+    assert words.count("downsampling") == words.count("upsampling") == levels - 1
+    rungs = [f"skip {k}: {c}" for k, c in enumerate(skip_widths(config), start=1)]
+    assert [word for word in words if word.startswith("skip ")] == rungs
     for i, c in enumerate(config.block_out_channels):
-        assert f"{side // 2**i} × {side // 2**i}\n{c} channels" in words
-    assert f"text, 77 × {config.cross_attention_dim} → every Attn" in words
+        assert f"{side // 2**i} × {side // 2**i}, {c} channels" in words
+    assert f"text, 77 × {config.cross_attention_dim} → every transformer" in words
     assert f"{len(skip_widths(config))} dashed skip connections" in drawn.words
     inside(drawn.figure)
+
+
+def test_the_letters_of_the_diagrams_can_be_read_on_a_phone():
+    """A figure is about 340 CSS pixels wide there; a size in points is 1/72 of an inch."""
+    for drawn in (unet_diagram(sdlearn.SPECS["sd1.5"].unet, "Title", 64), res_block()):
+        inches = drawn.figure.get_figwidth()
+        sizes = [text.get_fontsize() / 72 / inches * 340 for text in drawn.figure.axes[0].texts]
+        assert min(sizes) > 8
+
+
+def test_a_rung_is_level_and_leads_to_a_resblock():
+    drawn = unet_diagram(sdlearn.SPECS["sd1.5"].unet, "Title", 64)
+    (ax,) = drawn.figure.axes
+    at = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    blocks = [t.get_position() for t in ax.texts if t.get_text() == "ResBlock"]
+    for k, c in enumerate(skip_widths(sdlearn.SPECS["sd1.5"].unet), start=1):
+        y = at[f"skip {k}: {c}"]
+        assert any(x > 3 and abs(high - y) < 0.02 for x, high in blocks)
 
 
 def test_the_diagram_of_a_resblock():
@@ -259,8 +272,9 @@ def test_the_diagram_of_a_resblock():
     (ax,) = drawn.figure.axes
     words = [text.get_text() for text in ax.texts]
     assert words.count("SiLU") == 3
-    assert words.count("Group\nNorm") == words.count("3 × 3\nconv") == 2
-    assert "residual connection" in words
+    layers = ["norm1: GroupNorm", "conv1: 3 × 3 conv", "norm2: GroupNorm", "conv2: 3 × 3 conv"]
+    assert [word for word in words if word in layers] == layers
+    assert "residual\nconnection" in words
     inside(drawn.figure)
 
 

@@ -1,6 +1,7 @@
 """Exercises and quiz of notebook 06, the U-Net."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from sdlearn.course.exercises.edits import with_mistakes
 from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
-from sdlearn.unet import Downsample, UNetConfig, UpBlock, Upsample
+from sdlearn.unet import UNet, UNetConfig, UpBlock
 
 # -------------------------------------------------------------------------------- 06.1 the ResBlock
 
@@ -50,7 +51,7 @@ RES_BLOCK = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Follow the diagram from left to right: norm, SiLU and "
+    statement="Write `forward`. Follow the diagram from top to bottom: norm, SiLU and "
     "convolution, then the projected time embedding, then norm, SiLU and convolution again, and "
     "the residual connection around all of it. `conv_shortcut` is the identity if the number of "
     "channels stays the same.",
@@ -342,85 +343,80 @@ FREE_U = Exercise(
     tolerance=1e-6,  # of a mask in float32
 )
 
-# ------------------------------------------------------------------------- 06.7 a dial on each skip
+# ----------------------------------------------------------------------------- 06.7 a cached bottom
 
 
-class DialUNet(nn.Module):
-    """A U-Net without text: two ResBlocks a level on the way up, dials on skips."""
-
-    def __init__(self, widths: tuple[int, ...], time_dim: int, groups: int) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down, self.up, kept = nn.ModuleList(), nn.ModuleList(), [widths[0]]
-        for c in widths:
-            self.down.append(ResBlock(kept[-1], c, time_dim, groups))
-            kept += [c, c]
-        kept.pop()  # the last level has no downsampling
-        h = widths[-1]
-        self.mid = ResBlock(h, h, time_dim, groups)
-        for c in reversed(widths):
-            self.up.append(ResBlock(h + kept.pop(), c, time_dim, groups))
-            self.up.append(ResBlock(c + kept.pop(), c, time_dim, groups))
-            h = c
-        self.shrink = nn.ModuleList(Downsample(c) for c in widths[:-1])
-        self.grow = nn.ModuleList(Upsample(c) for c in widths[:0:-1])
-        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
-
-    def forward(self, x: Tensor, emb: Tensor, dials: list[float]) -> Tensor:
-        """x (b, 3, h, w), emb (b, time_dim), a dial for each skip -> (b, 3, h, w)."""
-        h = self.conv_in(x)
-        skips = [h]
-        for i, block in enumerate(self.down):
-            h = block(h, emb)
-            skips.append(h)
-            if i < len(self.shrink):
-                h = self.shrink[i](h)
-                skips.append(h)
-        skips = [dial * skip for dial, skip in zip(dials, skips, strict=True)]
-        h = self.mid(h, emb)
-        for i, block in enumerate(self.up):
-            h = block(torch.cat([h, skips.pop()], dim=1), emb)
-            if i % 2 == 1 and skips:
-                h = self.grow[i // 2](h, skips[-1].shape[-2:])
-        return self.conv_out(h)
+def cached_forward(
+    unet: nn.Module, z: Tensor, emb: Tensor, context: Tensor, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """z (b, 4, h, w) -> the predicted noise, and the map that enters the top level."""
+    skips = [unet.conv_in(z)]
+    if kept is None:
+        skips, kept = unet.encode(skips[0], emb, context)
+        for block in unet.up_blocks[:-1]:
+            kept = block(kept, skips, emb, context)
+            skips = skips[: -len(block.resnets)]
+    else:
+        skips += unet.down_blocks[0](skips[0], emb, context)[:-1]
+    h = unet.up_blocks[-1](kept, skips, emb, context)
+    return unet.conv_out(F.silu(unet.conv_norm_out(h))), kept
 
 
-def dial_cases(rng: Generator) -> Iterator[Case]:
-    for b, h, w, build in (
-        (2, 9, 14, ((4, 6, 8), 5, 2)),
-        (1, 6, 4, ((4, 4), 7, 2)),
-        (2, 5, 3, ((6,), 5, 3)),
+def idle(*_: object) -> None:
+    """Stand for the forward pass of a block below the top level, where `kept` is given."""
+    raise RuntimeError(
+        "a block below the top level ran although `kept` is given. Its result is in `kept`: run "
+        "only conv_in, down_blocks[0], up_blocks[-1] and the output layers"
+    )
+
+
+def cached_cases(rng: Generator) -> Iterator[Case]:
+    for b, h, w, given, config in (
+        (2, 9, 14, False, config_of((4, 6, 8), (True, False, False))),
+        (2, 6, 4, True, config_of((4, 8), (False, True))),
+        (1, 7, 5, True, replace(config_of((6, 4, 4), (True, True, True)), layers_per_block=1)),
+        (1, 4, 8, False, replace(config_of((8, 8), (True, False)), layers_per_block=3)),
     ):
-        widths, time_dim, _ = build
-        dials = [0.0, *torch.rand(2 * len(widths) - 1, generator=rng).tolist()]
-        yield Case((normal(rng, b, 3, h, w), normal(rng, b, time_dim), dials), build)
+        unet = UNet(config).double()
+        for parameter in unet.parameters():
+            parameter.data = normal(rng, *parameter.shape) / 3
+        for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]) * given:
+            block.forward = idle
+        emb = normal(rng, b, 4 * config.block_out_channels[0])
+        kept = normal(rng, b, config.block_out_channels[1], h, w) if given else None
+        yield Case((unet, normal(rng, b, 4, h, w), emb, normal(rng, b, 3, 5), kept))
 
 
-DIAL = Exercise(
+CACHED = Exercise(
     number="06.7",
-    title="A dial on every skip",
+    title="Keep the bottom of the U",
     minutes=20,
     difficulty=3,
-    statement="Write the complete forward pass of a small U-Net. Skip $k$, counted in the order in "
-    "which the skips are *stored*, is multiplied by `dials[k]`. Only the stored map changes, not "
-    "the one that continues through the downsampling path. The layers are given: `down` has one "
-    "ResBlock per level, and `shrink` has a downsampling for every level but the last. `up` has "
-    "two ResBlocks per level, smallest map first, and `grow` has the upsampling that follows each "
-    "pair but the last. Your network must work for any height and width.",
+    core=True,
+    statement="[DeepCache](https://arxiv.org/abs/2312.00858) speeds up a trained U-Net without any "
+    "training. From one sampling step to the next, the map that comes up to the top level changes "
+    "little. So it is *kept* for a few steps, in which only the top level is computed. Write the "
+    "forward pass, out of the parts of section 6. If `kept` is None, run everything. Otherwise "
+    "`kept` is the input of the last upsampling level, `unet.up_blocks[-1]`, and no block below "
+    "the top level may run. Return the predicted noise and the map to keep. `emb` is the embedded "
+    "timestep, and the network has at least two levels. The cells after the check generate images "
+    "with your function.",
     hints=(
-        "Keep a list. `conv_in`, every ResBlock of `down` and every downsampling append their "
-        "output. Then run `mid`. Each ResBlock of `up` takes one entry off the end of the list.",
-        "Multiply the whole list once, before the upsampling path begins: the k-th entry by "
-        "`dials[k]`. If you multiply as you take them, count backwards.",
-        "The upsampling path: `h = block(torch.cat([h, skips.pop()], dim=1), emb)` for each block "
-        "of `up`; after every second one, while there are skips left, "
-        "`h = self.grow[i // 2](h, skips[-1].shape[-2:])`.",
+        "In both cases, the last upsampling level gets a map and its skips, and the output layers "
+        "follow. The cases differ only in where the map and the skips come from.",
+        "If `kept` is None, write down `UNet.forward` and stop before the last level: the loop "
+        "runs over `unet.up_blocks[:-1]`, and its h is the map to keep. Otherwise the skips are "
+        "the output of `conv_in` and what `unet.down_blocks[0]` returns, except its last map.",
+        "The last map of `unet.down_blocks[0](skips[0], emb, context)` comes from the downsampling "
+        "and is a skip of the next level, so `[:-1]` drops it. At the end: "
+        "`h = unet.up_blocks[-1](kept, skips, emb, context)`, then "
+        "`return unet.conv_out(F.silu(unet.conv_norm_out(h))), kept`.",
     ),
-    solution=DialUNet,
-    cases=dial_cases,
+    solution=cached_forward,
+    cases=cached_cases,
 )
 
-EXERCISES = with_mistakes(__name__, RES_BLOCK, WIDTHS, UP_LEVEL, LEVEL, ADAPTIVE, FREE_U, DIAL)
+EXERCISES = with_mistakes(__name__, RES_BLOCK, WIDTHS, UP_LEVEL, LEVEL, ADAPTIVE, FREE_U, CACHED)
 
 # -------------------------------------------------------------------------------------------- quiz
 

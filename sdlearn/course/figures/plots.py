@@ -54,6 +54,7 @@ def curves(
     xlabel: str,
     ylabel: str,
     log: Literal["", "x", "y", "xy"] = "",
+    width: float = WIDE,
 ) -> Figure:
     """Draw up to four lines that differ in dashes and markers.
 
@@ -64,8 +65,9 @@ def curves(
         ylabel: Of the y axis.
         log: The logarithmic axes. With "xy", a power of x is a straight line. A linear y axis
             starts at 0, or lower if there are negative values.
+        width: Of the figure, in inches. A narrow one has larger letters on a phone.
     """
-    figure, ax = axes_for(title, xlabel, ylabel)
+    figure, ax = axes_for(title, xlabel, ylabel, width)
     for (name, (xs, ys)), style in zip(lines.items(), STYLES[: len(lines)], strict=True):
         ax.plot(xs, ys, style, ms=4, label=name)
     if "x" in log:
@@ -95,9 +97,9 @@ def legend_below(figure: Figure) -> None:
 
 
 @in_style
-def axes_for(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """Create a figure of the notebook's width with one pair of axes and a grid."""
-    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
+def axes_for(title: str, xlabel: str, ylabel: str, width: float = WIDE) -> tuple[Figure, Axes]:
+    """Create a figure, by default of the notebook's width, with one pair of axes and a grid."""
+    figure = Figure(figsize=(width, 3.4), dpi=100, layout="constrained")
     ax = figure.subplots()
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
 
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP
-from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.plots import ARROW
 from sdlearn.course.figures.style import BLUE, INK, MUTED, ORANGE, Described, in_style
 
 BLOCK = re.compile(r"conv_in|conv_out|.*\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
@@ -31,7 +30,7 @@ KINDS = {
     "downsamplers": ("↓", "a downsampling", MLP),
     "upsamplers": ("↑", "an upsampling", MLP),
 }
-BOX, STEP = 0.24, 0.15  # height of a box, gap between two brackets; rows are 1 apart
+LADDER, ROW, WIDE_BOX, BOX = 4.5, 0.31, 0.38, 0.21  # inches: of the ladder, a row, a box
 
 
 @dataclass(frozen=True)
@@ -203,12 +202,12 @@ def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
     takes = next((kept for kept, taken in skip_connections(stops) if taken == k), None)
     skip = ""
     if takes is not None:
-        skip = f" ({stops[takes].shape[0]} channels of it a skip from {stops[takes].name})"
+        skip = f", of which {stops[takes].shape[0]} channels are the skip from {stops[takes].name}"
     return (
-        f"{stop.name}, {KINDS[stop.kind][1]}: channels, height and width {shape_in}{skip} become "
-        f"{shape}. Parameters: {stop.parameters:,}, {stop.parameters / parameters:.1%} of all "
-        f"blocks. MACs: {stop.macs / 1e9:,.3g} billion, "
-        f"{stop.macs / spent:.1%} of all."
+        f"{stop.name} is {KINDS[stop.kind][1]}. Its input (channels × height × width) is "
+        f"{shape_in}{skip}, and its output is {shape}. It has {stop.parameters:,} parameters "
+        f"({stop.parameters / parameters:.1%} of all blocks) and takes {stop.macs / 1e9:,.3g} "
+        f"GMACs ({stop.macs / spent:.1%})."
     )
 
 
@@ -217,61 +216,73 @@ def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
 
 @in_style
 def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) -> Figure:
-    """Draw the blocks from left to right, one row for each resolution, with skip connections.
-
-    A skip connection is a bracket, labelled with its number and channels.
+    """Draw the blocks as a ladder: down on the left, up on the right, a rung for each skip.
 
     Args:
         stops: The blocks, from `trace`.
         title: Of the figure.
         chosen: Index of a block to draw in black, or None.
     """
-    sizes = sorted({stop.shape[1:] for stop in stops}, reverse=True)
-    rows = [-sizes.index(stop.shape[1:]) for stop in stops]
-    figure = Figure(figsize=(WIDE, 0.9 + 1.05 * len(sizes)), dpi=100)
-    ax = figure.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(-4.2, len(stops) + 0.3), ylim=(0.4 - len(sizes), 1.15))
-    ax.axis("off")
-    ax.text(-4, 1.03, title, ha="left", va="top", fontsize=11, fontweight="bold")
-    for row, size in enumerate(sizes):
-        name = " × ".join(map(str, size))
-        ax.text(-4, BOX / 2 - row, name, va="center", fontsize=9, weight="bold")
-    for k, (stop, y) in enumerate(zip(stops, rows, strict=True)):
-        letter, _, shade = KINDS[stop.kind]
-        face, ink = ("black", "white") if k == chosen else (shade, INK)
-        ax.add_patch(Rectangle((k, y), 0.9, BOX, fc=face, ec=INK, lw=0.8))
-        ax.text(k + 0.45, y + BOX / 2, letter, ha="center", va="center", fontsize=8, color=ink)
-    write_channels(ax, stops, rows)
     pairs = skip_connections(stops)
-    for number, (kept, taken) in enumerate(pairs, start=1):
-        inside = [a for a, _ in pairs if a > kept and rows[a] == rows[kept]]
-        top = rows[kept] + BOX + STEP * (1 + len(inside))
-        ends = kept + 0.45, taken + 0.45
-        ax.plot([ends[0]] * 2 + [ends[1]], [rows[kept] + BOX, top, top], "-", c=MUTED, lw=0.9)
-        ax.annotate(
-            "",
-            (ends[1], rows[kept] + BOX),
-            (ends[1], top),
-            arrowprops=ARROW | {"lw": 0.9, "color": MUTED},
+    places = ladder(stops, pairs)
+    height = 0.95 - min(y for _, y in places.values())
+    figure = Figure(figsize=(LADDER, height), dpi=100)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, LADDER), ylim=(0.45 - height, 0.45))
+    ax.axis("off")
+    ax.text(0.08, 0.4, title, ha="left", va="top", fontsize=11, fontweight="bold")
+    for k, (x, y) in places.items():
+        letter, _, shade = KINDS[stops[k].kind]
+        face, ink = ("black", "white") if k == chosen else (shade, INK)
+        ax.add_patch(
+            Rectangle((x - WIDE_BOX / 2, y - BOX / 2), WIDE_BOX, BOX, fc=face, ec=INK, lw=0.8)
         )
-        text = f"{number}: {stops[kept].shape[0]}"
-        text = text if taken - kept < 0.1 * len(stops) else f"skip {text}"
+        ax.text(x, y - 0.01, letter, ha="center", va="center", fontsize=9.5, color=ink)
+        x_next, y_next = places.get(k + 1, (x, y))
+        if y_next != y:
+            sign = 1 if y_next > y else -1
+            ends = (x_next, y_next - sign * BOX / 2), (x_next, y + sign * BOX / 2)
+            ax.annotate("", *ends, arrowprops=ARROW | {"lw": 0.9, "mutation_scale": 7})
+    sizes = []
+    for number, (kept, taken) in enumerate(pairs, start=1):
+        y = places[kept][1]
+        ends = (places[taken][0] - WIDE_BOX / 2, y), (places[kept][0] + WIDE_BOX / 2, y)
+        ax.annotate("", *ends, arrowprops=ARROW | {"lw": 0.9, "color": MUTED, "ls": "--"})
         under = {"fc": "white", "ec": "none", "pad": 0.6}
-        ax.text(sum(ends) / 2, top, text, ha="center", va="center", fontsize=7, bbox=under)
-    words = ", ".join(f"{letter} {name}" for letter, name, _ in KINDS.values())
-    ax.text(len(stops) / 2 - 2, 0.44 - len(sizes), words, ha="center", va="bottom", fontsize=8.5)
+        ax.text(2.36, y, f"skip {number}: {stops[kept].shape[0]}", ha="center", va="center",
+                fontsize=9, bbox=under)  # fmt: skip
+        ax.text(LADDER - 0.08, y, f"{stops[taken].shape[0]}", ha="right", va="center", fontsize=9)
+        size = " × ".join(map(str, stops[kept].shape[1:]))
+        if size not in sizes:
+            sizes.append(size)
+            ax.text(0.08, y, size, va="center", fontsize=9, weight="bold")
+    ax.text(LADDER - 0.08, 0.08, "channels", ha="right", va="center", fontsize=9)
+    words = [f"{letter} {name.split()[1]}" for letter, name, _ in KINDS.values()]
+    for k, part in enumerate((words[:3], words[3:])):
+        text = ", ".join(part)
+        ax.text(LADDER / 2, 0.73 - 0.17 * k - height, text, ha="center", va="center", fontsize=9)
     return figure
 
 
-def write_channels(ax: Axes, stops: Sequence[BlockTrace], rows: Sequence[int]) -> None:
-    """Write the number of channels below each run of boxes of the same shape."""
-    first = 0
-    for k in range(1, len(stops) + 1):
-        if k == len(stops) or stops[k].shape != stops[first].shape:
-            middle = (first + k - 0.1) / 2
-            text = str(stops[first].shape[0])
-            ax.text(middle, rows[first] - 0.04, text, ha="center", va="top", fontsize=7.5)
-            first = k
+def ladder(
+    stops: Sequence[BlockTrace], pairs: Sequence[tuple[int, int]]
+) -> dict[int, tuple[float, float]]:
+    """Place each block, by index: the ends of a skip, and their transformers, are in one row."""
+    left, right = (1.12, 1.55), (3.2, 3.63)
+    places, y = {}, 0.15
+    for kept, taken in pairs:
+        above = taken + (2 if stops[taken + 1].kind == "attentions" else 1)
+        y -= ROW
+        if stops[above].kind in ("upsamplers", "conv"):
+            places[above] = right[0], y
+            y -= ROW
+        first = kept - (stops[kept].kind == "attentions")
+        places |= {k: (left[k - first], y) for k in range(first, kept + 1)}
+        places |= {k: (right[k - taken], y) for k in range(taken, min(above, taken + 2))}
+    middle = [k for k, stop in enumerate(stops) if stop.name.startswith("mid_block")]
+    for k, x in zip(middle, (left[0], (left[0] + right[0]) / 2, right[0]), strict=True):
+        places[k] = x, y - ROW
+    return places
 
 
 @in_style
@@ -284,18 +295,18 @@ def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
     """
     sums = by_resolution(stops)
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
-    figure = Figure(figsize=(WIDE, 1.2 + 0.5 * len(sums)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5.6, 1.2 + 0.6 * len(sums)), dpi=110, layout="constrained")
     ax = figure.subplots()
     told = []
     for j, (name, colour) in enumerate(zip(("parameters", "MACs"), (BLUE, ORANGE), strict=True)):
         parts = [100 * both[j] / totals[j] for both in sums.values()]
         places = [i + 0.38 * (j - 0.5) for i in range(len(sums))]
         bars = ax.barh(places, parts, height=0.36, color=colour)
-        ax.bar_label(bars, [f"{name} {part:.1f} %" for part in parts], padding=4, fontsize=8.5)
+        ax.bar_label(bars, [f"{name} {part:.1f} %" for part in parts], padding=3, fontsize=9.5)
         shares = zip(sums, parts, strict=True)
         told.append(f"{name}: " + ", ".join(f"{part:.1f} % at {size}" for size, part in shares))
     ax.set(yticks=range(len(sums)), yticklabels=list(sums), ylabel="size of the map")
-    ax.set(title=title, xlabel="share of all blocks (%)", xlim=(0, 72))
+    ax.set(title=title, xlabel="share of all blocks (%)", xlim=(0, 78))
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     return Described(figure, f"A bar chart with two bars for each size of map. {'. '.join(told)}.")

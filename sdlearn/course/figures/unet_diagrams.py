@@ -1,273 +1,257 @@
-"""The two diagrams of the U-Net: a ResBlock, and the whole network drawn from a configuration."""
+"""The two diagrams of the U-Net: a ResBlock, and the whole network drawn from a configuration.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+Both are upright and have large letters, so that they can be read on a phone. Lengths are in inches.
+"""
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import (
     ATTENTION,
     CONV,
     LINEAR,
     MLP,
     NORM,
-    STREAM,
     TEXT,
     TIME,
     arrow,
-    label,
     plus,
 )
 from sdlearn.course.figures.style import INK, MUTED, PALE, Described, in_style
 from sdlearn.unet import UNetConfig, skip_widths, time_dim
 
-ROW, TALL, SMALL = 3.15, 1.35, 0.72  # distance of two rows, height of a layer, of a lone box
+WIDTH = 5.2
+BORDER = "#cbd2d9"  # of a pale ground
+
+
+def upright(height: float, title: str) -> tuple[Figure, Axes]:
+    """Create a figure without visible axes, WIDTH inches wide, with the origin at the top left."""
+    figure = Figure(figsize=(WIDTH, height), dpi=78)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, WIDTH), ylim=(-height, 0))
+    ax.axis("off")
+    ax.text(0.08, -0.08, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    return figure, ax
+
+
+def block(ax: Axes, x: float, y: float, name: str, colour: str, w: float, h: float) -> None:
+    """Draw a rounded box centred at (x, y) with its name inside."""
+    ax.add_patch(
+        FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.05",
+                       fc=colour, ec=INK, lw=0.9, zorder=3)
+    )  # fmt: skip
+    ax.text(x, y - 0.01, name, ha="center", va="center", fontsize=10, zorder=4, linespacing=1.15)
+
+
+def ground(ax: Axes, left: float, right: float, top: float, bottom: float) -> None:
+    """Draw a pale rounded area behind boxes that belong together."""
+    ax.add_patch(
+        FancyBboxPatch((left, bottom), right - left, top - bottom, zorder=0, fc=PALE, ec=BORDER,
+                       boxstyle="round,pad=0,rounding_size=0.09")
+    )  # fmt: skip
+
+
+def write(
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str,
+    colour: str = INK,
+    side: str = "center",
+    size: float = 10,
+) -> None:
+    """Write a text at (x, y)."""
+    ax.text(x, y, text, ha=side, va="center", fontsize=size, color=colour, linespacing=1.2)
 
 
 @in_style
 def res_block() -> Described:
-    """Draw a ResBlock: the branch below, the residual connection above, the timestep entering."""
-    figure, ax = diagrams.canvas(22, 6.6, "A ResBlock")
-    y = 3.3
-    ax.add_patch(
-        FancyBboxPatch((2.2, 0.45), 16.4, 5.85, boxstyle="round,pad=0,rounding_size=0.3", fc=PALE,
-                       ec="#cbd2d9")
-    )  # fmt: skip
-    label(ax, 0.2, y, "x\n(b, c_in, h, w)", INK, "left")
+    """Draw a ResBlock: the branch downwards, the residual connection to its right, the timestep."""
+    figure, ax = upright(5.75, "A ResBlock")
+    x, around, time, w, h = 2.72, 4.43, 0.82, 1.6, 0.34
+    rows = [-1.15 - 0.5 * k for k in range(8)]
+    first, last = rows[3], rows[7]  # the two additions
+    ground(ax, 1.72, WIDTH - 0.08, -0.68, -4.98)
+    write(ax, x, -0.5, "x  (b, c_in, h, w)")
+    arrow(ax, [(x, -0.61), (x, rows[0] + h / 2)])
     layers = (
-        (3.9, "Group\nNorm", "norm1", NORM),
-        (5.6, "SiLU", "", MLP),
-        (7.3, "3 × 3\nconv", "conv1", CONV),
-        (11.3, "Group\nNorm", "norm2", NORM),
-        (13.0, "SiLU", "", MLP),
-        (14.7, "3 × 3\nconv", "conv2", CONV),
+        ("norm1: GroupNorm", NORM),
+        ("SiLU", MLP),
+        ("conv1: 3 × 3 conv", CONV),
+        None,
+        ("norm2: GroupNorm", NORM),
+        ("SiLU", MLP),
+        ("conv2: 3 × 3 conv", CONV),
+        None,
     )
-    ends = [2.0, *(x for x, *_ in layers)]
-    for k, (x, name, key, colour) in enumerate(layers):
-        start = ends[k] + (0.6 if k else 0.2) if k != 3 else 9.54
-        arrow(ax, [(start, y), (x - 0.62, y)])
-        diagrams.box(ax, x, y, name, colour, w=1.2, h=1.15)
-        label(ax, x, y - 0.85, key, MUTED)
-    arrow(ax, [(7.9, y), (9.04, y)])
-    plus(ax, 9.3, y)
-    arrow(ax, [(15.3, y), (17.64, y)])
-    plus(ax, 17.9, y)
-    arrow(ax, [(18.14, y), (19.1, y)])
-    label(ax, 19.25, y, "output\n(b, c_out, h, w)", INK, "left")
-    arrow(ax, [(2.75, y), (2.75, 5.5), (17.9, 5.5), (17.9, y + 0.26)])
-    diagrams.box(ax, 10.3, 5.5, "shortcut: a 1 × 1 conv if c_in ≠ c_out", LINEAR, w=6.0, h=0.8)
-    label(ax, 4.9, 5.85, "residual connection", MUTED)
-    label(ax, 14.55, 4.65, "branch", MUTED)
-    arrow(ax, [(2.0, 1.3), (4.98, 1.3)], TIME)
-    label(ax, 0.2, 1.3, "emb\n(b, time_dim)", TIME, "left")
-    diagrams.box(ax, 5.6, 1.3, "SiLU", MLP, w=1.2, h=0.8)
-    arrow(ax, [(6.2, 1.3), (6.63, 1.3)], TIME)
-    diagrams.box(ax, 7.6, 1.3, "Linear", LINEAR, w=1.9, h=0.8)
-    arrow(ax, [(8.55, 1.3), (9.3, 1.3), (9.3, y - 0.26)], TIME)
-    label(ax, 9.6, 1.65, "one value for each channel,", TIME, "left")
-    label(ax, 9.6, 1.2, "the same at all positions: (b, c_out, 1, 1)", TIME, "left")
+    for k, (layer, y) in enumerate(zip(layers, rows, strict=True)):
+        half = h / 2 if layer else 0.12
+        if k:
+            above = h / 2 if layers[k - 1] else 0.12
+            arrow(ax, [(x, rows[k - 1] - above), (x, y + half)])
+        if layer is None:
+            plus(ax, x, y, 0.12)
+        else:
+            block(ax, x, y, *layer, w, h)
+    arrow(ax, [(x, last - 0.12), (x, -5.22)])
+    write(ax, x, -5.4, "output  (b, c_out, h, w)")
+    arrow(ax, [(x, -0.82), (around, -0.82), (around, last), (x + 0.13, last)])
+    shortcut = "conv_shortcut:\n1 × 1 conv if\nc_in ≠ c_out"
+    block(ax, around, rows[3] - 0.12, shortcut, LINEAR, 1.22, 0.66)
+    write(ax, around - 0.08, rows[1] + 0.25, "residual\nconnection", MUTED, "right", 9)
+    write(ax, time, rows[0] + 0.03, "emb\n(b, time_dim)", TIME)
+    block(ax, time, rows[1], "SiLU", MLP, 1.1, h)
+    block(ax, time, rows[2], "Linear", LINEAR, 1.1, h)
+    arrow(ax, [(time, rows[0] - 0.17), (time, rows[1] + h / 2)], TIME)
+    arrow(ax, [(time, rows[1] - h / 2), (time, rows[2] + h / 2)], TIME)
+    arrow(ax, [(time, rows[2] - h / 2), (time, first), (x - 0.13, first)], TIME)
+    shape = "(b, c_out, 1, 1):\none value for each\nchannel, the same\nat all positions"
+    write(ax, 0.08, first - 0.36, shape, TIME, "left", 9)
     words = (
-        "A diagram from left to right. The feature map x goes through a branch of GroupNorm, SiLU, "
+        "A diagram from top to bottom. The feature map x goes through a branch of GroupNorm, SiLU, "
         "3 × 3 convolution, an addition, and again GroupNorm, SiLU and 3 × 3 convolution. At the "
-        "addition the time embedding enters from below, through a SiLU and a linear layer, with "
-        "one value for each channel. A residual connection leads x around the branch, through a "
-        "1 × 1 convolution if the number of channels changes, and is added to the branch's result."
+        "addition the time embedding enters from the left, through a SiLU and a linear layer, with "
+        "one value for each channel. To the right, a residual connection leads x around the "
+        "branch, through a 1 × 1 convolution if the number of channels changes, and is added to "
+        "the branch's result."
     )
     return Described(figure, words)
 
 
 # ------------------------------------------------------------------------------------------ the U
 
-
-@dataclass(frozen=True)
-class Column:
-    """What is drawn in one place of a row.
-
-    Attributes:
-        x: Its centre.
-        level: The row, from 0.
-        kind: "conv", "layer" (a ResBlock with its transformer, if it has one), "down" or "up".
-        depth: Blocks in its transformer; 0 for none.
-    """
-
-    x: float
-    level: int
-    kind: str
-    depth: int = 0
-
-
-def columns(config: UNetConfig) -> tuple[list[Column], list[Column], list[Column]]:
-    """Lay out the downsampling path, the middle block and the upsampling path."""
-    levels, layers = len(config.block_out_channels), config.layers_per_block
-    depths = [
-        depth * attends
-        for depth, attends in zip(config.transformer_depth, config.cross_attention, strict=True)
-    ]
-    x, down, up = 0.0, [], []
-    for i in range(levels):
-        down.append(Column(x, i, "down" if i else "conv"))
-        down += [Column(x + k, i, "layer", depths[i]) for k in range(1, layers + 1)]
-        x += layers
-    middle = [Column(x + 1.35, levels - 1, "layer", config.transformer_depth[-1])]
-    middle.append(Column(x + 2.35, levels - 1, "layer"))
-    x += 2.7
-    for i in reversed(range(levels)):
-        up += [Column(x, i, "up")] * (i < levels - 1)
-        up += [Column(x + k, i, "layer", depths[i]) for k in range(1, layers + 2)]
-        x += layers + 1
-    return down, middle, [*up, Column(x + 1, 0, "conv")]
+LEFT, RIGHT = 1.11, 4.09  # centres of the two paths
+BOX, HALF, GAP, HEADING = 1.3, 0.215, 0.135, 0.42  # width of a box, height of half a layer, ...
 
 
 @in_style
 def unet_diagram(config: UNetConfig, title: str, side: int) -> Described:
-    """Draw a U-Net from its configuration, with sizes, skip connections, timestep and text.
+    """Draw a U-Net as a ladder: down on the left, up on the right, a rung for each skip.
 
     Args:
         config: Of the U-Net.
         title: Of the figure.
         side: Height and width of the latent.
     """
-    levels = len(config.block_out_channels)
-    down, middle, up = columns(config)
-    right = up[-1].x
-    edge = max(right, 18.0)  # a small network gets letters of the same size
-    figure, ax = diagrams.canvas(edge + 7.6, ROW * levels + 2.2, title)
-    ax.set(xlim=(-5.3, edge + 2.3), ylim=(-ROW * levels + 1.1, 3.3))
-    for i, c in enumerate(config.block_out_channels):
+    depths = [
+        depth * attends
+        for depth, attends in zip(config.transformer_depth, config.cross_attention, strict=True)
+    ]
+    per_level, widths = config.layers_per_block + 1, skip_widths(config)
+    levels = range(len(depths))
+    tall = [(2 * HALF if depths[i] else 1.3 * HALF) + GAP for i in levels]
+    height = 1.4 + sum(HEADING + per_level * tall[i] + 0.08 for i in levels) + 1.0
+    figure, ax = upright(height, title)
+    legend(ax, config)
+    y = -1.36
+    inner = f"{config.in_channels} × {side} × {side}"
+    write(ax, LEFT, y + 0.13, f"$z_t$  ({inner})")
+    write(ax, RIGHT, y + 0.13, rf"$\hat\epsilon$  ({inner})")
+    down, up = y + 0.03, y + 0.03  # where the next arrow of each path begins or ends
+    for i in levels:
+        top = y
+        middle = y - HEADING / 2
         size = -(-side // 2**i)
-        text = f"{size} × {size}\n{c} channels"
-        ax.text(-5.2, -ROW * i, text, ha="left", va="center", fontsize=8.5, linespacing=1.4)
-    box_of_the_middle(ax, middle)
-    draw_skips(ax, config, down, up)
-    for column in [*down, *middle, *up]:
-        draw_column(ax, column)
-    for path in (down, up):
-        for before, after in pairwise(path):
-            connect(ax, before, after)
-    for before, after in ((down[-1], middle[0]), (middle[0], middle[1]), (middle[1], up[0])):
-        connect(ax, before, after)
-    arrow(ax, [(-1.2, 0), (-0.42, 0)])
-    ax.text(-1.3, 0.0, "$z_t$", ha="right", va="center", fontsize=12)
-    arrow(ax, [(right + 0.4, 0), (right + 1.2, 0)])
-    ax.text(right + 1.3, 0.0, r"$\hat\epsilon$", ha="left", va="center", fontsize=12)
-    middle_x = edge / 2
-    pill(ax, middle_x - 5.6, 2.75, f"timestep t → {time_dim(config)} channels → every Res", TIME)
-    pill(ax, middle_x + 5.6, 2.75, f"text, 77 × {config.cross_attention_dim} → every Attn", TEXT)
-    legend(ax, edge, levels)
+        text = f"{size} × {size}, {config.block_out_channels[i]} channels"
+        ax.text(2.26, middle, text, ha="center", va="center", fontsize=10, fontweight="bold")
+        block(ax, RIGHT, middle, "upsampling" if i else "norm, SiLU, conv", MLP if i else LINEAR,
+              BOX, 1.3 * HALF)  # fmt: skip
+        arrow(ax, [(RIGHT, middle + 0.65 * HALF), (RIGHT, up)])
+        up = middle - 0.65 * HALF
+        y -= HEADING
+        for j in range(per_level):
+            centre = y - (tall[i] - GAP) / 2
+            half = tall[i] / 2 - GAP / 2
+            rung = centre - HALF / 2 if depths[i] else centre
+            if j == 0:
+                block(ax, LEFT, rung, "downsampling" if i else "conv", MLP if i else LINEAR, BOX,
+                      HALF if depths[i] else 1.3 * HALF)  # fmt: skip
+                end = rung + (HALF if depths[i] else 1.3 * HALF) / 2
+            else:
+                draw_layer(ax, LEFT, centre, depths[i], downwards=True)
+                end = centre + half
+            draw_layer(ax, RIGHT, centre, depths[i], downwards=False)
+            arrow(ax, [(LEFT, down), (LEFT, end)])
+            arrow(ax, [(RIGHT, centre + half), (RIGHT, up)])
+            down = up = centre - half
+            ends = LEFT + BOX / 2, RIGHT - BOX / 2
+            arrow(ax, [(ends[0], rung), (ends[1], rung)], MUTED, dashed=True)
+            number = i * per_level + j
+            ax.text(sum(ends) / 2 - 0.04, rung, f"skip {number + 1}: {widths[number]}", va="center",
+                    ha="center", fontsize=9.5, zorder=3,
+                    bbox={"fc": PALE, "ec": "none", "pad": 1.0})  # fmt: skip
+            y -= tall[i]
+        ground(ax, 0.08, WIDTH - 0.08, top, y + GAP / 2)
+        y -= 0.08
+    draw_middle(ax, config, y, down)
     return Described(figure, unet_in_words(config, side))
 
 
-def box_of_the_middle(ax: Axes, middle: Sequence[Column]) -> None:
-    """Draw the pale ground of the middle block, and its name."""
-    y = -ROW * middle[0].level
-    x, w = middle[0].x - 0.55, middle[1].x - middle[0].x + 1.1
-    ax.add_patch(
-        FancyBboxPatch((x, y - 1.28), w, 2.3, boxstyle="round,pad=0,rounding_size=0.2", fc=PALE,
-                       ec="#cbd2d9", zorder=0)
-    )  # fmt: skip
-    ax.text(x + w / 2, y - 1.3, "middle block", ha="center", va="top", fontsize=7, color=MUTED)
+def legend(ax: Axes, config: UNetConfig) -> None:
+    """Say below the title what the two colours of arrows bring."""
+    for y, colour, text in (
+        (-0.56, TIME, f"timestep, {time_dim(config)} channels → every ResBlock"),
+        (-0.84, TEXT, f"text, 77 × {config.cross_attention_dim} → every transformer"),
+    ):
+        arrow(ax, [(0.12, y), (0.48, y)], colour)
+        write(ax, 0.58, y, text, colour, "left")
 
 
-def small_box(ax: Axes, x: float, y: float, name: str, colour: str, h: float) -> None:
-    """Draw a box of a column with its name in small letters."""
-    ax.add_patch(
-        FancyBboxPatch((x - 0.4, y - h / 2), 0.8, h, boxstyle="round,pad=0,rounding_size=0.12",
-                       fc=colour, ec=INK, lw=0.8, zorder=3)
-    )  # fmt: skip
-    ax.text(x, y, name, ha="center", va="center", fontsize=6.3, zorder=4, linespacing=1.0)
+def draw_layer(ax: Axes, x: float, y: float, depth: int, downwards: bool) -> None:
+    """Draw a ResBlock and its transformer, if it has one, in the direction of the path."""
+    outside = -1 if x < WIDTH / 2 else 1
+    sign = 1 if downwards else -1
+    parts = [("ResBlock", CONV, TIME, sign * HALF / 2)]
+    if depth:
+        times = f" × {depth}" * (depth > 1)
+        parts.append((f"transformer{times}", ATTENTION, TEXT, -sign * HALF / 2))
+    for name, colour, enters, shift in parts:
+        at = y + shift if depth else y
+        block(ax, x, at, name, colour, BOX, HALF if depth else 1.3 * HALF)
+        edge = x + outside * BOX / 2
+        arrow(ax, [(edge + outside * 0.32, at), (edge + outside * 0.01, at)], enters)
 
 
-def draw_column(ax: Axes, column: Column) -> None:
-    """Draw a convolution, a change of size, or a ResBlock above its transformer."""
-    x, y = column.x, -ROW * column.level
-    if column.kind == "layer":
-        arrow(ax, [(x - 0.24, y + TALL / 2 + 0.42), (x - 0.24, y + TALL / 2 + 0.02)], TIME)
-        if not column.depth:
-            small_box(ax, x, y, "Res", CONV, TALL)
-            return
-        small_box(ax, x, y + TALL / 4 + 0.01, "Res", CONV, TALL / 2)
-        times = f"\n× {column.depth}" * (column.depth > 1)
-        small_box(ax, x, y - TALL / 4 - 0.01, f"Attn{times}", ATTENTION, TALL / 2)
-        arrow(ax, [(x - 0.24, y - TALL / 2 - 0.42), (x - 0.24, y - TALL / 2 - 0.02)], TEXT)
-        return
-    name, colour = {"conv": ("conv", LINEAR), "down": ("↓ 2", MLP), "up": ("↑ 2", MLP)}[column.kind]
-    small_box(ax, x, y, name, colour, SMALL)
-
-
-def connect(ax: Axes, before: Column, after: Column) -> None:
-    """Draw the arrow of the backbone from one column to the next."""
-    y, half = -ROW * before.level, TALL / 2
-    if after.kind == "down":
-        arrow(ax, [(before.x, y - half), (after.x, y - ROW + SMALL / 2 + 0.02)], STREAM)
-    elif after.kind == "up":
-        arrow(ax, [(before.x + 0.2, y + half), (after.x + 0.2, y + ROW - SMALL / 2 - 0.02)], STREAM)
-    else:
-        arrow(ax, [(before.x + 0.4, y), (after.x - 0.41, y)], STREAM)
-
-
-def draw_skips(ax: Axes, config: UNetConfig, down: Sequence[Column], up: Sequence[Column]) -> None:
-    """Draw each skip connection as a dashed bracket, with its number of channels."""
-    takers = [column for column in reversed(up) if column.kind == "layer"]
-    per_level = config.layers_per_block + 1
-    for k, (source, target, c) in enumerate(zip(down, takers, skip_widths(config), strict=True)):
-        y = -ROW * source.level
-        top = y + TALL / 2 + 0.38 + 0.34 * (per_level - k % per_level)
-        tall = TALL if source.kind == "layer" else SMALL
-        start, end = source.x + (0.0 if source.kind == "layer" else 0.22), target.x
-        arrow(
-            ax,
-            [(start, y + tall / 2), (start, top), (end, top), (end, y + TALL / 2 + 0.02)],
-            MUTED,
-            dashed=True,
-        )
-        under = {"fc": "white", "ec": "none", "pad": 0.8}
-        ax.text((start + end) / 2, top, f"{c}", ha="center", va="center", fontsize=6.5,
-                color=MUTED, bbox=under, zorder=3)  # fmt: skip
-
-
-def pill(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
-    """Write white text on a rounded ground of a colour."""
-    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color="white", fontweight="bold",
-            bbox={"boxstyle": "round,pad=0.4", "fc": colour, "ec": "none"})  # fmt: skip
-
-
-def legend(ax: Axes, right: float, levels: int) -> None:
-    """Say what the names mean, in the corner on the lower right."""
-    y = -ROW * (levels - 1) + 0.75
-    lines = (
-        (CONV, "Res: ResBlock"),
-        (ATTENTION, "Attn: SpatialTransformer"),
-        (MLP, "↓ 2, ↑ 2: change of size"),
-    )
-    for k, (colour, text) in enumerate(lines):
-        ax.add_patch(
-            FancyBboxPatch((right - 4.6, y - 0.6 * k - 0.17), 0.5, 0.34,
-                           boxstyle="round,pad=0,rounding_size=0.08", fc=colour, ec=INK, lw=0.7)
-        )  # fmt: skip
-        ax.text(right - 3.85, y - 0.6 * k, text, ha="left", va="center", fontsize=7.5)
-    arrow(ax, [(right - 4.7, y - 1.8), (right - 4.0, y - 1.8)], MUTED, dashed=True)
-    ax.text(right - 3.85, y - 1.8, "skip connection, channels", va="center", fontsize=7.5)
+def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
+    """Draw the middle block below the ladder, from the left path to the right one."""
+    y, h, depth = top - 0.53, 1.3 * HALF, config.transformer_depth[-1]
+    ground(ax, 0.08, WIDTH - 0.08, top, top - 0.92)
+    ax.text(WIDTH / 2, top - 0.2, "middle block", ha="center", va="center", fontsize=10,
+            fontweight="bold")  # fmt: skip
+    for x, way in ((LEFT, [above, y + h / 2]), (RIGHT, [y + h / 2, above])):
+        arrow(ax, [(x, at) for at in way])
+        block(ax, x, y, "ResBlock", CONV, BOX, h)
+        outside = -1 if x == LEFT else 1
+        edge = x + outside * BOX / 2
+        arrow(ax, [(edge + outside * 0.32, y), (edge + outside * 0.01, y)], TIME)
+    times = f" × {depth}" * (depth > 1)
+    wide = 1.3 if times else 1.1
+    block(ax, WIDTH / 2, y, f"transformer{times}", ATTENTION, wide, h)
+    arrow(ax, [(LEFT + BOX / 2, y), (WIDTH / 2 - wide / 2, y)])
+    arrow(ax, [(WIDTH / 2 + wide / 2, y), (RIGHT - BOX / 2, y)])
+    arrow(ax, [(WIDTH / 2, y - 0.36), (WIDTH / 2, y - h / 2)], TEXT)
 
 
 def unet_in_words(config: UNetConfig, side: int) -> str:
     """Describe the drawn U-Net."""
     widths, layers = config.block_out_channels, config.layers_per_block
+    skips = skip_widths(config)
     rows = []
     for i, (c, attends) in enumerate(zip(widths, config.cross_attention, strict=True)):
         size = -(-side // 2**i)
-        each = "ResBlock with transformer" if attends else "ResBlock"
+        each = "a ResBlock with a transformer" if attends else "a ResBlock"
+        taken = ", ".join(map(str, skips[i * (layers + 1) : (i + 1) * (layers + 1)]))
         rows.append(
-            f"At {size} × {size} with {c} channels there are {layers} × {each} in the "
-            f"downsampling path and {layers + 1} × in the upsampling path"
+            f"At {size} × {size} with {c} channels there is {layers} × {each} on the left and "
+            f"{layers + 1} × on the right, and the skips have {taken} channels"
         )
     return (
-        "A diagram in the form of a U. The latent enters on the left through a convolution. "
-        f"{'. '.join(rows)}. At the bottom is the middle block: ResBlock, transformer, ResBlock. "
-        f"{len(skip_widths(config))} dashed skip connections lead from the left side to the right, "
-        f"{layers + 1} on each level, with {', '.join(map(str, skip_widths(config)))} channels. A "
-        "short arrow for the timestep enters every ResBlock, and one for the text every "
-        "transformer. A convolution on the right gives the predicted noise."
+        "A diagram in the form of a ladder. On the left the latent goes down through a convolution "
+        f"and the levels, with a downsampling between two of them. {'. '.join(rows)}. At the "
+        "bottom the middle block, ResBlock, transformer, ResBlock, leads to the right, where the "
+        "path goes up through the levels, with an upsampling between two of them, and ends in a "
+        f"norm, a SiLU and a convolution, which gives the predicted noise. {len(skips)} dashed "
+        f"skip connections are the rungs, {layers + 1} on each level. An arrow for the timestep "
+        "enters every ResBlock, and one for the text every transformer."
     )

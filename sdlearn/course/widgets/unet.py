@@ -34,7 +34,7 @@ class UNetTour(widgets.VBox):
         self,
         traces: Mapping[str, Sequence[BlockTrace]],
         feature_maps: Mapping[str, Mapping[str, Tensor]],
-        width: int = 900,
+        width: int = 450,
     ) -> None:
         """Build the widget.
 

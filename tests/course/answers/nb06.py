@@ -9,13 +9,13 @@ from torch import nn
 
 from sdlearn.course.exercises.nb06_unet import (
     AdaptiveBlock,
-    DialUNet,
     ResBlock,
     free_u,
     level_parameters,
     up_widths,
 )
 from sdlearn.unet import UNetConfig, skip_widths
+from tests.course.answers.expected_verdict import ExpectedVerdict
 
 # ------------------------------------------------------------------------------------ 06.1 and 06.2
 
@@ -166,44 +166,66 @@ def free_u_with_rfft(h, skip, b, s):
     return torch.cat((h[:, :half] * b, h[:, half:]), 1), low
 
 
-def dial(forward):
-    return type("DialUNet", (DialUNet,), {"forward": forward})
+def bottom(unet, z, emb, context):
+    skips, h = unet.encode(unet.conv_in(z), emb, context)
+    for level in unet.up_blocks[:-1]:
+        h = level(h, skips, emb, context)
+        skips = skips[: -len(level.resnets)]
+    return skips, h
 
 
-def steps(
-    keep_input=True,
-    mid=1,
-    dial_of=lambda dials, k, n: dials[k],
-    size=lambda h, skip: skip.shape[-2:],
-    grow_before=False,
-    emb_of=lambda emb, i: emb,
-    join=lambda h, skip: torch.cat([h, skip], 1),
-    out=lambda h: h,
+def top(unet, z, emb, context):
+    h, level = unet.conv_in(z), unet.down_blocks[0]
+    skips = [h]
+    for n in range(len(level.resnets)):
+        h = level.layer(n, h, emb, context)
+        skips.append(h)
+    return skips
+
+
+def cached_with(
+    whole=bottom,
+    quick=top,
+    last=lambda unet, h, skips, emb, context: unet.up_blocks[-1](h, skips, emb, context),
+    out=lambda unet, h: unet.conv_out(F.silu(unet.conv_norm_out(h))),
+    keep=lambda kept, h, given: kept,
+    anew=lambda kept: kept is None,
 ):
-    """Another way to write the walk, with places for mistakes."""
+    def forward(unet, z, emb, context, kept):
+        given = not anew(kept)
+        if given:
+            skips = quick(unet, z, emb, context)
+        else:
+            skips, kept = whole(unet, z, emb, context)
+        h = last(unet, kept, skips, emb, context)
+        return out(unet, h), keep(kept, h, given)
 
-    def forward(self, x, emb, dials):
-        skips = [h := self.conv_in(x)]
-        for i in range(len(self.down)):
-            skips += [h := self.down[i](h, emb_of(emb, i))]
-            if i + 1 < len(self.down):
-                skips += [h := self.shrink[i](h)]
-        for _ in range(mid):
-            h = self.mid(h, emb)
-        n = len(skips)
-        for i, block in enumerate(self.up):
-            k = n - 1 - i
-            skip = dial_of(dials, k, n) * skips[k]
-            h = block(join(h, skip), emb)
-            if i % 2 and i + 1 < len(self.up):
-                h = self.grow[i // 2](h, size(h, skips[k - 1]))
-        return self.conv_out(out(h))
-
-    return dial(forward)
+    return forward
 
 
-def dials_squared(dials, k, n):
-    return dials[k] ** 2
+def with_the_downsampled(unet, z, emb, context):
+    skips = [unet.conv_in(z)]
+    return skips + unet.down_blocks[0](skips[0], emb, context)
+
+
+def all_encoded(unet, z, emb, context):
+    skips, _ = unet.encode(unet.conv_in(z), emb, context)
+    return skips[: 1 + len(unet.down_blocks[0].resnets)]
+
+
+def not_shortened(unet, z, emb, context):
+    skips, h = unet.encode(unet.conv_in(z), emb, context)
+    for level in unet.up_blocks[:-1]:
+        h = level(h, skips, emb, context)
+    return skips, h
+
+
+def all_levels(unet, z, emb, context):
+    skips, h = unet.encode(unet.conv_in(z), emb, context)
+    for level in unet.up_blocks:
+        h = level(h, skips, emb, context)
+        skips = skips[: -len(level.resnets)]
+    return skips, h
 
 
 def count(c_below, c, skips, time_dim, top, block, up):
@@ -336,23 +358,26 @@ WRONG = {
         lambda h, skip, b, s: (torch.cat([b * h[:, ::2], h[:, 1::2]], 1), free_u(h, skip, b, s)[1]),
     ],
     "06.7": [
-        steps(mid=2),
-        steps(dial_of=dials_squared),
-        steps(dial_of=lambda dials, k, n: dials[0]),
-        steps(dial_of=lambda dials, k, n: 1 - dials[k]),
-        steps(dial_of=lambda dials, k, n: dials[max(k - 1, 0)]),
-        steps(dial_of=lambda dials, k, n: dials[k] if k else 1.0),
-        steps(dial_of=lambda dials, k, n: sum(dials) / n),
-        steps(size=lambda h, skip: (h.shape[2] * 2 - skip.shape[2] % 2, h.shape[3] * 2)),
-        steps(size=lambda h, skip: skip.shape[-1:-3:-1]),
-        steps(emb_of=lambda emb, i: emb * (i == 0)),
-        steps(emb_of=lambda emb, i: F.silu(emb)),
-        steps(join=lambda h, skip: torch.cat([h, h.new_zeros(skip.shape)], 1)),
-        steps(join=lambda h, skip: torch.cat([h, skip.detach()], 1)),
-        steps(join=lambda h, skip: torch.cat([h, skip.flip(0)], 1)),
-        steps(join=lambda h, skip: torch.cat([h * 1.001, skip], 1)),
-        steps(out=F.silu),
-        steps(out=lambda h: h.float().to(h.dtype)),
+        cached_with(quick=with_the_downsampled),
+        cached_with(quick=lambda *told: top(*told)[1:]),
+        cached_with(quick=lambda *told: top(*told)[:1]),
+        cached_with(quick=all_encoded),
+        cached_with(quick=lambda unet, z, *told: top(unet, 0 * z, *told)),
+        cached_with(quick=lambda unet, z, emb, context: top(unet, z, 0 * emb, context)),
+        cached_with(whole=not_shortened),
+        cached_with(whole=all_levels),
+        cached_with(anew=lambda kept: True),
+        cached_with(anew=lambda kept: not kept),
+        cached_with(keep=lambda kept, h, given: h),
+        cached_with(keep=lambda kept, h, given: None if given else kept),
+        cached_with(keep=lambda kept, h, given: h if given else kept),
+        cached_with(keep=lambda kept, h, given: 0.9 * kept),
+        cached_with(out=lambda unet, h: unet.conv_out(h)),
+        cached_with(out=lambda unet, h: unet.conv_out(F.relu(unet.conv_norm_out(h)))),
+        cached_with(out=lambda unet, h: h),
+        lambda *told: cached_with()(*told)[0],
+        lambda *told: cached_with()(*told)[::-1],
+        lambda *told: cached_with(out=lambda unet, h: unet.conv_out(h).detach())(*told),
     ],
 }
 RIGHT = {
@@ -372,8 +397,85 @@ RIGHT = {
     "06.5": [adaptive_with(), adaptive(indexed)],
     "06.6": [shifted_free_u, free_u_with_rfft],
     "06.7": [
-        steps(),
-        steps(join=lambda h, skip: torch.cat((h, skip), dim=-3)),
-        steps(size=lambda h, skip: torch.Size([skip.shape[2], skip.shape[3]])),
+        cached_with(),
+        lambda *told: list(cached_with()(*told)),
     ],
 }
+
+
+def widths_from(skips_of, first=-1, more=lambda h, skip, c: c):
+    def answer(widths, layers):
+        skips, h, found = skips_of(widths, layers), widths[first], []
+        for c in widths[::-1]:
+            for _ in range(layers + 1):
+                skip = skips.pop()
+                found.append(h + skip)
+                h = more(h, skip, c)
+        return found
+
+    return answer
+
+
+def stored(widths, layers):
+    return skip_widths(
+        UNetConfig(
+            block_out_channels=widths, layers_per_block=layers, norm_num_groups=1,
+            cross_attention=(False,) * len(widths), num_heads=(1,) * len(widths),
+            transformer_depth=(1,) * len(widths),
+        )
+    )  # fmt: skip
+
+
+def upsampled_in_the_loop(level, h, skips, emb, context):
+    left = list(skips)
+    for n in range(len(level.resnets)):
+        h = level.layer(n, torch.cat([h, left.pop()], 1), emb, context)
+        for upsample in level.upsamplers:
+            h = upsample(h, left[-1].shape[-2:])
+    return h
+
+
+VERDICTS = [
+    ExpectedVerdict(
+        "06.1",
+        res_with(time=lambda s, h, emb: h + F.silu(s.time_emb_proj(emb))[:, :, None, None]),
+        "SiLU after the projection",
+    ),
+    ExpectedVerdict("06.1", res_with(out=lambda s, x, h: x + h), "no shortcut"),
+    ExpectedVerdict(
+        "06.1", res_with(second=lambda s, h: s.conv2(F.silu(s.norm1(h)))), "the first norm twice"
+    ),
+    ExpectedVerdict("06.2", widths_from(stored, first=0), "from the top"),
+    ExpectedVerdict(
+        "06.2",
+        widths_from(
+            lambda widths, layers: [widths[0]] + [c for c in widths for _ in range(layers)]
+        ),
+        "no downsampling stored",
+    ),
+    ExpectedVerdict(
+        "06.2", widths_from(stored, more=lambda h, skip, c: h + skip), "the map accumulates"
+    ),
+    ExpectedVerdict("06.3", upsampled_in_the_loop, "upsampling after each layer"),
+    ExpectedVerdict(
+        "06.3", level_with(size=lambda h, skips, own: skips[-own - 1].shape), "the whole shape"
+    ),
+    ExpectedVerdict(
+        "06.4",
+        lambda a, c, skips, d, top: count(a, c, skips, d, not top, a_block, an_up),
+        "top the wrong way round",
+    ),
+    ExpectedVerdict(
+        "06.5",
+        adaptive_with(between=lambda s, h, scale, shift: F.silu(s.norm2(h) * 1 + scale + shift)),
+        "no parentheses",
+    ),
+    ExpectedVerdict(
+        "06.7", cached_with(quick=with_the_downsampled), "the downsampled map among the skips"
+    ),
+    ExpectedVerdict("06.7", cached_with(whole=not_shortened), "skips already taken"),
+    ExpectedVerdict("06.7", cached_with(anew=lambda kept: not kept), "the truth of a tensor"),
+    ExpectedVerdict(
+        "06.7", cached_with(quick=all_encoded), says=("a block below the top level ran",)
+    ),
+]
