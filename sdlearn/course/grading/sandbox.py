@@ -145,6 +145,10 @@ ADVICE = (
     ),
     ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
     (
+        "must be Tensor, not torch.return_types",
+        "`max(dim)` returns the values and their indices: take its `.values`, or use `amax`.",
+    ),
+    (
         "must be Tensor, not",
         "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
     ),
