@@ -186,7 +186,7 @@ def test_the_diagrams_of_attention_name_their_parts():
         (figures.attention.transformer_block(), ("attn1", "attn2", "ff", "proj_out")),
     ):
         texts = [text.get_text() for text in drawn.figure.axes[0].texts]
-        assert set(names) <= set(texts)
+        assert set(names) <= {line for text in texts for line in text.split("\n")}
         assert len(drawn.words) > 100
 
 
@@ -199,6 +199,17 @@ def test_the_maps_of_several_tokens_share_one_scale():
     values = {int(v) for v in pixels[middle, :, 0]}
     assert {255, round(255 * (0.15 + 0.85 * 8 * 17 / 255))} <= values
     assert "much: 50.0% on average, 50.0% at most" in drawn.words
+
+
+def test_variants_are_rows_of_one_image_for_each_seed():
+    rows = {"source": [picture(1), picture(2)], "edited": [picture(3), picture(4)]}
+    drawn = figures.variant_rows(rows, (5, 6), "Title", "Two and two.")
+    assert (
+        drawn.words
+        == "A grid with a column for each seed and the rows: source; edited. Two and two."
+    )
+    for one in (image for row in rows.values() for image in row):
+        assert len(found(drawn.figure, one, 2)) == 1
 
 
 def test_img_is_an_element_with_alternative_text_and_whole_pixels():

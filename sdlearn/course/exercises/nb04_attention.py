@@ -127,8 +127,9 @@ def multi_head_cases(rng: Generator) -> Iterator[Case]:
     for b, n, m, build in (
         (2, 6, 4, (12, 3, 5)),
         (3, 4, 4, (8, 2, 8)),
-        (1, 5, 7, (6, 1, 3)),
+        (1, 5, 7, (6, 2, 3)),
         (2, 7, None, (12, 4)),
+        (2, 3, 5, (4, 1, 3)),
     ):
         x = normal(rng, b, n, build[0])
         yield Case((x,) if m is None else (x, normal(rng, b, m, build[-1])), build=build)
@@ -321,7 +322,8 @@ def image_prompt_cases(rng: Generator) -> Iterator[Case]:
     for b, n, m, k, build, scale in (
         (2, 6, 5, 3, (8, 2, 6, 10), 0.7),
         (2, 4, 4, 4, (6, 3, 6, 6), 0.4),
-        (1, 5, 7, 2, (9, 3, 4, 4), 0.0),
+        (1, 5, 7, 2, (9, 3, 4, 4), 1.3),
+        (2, 3, 4, 2, (4, 2, 3, 5), 0.0),
     ):
         dim, _, text_dim, image_dim = build
         x, text, image = (
@@ -366,7 +368,7 @@ def inject_cases(rng: Generator) -> Iterator[Case]:
     for heads, n, alignment in (
         (2, 6, (0, 1, -1, 2, 3)),
         (4, 4, (0, -1, 2, 1)),
-        (1, 9, (0, 1, 2)),
+        (1, 9, (0, -1, 1)),
         (3, 5, (0, -1, -1, 1, 1, 3, 5)),
         (2, 7, (-1, -1, 0, 1)),
     ):

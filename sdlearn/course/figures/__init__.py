@@ -16,6 +16,7 @@ from sdlearn.course.figures.attention import (
     overlay,
     seed_grid,
     token_overlays,
+    variant_rows,
     variants,
 )
 from sdlearn.course.figures.course_plan import pipeline_map
@@ -43,6 +44,7 @@ __all__ = [
     "show",
     "table",
     "token_overlays",
+    "variant_rows",
     "variants",
     "wrapped",
 ]

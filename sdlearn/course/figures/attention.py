@@ -1,7 +1,6 @@
 """Figures of attention: its matrices, its cost, the transformer block, and attention maps."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -23,48 +22,50 @@ from sdlearn.course.figures.style import (
     tint,
 )
 
+NARROW = 5.4  # inches: the letters of a figure of this width are legible on a phone
+
 # ---------------------------------------------------------------------------------------- diagrams
 
 
 @in_style
 def attention_matrices() -> Described:
     """Draw the matrices of cross-attention as rectangles: n image tokens read m text tokens."""
-    figure, ax = diagrams.canvas(18, 7.9, "Cross-attention as matrices (one head)")
+    figure, ax = diagrams.canvas(12.8, 7.3, "Cross-attention as matrices (one head)", NARROW)
     image, text = tint(BLUE, 0.35), tint(VERMILION, 0.35)
-    n, m, d = 3.4, 1.9, 1.3  # sides of the rectangles
+    n, m, d = 3.0, 1.8, 1.3  # sides of the rectangles
 
     def matrix(x: float, y: float, w: float, h: float, name: str, size: str, colour: str) -> None:
         ax.add_patch(Rectangle((x, y - h / 2), w, h, facecolor=colour, edgecolor=INK, lw=0.9))
-        ax.text(x + w / 2, y, name, ha="center", va="center", fontsize=10)
-        label(ax, x + w / 2, y - h / 2 - 0.32, size, MUTED)
+        ax.text(x + w / 2, y, name, ha="center", va="center", fontsize=9.5)
+        label(ax, x + w / 2, y - h / 2 - 0.3, size, MUTED)
 
-    top, low = 5.7, 2.2  # the heights of the two rows
-    matrix(0.5, top, d, n, "$x$", "n × dim", image)
-    matrix(0.5, low, d, m, "text", "m × text dim", text)
-    matrix(4.6, top, d, n, "$Q$", "n × d", image)
-    matrix(4.6, low, d, m, "$K$", "m × d", text)
-    matrix(12.2, low, d, m, "$V$", "m × d", text)
-    matrix(8.2, top, m, n, "weights", "n × m", tint(ORANGE, 0.45))
-    matrix(15.9, top, d, n, "output", "n × d", image)
-    arrow(ax, [(1.9, top), (4.5, top)], BLUE)
-    arrow(ax, [(1.9, low + 0.2), (4.5, low + 0.2)], VERMILION)
-    arrow(ax, [(1.9, low - 0.3), (3.6, low - 0.3), (3.6, 0.35), (11.4, 0.35), (11.4, low),
-               (12.1, low)], VERMILION)  # fmt: skip
-    label(ax, 3.2, top + 0.3, "to_q", BLUE)
-    label(ax, 3.2, low + 0.5, "to_k", VERMILION)
-    label(ax, 8.5, 0.65, "to_v", VERMILION)
-    arrow(ax, [(6.0, top), (8.1, top)])
-    arrow(ax, [(6.0, low + 0.2), (7.0, low + 0.2), (7.0, top - 0.7), (8.1, top - 0.7)])
-    label(ax, 7.05, top + 0.75, "$QK^\\top/\\sqrt{d}$,\nsoftmax of\neach row")
-    arrow(ax, [(10.2, top), (15.8, top)])
-    arrow(ax, [(12.85, low + 1.0), (12.85, top - 0.05)])
-    label(ax, 12.85, top + 0.35, "weights · $V$,\nthen to_out")
+    top, low = 5.6, 2.3  # the heights of the two rows
+    matrix(0.4, top, d, n, "$x$", "n × dim", image)
+    matrix(0.4, low, d, m, "text", "m × text dim", text)
+    matrix(3.1, top, d, n, "$Q$", "n × d", image)
+    matrix(3.1, low, d, m, "$K$", "m × d", text)
+    matrix(9.2, low, d, m, "$V$", "m × d", text)
+    matrix(6.4, top, m, n, "weights", "n × m", tint(ORANGE, 0.45))
+    matrix(11.35, top, d, n, "output", "n × dim", image)
+    arrow(ax, [(1.75, top), (3.0, top)], BLUE)
+    arrow(ax, [(1.75, low + 0.2), (3.0, low + 0.2)], VERMILION)
+    arrow(ax, [(1.75, low - 0.3), (2.3, low - 0.3), (2.3, 0.45), (8.6, 0.45), (8.6, low),
+               (9.1, low)], VERMILION)  # fmt: skip
+    label(ax, 2.3, top + 0.3, "to_q", BLUE)
+    label(ax, 2.3, low + 0.5, "to_k", VERMILION)
+    label(ax, 5.5, 0.75, "to_v", VERMILION)
+    arrow(ax, [(4.45, top), (6.3, top)])
+    arrow(ax, [(4.45, low + 0.2), (5.4, low + 0.2), (5.4, top - 0.8), (6.3, top - 0.8)])
+    label(ax, 5.33, top + 0.85, "$QK^\\top/\\sqrt{d}$,\nsoftmax of\neach row")
+    arrow(ax, [(8.25, top), (11.25, top)])
+    arrow(ax, [(9.85, low + 0.95), (9.85, top - 0.05)])
+    label(ax, 9.85, top + 0.55, "weights · $V$,\nthen to_out")
     words = (
         "A diagram of matrices. to_q maps the image tokens x, n rows, to the queries Q. to_k and "
         "to_v map the text tokens, m rows, to the keys K and the values V. Q times K transposed, "
         "divided by the square root of d and put through a softmax in each row, is the matrix of "
         "weights, n rows and m columns. The weights times V, through to_out, are the output, "
-        "which has n rows like x."
+        "which has the shape of x."
     )
     return Described(figure, words)
 
@@ -72,40 +73,44 @@ def attention_matrices() -> Described:
 @in_style
 def transformer_block() -> Described:
     """Draw the SpatialTransformer with one block: three layers beside the residual stream."""
-    figure, ax = diagrams.canvas(22, 7.6, "A SpatialTransformer with one transformer block")
-    stream, branch = 4.6, 2.4
-    ax.add_patch(Rectangle((4.75, 1.3), 13.0, 4.3, facecolor="#f5f7fa", edgecolor="#cbd2d9"))
-    label(ax, 17.6, 5.25, "TransformerBlock", MUTED, "right")
-    label(ax, 0.15, stream, "feature map\n(b, c, h, w)", INK, "left")
-    box(ax, 3.45, stream, "GroupNorm\nproj_in", LINEAR, w=1.9, h=1.2)
-    arrow(ax, [(2.05, stream), (2.5, stream)])
+    title = "A SpatialTransformer with one transformer block"
+    figure, ax = diagrams.canvas(12.2, 12.1, title, NARROW)
+    stream, norm, middle = 2.7, 5.0, 7.9  # across: the stream, the norms, the layers
+    ax.add_patch(Rectangle((1.1, 2.85), 8.4, 6.9, facecolor="#f5f7fa", edgecolor="#cbd2d9"))
+    label(ax, 9.35, 9.45, "TransformerBlock", MUTED, "right")
+    label(ax, stream + 0.25, 3.15, "residual stream: tokens (b, h·w, c)", MUTED, "left")
+    label(ax, stream, 11.85, "feature map (b, c, h, w)")
+    box(ax, stream, 10.45, "GroupNorm, proj_in", LINEAR, w=3.2, h=0.8)
+    arrow(ax, [(stream, 11.6), (stream, 10.88)])
     layers = (
-        (5.4, "self-\nattention", "attn1", ATTENTION),
-        (9.6, "cross-\nattention", "attn2", ATTENTION),
-        (13.8, "gated\nMLP", "ff", MLP),
+        (8.6, "self-attention\nattn1", ATTENTION),
+        (6.6, "cross-attention\nattn2", ATTENTION),
+        (4.6, "gated MLP\nff", MLP),
     )
-    for x, name, key, colour in layers:
-        arrow(ax, [(x, stream), (x, branch), (x + 0.25, branch)])
-        box(ax, x + 0.85, branch, "Layer\nNorm", NORM, w=1.1, h=1.1)
-        arrow(ax, [(x + 1.4, branch), (x + 1.7, branch)])
-        box(ax, x + 2.45, branch, name, colour, w=1.5, h=1.1)
-        label(ax, x + 2.45, branch + 0.85, key, MUTED)
-        arrow(ax, [(x + 3.2, branch), (x + 3.5, branch), (x + 3.5, stream - 0.26)])
-        plus(ax, x + 3.5, stream)
-    ends = [4.4, *(x + 3.5 for x, *_ in layers), 18.15]
-    for start, end in pairwise(ends):
-        arrow(ax, [(start + 0.24 * (start != 4.4), stream), (end - 0.26 * (end != 18.15), stream)])
-    box(ax, 18.9, stream, "proj_out", LINEAR, w=1.5, h=1.2)
-    arrow(ax, [(19.65, stream), (20.44, stream)])
-    plus(ax, 20.7, stream)
-    arrow(ax, [(20.94, stream), (21.7, stream)])
-    arrow(ax, [(2.2, stream), (2.2, 6.5), (20.7, 6.5), (20.7, stream + 0.26)])
-    label(ax, 11.4, 6.8, "residual connection", MUTED)
-    label(ax, 4.95, 5.25, "residual stream: tokens (b, h·w, c)", MUTED, "left")
-    arrow(ax, [(12.05, 0.55), (12.05, branch - 0.57)], VERMILION)
-    label(ax, 12.05, 0.28, "text embeddings (b, 77, context_dim)", VERMILION)
+    sums = (7.55, 5.55, 3.55)
+    for (y, name, colour), end in zip(layers, sums, strict=True):
+        arrow(ax, [(stream, y), (norm - 0.98, y)])
+        box(ax, norm, y, "LayerNorm", NORM, w=1.9, h=0.8)
+        arrow(ax, [(norm + 0.95, y), (middle - 1.28, y)])
+        box(ax, middle, y, name, colour, w=2.5, h=1.0)
+        arrow(ax, [(middle, y - 0.5), (middle, end), (stream + 0.26, end)])
+        plus(ax, stream, end)
+    starts = [10.05, *(end - 0.24 for end in sums)]
+    ends = [*(end + 0.26 for end in sums), 2.53]
+    for start, end in zip(starts, ends, strict=True):
+        arrow(ax, [(stream, start), (stream, end)])
+    box(ax, stream, 2.1, "proj_out", LINEAR, w=1.9, h=0.8)
+    arrow(ax, [(stream, 1.7), (stream, 1.31)])
+    plus(ax, stream, 1.05)
+    arrow(ax, [(stream, 0.81), (stream, 0.2)])
+    label(ax, stream + 0.3, 0.4, "feature map (b, c, h, w)", side="left")
+    arrow(ax, [(stream, 11.25), (0.65, 11.25), (0.65, 1.05), (stream - 0.26, 1.05)])
+    ax.text(0.32, 6.2, "residual connection", rotation=90, ha="center", va="center",
+            fontsize=8.5, color=MUTED)  # fmt: skip
+    arrow(ax, [(10.15, 6.6), (middle + 1.28, 6.6)], VERMILION)
+    label(ax, 11.1, 6.6, "text\nembeddings\n(b, 77,\ncontext_dim)", VERMILION)
     words = (
-        "A diagram from left to right. A feature map goes through GroupNorm and proj_in into the "
+        "A diagram from top to bottom. A feature map goes through GroupNorm and proj_in into the "
         "residual stream of tokens. Three branches leave the stream, each through a LayerNorm and "
         "one layer, and are added back to it: self-attention, cross-attention, which also gets "
         "the text embeddings, and the gated MLP. After the block comes proj_out, and its result is "
@@ -126,6 +131,7 @@ def largest_weights(widths: Sequence[int], largest: Mapping[str, Sequence[float]
         largest: By the name of the scores, such as "q·k / √d", a value for each width.
     """
     figure, ax = axes_for("The largest of 64 attention weights, on average", "width d", "weight")
+    figure.set_size_inches(1.15 * NARROW, 3.4)
     styles = zip(largest.items(), (VERMILION, BLUE), ("s--", "o-"), strict=True)
     for (name, values), colour, style in styles:
         ax.plot(widths, values, style, color=colour)
@@ -134,7 +140,7 @@ def largest_weights(widths: Sequence[int], largest: Mapping[str, Sequence[float]
             color=colour, fontweight="bold",
         )  # fmt: skip
     ax.set_xscale("log", base=2)
-    ax.set(ylim=(0, 1.05), xlim=(widths[0] * 0.85, widths[-1] * 2.1))
+    ax.set(ylim=(0, 1.05), xlim=(widths[0] * 0.85, widths[-1] * 3.4))
     ax.set_xticks(widths, [str(d) for d in widths])
     ax.minorticks_off()
     ends = "; ".join(
@@ -157,6 +163,7 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
     figure, ax = axes_for(
         "Time of one attention layer, two heads of width 32", "tokens n", "seconds of CPU time"
     )
+    figure.set_size_inches(1.15 * NARROW, 3.4)
     first = next(iter(seconds.values()))[1]
     square = [first * (n / tokens[1]) ** 2 for n in tokens]
     lines = {"∝ n²": square} | dict(seconds)
@@ -209,7 +216,7 @@ def overlay(image: Image.Image, weights: Tensor, most: float | None = None) -> I
 
 
 def token_overlays(
-    image: Image.Image, maps: Tensor, words: Sequence[str], title: str, across: int = 6
+    image: Image.Image, maps: Tensor, words: Sequence[str], title: str, across: int = 4
 ) -> Described:
     """Draw an image and, for each token, the image lit by the token's attention map.
 
@@ -252,14 +259,13 @@ def attention_map_grid(
         across: Images in a row.
     """
     tiles = [image, *(heatmap(one, size=image.width) for one in maps)]
-    return rows_of(tiles, ["the picture", *words], title, across)
+    return rows_of(tiles, ["the picture", *words], title, across, 3 if across <= 4 else 2)
 
 
 def rows_of(
-    tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int
+    tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int, scale: int = 2
 ) -> Image.Image:
     """Draw images in rows of `across`, each with its name above it."""
-    scale = 3 if across <= 4 else 2
     rows = [
         grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=scale)
         for i in range(0, len(tiles), across)
@@ -285,6 +291,24 @@ def variants(images: Mapping[str, Image.Image], title: str, words: Mapping[str, 
     figure = grid([[*images.values()]], [*images], title=title, scale=3 if len(images) < 5 else 2)
     said = "; ".join(f"{name}: {what}" for name, what in words.items())
     return Described(figure, f"{len(images)} images side by side, {'; '.join(images)}. {said}.")
+
+
+def variant_rows(
+    rows: Mapping[str, Sequence[Image.Image]], seeds: Sequence[int], title: str, words: str
+) -> Described:
+    """Draw variants of several images: a row for each variant, a column for each seed.
+
+    Args:
+        rows: By the name of the variant, its image for each seed.
+        seeds: Of the columns.
+        title: Of the figure.
+        words: What the images show.
+    """
+    names = [f"seed {seed}" for seed in seeds]
+    figure = grid([*rows.values()], names, [*rows], title, scale=2)
+    return Described(
+        figure, f"A grid with a column for each seed and the rows: {'; '.join(rows)}. {words}"
+    )
 
 
 def seed_grid(

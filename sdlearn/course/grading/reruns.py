@@ -94,9 +94,10 @@ def nearly(trial: Trial) -> str:
 
 
 def alike(mine: Any, other: Any, tolerance: float) -> bool:
-    """Whether both are results and agree."""
+    """Whether both are results and agree. Results without a finite number never do."""
     failed = isinstance(mine, Failure) or isinstance(other, Failure)
-    return not failed and not difference(mine, other, tolerance)
+    empty = isinstance(mine, Tensor) and bool(mine.numel()) and not mine.isfinite().any()
+    return not failed and not empty and not difference(mine, other, tolerance)
 
 
 def parts(trial: Trial) -> str:

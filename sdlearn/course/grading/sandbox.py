@@ -157,6 +157,10 @@ ADVICE = (
         "call it first, `layer(x)`, and hand over the result.",
     ),
     (
+        "must be Tensor, not torch.return_types",
+        "`max(dim)` returns the values and their indices: take its `.values`, or use `amax`.",
+    ),
+    (
         "must be Tensor, not",
         "A plain number was handed to a function of torch: use `math`, or `x ** 0.5`.",
     ),

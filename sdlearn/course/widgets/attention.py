@@ -55,7 +55,7 @@ class AttentionLens(FigureWidget):
         # One scale for all words; the start and the end of the text may get far more than any.
         most = float(weights[:, 1 : len(self.maps.words) - 1].max())
         self.tiles = page, heatmap(seen, most, page.width), overlay(page, seen, most)
-        headings = "the image", f"attention to {word}", "lit by it"
+        headings = "the image", f"attention to {word}", "lit by the map"
         self.image = grid([self.tiles], headings, scale=2)
         sentence = (
             f"The token “{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} "

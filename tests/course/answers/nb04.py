@@ -440,7 +440,147 @@ def through_the_list(self, x, context=None):
     return self.to_out((attention_weights(q, k) @ v).transpose(1, 2).flatten(2))
 
 
+def with_heads_first(self, x, context):
+    q, k, v = heads_of(self, x, context)
+    return merged(self, attention_weights(k, q) @ v)
+
+
+def one_wide_head(self, x, context):
+    context = x if context is None else context
+    weights = attention_weights(self.to_q(x), self.to_k(context))
+    return self.to_out[0](weights @ self.to_v(context))
+
+
+def all_at_once(self, x, c):
+    return x + self.attn1(self.norm1(x)) + self.attn2(self.norm2(x), c) + self.ff(self.norm3(x))
+
+
+def one_norm(self, x, c):
+    x = x + self.attn1(self.norm1(x))
+    x = x + self.attn2(self.norm1(x), c)
+    return x + self.ff(self.norm1(x))
+
+
+def added_at_the_end(self, x, c):
+    y = self.attn2(self.norm2(self.attn1(self.norm1(x))), c)
+    return x + self.ff(self.norm3(y))
+
+
+def text_first(self, x, c):
+    x = x + self.attn2(self.norm2(x), c)
+    x = x + self.attn1(self.norm1(x))
+    return x + self.ff(self.norm3(x))
+
+
+def mask_times_inf(q, k, v, lengths):
+    return (word_scores(q, k) + ~word_mask(k, lengths) * -math.inf).softmax(-1) @ v
+
+
+def keys_of_inf(q, k, v, lengths):
+    padded = torch.arange(k.shape[1]) >= lengths[:, None]
+    return word_scores(q, k.masked_fill(padded[..., None], -math.inf)).softmax(-1) @ v
+
+
+def exp_by_hand(q, k, v, lengths):
+    weights = word_scores(q, k).exp() * word_mask(k, lengths)
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+def fused_with_padding(q, k, v, lengths):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=~word_mask(k, lengths))
+
+
+def result_dropped(q, k, v, lengths):
+    s = word_scores(q, k)
+    s.masked_fill(~word_mask(k, lengths), -math.inf)
+    return s.softmax(-1) @ v
+
+
+def image_last(self, x, text, image, scale):
+    x = first(self, x)
+    x = x + self.to_text(self.norm2(x), text)
+    x = x + self.ff(self.norm3(x))
+    return x + scale * self.to_image(self.norm2(x), image)
+
+
+def streamed_by(sums):
+    """Streaming attention whose block is added by `sums(largest, total, out, scores, values)`."""
+
+    def answer(q, k, v, block):
+        state = (torch.full((*q.shape[:2], 1), -math.inf, dtype=q.dtype), 0.0, 0.0)
+        for start in range(0, k.shape[1], block):
+            s = q @ k[:, start : start + block].transpose(1, 2) / q.shape[-1] ** 0.5
+            state = sums(*state, s, v[:, start : start + block])
+        return state[2] / state[1]
+
+    return answer
+
+
+def relative_to_the_old(m, t, o, s, v):
+    new = torch.maximum(m, s.amax(-1, keepdim=True))
+    w, shrink = (s - m).exp(), (m - new).exp()
+    return new, t * shrink + w.sum(-1, keepdim=True), o * shrink + w @ v
+
+
+def relative_to_the_block(m, t, o, s, v):
+    top = s.amax(-1, keepdim=True)
+    new = torch.maximum(m, top)
+    w, shrink = (s - top).exp(), (m - new).exp()
+    return new, t * shrink + w.sum(-1, keepdim=True), o * shrink + w @ v
+
+
+def never_stored(m, t, o, s, v):
+    new = torch.maximum(m, s.amax(-1, keepdim=True))
+    w, shrink = (s - new).exp(), (m - new).exp()
+    return m, t * shrink + w.sum(-1, keepdim=True), o * shrink + w @ v
+
+
+def with_the_indices(m, t, o, s, v):
+    return torch.maximum(m, s.max(-1, keepdim=True)), t, o
+
+
 VERDICTS = [
+    ExpectedVerdict(
+        "04.1", lambda q, k, v: scores(q, k).softmax(-1) @ v, "weights without an axis"
+    ),
+    ExpectedVerdict(
+        "04.1",
+        lambda q, k, v: see(
+            (torch.einsum("bd,bmd->bm", q, k) / q.shape[-1] ** 1 / 2).softmax(1), v
+        ),
+        "power before division",
+    ),
+    ExpectedVerdict(
+        "04.2",
+        lambda x, heads: torch.stack(x.split(heads, dim=-1), dim=1),
+        "pieces of the wrong size",
+    ),
+    ExpectedVerdict("04.3", layer(with_heads_first), "the keys ask"),
+    ExpectedVerdict("04.3", layer(one_wide_head), "no heads"),
+    ExpectedVerdict("04.4", transformer(all_at_once), "all three from the input"),
+    ExpectedVerdict("04.4", transformer(one_norm), "norm1 three times"),
+    ExpectedVerdict("04.4", transformer(added_at_the_end), "one residual connection around all"),
+    ExpectedVerdict("04.4", transformer(text_first), "cross-attention first"),
+    ExpectedVerdict("04.5", mask_times_inf, "-inf times the mask"),
+    ExpectedVerdict("04.5", keys_of_inf, "keys of -inf"),
+    ExpectedVerdict("04.5", exp_by_hand, "exp without the largest score"),
+    ExpectedVerdict("04.5", fused_with_padding, "attn_mask the wrong way round"),
+    ExpectedVerdict("04.5", result_dropped, "every word counts", omits=("never use",)),
+    ExpectedVerdict(
+        "04.6",
+        lambda h, w, c, heads: 4 * h * w * c + 2 * (h * w) ** 2 * c,
+        "projections without a matrix",
+    ),
+    ExpectedVerdict("04.7", block(image_last), "image after the MLP"),
+    ExpectedVerdict("04.8", backwards, "written to the source's places"),
+    ExpectedVerdict("04.9", streamed_by(relative_to_the_old), "infinite in the first block"),
+    ExpectedVerdict(
+        "04.9", streamed_by(relative_to_the_block), "block relative to its own maximum"
+    ),
+    ExpectedVerdict("04.9", streamed_by(never_stored), "maximum never stored"),
+    ExpectedVerdict(
+        "04.9", streamed_by(with_the_indices), says=("`.values`",), omits=("plain number",)
+    ),
     ExpectedVerdict(
         "04.3",
         layer(through_the_list),
