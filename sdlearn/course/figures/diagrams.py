@@ -15,17 +15,18 @@ ATTENTION, MLP, CONV = tint(ORANGE, 0.45), tint(GREEN, 0.3), tint(BLUE, 0.4)
 TEXT, TIME, STREAM = VERMILION, PURPLE, INK
 
 
-def canvas(width: float, height: float, title: str = "") -> tuple[Figure, Axes]:
-    """Create a figure of the notebook's width without visible axes.
+def canvas(width: float, height: float, title: str = "", wide: float = WIDE) -> tuple[Figure, Axes]:
+    """Create a figure without visible axes, of the notebook's width.
 
     Args:
         width: Of the drawing, in its own units.
         height: In the same units.
         title: Of the figure.
+        wide: Width of the figure, in inches.
     """
-    inches = WIDE * height / width + (0.35 if title else 0.0)
-    figure = Figure(figsize=(WIDE, inches), dpi=110)
-    ax = figure.add_axes((0, 0, 1, WIDE * height / width / inches))
+    inches = wide * height / width + (0.35 if title else 0.0)
+    figure = Figure(figsize=(wide, inches), dpi=110)
+    ax = figure.add_axes((0, 0, 1, wide * height / width / inches))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.axis("off")
     if title:
