@@ -619,3 +619,10 @@ def test_an_answer_that_draws_random_numbers_is_told_so():
     verdict = str(check("02.2", sample_posterior))
     assert "Your code draws random numbers of its own" in verdict
     assert "batch" not in verdict
+
+
+def test_results_without_a_number_are_not_said_to_be_those_of_other_inputs():
+    """The solution's are nan, too, for the logarithm of a negative number, which says nothing."""
+    text = said("05.6", lambda q, k, v: right("05.6")(q, k, v) + torch.tensor(float("-inf")) * 0)
+    assert "not finite" in text
+    assert "Right code gives" not in text

@@ -18,7 +18,7 @@ from sdlearn.versions import SPECS
 TOKENS = ["<|startoftext|>", "a</w>", "gh", "cat</w>", "<|endoftext|>", "<|endoftext|>"]
 
 
-def box(page, k, title=True, across=11):
+def box(page, k, title=True, across=7):
     """The pixels of box k, without its frame."""
     (w, h), gap, top = text_encoder.BOX, 6, 26 if title else 6
     x, y = gap + k % across * w, top + k // across * h
@@ -39,7 +39,7 @@ def test_tokens_are_written_for_people():
 def test_a_page_has_a_box_for_every_token_in_reading_order():
     tokens = [TOKENS[0], *["a</w>"] * 12, *[TOKENS[-1]] * 64]
     page = text_encoder.token_grid(tokens, range(77), title="Title")
-    assert page.size == (11 * text_encoder.BOX[0] + 12, 26 + 7 * text_encoder.BOX[1] + 6)
+    assert page.size == (7 * text_encoder.BOX[0] + 12, 26 + 11 * text_encoder.BOX[1] + 6)
     darkest = [box(page, k).min() for k in range(77)]
     assert max(darkest[:14]) < 60  # words, start and the first end in black
     assert min(darkest[14:]) > 100  # the padding in grey
@@ -64,13 +64,15 @@ def test_an_embedding_that_changed_is_shaded_and_says_by_how_much():
     framed = text_encoder.token_grid(TOKENS, range(6), moved, changed=[3], title="Title")
     differs = np.array(page.convert("L")) != np.array(framed.convert("L"))
     columns = np.nonzero(differs)[1]
-    assert columns.min() >= 6 + 3 * 76
-    assert columns.max() <= 6 + 4 * 76
+    width = text_encoder.BOX[0]
+    assert columns.min() >= 6 + 3 * width
+    assert columns.max() <= 6 + 4 * width
 
 
 def test_no_word_of_a_page_leaves_its_box():
     page = text_encoder.token_grid(["incomprehensibilities</w>", "a</w>"], [1, 2], title="Title")
-    assert (np.array(page.convert("L"))[30:70, 6 + 77 - 3 : 6 + 77 - 1].min()) > 100
+    right = 6 + text_encoder.BOX[0]
+    assert (np.array(page.convert("L"))[30:66, right - 2 : right].min()) > 100
 
 
 def test_the_distances_write_every_number():
@@ -109,7 +111,7 @@ def test_own_and_negative_shows_which_of_the_two_images_wins():
     assert colours == [VERMILION.lower(), BLUE.lower()] * 2
     assert "one, 2 of 4 right; two, 2 of 4 right; bag, 2 of 4 right; none, all tied." in drawn.words
     titles = [ax.get_title(loc="left") for ax in drawn.figure.axes]
-    assert titles[0] == "one:\n2 of 4 right"
+    assert titles[0] == "one: 2 of 4 right"
     assert {ax.get_ylim() for ax in drawn.figure.axes} == {drawn.figure.axes[0].get_ylim()}
 
 
@@ -139,8 +141,24 @@ def test_a_wrong_caption_is_crossed_and_said():
 
 def test_weighted_images_have_a_column_for_each_weight():
     images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
-    drawn = text_encoder.weighted({"a": images, "b": images}, [0, 1.5], "Title", "Words.")
-    assert drawn.words == "Rows: a; b. Columns: weight 0; weight 1.5. Words."
+    drawn = text_encoder.weighted({"a": [images] * 2, "b": [images]}, [0, 1.5], "Title", "Words.")
+    assert drawn.words == (
+        "Images in rows: a (2 rows); b (1 rows). Columns: weights 0, 1.5. Words."
+    )
+    pixels = np.array(drawn.figure).reshape(-1, 3)
+    for colour in ((255, 0, 0), (0, 128, 0)):
+        assert (pixels == colour).all(-1).sum() == 3 * 16 * 16  # three rows, enlarged twice
+
+
+def test_images_in_several_rows_are_read_row_by_row():
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    page = text_encoder.captioned(images, ["a", "b", "c"], "T", "W", size=40, across=2).figure
+    reds, greens, blues = (
+        np.argwhere((np.array(page) == colour).all(-1))[0]
+        for colour in ((255, 0, 0), (0, 128, 0), (0, 0, 255))
+    )
+    assert reds[0] == greens[0] < blues[0]
+    assert reds[1] == blues[1] < greens[1]
 
 
 def test_the_two_towers_mark_the_right_pairs():
@@ -156,8 +174,8 @@ def test_the_two_towers_mark_the_right_pairs():
 
 
 def test_the_towers_name_the_published_sizes():
-    (ax,) = text_towers.state_sources().figure.axes
-    words = [text.get_text().replace("\n", " ") for text in ax.texts]
+    axes = text_towers.state_sources().figure.axes
+    words = [text.get_text().replace("\n", " ") for ax in axes for text in ax.texts]
     widths = [int(word.split()[-1]) for word in words if word.startswith("77 ×")]
     assert widths == [768, 1024, 768, 1280]
     assert sum(widths[2:]) == SPECS["sdxl"].unet.cross_attention_dim

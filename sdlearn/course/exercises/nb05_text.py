@@ -1,7 +1,7 @@
 """Exercises and quiz of notebook 05, the text encoder."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -12,6 +12,7 @@ from sdlearn.course.exercises.edits import with_mistakes
 from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
 
 Pair = tuple[str, str]
+Inputs = Callable[[Generator], Iterator[Case]]
 
 # What the notebook defines before the first exercise.
 
@@ -52,15 +53,6 @@ def learn_merges(words: dict[str, int], number: int) -> list[tuple[str, str]]:
     return merges
 
 
-def top_pairs(words: dict[str, int], number: int) -> list[Pair]:
-    """The most frequent pairs of letters, counted once."""
-    counts: Counter[Pair] = Counter()
-    for word, times in words.items():
-        for pair in pairwise(letters(word)):
-            counts[pair] += times
-    return sorted(counts, key=lambda pair: (counts[pair], pair), reverse=True)[:number]
-
-
 def merge_cases(_: Generator) -> Iterator[Case]:
     for words, number in (
         ({"low": 5, "lower": 2, "newest": 6, "widest": 3}, 10),
@@ -80,12 +72,12 @@ MERGES = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the training loop of byte-pair encoding. `words` maps each word of a text "
-    "to its frequency. Spell each word with `letters`, then repeat these steps:\n\n1. Count all "
-    "pairs of neighbouring pieces. A pair counts as often as its word occurs.\n2. Choose the "
-    "most frequent pair. In a tie, take the largest one, as Python compares tuples of "
-    "strings.\n3. Append it to the list of merges, and `join` it in every word.\n\nStop after "
-    "`number` merges, or earlier if no pair is left. Return the list of pairs.",
+    statement="Write the training loop of byte-pair encoding. `words` maps each word of a text to "
+    "its frequency. Spell each word with `letters`, then repeat these steps:\n\n1. Count all "
+    "pairs of neighbouring pieces. A pair counts as often as its word occurs.\n2. Choose the most "
+    "frequent pair. In a tie, take the one that Python sorts last.\n3. Append it to the list of "
+    "merges, and `join` it in every word.\n\nStop after `number` merges, or earlier if no pair is "
+    "left. Return the list of pairs.",
     hints=(
         "Keep a dictionary from each word to its current pieces. One pass of the loop counts, "
         "chooses, appends, and replaces the pieces of all words.",
@@ -110,17 +102,26 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores + mask).softmax(dim=-1) @ v
 
 
-def causal_cases(rng: Generator) -> Iterator[Case]:
-    for b, heads, n, d, e, size, shift in (
-        (2, 3, 5, 4, 6, 1, 0),
-        (2, 4, 4, 4, 4, 1, 0),
-        (1, 1, 1, 3, 2, 1, 0),
-        (1, 2, 6, 5, 3, 300, 0),
-        (2, 2, 5, 4, 3, 1, 20),  # all scores are very low: a masked one must be lower
-    ):
-        q, k = normal(rng, b, heads, n, d), normal(rng, b, heads, n, d)
-        yield Case((size * q - shift, k + shift, normal(rng, b, heads, n, e)))
+def attention_cases(*sizes: tuple[tuple[int, ...], int, int, int, int]) -> Inputs:
+    """Cases of causal attention: (batch, maybe heads), n queries, m keys, widths d and e."""
 
+    def cases(rng: Generator) -> Iterator[Case]:
+        # The last one has very low scores: a masked score must be lower still.
+        for k, (batch, n, m, d, e) in enumerate(sizes):
+            size, shift = 300 if k == 3 else 1, 20 if k == 4 else 0
+            q, keys, v = (normal(rng, *batch, *shape) for shape in ((n, d), (m, d), (m, e)))
+            yield Case((size * q - shift, keys + shift, v))
+
+    return cases
+
+
+causal_cases = attention_cases(
+    ((2, 3), 5, 5, 4, 6),
+    ((2, 4), 4, 4, 4, 4),
+    ((1, 1), 1, 1, 3, 2),
+    ((1, 2), 6, 6, 5, 3),
+    ((2, 2), 5, 5, 4, 3),
+)
 
 CAUSAL = Exercise(
     number="05.2",
@@ -128,9 +129,8 @@ CAUSAL = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write scaled dot-product attention with a causal mask, for all heads at once. Token "
-    "$i$ attends to itself and to the tokens before it. All later tokens get a weight of exactly "
-    "0, and the weights of each query still sum to 1.",
+    statement="Write scaled dot-product attention with a causal mask, for all heads at once. "
+    "Token $i$ attends to itself and to the tokens before it.",
     hints=(
         "Compute the scores first. They form one square matrix per head, with queries in rows and "
         "keys in columns. On which side of the diagonal are the later tokens?",
@@ -195,21 +195,6 @@ def tokenize_word(word: str, merges: list[tuple[str, str]]) -> list[str]:
         pieces = join(pieces, min(known, key=merges.index))
 
 
-def once_through(word: str, merges: list[Pair]) -> list[str]:
-    pieces = letters(word)
-    for pair in merges:
-        pieces = join(pieces, pair)
-    return pieces
-
-
-def pass_after_pass(word: str, merges: list[Pair]) -> list[str]:
-    pieces = letters(word)
-    while any(pair in merges for pair in pairwise(pieces)):
-        for pair in merges:
-            pieces = join(pieces, pair)
-    return pieces
-
-
 def joined_from_the_right(pieces: list[str], pair: Pair) -> list[str]:
     turned = join(pieces[::-1], (pair[1], pair[0]))
     return ["".join(pair) if piece == pair[1] + pair[0] else piece for piece in turned[::-1]]
@@ -232,16 +217,6 @@ def joined_overlapping(pieces: list[str], pair: Pair) -> list[str]:
 
 def joined_as_text(pieces: list[str], pair: Pair) -> list[str]:
     return " ".join(pieces).replace(" ".join(pair), "".join(pair)).split(" ")
-
-
-def longest_first(word: str, merges: list[Pair]) -> list[str]:
-    vocabulary = {*letters(word), *("".join(pair) for pair in merges)}
-    rest, pieces = word + "</w>", []
-    while rest:
-        ends = [k for k in range(1, len(rest) + 1) if rest[:k] in vocabulary or k == 1]
-        pieces.append(rest[: ends[-1]])
-        rest = rest[ends[-1] :]
-    return pieces
 
 
 SPELLINGS: tuple[tuple[str, tuple[Pair, ...]], ...] = (
@@ -277,9 +252,9 @@ SPELL = Exercise(
     statement="Use the merges you have learnt to tokenize a new word, as CLIP's tokenizer does. "
     "Start from its `letters`. Among the neighbouring pairs that are in `merges`, choose the one "
     "that comes **first** in the list. Join it wherever it occurs in the word, from left to "
-    "right, using no piece twice. Then look at the neighbouring pairs again, and go on until "
-    "none of them is in `merges`. The rule must work for any list: `check` also tries some whose "
-    "order training could not produce.",
+    "right, using no piece twice. Then look at the neighbouring pairs again, and go on until none "
+    "of them is in `merges`. It must work for any list, even one whose order training could not "
+    "produce.",
     hints=(
         "You need two loops. The outer one chooses a pair, and the inner one, which is `join`, "
         "joins it everywhere. When does the outer one end?",
@@ -324,11 +299,11 @@ CHUNKS = Exercise(
     difficulty=1,
     statement="Web interfaces for Stable Diffusion accept prompts of any length. They split the "
     "tokens into **chunks**, encode each chunk separately, and concatenate the embeddings along "
-    "the token axis, which gives `(1, 154, d)` for two chunks. That works because "
-    "cross-attention takes any number of tokens. Write the split. Each row has exactly `length` "
-    "ids: the start-of-text token, up to `length - 2` ids of the prompt, the end-of-text token, "
-    "and `pad` until the row is full. All rows but the last are full, and an empty prompt gives "
-    "one row. Return a list of lists.",
+    "the token axis, which gives `(1, 154, d)` for two chunks. That works because cross-attention "
+    "takes any number of tokens. Split the ids into rows. Each row has exactly `length` ids: the "
+    "start-of-text token, up to `length - 2` ids of the prompt, the end-of-text token, and `pad` "
+    "until the row is full. All rows but the last are full, and an empty prompt gives one row. "
+    "Return a list of lists.",
     hints=(
         "How many of the `length` positions are left for the prompt itself? Split the ids first, "
         "then complete each part.",
@@ -354,17 +329,13 @@ def cached_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(later, float("-inf")).softmax(dim=-1) @ v
 
 
-def back_cases(rng: Generator) -> Iterator[Case]:
-    for b, n, m, d, e, size, shift in (
-        (2, 3, 7, 8, 5, 1, 0),
-        (2, 4, 4, 4, 4, 1, 0),
-        (1, 1, 5, 6, 3, 1, 0),
-        (3, 5, 6, 4, 2, 300, 0),
-        (2, 4, 6, 4, 3, 1, 20),  # all scores are very low: a masked one must be lower
-    ):
-        q, k, v = normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
-        yield Case((size * q - shift, k + shift, v))
-
+back_cases = attention_cases(
+    ((2,), 3, 7, 8, 5),
+    ((2,), 4, 4, 4, 4),
+    ((1,), 1, 5, 6, 3),
+    ((3,), 5, 6, 4, 2),
+    ((2,), 4, 6, 4, 3),
+)
 
 BACK = Exercise(
     number="05.6",
@@ -372,7 +343,7 @@ BACK = Exercise(
     minutes=10,
     difficulty=2,
     statement="When two captions share a beginning, the causal mask makes the hidden states of "
-    "that beginning the same. Their keys and values can be stored and used again. Language "
+    "that beginning the same, so their keys and values can be stored and used again. Language "
     "models do this for every new token and call it the **key–value cache**. Write causal "
     "attention with such a cache, for one head. There are $m$ tokens with keys `k` and values "
     "`v`, but queries `q` only for the last $n \\le m$ of them, in order. Each query attends to "
@@ -538,17 +509,16 @@ WEIGHTS = Exercise(
     difficulty=3,
     core=True,
     statement="In many web interfaces you can write `(with spots:1.5)` to give words a **prompt "
-    "weight**, which changes their embeddings *after* the text encoder. Write one. `pieces` are "
-    "the prompt's tokens with the marks among them: `(` opens a group, and `:1.5)` closes the "
-    "group that was opened last and gives its weight, as in `['a', '(', 'cat', '(', 'with', "
-    "'spots', ':2)', ':0.5)']`. Groups can be nested, and then the weights are multiplied: "
-    "*with* has 2 · 0.5 = 1. A token outside all groups has weight 1, and so have the "
+    "weight**, which changes their embeddings *after* the text encoder. Write the function that "
+    "does it. `pieces` are the prompt's tokens with the marks among them: `(` opens a group, and "
+    "`:1.5)` closes the group that was opened last and gives its weight, as in `['a', '(', 'cat', "
+    "'(', 'with', 'spots', ':2)', ':0.5)']`. Groups can be nested, and then the weights are "
+    "multiplied: *with* has 2 · 0.5 = 1. Tokens outside all groups have weight 1, and so do the "
     "start-of-text token, the end-of-text token and the padding. `context` holds the embeddings "
-    "of the prompt without its marks, with the start-of-text token in front, and `empty` those "
-    "of the empty prompt. Each new embedding lies on the line through the empty prompt's "
-    "embedding at the same position (weight 0) and the token's own (weight 1), and weights above "
-    "1 extrapolate. (ComfyUI and Compel do it in a similar way.) After the check, your function "
-    "makes images.",
+    "of the prompt without its marks, with the start-of-text token in front, and `empty` those of "
+    "the empty prompt. Each new embedding lies on the line through the empty prompt's embedding "
+    "at the same position (weight 0) and the token's own (weight 1), and weights above 1 "
+    "extrapolate.",
     hints=(
         "Split the task. The first half turns `pieces` into one number for each token, the "
         "second combines two vectors with it. A group's weight appears only where the group "

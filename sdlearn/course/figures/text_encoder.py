@@ -9,19 +9,23 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdlearn.course.figures.images import grid, label_font, wrapped
-from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.images import OUTLINE, label_font, wrapped
 from sdlearn.course.figures.style import (
     BLUE,
+    GREY,
     INK,
     MUTED,
+    ORANGE,
+    PALE,
     VERMILION,
     Described,
     in_style,
+    tint,
 )
 
 ROUNDING = 1e-4  # a relative change of an embedding below this is rounding error
-BOX = 76, 46  # one token, in pixels
+BOX = 66, 44  # one token, in pixels
+NARROW = 5.8  # inches, for figures whose letters can be read on a phone
 
 
 def display_token(token: str) -> str:
@@ -37,45 +41,51 @@ def token_grid(
     moved: Tensor | None = None,
     changed: Collection[int] = (),
     title: str = "",
-    across: int = 11,
+    across: int = 7,
 ) -> Image.Image:
-    """Draw every token in a box with its id, row by row; 77 tokens fill 7 rows of 11.
+    """Draw every token in a box with its id, row by row; 77 tokens fill 11 rows of 7.
 
     Args:
         tokens: The n tokens.
         ids: Their ids.
         moved: Relative change of each embedding, (n,). It is written into the box, and larger
-            changes are darker. An unchanged embedding has a white box.
+            changes are darker. An unchanged embedding has a white box. Without it, the special
+            tokens are orange and the padding is grey.
         changed: Positions drawn with a thick frame.
         title: Written above the boxes.
         across: Boxes in a row.
     """
-    (w, h), gap, font, small = BOX, 6, label_font(12), label_font(10)
+    (w, h), gap, font, small = BOX, 6, label_font(13), label_font(11)
+    bold = label_font(13, bold=True)
     wide = across * w + 2 * gap
-    heading = wrapped(title, label_font(13), wide - 2 * gap)
+    heading = wrapped(title, bold, wide - 2 * gap)
     top = gap + 20 * len(heading)
     page = Image.new("RGB", (wide, top + -(-len(tokens) // across) * h + gap), "white")
     pen = ImageDraw.Draw(page)
     for i, line in enumerate(heading):
-        pen.text((gap, gap + 20 * i), line, "black", label_font(13))
+        pen.text((gap, gap + 20 * i), line, INK, bold)
     values = None if moved is None else moved.detach().float().tolist()
-    ends = (k for k, token in enumerate(tokens) if display_token(token) == "(end)")
-    padding = next(ends, len(tokens)) + 1
-    for k, (token, number) in enumerate(zip(tokens, ids, strict=True)):
+    words = [display_token(token) for token in tokens]
+    padding = words.index("(end)") + 1 if "(end)" in words else len(words)
+    for k, (word, number) in enumerate(zip(words, ids, strict=True)):
         x, y = gap + k % across * w, top + k // across * h
-        still = values is None or values[k] < ROUNDING
-        shade = 255 if still or values is None else 240 - round(95 * values[k] / max(values))
-        ink = "#767676" if values is None and k >= padding else "black"
-        pen.rectangle((x, y, x + w, y + h), (shade,) * 3, "#999999")
-        word = display_token(token)
+        ink, fill, below = INK, "white", f"{number}"
+        if values is not None:
+            below += f"  {format_distance(values[k])}"
+            if values[k] >= ROUNDING:
+                fill = tint(BLUE, 0.06 + 0.36 * values[k] / max(values))
+        elif k >= padding:
+            ink, fill = MUTED, PALE
+        elif word in ("(start)", "(end)"):
+            fill = tint(ORANGE, 0.45)
+        pen.rectangle((x, y, x + w, y + h), fill, GREY)
         while font.getlength(word) > w - 6 and len(word) > 2:
             word = word[:-2] + "…"
         pen.text((x + w / 2, y + 4), word, ink, font, anchor="ma")
-        below = f"{number}" if values is None else f"{number}   {format_distance(values[k])}"
-        pen.text((x + w / 2, y + 26), below, ink, small, anchor="ma")
+        pen.text((x + w / 2, y + 25), below, ink, small, anchor="ma")
     for k in changed:
         x, y = gap + k % across * w, top + k // across * h
-        pen.rectangle((x + 1, y + 1, x + w - 1, y + h - 1), None, "black", width=3)
+        pen.rectangle((x + 1, y + 1, x + w - 1, y + h - 1), None, VERMILION, width=3)
     return page
 
 
@@ -92,7 +102,9 @@ def caption_lengths(lengths: Mapping[int, float], words: float) -> Described:
         lengths: Mean number of tokens in a caption, by number of merges.
         words: Mean number of words in a caption.
     """
-    figure, ax = axes_for("Each merge shortens the captions", "merges", "tokens per caption")
+    figure = Figure(figsize=(NARROW, 3.0), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    ax.set(title="Each merge shortens the captions", xlabel="merges", ylabel="tokens per caption")
     merges = [*lengths]
     ax.plot(merges, [*lengths.values()], color=BLUE, lw=2)
     ax.axhline(words, color=VERMILION, ls="--", lw=1.2)
@@ -113,7 +125,7 @@ def positions(tokens: Sequence[str], ids: Sequence[int], title: str) -> Describe
     end = words.index("(end)")
     return Described(
         token_grid(tokens, ids, title=title),
-        f"{len(tokens)} boxes in rows of eleven, each with a token and its id. The first ones "
+        f"{len(tokens)} boxes in rows of seven, each with a token and its id. The first ones "
         f"are: {', '.join(words[: end + 1])}. All {len(tokens) - end - 1} boxes after these are "
         "grey: padding.",
     )
@@ -135,7 +147,7 @@ def state_distances(
         title: Of the figure.
     """
     height, width = moved.shape
-    figure = Figure(figsize=(WIDE, 1.5 + 0.34 * height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(NARROW, 1.4 + 0.34 * height), dpi=100, layout="constrained")
     ax = figure.subplots()
     values = moved.detach().float().numpy()
     most = max(values.max(), ROUNDING)
@@ -143,12 +155,11 @@ def state_distances(
     colours = LinearSegmentedColormap.from_list("blue", ["white", BLUE])
     ax.imshow(shades, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(height, width):
-        ax.text(j, i, format_distance(float(values[i, j])), ha="center", va="center", fontsize=8)
+        ax.text(j, i, format_distance(float(values[i, j])), ha="center", va="center", fontsize=9)
     ax.grid(visible=False)
     words = [display_token(token) for token in tokens]
     ax.set(title=title, yticks=range(height), yticklabels=names)
     ax.set_xticks(range(width), words, rotation=60, ha="right")
-    ax.set_xlabel("token")
     said = []
     for name, row in zip(names, values, strict=True):
         changed = [word for word, value in zip(words, row, strict=True) if value >= ROUNDING]
@@ -168,8 +179,9 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
     and orange; a tie is a grey dot at 0. Each matrix of cosines, images in rows and captions in
     columns, is a panel, and all panels share one scale.
     """
-    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    size = NARROW, 0.9 + 1.5 * len(matrices)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(len(matrices), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     said = []
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         captions = torch.arange(len(matrix))
@@ -182,12 +194,13 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
         ax.plot(captions[tied], 0 * lead[tied], "o", color=MUTED, ms=3)
         right = int((lead > 1e-6).sum())
         result = "all tied" if tied.all() else f"{right} of {len(lead)} right"
-        ax.set_title(f"{name}:\n{result}", fontsize=9)
-        ax.set(xlabel="test caption", xticks=range(0, len(matrix), 4))
+        ax.set_title(f"{name}: {result}", fontsize=10)
+        ax.set(xticks=range(0, len(matrix), 4))
         ax.grid(visible=False, axis="x")
         said.append(f"{name}, {result}")
-    axes[0].set_ylabel("cosine with the own image\n– with the hard negative")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    axes[-1].set_xlabel("test caption")
+    figure.supylabel("cosine with own image – with hard negative", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(
         figure,
         f"{len(matrices)} panels with a bar for each test caption: its cosine similarity with its "
@@ -203,8 +216,9 @@ def captioned(
     words: str,
     wrong: Collection[int] = (),
     size: int = 160,
+    across: int = 0,
 ) -> Described:
-    """Draw images in a row, each with its caption below.
+    """Draw images in rows, each with its caption below.
 
     Args:
         images: The images, enlarged without smoothing.
@@ -213,31 +227,70 @@ def captioned(
         words: What the figure shows; the captions are added.
         wrong: Indices of captions that are wrong, drawn with a cross.
         size: Side of an image, in pixels.
+        across: Images in a row; 0 for a single row.
     """
     font, gap = label_font(13), 10
     lines = [wrapped(caption, font, size) for caption in captions]
-    most = max(map(len, lines))
-    page = Image.new("RGB", (gap + len(images) * (size + gap), 34 + size + 22 * most), "white")
+    across = across or len(images)
+    step = size + 19 * max(map(len, lines)) + 12  # from one row to the next
+    tall = 30 + -(-len(images) // across) * step
+    page = Image.new("RGB", (gap + across * (size + gap), tall), "white")
     pen = ImageDraw.Draw(page)
     pen.text((gap, 6), title, INK, label_font(13, bold=True))
     for k, (picture, text) in enumerate(zip(images, lines, strict=True)):
-        x = gap + k * (size + gap)
+        x, y = gap + k % across * (size + gap), 30 + k // across * step
         large = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
-        page.paste(large, (x, 30))
+        page.paste(large, (x, y))
         ink = VERMILION if k in wrong else INK
         for i, line in enumerate(text):
-            pen.text((x + size / 2, 34 + size + 19 * i), line, ink, font, anchor="ma")
+            pen.text((x + size / 2, y + 4 + size + 19 * i), line, ink, font, anchor="ma")
         if k in wrong:
-            pen.line((x, 30, x + 18, 48), VERMILION, 4)
-            pen.line((x + 18, 30, x, 48), VERMILION, 4)
+            pen.line((x, y, x + 18, y + 18), VERMILION, 4)
+            pen.line((x + 18, y, x, y + 18), VERMILION, 4)
     marked = [f"{text} (wrong)" if k in wrong else text for k, text in enumerate(captions)]
     return Described(page, f"{words} The captions: {'; '.join(marked)}.")
 
 
 def weighted(
-    rows: Mapping[str, Sequence[Image.Image]], weights: Sequence[float], title: str, words: str
+    groups: Mapping[str, Sequence[Sequence[Image.Image]]],
+    weights: Sequence[float],
+    title: str,
+    words: str,
 ) -> Described:
-    """Draw images for several prompt weights, with a row for each way of applying them."""
-    columns = [f"weight {weight:g}" for weight in weights]
-    figure = grid([*rows.values()], columns, [*rows], title, scale=2)
-    return Described(figure, f"Rows: {'; '.join(rows)}. Columns: {'; '.join(columns)}. {words}")
+    """Draw images for several prompt weights, in columns.
+
+    Args:
+        groups: For each way of applying the weights, a row of images for each noise.
+        weights: One for each column.
+        title: Of the figure.
+        words: What the figure shows; the groups and the columns are named before it.
+    """
+    font, bold, gap, line = label_font(17), label_font(17, bold=True), 6, 28
+    rows = [row for group in groups.values() for row in group]
+    w, h = (2 * side for side in rows[0][0].size)
+    wide = gap + len(weights) * (w + gap)
+    heading = wrapped(title, bold, wide - 2 * gap)
+    tall = gap + line * (len(heading) + 1 + len(groups)) + len(rows) * (h + gap)
+    page = Image.new("RGB", (wide, tall), "white")
+    pen = ImageDraw.Draw(page)
+    y = gap
+    for text in heading:
+        pen.text((gap, y), text, INK, bold)
+        y += line
+    for k, weight in enumerate(weights):
+        x = gap + k * (w + gap) + w / 2
+        pen.text((x, y), f"weight {weight:g}" if k == 0 else f"{weight:g}", INK, font, anchor="ma")
+    y += line
+    for name, group in groups.items():
+        pen.text((gap, y), name, BLUE, font)
+        y += line
+        for row in group:
+            for k, picture in enumerate(row):
+                x = gap + k * (w + gap)
+                pen.rectangle((x - 1, y - 1, x + w, y + h), outline=OUTLINE)
+                enlarged = picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST)
+                page.paste(enlarged, (x, y))
+            y += h + gap
+    columns = ", ".join(f"{weight:g}" for weight in weights)
+    counts = "; ".join(f"{name} ({len(group)} rows)" for name, group in groups.items())
+    return Described(page, f"Images in rows: {counts}. Columns: weights {columns}. {words}")

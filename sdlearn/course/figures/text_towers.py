@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, NORM, arrow, box, label
-from sdlearn.course.figures.plots import ARROW, WIDE
+from sdlearn.course.figures.plots import ARROW
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -19,32 +19,35 @@ from sdlearn.course.figures.style import (
     in_style,
     tint,
 )
+from sdlearn.course.figures.text_encoder import NARROW
 from sdlearn.versions import SD1_5, SD2_1, SDXL
 
 
 @in_style
 def two_towers() -> Described:
     """Draw CLIP's dual encoder and the matrix of similarities that its loss classifies."""
-    figure, ax = diagrams.canvas(24, 9.5, "CLIP: two towers and one matrix of similarities")
-    image, text = 7.2, 2.2  # heights of the towers
-    label(ax, 0.2, image, "b images\n3 × 224 × 224", INK, "left")
-    label(ax, 0.2, text, "b captions\n77 token ids", INK, "left")
-    for y, first, layers, name in (
-        (image, "patches\n14 × 14, linear\n+ position\n+ class token", 24, "attention,\nno mask"),
-        (text, "token +\nposition\nembedding", 12, "attention,\ncausal mask"),
-    ):
-        box(ax, 5.1, y, first, CONV if y == image else LINEAR, w=2.9, h=2.5)
+    figure, ax = diagrams.canvas(
+        13, 17.6, "CLIP: two towers, one matrix of similarities", inches=NARROW
+    )
+    for x, top, name, given, first, layers, pooled in (
+        (3.1, BLUE, "image tower\n(vision transformer, ViT-L/14)", "b images, 3 × 224 × 224",
+         "patches 14 × 14, linear\n+ class token, + position", "24 layers: attention\nwithout a "
+         "mask, MLP", "class token\nof the last layer, norm"),
+        (9.9, VERMILION, "text tower\n(the encoder of this notebook)", "b captions, 77 token ids",
+         "token + position\nembedding", "12 layers: attention with\na causal mask, MLP",
+         "end-of-text token\nof the last layer, norm"),
+    ):  # fmt: skip
+        label(ax, x, 17.0, name, top)
+        label(ax, x, 15.9, given, INK)
+        box(ax, x, 14.2, first, CONV if top == BLUE else LINEAR, w=5.3, h=1.3)
         for shift in (0.3, 0.15, 0.0):
-            box(ax, 8.9 + shift, y + shift, "", ATTENTION, w=2.9, h=2.0)
-        label(ax, 8.9, y, f"{layers} layers:\n{name},\nMLP")
-        pooled = "class token\nof the last" if y == image else "end-of-text\ntoken of the last"
-        box(ax, 12.8, y, f"{pooled}\nlayer, norm", NORM, w=2.9, h=1.9)
-        box(ax, 15.9, y, "linear", LINEAR, w=1.6, h=1.0)
-        for start, end in ((2.9, 3.65), (6.55, 7.45), (10.65, 11.35), (14.25, 15.1)):
-            arrow(ax, [(start, y), (end, y)])
-    label(ax, 7.6, 9.0, "image tower (vision transformer, ViT-L/14)", BLUE)
-    label(ax, 7.6, 0.35, "text tower (the encoder of this notebook)", VERMILION)
-    left, top, side, n = 18.7, 7.0, 0.95, 5
+            box(ax, x + shift, 12.0 + shift, "", ATTENTION, w=5.3, h=1.3)
+        label(ax, x, 12.0, layers)
+        box(ax, x, 9.8, pooled, NORM, w=5.3, h=1.3)
+        box(ax, x, 8.1, "linear", LINEAR, w=2.2, h=0.8)
+        for start, end in ((15.5, 14.85), (13.55, 12.95), (11.35, 10.45), (9.15, 8.5)):
+            arrow(ax, [(x, start), (x, end)])
+    left, top, side, n = 4.4, 6.3, 0.98, 5
     for i in range(n):
         for j in range(n):
             colour = ORANGE if i == j else tint(BLUE, 0.07)
@@ -52,18 +55,16 @@ def two_towers() -> Described:
             ax.add_patch(Rectangle(corner, side, side, facecolor=colour, edgecolor=INK, lw=0.6))
             names = f"$u_{i + 1} v_{j + 1}$"
             ax.text(corner[0] + side / 2, corner[1] + side / 2, names, ha="center", va="center",
-                    fontsize=7)  # fmt: skip
-    middle = top - n * side / 2
-    arrow(ax, [(16.7, image), (17.6, image), (17.6, middle), (left - 0.05, middle)], BLUE)
-    below = left + n * side / 2
-    arrow(ax, [(16.7, text), (17.6, text), (17.6, 1.2), (below, 1.2), (below, top - n * side)],
-          VERMILION)  # fmt: skip
-    label(ax, 17.0, image + 0.4, "$u_i$", BLUE)
-    label(ax, 17.0, text + 0.4, "$v_j$", VERMILION)
-    label(ax, below, top + 0.85, "cosines: each row and each\ncolumn is a classification")
-    label(ax, below + 0.15, 0.75, "orange: the right answers", MUTED)
+                    fontsize=8)  # fmt: skip
+    middle, centre = top - n * side / 2, left + n * side / 2
+    arrow(ax, [(3.1, 7.7), (3.1, middle), (left - 0.05, middle)], BLUE)
+    arrow(ax, [(9.9, 7.7), (9.9, 6.95), (centre, 6.95), (centre, top + 0.03)], VERMILION)
+    label(ax, 2.6, 5.9, "$u_i$", BLUE)
+    label(ax, 10.4, 7.1, "$v_j$", VERMILION)
+    label(ax, centre, 0.75, "cosines: each row and each column is a classification,\n"
+          "and its right answer is orange")  # fmt: skip
     words = (
-        "A diagram in two rows that meet in a matrix. Image tower: the image is cut into patches, "
+        "Two columns of boxes that meet in a matrix. Image tower: the image is cut into patches, "
         "and a linear layer embeds each. Position embeddings and a class token are added, and 24 "
         "layers of unmasked attention and MLP follow. The class token of the last layer is "
         "normalised and projected to u. Text tower: token and position embeddings are added, and "
@@ -77,25 +78,20 @@ def two_towers() -> Described:
 @in_style
 def state_sources() -> Described:
     """Draw which hidden states each Stable Diffusion takes from its text encoders."""
-    figure = Figure(figsize=(WIDE, 4.4), dpi=100, layout="constrained")
-    ax = figure.subplots()
+    figure = Figure(figsize=(NARROW, 7.0), dpi=100, layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row", height_ratios=(4.8, 5.9)).flatten()
     (one,), (two,), (first, second) = SD1_5.text, SD2_1.text, SDXL.text
     # The published files of SD 2 omit the last layer.
-    encoder_stack(ax, 0, "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
-    encoder_stack(ax, 1, "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2])
+    encoder_stack(axes[0], "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
     encoder_stack(
-        ax,
-        2,
-        "SDXL, encoder 1",
-        first.num_layers,
-        [],
-        {1: f"77 ×\n{first.hidden_size}"},
-        idle=[2, 3],
+        axes[1], "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2]
     )
+    taken = {1: f"77 ×\n{first.hidden_size}"}
+    encoder_stack(axes[2], "SDXL, encoder 1", first.num_layers, [], taken, idle=[2, 3])
     taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
-    encoder_stack(ax, 3, "SDXL, encoder 2", second.num_layers, [3, 4], taken)
-    ax.set(xlim=(-0.12, 4.15), ylim=(0.2, 6.1), title="What the U-Net is conditioned on")
-    ax.axis("off")
+    encoder_stack(axes[3], "SDXL, encoder 2", second.num_layers, [3, 4], taken)
+    figure.suptitle("What the U-Net is conditioned on", x=0.01, ha="left", fontsize=11,
+                    fontweight="bold")  # fmt: skip
     words = (
         "Four stacks, each with the embedding at the bottom and layers above it. SD 1: the "
         "context, 77 by 768, is taken at the top, after layer 12 and the final norm. SD 2: a line "
@@ -110,7 +106,6 @@ def state_sources() -> Described:
 
 def encoder_stack(
     ax: Axes,
-    column: int,
     name: str,
     layers: int,
     above: Collection[int],
@@ -121,7 +116,6 @@ def encoder_stack(
 
     Args:
         ax: Where to draw.
-        column: Position from the left, from 0.
         name: Heading of the stack.
         layers: Number of layers.
         above: If it contains 4, the stack ends with the projection (4).
@@ -130,10 +124,12 @@ def encoder_stack(
     """
     parts = ["embedding", f"layers 1 … {layers - 1}", f"layer {layers}", "final norm"]
     if 4 in above:
-        parts[3] += ",\nat the first\nend-of-text token"
+        parts[3] += " at the first\nend-of-text token"
         parts.append("projection")
-    x, width, high, step = column * 1.05, 0.6, 0.7, 1.05
+    x, width, high, step = 0.0, 0.78, 0.7, 1.05
     ax.text(x + width / 2, step * len(parts) + 0.4, name, ha="center", fontweight="bold")
+    ax.set(xlim=(-0.12, 1.3), ylim=(0.2, max(ax.get_ylim()[1], step * len(parts) + 0.8)))
+    ax.axis("off")
     colours = [LINEAR, ATTENTION, ATTENTION, NORM, LINEAR]
     below = None
     for k, part in enumerate(parts):
@@ -144,9 +140,8 @@ def encoder_stack(
         frame = (x, bottom), width, high
         ax.add_patch(Rectangle(*frame, facecolor=fill, edgecolor=ink, ls=dashes))
         words = part if used else f"{part}\n(not used)"
-        ax.text(
-            x + width / 2, bottom + high / 2, words, ha="center", va="center", fontsize=8, color=ink
-        )
+        ax.text(x + width / 2, bottom + high / 2, words, ha="center", va="center", color=ink,
+                fontsize=9)  # fmt: skip
         if used and below is not None:
             past = k - below > 1
             xs = [x, x - 0.09, x - 0.09, x] if past else [x + width / 2] * 2
@@ -160,4 +155,4 @@ def encoder_stack(
         if k in taken:
             y = bottom + high / 2
             ax.annotate("", (x + width + 0.14, y), (x + width, y), arrowprops=ARROW)
-            ax.text(x + width + 0.16, y, taken[k], va="center", fontsize=9)
+            ax.text(x + width + 0.16, y, taken[k], va="center")

@@ -75,7 +75,7 @@ class TextEncoderWidget(widgets.VBox):
         alt: Its text alternative.
     """
 
-    def __init__(self, text: TextEncoder, caption: str, other: str, width: int = 848) -> None:
+    def __init__(self, text: TextEncoder, caption: str, other: str, width: int = 474) -> None:
         """Build the widget.
 
         Args:

@@ -338,6 +338,56 @@ def at_most_one(pieces, context, empty):
     return empty + weights.clamp(max=1) * (context - empty)
 
 
+def counted_on(words, number):
+    """One counter for all passes."""
+    pieces, counts, merges = {word: letters(word) for word in words}, Counter(), []
+    for _ in range(number):
+        for word, times in words.items():
+            for pair in pairwise(pieces[word]):
+                counts[pair] += times
+        if not counts:
+            break
+        merges.append(max(counts, key=lambda pair: (counts[pair], pair)))
+        pieces = {word: join(one, merges[-1]) for word, one in pieces.items()}
+    return merges
+
+
+def across_words(words, number):
+    pieces, merges = [], []
+    for word, times in words.items():
+        pieces += letters(word) * times
+    while len(merges) < number and (counts := Counter(pairwise(pieces))):
+        merges.append(max(counts, key=lambda pair: (counts[pair], pair)))
+        pieces = join(pieces, merges[-1])
+    return merges
+
+
+def masked_with(mask):
+    """Scaled dot-product attention with a mask that is added, made for n tokens."""
+
+    def answer(q, k, v):
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        return (scores + mask(q.shape[-2])).softmax(dim=-1) @ v
+
+    return answer
+
+
+def softmax_on(axis):
+    def answer(q, k, v):
+        later = torch.ones(q.shape[-2], q.shape[-2]).triu(1) > 0
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, float("-inf"))
+        return scores.softmax(dim=axis) @ v
+
+    return answer
+
+
+def matched(images, texts, scale, **given):
+    """The loss of vectors that may be normalised in another way."""
+    logits, own = images @ texts.T * scale, torch.arange(len(images))
+    one, other = F.cross_entropy(logits, own, **given), F.cross_entropy(logits.T, own, **given)
+    return (one + other) / 2
+
+
 WRONG = {
     "05.1": [
         lambda words, number: learn_merges(words, number)[::-1],
@@ -486,7 +536,50 @@ RIGHT = {
     "05.8": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
     "05.9": [by_recursive_groups, with_a_running_product],
 }
+INFINITE = float("inf")
 VERDICTS = [
+    ExpectedVerdict("05.1", counted_on, "the counts never begin again"),
+    ExpectedVerdict("05.1", across_words, "pairs across words"),
+    ExpectedVerdict(
+        "05.2",
+        masked_with(lambda n: -INFINITE * torch.ones(n, n).triu(1)),
+        "minus infinity times zero",
+    ),
+    ExpectedVerdict(
+        "05.2",
+        masked_with(lambda n: torch.ones(n, n).triu() * -INFINITE),
+        "minus infinity times zero, the diagonal masked",
+    ),
+    ExpectedVerdict(
+        "05.2",
+        masked_with(
+            lambda n: torch.zeros(n, n).masked_fill(torch.ones(n, n).tril() > 0, -INFINITE)
+        ),
+        "the allowed ones masked",
+    ),
+    ExpectedVerdict("05.2", softmax_on(1), "softmax over the heads"),
+    ExpectedVerdict(
+        "05.3",
+        lambda x, y, s: matched(
+            F.normalize(x), F.normalize(y), s.exp().clamp(max=100), reduction="sum"
+        ),
+        "the sum over the batch",
+    ),
+    ExpectedVerdict(
+        "05.3",
+        lambda x, y, s: matched(x / x.norm(), y / y.norm(), s.exp().clamp(max=100)),
+        "one length for the whole batch",
+    ),
+    ExpectedVerdict(
+        "05.3",
+        lambda x, y, s: matched(F.normalize(x), F.normalize(y), s.exp().clamp(min=100)),
+        "a floor instead of a ceiling",
+    ),
+    ExpectedVerdict(
+        "05.3",
+        lambda x, y, s: matched(F.normalize(x), F.normalize(y), s.clamp(max=100).exp()),
+        "no clamp",
+    ),
     ExpectedVerdict("05.2", scaled_by_d, "scaled by d"),
     ExpectedVerdict("05.4", merged_in_order, "once through the list"),
     ExpectedVerdict("05.5", started_once, "a start token in the first row only, padded behind"),
