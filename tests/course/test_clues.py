@@ -619,3 +619,10 @@ def test_an_answer_that_draws_random_numbers_is_told_so():
     verdict = str(check("02.2", sample_posterior))
     assert "Your code draws random numbers of its own" in verdict
     assert "batch" not in verdict
+
+
+def test_an_answer_of_nothing_but_nan_is_not_said_to_be_that_of_other_arguments():
+    # The logarithm of a negative number is nan, whichever argument it is of.
+    text = said("02.6", lambda mean, logvar: (mean.log() + logvar.log()).sum())
+    assert "not finite" in text
+    assert "exactly your numbers" not in text
