@@ -626,3 +626,10 @@ def test_results_without_a_number_are_not_said_to_be_those_of_other_inputs():
     text = said("05.6", lambda q, k, v: right("05.6")(q, k, v) + torch.tensor(float("-inf")) * 0)
     assert "not finite" in text
     assert "Right code gives" not in text
+
+
+def test_an_answer_of_nothing_but_nan_is_not_said_to_be_that_of_other_arguments():
+    # The logarithm of a negative number is nan, whichever argument it is of.
+    text = said("02.6", lambda mean, logvar: (mean.log() + logvar.log()).sum())
+    assert "not finite" in text
+    assert "exactly your numbers" not in text

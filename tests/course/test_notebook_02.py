@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 import sdlearn
 from sdlearn.course import solution
 from sdlearn.vae import VAEConfig
+from sdlearn.vae_losses import adversarial_weight
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "02-vae.ipynb"
@@ -144,6 +146,33 @@ def test_its_losses_are_the_finished_ones(learnt, cells):
         mine, theirs = names[name](a, b), getattr(sdlearn.vae_losses, name)(a, b)
         assert relative_error(mine, theirs) <= 1e-12
     assert torch.equal(names["generator_loss"](a), sdlearn.vae_losses.generator_loss(a))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (("", ""), True),
+        (("(rec, gen)", "(gen, rec)"), False),
+        (("1e-4", "1e-1"), False),
+        ((".norm()", ".abs().max()"), False),
+    ],
+)
+def test_its_adaptive_weight_is_the_finished_one(cells, change, same):
+    assert change[0] in cells["hinge"]
+    names: dict = {"torch": torch, "F": F}
+    exec(cells["hinge"].replace(*change), names)
+    last = torch.nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+    rec, gen = last.square().mean(), 0.01 * last.sin().sum()
+    mine, theirs = names["adaptive_weight"](rec, gen, last), adversarial_weight(rec, gen, last)
+    assert torch.isclose(mine, theirs, rtol=1e-5) == same
+    assert (
+        torch.isclose(
+            mine * torch.autograd.grad(gen, last)[0].norm(),
+            torch.autograd.grad(rec, last)[0].norm(),
+            rtol=1e-2,
+        )
+        == same
+    )
 
 
 def test_a_wrong_kl_term_is_not_the_finished_one():

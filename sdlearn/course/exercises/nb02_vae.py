@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -113,6 +114,13 @@ def best_image(images: Tensor, probabilities: Tensor) -> Tensor:
     """Of the images themselves the one with the smallest expected absolute error."""
     distance = (images[:, None] - images[None]).abs().mean((2, 3, 4))
     return images[(distance @ probabilities).argmin()]
+
+
+def nearest_to_half(images: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """For the absolute error the value at which the summed probability is nearest to one half."""
+    values, order = images.sort(dim=0)
+    place = (probabilities[order].cumsum(0) - 0.5).abs().argmin(0, keepdim=True)
+    return best_guesses(images, probabilities)[0], values.gather(0, place)[0]
 
 
 GUESS = Exercise(
@@ -378,7 +386,96 @@ FIT = Exercise(
     cases=fit_cases,
 )
 
-EXERCISES = with_mistakes(__name__, KL_TERM, SAMPLE, GUESS, RESBLOCK, KL, FACTOR, FIELD, FIT)
+# --------------------------------------------------------------------------- 02.9 where the nats go
+
+
+def information(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Nats about which image: mean, logvar (b, ...), noise (n, b, ...) -> a scalar."""
+    z = sample_posterior(mean, logvar, noise).flatten(2)[:, :, None]  # (n, b, 1, d)
+    m, v = mean.flatten(1), logvar.flatten(1)  # (b, d)
+    # ln q(z | x_k) of each sample under each posterior, less a constant: (n, b, b)
+    ln_q = -0.5 * ((z - m) ** 2 / v.exp() + v).sum(-1)
+    own = ln_q.diagonal(dim1=1, dim2=2)  # of each sample under its own posterior: (n, b)
+    return (own - ln_q.logsumexp(-1)).mean() + np.log(len(mean))
+
+
+def information_cases(rng: Generator) -> Iterator[Case]:
+    for n, shape in ((3, (4, 2)), (2, (2, 2, 2)), (5, (3, 2, 1, 3)), (1, (5, 3))):
+        mean, logvar = normal(rng, *shape), normal(rng, *shape) - 1
+        yield Case((mean, logvar, normal(rng, n, *shape)))
+    mean, logvar = 0.04 * normal(rng, 3, 4, 20, 20), 1 + 0.02 * normal(rng, 3, 4, 20, 20)
+    yield Case((mean, logvar, normal(rng, 2, 3, 4, 20, 20)))  # densities below any float
+
+
+def log_densities(mean: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
+    """The logarithms of q(z | x_k), less a constant, of z (n, b, ...) for all k: (n, b, b)."""
+    distance = (z.flatten(2)[:, :, None] - mean.flatten(1)) ** 2
+    return -0.5 * (distance / logvar.flatten(1).exp() + logvar.flatten(1)).sum(-1)
+
+
+def from_densities(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """The information with ln q(z) from the densities themselves, which may underflow."""
+    ln_q = log_densities(mean, logvar, sample_posterior(mean, logvar, noise))
+    return (ln_q.diagonal(dim1=1, dim2=2) - ln_q.exp().mean(-1).log()).mean()
+
+
+def from_ratios(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """The information from ratios of densities, which may be 0 / 0."""
+    q = log_densities(mean, logvar, sample_posterior(mean, logvar, noise)).exp()
+    return (q.diagonal(dim1=1, dim2=2) / q.mean(-1)).log().mean()
+
+
+def without_pairs(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Each sample under its own posterior alone, compared with the other samples."""
+    own = -0.5 * (noise**2 + logvar).flatten(2).sum(-1)
+    return (own - own.logsumexp(1, keepdim=True)).mean()
+
+
+def with_one_normal(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """The aggregate posterior taken for a normal distribution with its mean and variance."""
+    z = sample_posterior(mean, logvar, noise)
+    own = -0.5 * (noise**2 + logvar).flatten(2).sum(-1)
+    variance = mean.var(0, correction=0) + logvar.exp().mean(0)
+    whole = -0.5 * ((z - mean.mean(0)) ** 2 / variance + variance.log()).flatten(2).sum(-1)
+    return (own - whole).mean()
+
+
+INFORMATION = Exercise(
+    number="02.9",
+    title="Where the nats go",
+    minutes=25,
+    difficulty=3,
+    core=True,
+    statement="Let $q(z) = \\frac{1}{b} \\sum_k q(z \\mid x_k)$ be the aggregate posterior of $b$ "
+    "images. On average over the images, the KL term is a sum of two divergences:\n\n"
+    "$$\\frac{1}{b} \\sum_j \\mathrm{KL}\\big(q(z \\mid x_j) \\,\\|\\, p(z)\\big) = "
+    "\\underbrace{\\frac{1}{b} \\sum_j \\mathbb{E}_{z \\sim q(z \\mid x_j)}\\big[\\ln q(z \\mid "
+    "x_j) - \\ln q(z)\\big]}_{\\text{mutual information}} + \\mathrm{KL}\\big(q(z) \\,\\|\\, "
+    "p(z)\\big) .$$\n\n"
+    "The **mutual information** is what a code says about *which* image it comes from, in nats. "
+    "Show on paper that the equation holds. Then estimate the mutual information: draw samples as "
+    "in exercise 02.2, from `mean` and `logvar` of shape `(b, ...)` and `noise` of shape `(n, b, "
+    "...)`, and average over all of them. A code may have thousands of entries, and its density is "
+    "then too small for a float, so compute with logarithms throughout. The next cells apply your "
+    "function to the networks of section 4.",
+    hints=(
+        "On paper: insert − ln q(z) + ln q(z) into ln q(z | xⱼ) − ln p(z). In code you need "
+        "ln q(z | xₖ) for each sample z and *every* image k, an `(n, b, b)` tensor. The ½ ln 2π "
+        "cancels. The ln s doesn't, because the posteriors differ in width.",
+        "`sample_posterior(...).flatten(2)[:, :, None]` is `(n, b, 1, d)` and broadcasts with "
+        "`mean.flatten(1)`, which is `(b, d)`. Sum over the last axis. Where the sample's own "
+        "image is k, you are on the diagonal: `.diagonal(dim1=1, dim2=2)`.",
+        "ln q(z) is the logarithm of a mean: `ln_q.logsumexp(-1) - np.log(b)`. It never leaves the "
+        "logarithms. The result is `(own - ln_q.logsumexp(-1)).mean() + np.log(b)`.",
+    ),
+    solution=information,
+    cases=information_cases,
+    tolerance=1e-6,  # a logarithm of b in float32 is right
+)
+
+EXERCISES = with_mistakes(
+    __name__, KL_TERM, SAMPLE, GUESS, RESBLOCK, KL, FACTOR, FIELD, FIT, INFORMATION
+)
 
 # -------------------------------------------------------------------------------------------- quiz
 

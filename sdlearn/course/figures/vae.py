@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid, label_font
-from sdlearn.course.figures.plots import WIDE, axes_for
+from sdlearn.course.figures.plots import axes_for
 from sdlearn.course.figures.style import (
     BLUE,
     GREEN,
@@ -24,6 +24,7 @@ from sdlearn.course.figures.style import (
 )
 
 Decode = Callable[[Tensor], Tensor]
+NARROW = 5.2  # inches, so that letters can still be read at the width of a phone
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
@@ -130,7 +131,7 @@ def latent_planes(
     across: int = 7,
     reach: float = 2.5,
 ) -> Described:
-    """Draw the latent plane of each decoder: decoded points, and below them the nearest pages.
+    """Draw a row for each decoder: what points of its plane decode to, and the nearest pages.
 
     Args:
         decoders: Each maps (b, 2) to images (b, 3, h, w).
@@ -141,36 +142,37 @@ def latent_planes(
         across: Decoded points in a row.
         reach: The outermost points are at -reach and reach.
     """
-    figure = Figure((WIDE, 1.1 + 2 * WIDE / len(names)), dpi=100, layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey=True)
+    figure = Figure((NARROW, 1.1 + NARROW / 2 * len(names)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(names), 2, squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
     box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
     spot = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black"}
     shares = []
-    for (above, below), decode, points, name in zip(axes.T, decoders, codes, names, strict=True):
-        above.imshow(plane_image(decode, across, reach), **box)
+    for (left, right), decode, points, name in zip(axes, decoders, codes, names, strict=True):
+        left.imshow(plane_image(decode, across, reach), **box)
         nearness = nearest_image_map(decode, pages, 20 * across, edge)
         shares.append(f"{name}: {(nearness == 1).mean():.0%}")
-        below.imshow(
+        right.imshow(
             np.digitize(nearness, (0.4, 0.7, 0.9)), cmap=MAP_COLOURS, vmin=0, vmax=3, **box
         )
         for numbers, (x, y) in cluster_labels(points, 0.3):
             if abs(x) <= edge and abs(y) <= edge:
-                below.text(x, y, numbers, ha="center", va="center", fontsize=8, bbox=spot)
-        above.set(title=name)
-        below.set(xlabel="$z_0$", xlim=(-edge, edge), ylim=(-edge, edge))
-        above.grid(False)
-        below.grid(False)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("$z_1$")
+                right.text(x, y, numbers, ha="center", va="center", fontsize=9, bbox=spot)
+        left.set(title=name, ylabel="$z_1$")
+        right.set(xlim=(-edge, edge), ylim=(-edge, edge))
+        left.grid(False)
+        right.grid(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("$z_0$")
     keys = [Patch(fc=colour, label=key) for _, colour, key in NEAREST_LEVELS.values()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     words = (
-        f"A square plane for each of: {', '.join(names)}. Above, {across} by {across} images that "
-        "points of the plane decode to. Below, a map of where the decoded image is like one of the "
-        "book, with the number of each image at its code and black borders between the regions of "
-        f"two images. Share of the plane within 10 levels of an image: {'; '.join(shares)}."
+        f"A row of two square planes for each of: {', '.join(names)}. On the left, {across} by "
+        f"{across} images that points of the plane decode to. On the right, a map of where the "
+        "decoded image is like one of the book, with the number of each image at its code and "
+        "black borders between the regions of two images. Share of the plane within 10 levels of "
+        f"an image: {'; '.join(shares)}."
     )
     return Described(figure, words)
 
@@ -258,6 +260,7 @@ def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: i
 def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Described:
     """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
     figure, ax = axes_for(title, "z", "density")
+    figure.set_size_inches(NARROW, 3.2)
     z, said = np.linspace(-5, 5, 401), []
     ax.fill_between(z, density(z, 0, 1), color="#dfe3e8", label="N(0, 1)")
     looks = zip(pairs, (BLUE, VERMILION, GREEN), ("-", "--", "-."), strict=False)
@@ -266,7 +269,7 @@ def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Descri
         name = f"mean {mean:g}, std {std:g}: KL {divergence:.2f}"
         ax.plot(z, density(z, mean, std), style, color=colour, label=name)
         said.append(name)
-    ax.legend()
+    ax.legend(loc="upper left", fontsize=9)
     return Described(figure, f"Normal densities beside that of N(0, 1). {'; '.join(said)}.")
 
 
@@ -285,6 +288,7 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
     """
     title = "Which value has the smallest expected error?"
     figure, ax = axes_for(title, "value returned", "expected error")
+    figure.set_size_inches(NARROW, 3.2)
     c, said = np.linspace(-1.4, 1.4, 281), []
     for name, power, style, colour in (
         ("squared", 2, "-", BLUE),
@@ -296,10 +300,12 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
         ax.plot(c, cost, style, color=colour, label=f"{name}: least at {c[best]:.2f}")
         ax.plot(c[best], cost[best], "o", color=colour)
         said.append(f"the {name} error is least at {c[best]:.2f}")
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])
     for x, p in zip(values, chances, strict=True):
         ax.axvline(x, color="0.6", lw=1)
-        ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the images", color=MUTED)
-    ax.legend(loc="upper center")
+        side = "left" if x < 0 else "right"
+        ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the images ", ha=side, color=MUTED)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.55, 0.9))
     words = f"Two curves of the expected error over the guess: {', and '.join(said)}."
     return Described(figure, words)
 

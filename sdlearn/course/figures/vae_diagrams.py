@@ -2,12 +2,12 @@
 
 from itertools import pairwise
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP, NORM, arrow, box, label
-from sdlearn.course.figures.plots import WIDE
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -20,52 +20,62 @@ from sdlearn.course.figures.style import (
     in_style,
     tint,
 )
+from sdlearn.course.figures.vae import NARROW
 
-LEVELS = ((128, 512, 6.0), (256, 256, 4.4), (512, 128, 3.2), (512, 64, 2.2))  # channels, side
+LEVELS = ((128, 512, 4.0), (256, 256, 3.0), (512, 128, 2.3), (512, 64, 1.7))  # channels, side
+ACROSS = 12.7  # units of a narrow diagram, in which letters have the size of the wide ones
+
+
+def canvas(height: float, title: str) -> tuple[Figure, Axes]:
+    """Create a diagram that is narrow enough for a phone, ACROSS units wide."""
+    figure, ax = diagrams.canvas(ACROSS, height, title)
+    inches = NARROW * height / ACROSS
+    figure.set_size_inches(NARROW, inches + 0.35)
+    ax.set_position((0, 0, 1, inches / (inches + 0.35)))
+    return figure, ax
 
 
 @in_style
 def autoencoder() -> Described:
     """Draw the autoencoder of Stable Diffusion: four levels down, the posterior, four levels up."""
-    figure, ax = diagrams.canvas(23, 7.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels")
-    middle = 4.4
+    figure, ax = canvas(10.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels")
+    above, below = 8.4, 2.7
 
-    def block(x: float, height: float, colour: str, name: str, width: float = 1.1) -> None:
-        corner = (x - width / 2, middle - height / 2)
-        ax.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor=INK, lw=0.9))
-        ax.text(x, middle, name, ha="center", va="center", fontsize=8.5, linespacing=1.3)
+    def block(x: float, y: float, height: float, colour: str, name: str, wide: float = 1.1) -> None:
+        corner = (x - wide / 2, y - height / 2)
+        ax.add_patch(Rectangle(corner, wide, height, facecolor=colour, edgecolor=INK, lw=0.9))
+        ax.text(x, y, name, ha="center", va="center", fontsize=8.5, linespacing=1.3)
 
-    block(0.85, 6.0, PALE, "image\n\n3 ×\n512²", 1.3)
-    block(22.15, 6.0, PALE, "image\n\n3 ×\n512²", 1.3)
-    for k, (channels, side, height) in enumerate(LEVELS):
-        for x in (2.6 + 1.6 * k, 20.4 - 1.6 * k):
-            block(x, height, CONV, f"{channels} ×\n{side}²")
-    for x in (8.9, 14.1):
-        block(x, 2.2, ATTENTION, "mid", 0.9)
-    xs = [0.85, 2.6, 4.2, 5.8, 7.4, 8.9]
-    for start, end in pairwise(xs):
-        gap = 0.65 if start == 0.85 else 0.55
-        left = end - (0.45 if end == 8.9 else 0.55)
-        arrow(ax, [(start + gap, middle), (left, middle)])
-        right = 23 - start - (0.65 if start == 0.85 else 0.55)
-        arrow(ax, [(23 - left, middle), (right, middle)])
-    for y, name, colour in ((5.2, "mean", LINEAR), (3.6, "logvar", LINEAR)):
-        arrow(ax, [(9.35, middle), (9.65, y)])
-        box(ax, 10.3, y, name, colour, w=1.25, h=0.9)
-        arrow(ax, [(10.93, y), (11.35, middle + (0.25 if y > middle else -0.25))])
-    box(ax, 11.75, middle, "z", tint(ORANGE, 0.7), w=0.8, h=1.4)
-    arrow(ax, [(11.75, 6.9), (11.75, 5.12)], PURPLE)
-    label(ax, 11.75, 7.2, "noise ε", PURPLE)
-    arrow(ax, [(12.15, middle), (13.63, middle)])
-    label(ax, 11.75, 2.5, "latent\n4 × 64²", MUTED)
-    label(ax, 5.0, 0.6, "encoder: 2 ResBlocks a level, Downsample between levels", MUTED)
-    label(ax, 18.0, 0.6, "decoder: 3 ResBlocks a level, Upsample between levels", MUTED)
+    for y in (above, below):
+        block(0.75, y, 4.0, PALE, "image\n\n3 ×\n512²", 1.2)
+        for k, (channels, side, height) in enumerate(LEVELS):
+            block(2.3 + 1.45 * k, y, height, CONV, f"{channels} ×\n{side}²")
+        block(8.0, y, 1.7, ATTENTION, "mid", 0.9)
+    for left, right in pairwise(
+        ((0, 1.35), (1.75, 2.85), (3.2, 4.3), (4.65, 5.75), (6.1, 7.2), (7.55, 0))
+    ):
+        arrow(ax, [(left[1], above), (right[0], above)])
+        arrow(ax, [(right[0], below), (left[1], below)])
+    for y, name in ((above + 0.8, "mean"), (above - 0.8, "logvar")):
+        arrow(ax, [(8.45, above), (8.85, y)])
+        box(ax, 9.5, y, name, LINEAR, w=1.3, h=0.9)
+        arrow(ax, [(10.15, y), (11.1, above + (0.25 if y > above else -0.25))])
+    box(ax, 11.5, above, "z", tint(ORANGE, 0.7), w=0.8, h=1.4)
+    arrow(ax, [(11.5, 10.0), (11.5, above + 0.7)], PURPLE)
+    label(ax, 11.5, 10.3, "noise ε", PURPLE)
+    arrow(ax, [(11.5, above - 0.7), (11.5, below), (8.45, below)])
+    label(ax, 10.5, 5.4, "latent\n4 × 64²", MUTED)
+    for y, text in (
+        (above, "encoder: 2 ResBlocks a level,\nDownsample between levels"),
+        (below, "decoder: 3 ResBlocks a level,\nUpsample between levels"),
+    ):
+        label(ax, 4.4, y + 1.75, text, MUTED, "left")
     words = (
-        "A diagram from left to right. An image of 3 times 512 times 512 goes through four levels "
+        "A diagram in two rows. Above, an image of 3 times 512 times 512 goes through four levels "
         "of the encoder: 128 channels at 512, 256 at 256, 512 at 128 and 512 at 64 pixels, and a "
         "middle block. Mean and log-variance come out of it. With noise they make the latent z of "
-        "4 times 64 times 64. A middle block and the same four levels in reverse, the decoder, "
-        "make an image of it."
+        "4 times 64 times 64. Below, a middle block and the same four levels in reverse, the "
+        "decoder, make an image of it."
     )
     return Described(figure, words)
 
@@ -73,25 +83,26 @@ def autoencoder() -> Described:
 @in_style
 def resblock() -> Described:
     """Draw the ResBlock: norm, SiLU and convolution, twice, and the residual connection."""
-    figure, ax = diagrams.canvas(22, 3.8, "A ResBlock")
-    y = 2.9
-    label(ax, 0.2, y, "x\n(b, c_in, h, w)", INK, "left")
+    figure, ax = canvas(4.0, "A ResBlock")
+    y = 2.6
+    label(ax, 0.2, y, "x", INK, "left")
     parts = (
         ("norm1", NORM), ("SiLU", MLP), ("conv1\n3 × 3", CONV),
         ("norm2", NORM), ("SiLU", MLP), ("conv2\n3 × 3", CONV),
     )  # fmt: skip
-    arrow(ax, [(2.6, y), (3.55, y)])
+    arrow(ax, [(0.5, y), (1.1, y)])
     for k, (name, colour) in enumerate(parts):
-        x = 4.4 + 2.35 * k
-        box(ax, x, y, name, colour, w=1.7, h=1.15)
-        arrow(ax, [(x + 0.85, y), (x + (1.5 if k < 5 else 1.46), y)])
-    diagrams.plus(ax, 17.85, y)
-    arrow(ax, [(18.1, y), (19.0, y)])
-    label(ax, 19.15, y, "(b, c_out, h, w)", INK, "left")
-    arrow(ax, [(3.0, y), (3.0, 0.9), (9.05, 0.9)])
-    box(ax, 10.3, 0.9, "conv_shortcut", LINEAR, w=2.5, h=0.9)
-    arrow(ax, [(11.55, 0.9), (17.85, 0.9), (17.85, y - 0.26)])
-    label(ax, 14.7, 0.55, "residual connection", MUTED)
+        x = 1.8 + 1.75 * k
+        box(ax, x, y, name, colour, w=1.35, h=1.15)
+        arrow(ax, [(x + 0.68, y), (x + (1.07 if k < 5 else 0.96), y)])
+    diagrams.plus(ax, 11.75, y)
+    arrow(ax, [(11.99, y), (12.6, y)])
+    label(ax, 0.1, 3.65, "(b, c_in, h, w)", MUTED, "left")
+    label(ax, 12.6, 3.65, "(b, c_out, h, w)", MUTED, "right")
+    arrow(ax, [(0.75, y), (0.75, 0.9), (5.0, 0.9)])
+    box(ax, 6.3, 0.9, "conv_shortcut", LINEAR, w=2.5, h=0.9)
+    arrow(ax, [(7.55, 0.9), (11.75, 0.9), (11.75, y - 0.26)])
+    label(ax, 9.6, 0.5, "residual connection", MUTED)
     words = (
         "A diagram. The input x goes through norm1, SiLU, conv1, norm2, SiLU and conv2 from left "
         "to right. A second branch, the residual connection, goes from x through conv_shortcut "
@@ -103,25 +114,21 @@ def resblock() -> Described:
 @in_style
 def adversarial_training() -> Described:
     """Draw the two networks of a GAN: the decoder as generator, and the discriminator."""
-    figure, ax = diagrams.canvas(
-        22, 6.0, "A decoder and a discriminator, trained against each other"
-    )
-    real, fake = 4.6, 1.7
-    box(ax, 1.4, real, "image x", PALE, w=2.0, h=1.1)
-    box(ax, 5.2, fake, "encoder,\nfrozen or not", LINEAR, w=2.4, h=1.2)
-    box(ax, 8.9, fake, "decoder\n(generator G)", CONV, w=2.5, h=1.2)
-    box(ax, 13.0, fake, "reconstruction y", PALE, w=2.6, h=1.1)
-    box(ax, 17.0, 3.15, "discriminator D", ATTENTION, w=2.7, h=1.2)
-    arrow(ax, [(1.4, real - 0.55), (1.4, fake), (4.0, fake)])
-    arrow(ax, [(6.4, fake), (7.65, fake)])
-    arrow(ax, [(10.15, fake), (11.7, fake)])
-    arrow(ax, [(2.4, real), (17.0, real), (17.0, 3.75)])
-    arrow(ax, [(14.3, fake), (17.0, fake), (17.0, 2.55)])
-    arrow(ax, [(18.35, 3.15), (19.2, 3.15)])
-    label(ax, 19.3, 3.15, "one logit\nfor each patch", INK, "left")
-    label(ax, 9.8, 4.95, "D learns: the logits of x up, those of y down", VERMILION)
-    arrow(ax, [(15.6, 3.15), (8.9, 3.15), (8.9, 2.32)], BLUE, dashed=True)
-    label(ax, 12.2, 3.5, "gradient: the logits of y up", BLUE)
+    figure, ax = canvas(5.9, "A decoder and a discriminator, trained against each other")
+    real, middle, fake = 4.9, 3.1, 1.0
+    box(ax, 1.35, real, "image x", PALE, w=1.8, h=1.1)
+    box(ax, 1.35, fake, "encoder,\nfrozen or not", LINEAR, w=2.4, h=1.2)
+    box(ax, 4.9, fake, "decoder\n(generator G)", CONV, w=2.5, h=1.2)
+    box(ax, 8.35, fake, "reconstruction\ny", PALE, w=2.3, h=1.2)
+    box(ax, 11.2, middle, "discriminator D:\none logit\nfor each patch", ATTENTION, w=2.7, h=1.8)
+    arrow(ax, [(1.35, real - 0.55), (1.35, fake + 0.6)])
+    arrow(ax, [(2.55, fake), (3.65, fake)])
+    arrow(ax, [(6.15, fake), (7.2, fake)])
+    arrow(ax, [(2.25, real), (11.2, real), (11.2, middle + 0.9)])
+    arrow(ax, [(9.5, fake), (11.2, fake), (11.2, middle - 0.9)])
+    label(ax, 6.7, real + 0.35, "D learns: the logits of x up, those of y down", VERMILION)
+    arrow(ax, [(9.85, middle), (4.9, middle), (4.9, fake + 0.62)], BLUE, dashed=True)
+    label(ax, 7.4, middle + 0.35, "gradient: the logits of y up", BLUE)
     words = (
         "A diagram. An image x goes through the encoder and the decoder, which is the generator, "
         "and becomes the reconstruction y. The discriminator gets x and y and returns one logit "
@@ -141,7 +148,7 @@ def convolution_windows(width: int, starts: dict[str, int]) -> Described:
         starts: By name, the column of the first window's left end: 0 with padding on the right
             only, -1 with padding on both sides.
     """
-    figure = Figure(figsize=(WIDE, 1.0 + 1.5 * len(starts)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(NARROW, 1.0 + 1.5 * len(starts)), dpi=100, layout="constrained")
     axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for ax, (name, first) in zip(axes, starts.items(), strict=True):
         for column in range(first, width + 1):

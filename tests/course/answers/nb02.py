@@ -8,6 +8,7 @@ from sdlearn.course.exercises.nb02_vae import (
     ResBlock,
     best_guesses,
     fit,
+    information,
     kl_normal,
     scaling_factor,
 )
@@ -138,8 +139,51 @@ def with_modules(self, x):
     return torch.add(self.conv_shortcut(x), self.conv2(silu(self.norm2(first(x)))))
 
 
+def log_densities(mean, logvar, noise):
+    """By PyTorch's own normal distribution, for each sample and each posterior."""
+    each = torch.distributions.Normal(mean.flatten(1), torch.exp(logvar.flatten(1) / 2))
+    return each.log_prob(draw(mean, logvar, noise).flatten(2)[:, :, None]).sum(-1)
+
+
+def as_a_classifier(mean, logvar, noise):
+    """The cross-entropy of guessing the image from the code, taken from ln b."""
+    ln_q = log_densities(mean, logvar, noise)
+    right = torch.arange(len(mean)).expand(len(noise), -1)
+    b = torch.tensor(float(len(mean)))
+    return torch.log(b) - F.cross_entropy(ln_q.flatten(0, 1), right.flatten())
+
+
+def in_loops(mean, logvar, noise):
+    b, total = len(mean), 0
+    for sample in draw(mean, logvar, noise):
+        for j in range(b):
+            ln_q = torch.stack(
+                [
+                    -0.5 * ((sample[j] - mean[k]) ** 2 / logvar[k].exp() + logvar[k]).sum()
+                    for k in range(b)
+                ]
+            )
+            total = total + ln_q[j] - torch.logsumexp(ln_q - torch.log(torch.tensor(b)), 0)
+    return total / (b * len(noise))
+
+
+def without_the_own(mean, logvar, noise):
+    """ln q(z) from the posteriors of the other images alone."""
+    ln_q = log_densities(mean, logvar, noise)
+    own = torch.eye(len(mean), dtype=torch.bool)
+    others = ln_q.masked_fill(own, -torch.inf).logsumexp(-1)
+    return (ln_q.diagonal(dim1=1, dim2=2) - others).mean() + torch.log(torch.tensor(len(mean) - 1))
+
+
+def under_the_first(mean, logvar, noise):
+    """Every sample's own density taken under the first image's posterior."""
+    ln_q = log_densities(mean, logvar, noise)
+    return (ln_q[..., 0] - ln_q.logsumexp(-1)).mean() + torch.log(torch.tensor(len(mean)))
+
+
 WRONG = {
     "02.1": [
+        lambda m, v: (0.5 * (m**2 + v - 1 - torch.log(v))).flatten(1).sum(1).mean(),
         lambda m, v: kl_divergence(m, v) + 1e-6,
         lambda m, v: -kl_divergence(m, v),
         lambda m, v: kl_divergence(m, v) / 0.6931471805599453,
@@ -281,6 +325,22 @@ WRONG = {
         lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
         lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
     ],
+    "02.9": [
+        without_the_own,
+        under_the_first,
+        lambda m, v, e: information(m, v, e) + 1e-4,
+        lambda m, v, e: -information(m, v, e),
+        lambda m, v, e: information(m, v, e).clamp(min=0),
+        lambda m, v, e: information(m, v, e)[None],
+        lambda m, v, e: information(m, v, e[:1]),
+        lambda m, v, e: information(m, v, torch.randn_like(e)),
+        lambda m, v, e: information(m, v, e).detach(),
+        lambda m, v, e: information(m, 0 * v, e),
+        lambda m, v, e: kl_divergence(m, v) - information(m, v, e),
+        lambda m, v, e: log_densities(m, v, e).softmax(-1).diagonal(dim1=1, dim2=2).mean(),
+        lambda m, v, e: log_densities(m, v, e).log_softmax(-1).diagonal(dim1=1, dim2=2).mean(),
+        lambda m, v, e: log_densities(m, v, e).log_softmax(-1).mean(),
+    ],
 }
 RIGHT = {
     "02.1": [
@@ -313,4 +373,5 @@ RIGHT = {
     ],
     "02.7": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
     "02.8": [by_index, by_cat, by_ceiling],
+    "02.9": [as_a_classifier, in_loops],
 }
