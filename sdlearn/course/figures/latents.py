@@ -1,6 +1,7 @@
 """Figures of notebook 01: what latents save, linear codes of patches, and reconstructions."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ def two_stages() -> Described:
             )
         text(x, y - side / 2 - 0.5, name)
 
-    def text(x: float, y: float, words: str, colour: str = INK, **style: str) -> None:
+    def text(x: float, y: float, words: str, colour: str = INK, **style: Any) -> None:
         ax.text(x, y, words, color=colour, ha="center", va="center", fontsize=11, **style)
 
     def network(x: float, y: float, name: str, colour: str) -> None:
