@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
 from sdlearn.course.figures.latents import (
@@ -108,9 +109,23 @@ def test_costs_are_multiples_of_those_of_one_side():
 def test_the_diagram_draws_image_and_latent_to_scale():
     (ax,) = two_stages().figure.axes
     squares = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
-    assert len(squares) == 3 + 4 + 4 + 3
+    assert len(squares) == 3 + 4 + 4 + 4 + 3
     sides = sorted({round(square.get_width(), 6) for square in squares})
     assert sides[1] / sides[0] == pytest.approx(8)
+
+
+def test_a_phone_can_show_the_letters_of_diagrams_and_curves():
+    on_a_phone = 345  # pixels for a figure
+    lines = {"a": ([1, 4], [10.0, 20.0])}
+    for drawn in (
+        two_stages(),
+        unet_cost([8, 32], [0.5, 1.0], [10.0, 160.0]),
+        rate_distortion(lines, {"star": (4, 28.0)}, "Title"),
+    ):
+        figure = drawn.figure
+        scale = on_a_phone / (figure.get_figwidth() * 72)
+        shown = [text for text in figure.findobj(Text) if text.get_text()]
+        assert min(text.get_fontsize() for text in shown) * scale >= 9
 
 
 def test_an_error_is_drawn_with_its_gain():
@@ -134,8 +149,8 @@ def test_the_basis_of_jpeg_has_its_frequencies():
     down, across = torch.tensor([0, 0, 1, 2, 1, 0]), torch.tensor([0, 1, 0, 0, 1, 2])
     drawn = pca_beside_jpeg(torch.linalg.qr(torch.randn(D, D)).Q[:12], down, across)
     pixels = np.array(drawn.figure.convert("L"), float)
-    low = pixels[-6 - 72 : -6]  # the last row of patches
-    last, third = low[:, -6 - 72 : -6], low[:, -6 - 4 * 78 + 6 : -6 - 3 * 78]
+    low = pixels[-6 - 64 : -6]  # the last row of patches
+    last, third = low[:, -6 - 64 : -6], low[:, -6 - 4 * 70 + 6 : -6 - 3 * 70]
     assert last.std(axis=0).max() == 0  # the same in every line: a wave across
     assert last.std(axis=1).min() > 50
     assert third.std(axis=1).max() == 0  # a wave down

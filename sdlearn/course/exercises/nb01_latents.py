@@ -67,6 +67,23 @@ def patch_codec(x: Tensor, mean: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]
     return z, F.pixel_shuffle(back, 8)
 
 
+def reshaped(x: Tensor, mean: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """A mistake: rows of d values by `reshape` alone."""
+    b, _, h, w = x.shape
+    patches = F.pixel_unshuffle(x, 8)
+    z = (patches.reshape(-1, 192) - mean) @ basis.T
+    back = (z @ basis + mean).reshape(patches.shape)
+    return z.reshape(b, -1, h // 8, w // 8), F.pixel_shuffle(back, 8)
+
+
+def innermost(x: Tensor, mean: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """A mistake: the values of a patch pixel by pixel, with the channels innermost."""
+    patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).permute(0, 2, 4, 3, 5, 1)
+    z = (patches.flatten(3) - mean) @ basis.T
+    back = (z @ basis + mean).view(patches.shape).permute(0, 5, 1, 3, 2, 4)
+    return z.movedim(3, 1), back.reshape(x.shape)
+
+
 def codec_cases(rng: Generator) -> Iterator[Case]:
     for b, h, w, k in ((2, 16, 24, 4), (3, 16, 16, 16), (1, 8, 8, 1), (2, 24, 8, 192)):
         basis = torch.linalg.qr(normal(rng, 192, 192)).Q[:k].contiguous()
@@ -204,6 +221,9 @@ def psnr_cases(rng: Generator) -> Iterator[Case]:
         mask = torch.rand(n, h, w, generator=rng) < 0.5
         mask[:, 0, 0], mask[:, -1, -1] = True, False
         yield Case((a, a + 0.2 * (b - a), mask))
+    # Pale images, which use a part of the range from -1 to 1.
+    a, b = (0.3 * normal(rng, 2, 3, 4, 4).clamp(-1, 1) for _ in range(2))
+    yield Case((a, b, torch.rand(2, 4, 4, generator=rng) < 0.6))
     a, b = (normal(rng, 2, 3, 4, 5).clamp(-1, 1) for _ in range(2))
     mask = torch.rand(2, 4, 5, generator=rng) < 0.4
     mask[:, 0, 0] = True
@@ -224,7 +244,7 @@ PSNR = Exercise(
         "Which range do the values have? The peak of the formula is the largest possible "
         "difference of two values, squared.",
         "The mean squared error of a region is the sum of its squared errors divided by how many "
-        "*values* it has: c for each pixel of the mask. Sum over all axes but the first.",
+        "values it has: c for each pixel of the mask. Sum over all axes but the first.",
         "`((a - b).square() * mask[:, None]).sum(dim=(1, 2, 3))` divided by "
         "`mask.sum(dim=(1, 2)) * a.shape[1]`, and then `10 * torch.log10(4 / error)`.",
     ),
@@ -352,13 +372,14 @@ BETWEEN = Exercise(
     statement="Halfway between two independent noises, `torch.lerp` gives a standard deviation of "
     "only 0.71, which is too little for a model that expects 1. We therefore interpolate along the "
     "arc rather than the chord (**slerp**, spherical linear interpolation). Treat each latent as "
-    "one long vector, and let $\\theta$ be the angle between the vectors of `a` and `b`:\n\n"
-    "$$\\text{between}(a, b) = \\frac{\\sin((1 - \\text{weight})\\,\\theta)}{\\sin\\theta}\\,a + "
-    "\\frac{\\sin(\\text{weight} \\cdot \\theta)}{\\sin\\theta}\\,b$$\n\n"
+    "one long vector. With $w$ for the weight and $\\theta$ for the angle between the vectors of "
+    "`a` and `b`:\n\n"
+    "$$\\text{between}(a, b) = "
+    "\\frac{\\sin((1 - w)\\,\\theta)\\; a + \\sin(w\\,\\theta)\\; b}{\\sin\\theta}$$\n\n"
     "A batch has `n` pairs, and each pair has its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
     "exactly opposite directions have no single arc between them. They don't occur here.) The "
-    "cells after it generate images from the noises in between.",
+    "cells below generate images from the noises in between.",
     hints=(
         "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
         "The cosine of the angle is their product divided by both lengths.",

@@ -1,19 +1,21 @@
 """Figures of notebook 01: what latents save, linear codes of patches, and reconstructions."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.attention import heatmap
-from sdlearn.course.figures.diagrams import CONV, MLP, arrow, box, label
+from sdlearn.course.figures.diagrams import CONV, MLP, arrow, box
 from sdlearn.course.figures.images import grid
-from sdlearn.course.figures.plots import STYLES, axes_for
+from sdlearn.course.figures.plots import STYLES
 from sdlearn.course.figures.style import (
     BLUE,
     GREEN,
@@ -94,55 +96,78 @@ def basis_images(basis: Tensor) -> list[Image.Image]:
 
 @in_style
 def two_stages() -> Described:
-    """Draw latent diffusion: the autoencoder around the U-Net, image and latent to scale."""
-    figure, ax = diagrams.canvas(
-        22, 6.7, "Two stages: an autoencoder, and diffusion on its latents"
-    )
-    y, big, small = 4.0, 4.2, 4.2 / 8
+    """Draw latent diffusion, training above generation, image and latent to scale."""
+    width, height = 11.4, 9.1
+    figure, ax = narrow(height / width)
+    ax.set_position((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    ax.axis("off")
     rgb = tuple(tint(colour, 0.5) for colour in (BLUE, GREEN, VERMILION))
+    grey = 4 * (tint(GREY, 0.7),)
+    big, small = 2.4, 2.4 / 8
 
-    def stack(x: float, side: float, *colours: str) -> None:
+    def stack(x: float, y: float, side: float, colours: Sequence[str], name: str) -> None:
         for k, colour in enumerate(colours):
-            dx = 0.14 * (k - (len(colours) - 1) / 2)
+            shift = 0.1 * (k - (len(colours) - 1) / 2)
+            corner = x - side / 2 + shift, y - side / 2 - shift
             ax.add_patch(
-                Rectangle((x - side / 2 + dx, y - side / 2 - dx), side, side, facecolor=colour,
-                          edgecolor=INK, lw=0.8, zorder=3)
-            )  # fmt: skip
+                Rectangle(corner, side, side, facecolor=colour, edgecolor=INK, lw=0.8, zorder=3)
+            )
+        text(x, y - side / 2 - 0.5, name)
 
-    stack(2.6, big, *rgb)
-    stack(9.0, small, *4 * [tint(GREY, 0.7)])
-    stack(14.0, small, *4 * [tint(GREY, 0.7)])
-    stack(19.6, big, *rgb)
-    for x in (2.6, 19.6):
-        label(ax, x, 1.2, "image\n3 × 512 × 512")
-    for x, name in ((9.0, "latent, or noise"), (14.0, "clean latent")):
-        label(ax, x, 2.85, f"{name}\n4 × 64 × 64")
-    box(ax, 6.6, y, "encoder", CONV, w=1.8, h=1.1)
-    box(ax, 16.05, y, "decoder", CONV, w=1.8, h=1.1)
-    box(ax, 11.5, y, "U-Net", MLP, w=1.8, h=1.1)
-    arrow(ax, [(4.95, y), (5.65, y)])
-    arrow(ax, [(7.5, y), (8.4, y)])
-    arrow(ax, [(9.6, y), (10.55, y)])
-    arrow(ax, [(12.4, y), (13.4, y)])
-    arrow(ax, [(14.6, y), (15.1, y)])
-    arrow(ax, [(16.95, y), (17.25, y)])
-    arrow(ax, [(12.1, y + 0.6), (12.1, y + 1.45), (10.9, y + 1.45), (10.9, y + 0.6)], PURPLE)
-    label(ax, 11.5, y + 1.95, "50 steps", PURPLE)
-    label(ax, 6.6, y + 1.1, "training only", MUTED)
-    label(ax, 16.05, y + 1.1, "once per image", MUTED)
-    label(ax, 11.5, 1.2, "all of the diffusion happens here", MUTED)
+    def text(x: float, y: float, words: str, colour: str = INK, **style: Any) -> None:
+        ax.text(x, y, words, color=colour, ha="center", va="center", fontsize=11, **style)
+
+    def network(x: float, y: float, name: str, colour: str) -> None:
+        box(ax, x, y, "", colour, w=1.75, h=0.95)
+        text(x, y, name, zorder=5)
+
+    title = "Two stages: an autoencoder, and diffusion on its latents"
+    for y, words in ((height - 0.4, title), (7.9, "Training"), (3.8, "Generation")):
+        ax.text(0.15, y, words, ha="left", va="center", fontsize=11, fontweight="bold")
+    top, bottom = 6.1, 2.0
+    stack(1.6, top, big, rgb, "3 × 512 × 512")
+    network(4.25, top, "encoder", CONV)
+    stack(6.5, top, small, grey, "4 × 64 × 64")
+    text(7.75, top + 0.4, "+ noise", MUTED)
+    network(9.8, top, "U-Net", MLP)
+    text(9.8, top - 1.1, "learns to remove\nthe noise", MUTED, linespacing=1.25)
+    stack(1.0, bottom, small, grey, "noise")
+    network(2.95, bottom, "U-Net", MLP)
+    stack(5.0, bottom, small, grey, "4 × 64 × 64")
+    network(6.95, bottom, "decoder", CONV)
+    stack(9.75, bottom, big, rgb, "3 × 512 × 512")
+    for y, spans in (
+        (top, ((2.95, 3.35), (5.15, 6.1), (6.9, 8.9))),
+        (bottom, ((1.4, 2.05), (3.85, 4.6), (5.4, 6.05), (7.85, 8.4))),
+    ):
+        for start, end in spans:
+            arrow(ax, [(start, y), (end, y)])
+    loop = (3.4, 0.5), (3.4, 1.05), (2.5, 1.05), (2.5, 0.5)
+    arrow(ax, [(x, bottom + dy) for x, dy in loop], PURPLE)
+    text(2.95, bottom + 1.4, "50 steps", PURPLE)
+    text(6.95, bottom + 0.85, "once", MUTED)
     words = (
-        "A diagram from left to right, in which images and latents are drawn to scale. An image of "
-        "3 × 512 × 512 goes through the encoder, which only training needs, and becomes a latent "
-        "of 4 × 64 × 64, an eighth as wide and as high. The U-Net works on latents, in "
-        "training on noisy ones and in generation from pure noise, for 50 steps. "
-        "The clean latent goes through the decoder, once for each image, and becomes an image "
-        "again."
+        "Two rows, in which images and latents are drawn to scale. In training, an image of "
+        "3 × 512 × 512 goes through the encoder and becomes a latent of 4 × 64 × 64, an eighth as "
+        "wide and as high. Noise is added, and the U-Net learns to remove it. In generation, the "
+        "U-Net starts from noise and takes 50 steps to a clean latent of 4 × 64 × 64, which the "
+        "decoder turns into an image of 3 × 512 × 512, once."
     )
     return Described(figure, words)
 
 
 # ------------------------------------------------------------------------------------------ curves
+
+
+def narrow(shape: float) -> tuple[Figure, Axes]:
+    """Create a figure with one pair of axes, so narrow that a phone can show its letters.
+
+    Args:
+        shape: Its height, divided by its width.
+    """
+    figure = Figure(figsize=(5.2, 5.2 * shape), dpi=100, layout="constrained")
+    return figure, figure.subplots()
 
 
 @in_style
@@ -157,9 +182,9 @@ def unet_cost(
         megabytes: For each side.
         unit: The side whose cost is drawn as 1.
     """
-    figure, ax = axes_for(
-        "One call of a small U-Net", "positions (height × width)", f"cost, {unit} × {unit} = 1"
-    )
+    figure, ax = narrow(0.68)
+    ax.set(title="One call of a small U-Net", xlabel="positions (height × width)")
+    ax.set_ylabel(f"cost, {unit} × {unit} = 1")
     positions = [side**2 for side in sides]
     at = list(sides).index(unit)
     share = [n / unit**2 for n in positions]
@@ -201,9 +226,10 @@ def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
     rows = [basis_images(basis[:6]), basis_images(basis[6:12]), basis_images(waves)]
     figure = grid(
         rows,
-        names=["PCA, 1 to 6", "PCA, 7 to 12", "JPEG, 1 to 6"],
-        title="The first twelve principal directions as patches, and the basis of JPEG",
-        scale=9,
+        names=["PCA 1–6", "PCA 7–12", "JPEG 1–6"],
+        title="Principal directions as patches, and the basis of JPEG",
+        scale=8,
+        letters=15,
     )
     words = (
         "Three rows of six patches of 8 × 8 squares. The first two principal directions are plain. "
@@ -227,7 +253,8 @@ def rate_distortion(
         points: Up to two single results (values kept, PSNR), by name.
         title: Of the figure.
     """
-    figure, ax = axes_for(title, "values kept of the 192 of a patch", "PSNR (dB)")
+    figure, ax = narrow(0.68)
+    ax.set(title=title, xlabel="values kept of the 192 of a patch", ylabel="PSNR (dB)")
     colours = (BLUE, GREEN, PURPLE, MUTED)
     for (name, (xs, ys)), style, colour in zip(
         lines.items(), STYLES[: len(lines)], colours[: len(lines)], strict=True
@@ -261,6 +288,7 @@ def image_table(
     words: str,
     names: Sequence[str] = (),
     scale: int = 3,
+    letters: int = 16,
 ) -> Described:
     """Draw images in columns, each with a heading.
 
@@ -270,9 +298,10 @@ def image_table(
         words: What the images show, in sentences.
         names: A name for each row, or none.
         scale: Side of an enlarged pixel, in pixels.
+        letters: Size of the letters, in pixels.
     """
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    figure = grid(rows, [*columns], names, title, scale)
+    figure = grid(rows, [*columns], names, title, scale, letters)
     return Described(figure, f"Images in columns: {'; '.join(columns)}. {words}")
 
 

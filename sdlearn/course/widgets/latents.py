@@ -55,8 +55,8 @@ class LatentBlendWidget(FigureWidget):
         first, second, weight = self.first.value, self.second.value, self.weight.value
         k, a, b = self.numbers.value, self.x[[first]], self.x[[second]]
         seen = blends(a, b, weight, self.vae, self.mean, self.basis, k)
-        headings = ["pixels", f"PCA, {k} values per patch", "latents"]
-        self.image = grid([to_pil(seen)], headings, scale=3)
+        headings = ["pixels", f"PCA, k = {k}", "latents"]
+        self.image = grid([to_pil(seen)], headings, scale=3, letters=15)
         if weight in (0, 1):
             image, name = (a, first) if weight == 0 else (b, second)
             directions, latents = psnr(seen[1:], image.expand(2, -1, -1, -1)).tolist()

@@ -76,6 +76,19 @@ def picked(a, b, mask):
     return torch.stack(rows)
 
 
+def peak_of_the_data(a, b, mask):
+    """The range that the images happen to use, in place of that of all images."""
+    peak = max(a.max(), b.max()) - min(a.min(), b.min())
+    return psnr_where(a, b, mask) + 20 * torch.log10(peak / 2)
+
+
+def by_floats(a, b, mask):
+    """Right, but for the type: a list of floats is made into a tensor."""
+    pairs = zip(a, b, mask, strict=True)
+    errors = [F.mse_loss(x[:, inside], y[:, inside]).item() for x, y, inside in pairs]
+    return torch.tensor([10 * math.log10(4 / e) if e else math.inf for e in errors])
+
+
 def with_nan(a, b, mask):
     error = (a - b).square().masked_fill(~mask[:, None], float("nan"))
     return 10 * (4 / error.flatten(1).nanmean(1)).log10()
@@ -173,6 +186,23 @@ def wrong_order_inside(x, mean, basis):
     z = torch.einsum("kd,bdhw->bkhw", basis, patches)
     back = torch.einsum("kd,bkhw->bdhw", basis, z) + mean[:, None, None]
     return z, back.reshape(b, 3, h, w)
+
+
+def by_rows(x, mean, basis):
+    """Rows of d values by `reshape`, which hold no patch."""
+    patches = F.pixel_unshuffle(x, 8)
+    b, d, h, w = patches.shape
+    z = (patches.view(-1, d) - mean).mm(basis.T)
+    back = torch.addmm(mean, z, basis)
+    return z.reshape(b, len(basis), h, w), F.pixel_shuffle(back.view(b, d, h, w), 8)
+
+
+def colours_innermost(x, mean, basis):
+    b, c, h, w = x.shape
+    patches = x.reshape(b, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1)
+    z = (patches.reshape(b, h // 8, w // 8, -1) - mean) @ basis.T
+    back = (z @ basis + mean).reshape(b, h // 8, w // 8, 8, 8, c)
+    return z.permute(0, 3, 1, 2), back.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
 
 
 def as_rows(z, x):
@@ -288,6 +318,7 @@ WRONG = {
         ),
         lambda a, b, mask: psnr_where(a, b, mask) + 20 * a.abs().amax((1, 2, 3)).log10() - 1e-6,
         lambda a, b, mask: psnr_where(a[:, :1], b[:, :1], mask),
+        peak_of_the_data,
         lambda a, b, mask: psnr_where(a, b, mask)[:, None],
         lambda a, b, mask: psnr_where(a, b, mask).tolist(),
         lambda a, b, mask: psnr_where(a.mean(1, True), b.mean(1, True), mask),
@@ -356,6 +387,45 @@ RIGHT = {
     "01.7": [by_atan, popular, lambda a, b, how: between(b, a, 1 - how)],
 }
 VERDICTS = [
+    ExpectedVerdict(
+        "01.1",
+        lambda h, w, f, channels, bits: tuple(int(x) for x in shrinkage(h, w, f, channels, bits)),
+        "rounded down at the end",
+    ),
+    ExpectedVerdict("01.1", once_more, "always one more"),
+    ExpectedVerdict(
+        "01.1",
+        lambda h, w, f, channels, bits: (
+            3 * h * w - channels * math.ceil(h / f) * math.ceil(w / f),
+            h * w - math.ceil(h / f) * math.ceil(w / f),
+            24 * h * w - bits * channels * math.ceil(h / f) * math.ceil(w / f),
+        ),
+        "the difference",
+    ),
+    ExpectedVerdict(
+        "01.1",
+        lambda h, w, f, channels, bits: (
+            *shrinkage(h, w, f, channels, bits)[:2],
+            shrinkage(h, w, f, 3, bits)[2],
+        ),
+        "bits of one channel",
+    ),
+    ExpectedVerdict("01.2", by_rows, "reshaped without moving the channels"),
+    ExpectedVerdict("01.2", colours_innermost, "channels innermost"),
+    ExpectedVerdict(
+        "01.3",
+        lambda z, x: (
+            torch.linalg.lstsq(*(y.flatten(2).mT for y in (z, F.avg_pool2d(x, 8)))).solution
+        ),
+        "a matrix for each image",
+    ),
+    ExpectedVerdict("01.5", peak_of_the_data, "range of these images"),
+    ExpectedVerdict("01.5", by_floats, "a list made into a tensor"),
+    ExpectedVerdict(
+        "01.6",
+        lambda h, w, c, f: f**2 * (10 * c + 2 * h * w) / (10 * c + 2 * h * w / f**2),
+        "three for three by three",
+    ),
     # 0 decibels for a perfect region
     ExpectedVerdict("01.5", WRONG["01.5"][7], says=("expected there",), omits=("float32",)),
     ExpectedVerdict("01.5", WRONG["01.5"][8], "infinity removed", omits=("float32",)),
