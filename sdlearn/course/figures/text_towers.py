@@ -29,7 +29,7 @@ def two_towers() -> Described:
     figure, ax = diagrams.canvas(
         13, 17.6, "CLIP: two towers, one matrix of similarities", inches=NARROW
     )
-    for x, top, name, given, first, layers, pooled in (
+    for x, colour, name, given, first, layers, pooled in (
         (3.1, BLUE, "image tower\n(vision transformer, ViT-L/14)", "b images, 3 × 224 × 224",
          "patches 14 × 14, linear\n+ class token, + position", "24 layers: attention\nwithout a "
          "mask, MLP", "class token\nof the last layer, norm"),
@@ -37,9 +37,9 @@ def two_towers() -> Described:
          "token + position\nembedding", "12 layers: attention with\na causal mask, MLP",
          "end-of-text token\nof the last layer, norm"),
     ):  # fmt: skip
-        label(ax, x, 17.0, name, top)
+        label(ax, x, 17.0, name, colour)
         label(ax, x, 15.9, given, INK)
-        box(ax, x, 14.2, first, CONV if top == BLUE else LINEAR, w=5.3, h=1.3)
+        box(ax, x, 14.2, first, CONV if colour == BLUE else LINEAR, w=5.3, h=1.3)
         for shift in (0.3, 0.15, 0.0):
             box(ax, x + shift, 12.0 + shift, "", ATTENTION, w=5.3, h=1.3)
         label(ax, x, 12.0, layers)
@@ -50,9 +50,9 @@ def two_towers() -> Described:
     left, top, side, n = 4.4, 6.3, 0.98, 5
     for i in range(n):
         for j in range(n):
-            colour = ORANGE if i == j else tint(BLUE, 0.07)
+            ground = ORANGE if i == j else tint(BLUE, 0.07)
             corner = left + j * side, top - (i + 1) * side
-            ax.add_patch(Rectangle(corner, side, side, facecolor=colour, edgecolor=INK, lw=0.6))
+            ax.add_patch(Rectangle(corner, side, side, facecolor=ground, edgecolor=INK, lw=0.6))
             names = f"$u_{i + 1} v_{j + 1}$"
             ax.text(corner[0] + side / 2, corner[1] + side / 2, names, ha="center", va="center",
                     fontsize=8)  # fmt: skip
