@@ -15,17 +15,21 @@ ATTENTION, MLP, CONV = tint(ORANGE, 0.45), tint(GREEN, 0.3), tint(BLUE, 0.4)
 TEXT, TIME, STREAM = VERMILION, PURPLE, INK
 
 
-def canvas(width: float, height: float, title: str = "") -> tuple[Figure, Axes]:
-    """Create a figure of the notebook's width without visible axes.
+def canvas(
+    width: float, height: float, title: str = "", inches: float = WIDE
+) -> tuple[Figure, Axes]:
+    """Create a figure without visible axes.
 
     Args:
         width: Of the drawing, in its own units.
         height: In the same units.
         title: Of the figure.
+        inches: Width of the figure. Letters in a narrow one remain legible on a phone.
     """
-    inches = WIDE * height / width + (0.35 if title else 0.0)
-    figure = Figure(figsize=(WIDE, inches), dpi=110)
-    ax = figure.add_axes((0, 0, 1, WIDE * height / width / inches))
+    drawn = inches * height / width
+    tall = drawn + (0.35 if title else 0.0)
+    figure = Figure(figsize=(inches, tall), dpi=110)
+    ax = figure.add_axes((0, 0, 1, drawn / tall))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.axis("off")
     if title:

@@ -80,6 +80,7 @@ def grid(
     names: Sequence[str] = (),
     title: str = "",
     scale: int = 3,
+    letters: int = 13,
 ) -> Image.Image:
     """Draw images of one size in rows, enlarged without smoothing.
 
@@ -91,6 +92,7 @@ def grid(
         names: A name for each row, drawn to its left, or none.
         title: Written above the grid.
         scale: Side of an enlarged pixel, in pixels.
+        letters: Size of the letters in pixels. A phone shrinks a wide grid to about 350 pixels.
 
     Raises:
         ValueError: If the lengths of rows, columns and names do not agree.
@@ -104,7 +106,7 @@ def grid(
             "accepted: rows of one length (the last may be shorter), a heading for each column or "
             "none, and a name for each row or none"
         )
-    font, bold, gap, line = label_font(13), label_font(13, bold=True), 6, 20
+    font, bold, gap, line = label_font(letters), label_font(letters, bold=True), 6, letters + 7
     w, h = (scale * side for side in rows[0][0].size)
     left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
     wide = max(left + across * (w + gap), 240)
