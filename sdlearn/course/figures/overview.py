@@ -11,7 +11,7 @@ from sdlearn.course.figures.style import BLUE, GREY, MUTED, VERMILION, Described
 from sdlearn.schedule import NoiseSchedule, Point
 
 LIMIT = 3.0  # the scale of a latent: -3 to 3
-DRAWN = 500  # points of a set that are drawn
+DRAWN = 300  # points of a set that are drawn
 
 
 @in_style
@@ -105,7 +105,7 @@ def point_sets(
     rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str], title: str,
     words: str,
 ) -> Described:  # fmt: skip
-    """Draw sets of points in the plane, the first 500 of each, as a grid of scatter plots.
+    """Draw sets of points in the plane, the first 300 of each, as a grid of scatter plots.
 
     Args:
         rows: The sets, each (n, 2).
@@ -121,7 +121,7 @@ def point_sets(
         for i, points in enumerate(row):
             ax = axes[j, i]
             ax.scatter(
-                *points[:DRAWN].detach().T, s=2, color=(BLUE, VERMILION)[j % 2], linewidths=0
+                *points[:DRAWN].detach().T, s=2.5, color=(BLUE, VERMILION)[j % 2], linewidths=0
             )
             ax.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=[], yticks=[])
             if j == 0:
