@@ -74,7 +74,7 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     arrow(ax, [(13.55, 8.3), (14.2, 8.3), (14.2, 4.6), (0.9, 4.6), (0.9, 8.3), (1.35, 8.3)], INK)
     label(ax, 8.3, 4.95, "z, a little less noisy")
     arrow(ax, [(14.2, 4.6), (14.2, 1.9), (13.4, 1.9)], INK)
-    label(ax, 14.0, 3.2, "$z_0$, after the last step", side="right")
+    label(ax, 14.0, 3.2, "z, after the last step", side="right")
     arrow(ax, [(11.05, 1.9), (9.7, 1.9)])
     label(
         ax,
@@ -92,6 +92,6 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         "combines the two predictions, and the sampler (09) computes a slightly less noisy z, "
         "which goes back to the U-Net. The noise schedule (07) supplies α and σ to the sampler "
         "and the time t to the time embedding (03), which enters the U-Net. After the last step "
-        "z_0 leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
+        "z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
         "training the U-Net (08) and the pipeline, part by part (11).",
     )

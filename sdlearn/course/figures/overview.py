@@ -11,7 +11,7 @@ from sdlearn.course.figures.style import BLUE, GREY, MUTED, VERMILION, Described
 from sdlearn.schedule import NoiseSchedule, Point
 
 LIMIT = 3.0  # the scale of a latent: -3 to 3
-DRAWN = 300  # points of a set that are drawn
+DRAWN = 400  # points of a set that are drawn
 
 
 @in_style
@@ -67,8 +67,7 @@ def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described
         figure,
         f"Two curves over the timestep t. α falls from {alpha[0]:.2f} at t = 0 to {alpha[-1]:.2f} "
         f"at t = {schedule.num_steps - 1}; σ rises from {sigma[0]:.2f} to {sigma[-1]:.2f}. The "
-        f"{len(path)} points of the path are spread evenly in time, from t = {stops[0]:.0f} down "
-        f"to t = {stops[-1]:.0f}.",
+        f"{len(path)} points of the path run from t = {stops[0]:.0f} down to t = {stops[-1]:.0f}.",
     )
 
 
@@ -105,7 +104,7 @@ def point_sets(
     rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str], title: str,
     words: str,
 ) -> Described:  # fmt: skip
-    """Draw sets of points in the plane, the first 300 of each, as a grid of scatter plots.
+    """Draw sets of points in the plane, the first 400 of each, as a grid of scatter plots.
 
     Args:
         rows: The sets, each (n, 2).
