@@ -198,7 +198,7 @@ def test_what_the_exercises_count():
     assert {
         notebook: [exercise.points for exercise in exercises(notebook)] for notebook in files()
     } == {
-        "00": [2, 2, 3],
+        "00": [2, 2, 2, 2],
         "01": [2, 4, 4, 4, 4, 4, 7],
         "02": [2, 2, 4, 2, 4, 4, 4, 2],
         "05": [4, 2, 4, 4, 2, 4, 3, 3, 5],

@@ -1,6 +1,7 @@
 """Exercises and quiz of notebook 00, the whole picture."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ def step_cases(rng: Generator) -> Iterator[Case]:
 STEP = Exercise(
     number="00.1",
     title="One denoising step",
-    minutes=8,
+    minutes=6,
     difficulty=1,
     core=True,
     statement="Write steps a to d as one function of four lines. `unet(z, t, text)` returns the "
@@ -75,7 +76,62 @@ STEP = Exercise(
     cases=step_cases,
 )
 
-# --------------------------------------------------------------------------- 00.2 the training loss
+# ----------------------------------------------------------------------------------- 00.2 the loop
+
+
+def run_loop(step: "Callable", z: Tensor, path: list) -> tuple[list, list]:
+    """z at path[0] -> (all latents, z first; the estimate of z_0 of each step)."""
+    latents, estimates = [z], []
+    for here, there in pairwise(path):
+        z, z_0 = step(z, here, there)
+        latents.append(z)
+        estimates.append(z_0)
+    return latents, estimates
+
+
+class SmallStep(nn.Module):
+    """Stands in for `denoise_step` with all but `text`, or everything else too, fixed."""
+
+    def __init__(self, text: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("text", text)
+
+    def forward(
+        self, z: Tensor, here: Point, there: Point, text: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        eps = SmallNetwork()(z, here.t, self.text if text is None else text)
+        z_0 = (z - here.sigma * eps) / here.alpha
+        return there.alpha * z_0 + there.sigma * eps, z_0
+
+
+def loop_cases(rng: Generator) -> Iterator[Case]:
+    for b, steps, shape in ((1, 4, (4, 3, 2)), (2, 1, (2,)), (3, 7, (3, 3, 3)), (4, 3, (4, 4))):
+        text = normal(rng, b, 5, 6)
+        yield Case((SmallStep(text), normal(rng, b, *shape), NoiseSchedule().path(steps)))
+
+
+LOOP = Exercise(
+    number="00.2",
+    title="The loop",
+    minutes=5,
+    difficulty=1,
+    core=True,
+    statement="Follow the path from its first point to its last. `step(z, here, there)` is your "
+    "`denoise_step` with the network, the prompt and the scale filled in, and returns the same "
+    "tuple. Return two lists: all the latents, beginning with the `z` that you are given, and the "
+    "estimates of $z_0$, one for each step. `pairwise` from `itertools` gives the neighbouring "
+    "points.",
+    hints=(
+        "A path of n + 1 points has n steps, so you return n + 1 latents and n estimates.",
+        "Start with `latents, estimates = [z], []` and loop over "
+        "`for here, there in pairwise(path):`.",
+        "Inside the loop, `z, z_0 = step(z, here, there)` replaces `z`. Append both.",
+    ),
+    solution=run_loop,
+    cases=loop_cases,
+)
+
+# --------------------------------------------------------------------------- 00.3 the training loss
 
 
 def denoising_loss(
@@ -107,9 +163,9 @@ def loss_cases(rng: Generator) -> Iterator[Case]:
 
 
 LOSS = Exercise(
-    number="00.2",
+    number="00.3",
     title="The training loss",
-    minutes=6,
+    minutes=5,
     difficulty=1,
     core=True,
     statement="Write the loss of one batch, in two lines. Add the noise `eps` to the clean data "
@@ -125,7 +181,7 @@ LOSS = Exercise(
     cases=loss_cases,
 )
 
-# ------------------------------------------------------------------ 00.3 a change of prompt midway
+# ------------------------------------------------------------------ 00.4 a change of prompt midway
 
 
 def switch_prompt(
@@ -138,15 +194,6 @@ def switch_prompt(
     return z
 
 
-class SmallStep(nn.Module):
-    """Stands in for `denoise_step` with all but the prompt fixed."""
-
-    def forward(self, z: Tensor, here: Point, there: Point, text: Tensor) -> tuple[Tensor, Tensor]:
-        eps = SmallNetwork()(z, here.t, text)
-        z_0 = (z - here.sigma * eps) / here.alpha
-        return there.alpha * z_0 + there.sigma * eps, z_0
-
-
 def switch_cases(rng: Generator) -> Iterator[Case]:
     schedule = NoiseSchedule()
     for b, steps, at in ((1, 6, 2), (2, 4, 0), (1, 4, 4), (3, 5, 1), (1, 7, 6)):
@@ -155,18 +202,16 @@ def switch_cases(rng: Generator) -> Iterator[Case]:
 
 
 SWITCH = Exercise(
-    number="00.3",
+    number="00.4",
     title="Change the prompt midway",
-    minutes=10,
+    minutes=8,
     difficulty=1,
     core=True,
-    statement="Nothing says that every step must have the same prompt. Write the loop over a path "
-    "of any length: the first `at` steps are conditioned on `first`, all others on `second`. "
-    "`step(z, here, there, text)` is your `denoise_step` with all but the prompt fixed, and "
-    "returns the same tuple. With `at = 0` only the second prompt is used, and with `at` equal to "
-    "the number of steps only the first. (Web interfaces call this **prompt editing** or prompt "
-    "scheduling.) The next cell draws your images; think about what you expect: at which step is "
-    "it too late to turn the cat into a car?",
+    statement="Write a loop that changes the prompt on the way: it conditions the first `at` steps "
+    "on `first` and all others on `second`. `step(z, here, there, text)` is your `denoise_step` "
+    "with all but the prompt filled in, and returns the same tuple. With `at = 0` only the second "
+    "prompt is used, and with `at` equal to the number of steps only the first. Return the final "
+    "latent. (Web interfaces call this **prompt editing** or prompt scheduling.)",
     hints=(
         "A path of n + 1 points has n steps. Step k leads from `path[k]` to `path[k + 1]`.",
         "Count the steps from 0. Step k uses `first if k < at else second`.",
@@ -177,7 +222,7 @@ SWITCH = Exercise(
     cases=switch_cases,
 )
 
-EXERCISES = with_mistakes(__name__, STEP, LOSS, SWITCH)
+EXERCISES = with_mistakes(__name__, STEP, LOOP, LOSS, SWITCH)
 
 # --------------------------------------------------------------------------------------------- quiz
 

@@ -21,15 +21,14 @@ from sdlearn.course.figures.style import GREY, INK, MUTED, PALE, Described, in_s
 
 # Each box: its name, the notebooks that build it, its centre, its colour and its size.
 BOXES = {
-    "text encoder": ("05", 7.2, 8.3, tint(TEXT, 0.3), 3.4, 1.2),
-    "U-Net": ("06 · attention 04", 7.2, 4.6, CONV, 3.4, 1.7),
-    "guidance": ("10", 11.0, 4.6, ATTENTION, 2.1, 1.2),
-    "sampler": ("09", 14.1, 4.6, MLP, 2.1, 1.2),
-    "time embedding": ("03", 7.2, 2.35, NORM, 3.4, 1.1),
-    "noise schedule": ("07", 14.0, 2.35, NORM, 2.6, 1.1),
-    "decoder": ("01, 02", 18.0, 4.6, LINEAR, 2.1, 1.2),
+    "text encoder": ("05", 5.6, 13.1, tint(TEXT, 0.3), 2.8, 1.3),
+    "U-Net": ("06 · attention 04", 4.0, 8.3, CONV, 5.2, 1.7),
+    "guidance": ("10", 9.1, 8.3, ATTENTION, 2.3, 1.3),
+    "sampler": ("09", 12.4, 8.3, MLP, 2.3, 1.3),
+    "time embedding": ("03", 4.0, 5.7, NORM, 3.4, 1.2),
+    "noise schedule": ("07", 12.2, 5.7, NORM, 2.7, 1.2),
+    "decoder": ("01, 02", 12.2, 1.9, LINEAR, 2.3, 1.3),
 }
-AROUND = {"08": "training the U-Net", "11": "the pipeline, part by part"}
 
 
 @in_style
@@ -41,53 +40,58 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         noise: The initial latent, (1, c, h, w). Its first channel is drawn.
         image: The result.
     """
-    figure, ax = diagrams.canvas(23.6, 9.4, "From a prompt and a seed to an image")
+    figure, ax = diagrams.canvas(15.0, 14.8, "From a prompt and a seed to an image", inches=6.4)
     ax.add_patch(
-        FancyBboxPatch((4.6, 0.75), 11.3, 5.7, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
+        FancyBboxPatch((0.5, 4.1), 14.0, 6.1, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
     )
-    label(ax, 15.7, 6.15, "the loop: once for each step", MUTED, side="right")
+    label(ax, 14.4, 9.85, "the loop: once for each step", MUTED, side="right")
     for name, (notebooks, x, y, colour, w, h) in BOXES.items():
         box(ax, x, y, f"{name}\n", colour, w, h)
-        ax.text(
-            x, y - 0.2, notebooks, ha="center", va="center", fontsize=7.5, color=MUTED, zorder=5
-        )
+        ax.text(x, y - 0.26, notebooks, ha="center", va="center", fontsize=8, color=MUTED, zorder=5)
     words = prompt.split()
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
-    label(ax, 2.2, 8.3, "\n".join(lines))
-    extent = 0.7, 3.1, 3.4, 5.8
-    ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=extent, zorder=3)
-    label(ax, 1.9, 3.05, "noise $z_T$ from a seed")
-    ax.imshow(image, extent=(20.2, 23.2, 3.1, 6.1), zorder=3)
-    label(ax, 21.7, 2.75, "image")
-    ax.set(xlim=(0, 23.6), ylim=(0, 9.4))
-    arrow(ax, [(4.2, 8.3), (5.5, 8.3)])
-    arrow(ax, [(7.2, 7.7), (7.2, 5.45)], TEXT)
-    label(ax, 7.4, 7.0, "text embeddings, of the prompt and of the empty prompt", TEXT, side="left")
-    arrow(ax, [(3.1, 4.6), (5.5, 4.6)])
-    arrow(ax, [(8.9, 4.6), (9.95, 4.6)])
-    label(ax, 9.42, 5.0, "2 × ε")
-    arrow(ax, [(12.05, 4.6), (13.05, 4.6)])
-    label(ax, 12.55, 5.0, "ε")
-    arrow(ax, [(15.15, 4.6), (16.95, 4.6)])
-    label(ax, 16.4, 5.0, "$z_0$")
-    arrow(ax, [(19.05, 4.6), (20.15, 4.6)])
-    arrow(ax, [(12.7, 2.35), (8.9, 2.35)], TIME)
-    label(ax, 10.8, 2.65, "time t", TIME)
-    arrow(ax, [(7.2, 2.9), (7.2, 3.75)], TIME)
-    arrow(ax, [(14.1, 2.9), (14.1, 4.0)], TIME)
-    label(ax, 13.95, 3.45, "α, σ", TIME, side="right")
-    arrow(ax, [(15.6, 4.6), (15.6, 1.2), (5.0, 1.2), (5.0, 4.6)], INK)
-    label(ax, 10.3, 1.5, "z, a little less noisy")
-    around = "     ".join(f"{number}  {name}" for number, name in AROUND.items())
-    label(ax, 4.6, 0.3, f"around it:  {around}", MUTED, side="left")
+    label(ax, 10.9, 13.1, "\n".join(lines))
+    ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=(1, 3.2, 12, 14.2))
+    label(ax, 2.1, 14.5, "noise $z_T$ from a seed")
+    ax.imshow(image, extent=(6.2, 9.6, 0.2, 3.6), zorder=3)
+    label(ax, 5.9, 1.9, "image", side="right")
+    ax.set(xlim=(0, 15.0), ylim=(0, 14.8))
+    arrow(ax, [(8.5, 13.1), (7.05, 13.1)])
+    arrow(ax, [(5.6, 12.4), (5.6, 9.2)], TEXT)
+    label(
+        ax, 5.9, 11.2, "text embeddings: of the prompt\nand of the empty prompt", TEXT, side="left"
+    )
+    arrow(ax, [(2.1, 11.9), (2.1, 9.2)])
+    arrow(ax, [(6.6, 8.3), (7.9, 8.3)])
+    label(ax, 7.27, 8.85, "ε, twice")
+    arrow(ax, [(10.25, 8.3), (11.2, 8.3)])
+    label(ax, 10.72, 8.7, "ε")
+    arrow(ax, [(10.8, 5.7), (5.75, 5.7)], TIME)
+    label(ax, 8.3, 6.05, "time t", TIME)
+    arrow(ax, [(4.0, 6.3), (4.0, 7.4)], TIME)
+    arrow(ax, [(12.4, 6.3), (12.4, 7.6)], TIME)
+    label(ax, 12.2, 6.95, "α, σ", TIME, side="right")
+    arrow(ax, [(13.55, 8.3), (14.2, 8.3), (14.2, 4.6), (0.9, 4.6), (0.9, 8.3), (1.35, 8.3)], INK)
+    label(ax, 8.3, 4.95, "z, a little less noisy")
+    arrow(ax, [(14.2, 4.6), (14.2, 1.9), (13.4, 1.9)], INK)
+    label(ax, 14.0, 3.2, "z, after the last step", side="right")
+    arrow(ax, [(11.05, 1.9), (9.7, 1.9)])
+    label(
+        ax,
+        0.5,
+        1.9,
+        "not shown:\n08 training the U-Net\n11 the pipeline,\npart by part",
+        MUTED,
+        side="left",
+    )
     return Described(
         figure,
         "A diagram. A prompt goes through the text encoder (notebook 05), and its text embeddings, "
         "with those of the empty prompt, enter the U-Net (06, its attention 04). Noise z_T from a "
-        "seed enters the U-Net from the left. The U-Net predicts the noise ε twice, guidance (10) "
+        "seed enters the U-Net. The U-Net predicts the noise ε twice, guidance (10) "
         "combines the two predictions, and the sampler (09) computes a slightly less noisy z, "
         "which goes back to the U-Net. The noise schedule (07) supplies α and σ to the sampler "
         "and the time t to the time embedding (03), which enters the U-Net. After the last step "
-        "z_0 leaves the loop, and the decoder (01, 02) turns it into an image. Around it: "
+        "z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
         "training the U-Net (08) and the pipeline, part by part (11).",
     )

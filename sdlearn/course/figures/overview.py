@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -12,6 +11,7 @@ from sdlearn.course.figures.style import BLUE, GREY, MUTED, VERMILION, Described
 from sdlearn.schedule import NoiseSchedule, Point
 
 LIMIT = 3.0  # the scale of a latent: -3 to 3
+DRAWN = 400  # points of a set that are drawn
 
 
 @in_style
@@ -37,12 +37,10 @@ def latent_channels(z: Tensor, title: str, image: Image.Image | None = None) -> 
         ax.set_title(f"channel {k}", loc="center", fontsize=9)
     figure.colorbar(drawn, ax=axes, label="value", shrink=0.8, extend="both")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    neighbours = np.mean([np.corrcoef(c[:, 1:].ravel(), c[:, :-1].ravel())[0, 1] for c in channels])
     return Described(
         figure,
         f"{title}: {len(channels)} maps of {channels.shape[1]} × {channels.shape[2]} values, one "
-        f"for each channel. Their standard deviation is {channels.std():.2f}. The mean correlation "
-        f"of horizontal neighbours is {neighbours:.2f}.",
+        f"for each channel. Their standard deviation is {channels.std():.2f}.",
     )
 
 
@@ -69,8 +67,7 @@ def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described
         figure,
         f"Two curves over the timestep t. α falls from {alpha[0]:.2f} at t = 0 to {alpha[-1]:.2f} "
         f"at t = {schedule.num_steps - 1}; σ rises from {sigma[0]:.2f} to {sigma[-1]:.2f}. The "
-        f"{len(path)} points of the path are spread evenly in time, from t = {stops[0]:.0f} down "
-        f"to t = {stops[-1]:.0f}.",
+        f"{len(path)} points of the path run from t = {stops[0]:.0f} down to t = {stops[-1]:.0f}.",
     )
 
 
@@ -107,7 +104,7 @@ def point_sets(
     rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str], title: str,
     words: str,
 ) -> Described:  # fmt: skip
-    """Draw sets of points in the plane as a grid of scatter plots.
+    """Draw sets of points in the plane, the first 400 of each, as a grid of scatter plots.
 
     Args:
         rows: The sets, each (n, 2).
@@ -122,7 +119,9 @@ def point_sets(
     for j, row in enumerate(rows):
         for i, points in enumerate(row):
             ax = axes[j, i]
-            ax.scatter(*points.detach().T, s=1.5, color=(BLUE, VERMILION)[j % 2], linewidths=0)
+            ax.scatter(
+                *points[:DRAWN].detach().T, s=2.5, color=(BLUE, VERMILION)[j % 2], linewidths=0
+            )
             ax.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=[], yticks=[])
             if j == 0:
                 ax.set_title(columns[i], loc="center", fontsize=9)

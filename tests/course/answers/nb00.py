@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb00_picture import denoise_step, switch_prompt
+from sdlearn.course.exercises.nb00_picture import denoise_step, run_loop, switch_prompt
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
@@ -68,6 +68,60 @@ def old_noise(unet, z, here, there, text, empty, scale):
     eps = guided(unet, z, here.t, text, empty, scale)
     z_0 = (z - here.sigma * eps) / here.alpha
     return there.alpha * z_0 + there.sigma * z, z_0
+
+
+def by_number(step, z, path):
+    latents, estimates = [z], []
+    for k in range(len(path) - 1):
+        following, estimate = step(latents[-1], path[k], path[k + 1])
+        latents += [following]
+        estimates += [estimate]
+    return latents, estimates
+
+
+def as_tuples(step, z, path):
+    if len(path) < 2:
+        return (z,), ()
+    following, estimate = step(z, path[0], path[1])
+    latents, estimates = as_tuples(step, following, path[1:])
+    return (z, *latents), (estimate, *estimates)
+
+
+def both_from_the_estimate(step, z, path):
+    latents, estimates = [z], []
+    for here, there in pairwise(path):
+        z = step(z, here, there)[1]
+        latents.append(z)
+        estimates.append(z)
+    return latents, estimates
+
+
+def one_list(step, z, path):
+    return list(zip(*run_loop(step, z, path), strict=False))
+
+
+def newest_first(step, z, path):
+    latents, estimates = run_loop(step, z, path)
+    return latents[::-1], estimates[::-1]
+
+
+def one_point_behind(step, z, path):
+    latents, estimates = [z], []
+    for here, there in pairwise([path[0], *path]):
+        z, z_0 = step(z, here, there)
+        latents.append(z)
+        estimates.append(z_0)
+    return latents, estimates
+
+
+def never_moved(step, z, path):
+    results = [step(z, path[0], there) for there in path[1:]]
+    return [z, *(r[0] for r in results)], [r[1] for r in results]
+
+
+def estimates_start_with_z(step, z, path):
+    latents, estimates = run_loop(step, z, path)
+    return latents, [z, *estimates]
 
 
 def by_hand(model, z_0, eps, t, text, alpha, sigma):
@@ -169,8 +223,16 @@ WRONG = {
         only_subtracted,
         old_noise,
     ],
-    "00.2": [detached, velocity, noise_subtracted, without_time, without_text, weighted],
-    "00.3": [
+    "00.2": [
+        both_from_the_estimate,
+        one_list,
+        newest_first,
+        one_point_behind,
+        never_moved,
+        estimates_start_with_z,
+    ],
+    "00.3": [detached, velocity, noise_subtracted, without_time, without_text, weighted],
+    "00.4": [
         backwards,
         both_loops_whole,
         alternating,
@@ -182,8 +244,9 @@ WRONG = {
 
 RIGHT = {
     "00.1": [one_call, two_weights, straight_to_there],
-    "00.2": [by_hand, target_minus_prediction],
-    "00.3": [with_slices, with_a_list, by_time],
+    "00.2": [by_number, as_tuples],
+    "00.3": [by_hand, target_minus_prediction],
+    "00.4": [with_slices, with_a_list, by_time],
 }
 
 VERDICTS = [
