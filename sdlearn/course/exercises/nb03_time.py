@@ -222,14 +222,16 @@ VECTOR = Exercise(
     title="SDXL's sizes",
     minutes=12,
     difficulty=2,
-    statement="SDXL is conditioned on sizes, too. You are preparing training images for it with "
-    "Pillow. For each of `b` images you know three pairs: its `image.size` before scaling "
-    "(`originals`), the corner where the crop begins (`corners`) and the size of the crop "
-    "(`targets`). Pillow gives them as `(width, height)` and `(left, top)`.\n\nSDXL expects a "
-    "vector in a different order: the pooled text embedding, original height, original width, crop "
-    "top, crop left, target height, target width. Each of the six numbers is embedded separately "
-    "in `dim` channels, with `sinusoidal_embedding`. `pooled` has shape `(b, d)`. Return the "
-    "concatenation, of shape `(b, d + 6 * dim)`.",
+    statement="Many of SDXL's training images had been enlarged or cropped. So that it doesn't "
+    "imitate their blur and cut-off heads, SDXL is conditioned on the sizes, too. You are "
+    "preparing training images for it with Pillow. For each of `b` images you know three pairs: "
+    "its `image.size` before scaling (`originals`), the corner where the crop begins (`corners`) "
+    "and the size of the crop (`targets`). Pillow gives them as `(width, height)` and "
+    "`(left, top)`.\n\nSDXL expects a vector in a different order: the pooled text embedding (one "
+    "vector for the whole prompt), original height, original width, crop top, crop left, target "
+    "height, target width. Each of the six numbers is embedded separately in `dim` channels, with "
+    "`sinusoidal_embedding`. `pooled` has shape `(b, d)`. Return the concatenation, of shape "
+    "`(b, d + 6 * dim)`.",
     hints=(
         "Build the six numbers of each image first, `(b, 6)`, and compare their order with "
         "SDXL's. Which comes first in Pillow, and which in SDXL?",
@@ -372,7 +374,7 @@ QUESTIONS = (
                 "knows this timestep well.",
             ),
             Answer(
-                "It takes parts of the image for noise and removes them.",
+                "It mistakes parts of the image for noise.",
                 True,
                 "At t = 999 almost everything in a latent is noise, and the network was trained to "
                 "predict just that. Section 1 measured the result: at small true timesteps the "

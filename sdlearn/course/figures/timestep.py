@@ -248,7 +248,8 @@ def fits(
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     words = (
         "A column of panels for each target curve, a row for each input. In each panel the target, "
-        f"its trained timesteps as rings, and the network's curve. {'; '.join(said)}."
+        f"its trained timesteps as rings, and the network's curve. Errors in the windows shown: "
+        f"{'; '.join(said)}."
     )
     return Described(figure, words)
 
