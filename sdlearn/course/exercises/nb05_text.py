@@ -250,11 +250,13 @@ SPELL = Exercise(
     minutes=10,
     difficulty=2,
     statement="Use the merges you have learnt to tokenize a new word, as CLIP's tokenizer does. "
-    "Start from its `letters`. Among the neighbouring pairs that are in `merges`, choose the one "
-    "that comes **first** in the list. Join it wherever it occurs in the word, from left to "
-    "right, using no piece twice. Then look at the neighbouring pairs again, and go on until none "
-    "of them is in `merges`. It must work for any list, even one whose order training could not "
-    "produce.",
+    "Start from its `letters` and repeat these steps:\n\n"
+    "1. List the neighbouring pairs that are in `merges`. If there are none, return the pieces.\n"
+    "2. Choose the pair that comes **first** in `merges`.\n"
+    "3. Join it wherever it occurs in the word, from left to right, using no piece twice.\n\n"
+    "This isn't quite `pieces_after` of section 1, which goes through the list only once. With the "
+    "merges `[('ab', 'c</w>'), ('a', 'b')]`, it cuts *abc* into *ab* and *c*, but CLIP's rule "
+    "returns to the first merge and gives *abc*.",
     hints=(
         "You need two loops. The outer one chooses a pair, and the inner one, which is `join`, "
         "joins it everywhere. When does the outer one end?",
@@ -300,10 +302,12 @@ CHUNKS = Exercise(
     statement="Web interfaces for Stable Diffusion accept prompts of any length. They split the "
     "tokens into **chunks**, encode each chunk separately, and concatenate the embeddings along "
     "the token axis, which gives `(1, 154, d)` for two chunks. That works because cross-attention "
-    "takes any number of tokens. Split the ids into rows. Each row has exactly `length` ids: the "
-    "start-of-text token, up to `length - 2` ids of the prompt, the end-of-text token, and `pad` "
-    "until the row is full. All rows but the last are full, and an empty prompt gives one row. "
-    "Return a list of lists.",
+    "takes any number of tokens.\n\n"
+    "Split the ids into rows, and return a list of lists:\n\n"
+    "1. Each row has exactly `length` ids: the start-of-text token, up to `length - 2` ids of the "
+    "prompt, the end-of-text token, and `pad` in the positions that are left.\n"
+    "2. Only the last row may contain padding, and there are no more rows than necessary.\n"
+    "3. An empty prompt gives one row.",
     hints=(
         "How many of the `length` positions are left for the prompt itself? Split the ids first, "
         "then complete each part.",
@@ -450,13 +454,15 @@ SDXL_TEXT = Exercise(
     difficulty=2,
     statement="Compute what SDXL's U-Net is conditioned on (section 7). `hidden_1` and "
     "`hidden_2` are the hidden states of two encoders for the same `ids`: the embedding, then "
-    "the output of each layer. `norm` and `projection` are the last parts of the second encoder. "
-    "The **context** is the penultimate hidden states of both, concatenated for each token, "
-    "without a norm. The **pooled** vector comes from the second encoder alone. Take its *last* "
-    "hidden states, apply `norm`, pick the row at the *first* end-of-text token of each text, "
-    "and apply `projection`. There are two traps: the padding token may or may not be the "
-    "end-of-text token, and words may have been added to the vocabulary with ids above that of "
-    "the end-of-text token.",
+    "the output of each layer. `norm` and `projection` are the last parts of the second "
+    "encoder.\n\n"
+    "1. The **context** is the penultimate hidden states of both, concatenated for each token, "
+    "without a norm.\n"
+    "2. The **pooled** vector comes from the second encoder alone. Take its *last* hidden states, "
+    "apply `norm`, pick the row at the *first* end-of-text token of each text, and apply "
+    "`projection`.\n\n"
+    "There are two traps: the padding token may or may not be the end-of-text token, and words may "
+    "have been added to the vocabulary with ids above that of the end-of-text token.",
     hints=(
         "`hidden_1[-1]` is the output of the last layer. Which index is the layer before? The "
         "context has as many tokens as each encoder, and longer vectors.",
@@ -510,15 +516,17 @@ WEIGHTS = Exercise(
     core=True,
     statement="In many web interfaces you can write `(with spots:1.5)` to give words a **prompt "
     "weight**, which changes their embeddings *after* the text encoder. Write the function that "
-    "does it. `pieces` are the prompt's tokens with the marks among them: `(` opens a group, and "
+    "does it.\n\n"
+    "1. `pieces` are the prompt's tokens with the marks among them: `(` opens a group, and "
     "`:1.5)` closes the group that was opened last and gives its weight, as in `['a', '(', 'cat', "
-    "'(', 'with', 'spots', ':2)', ':0.5)']`. Groups can be nested, and then the weights are "
-    "multiplied: *with* has 2 · 0.5 = 1. Tokens outside all groups have weight 1, and so do the "
-    "start-of-text token, the end-of-text token and the padding. `context` holds the embeddings "
-    "of the prompt without its marks, with the start-of-text token in front, and `empty` those of "
-    "the empty prompt. Each new embedding lies on the line through the empty prompt's embedding "
-    "at the same position (weight 0) and the token's own (weight 1), and weights above 1 "
-    "extrapolate.",
+    "'(', 'with', 'spots', ':2)', ':0.5)']`.\n"
+    "2. Groups can be nested, and then the weights are multiplied: *with* has 2 · 0.5 = 1.\n"
+    "3. Tokens outside all groups have weight 1, and so do the start-of-text token, the "
+    "end-of-text token and the padding.\n"
+    "4. `context` holds the embeddings of the prompt without its marks, with the start-of-text "
+    "token in front, and `empty` those of the empty prompt. Each new embedding lies on the line "
+    "through the empty prompt's embedding at the same position (weight 0) and the token's own "
+    "(weight 1). Weights above 1 extrapolate.",
     hints=(
         "Split the task. The first half turns `pieces` into one number for each token, the "
         "second combines two vectors with it. A group's weight appears only where the group "
@@ -549,7 +557,7 @@ QUESTIONS = (
             Answer(
                 "Only that of `red`.",
                 False,
-                "It knows *red* but not yet what is red, because `cat` comes later. The tokens "
+                "It knows `red` but not yet what is red, because `cat` comes later. The tokens "
                 "after both can know.",
             ),
             Answer(
