@@ -163,7 +163,7 @@ PREVIEW = Exercise(
 
 
 def unpatchify(patches: Tensor, rows: int, p: int) -> Tensor:
-    """Put patches (b, rows * columns, p * p * c) together to (b, c, height, width)."""
+    """Join patches (b, rows * columns, p * p * c) into (b, c, height, width)."""
     b, n, entries = patches.shape
     columns, c = n // rows, entries // p**2
     x = patches.reshape(b, rows, columns, p, p, c)
@@ -186,12 +186,12 @@ PATCHES = Exercise(
     title="Patches to an image",
     minutes=12,
     difficulty=2,
-    statement="A diffusion transformer (DiT) works on an image as a sequence of patches and has to "
-    "put the patches together again at the end. Its authors call this *unpatchify*. Each patch is "
-    "a vector of `p * p * c` values: its pixels row by row, with the `c` channels of each pixel "
-    "next to each other. The patches are in reading order, in `rows` rows. Return the image, of "
-    "shape `(b, c, rows * p, columns * p)`. (`F.pixel_shuffle` expects another order: channels "
-    "outermost.) Images need not be square.",
+    statement="In section 4, `F.pixel_shuffle` put patches together again. A diffusion transformer "
+    "(DiT) does the same at its output, but in another order: its authors call this *unpatchify*. "
+    "Each patch is a vector of `p * p * c` values: its pixels row by row, with the `c` channels of "
+    "each pixel next to each other. (`F.pixel_shuffle` expects the channels outermost.) The "
+    "patches are in reading order, in `rows` rows. Return the image, of shape `(b, c, rows * p, "
+    "columns * p)`. Images need not be square.",
     hints=(
         "First give every index an axis of its own: row of the patch, column of the patch, row of "
         "the pixel in the patch, its column, the channel. In which order are they in memory?",
@@ -239,7 +239,8 @@ PSNR = Exercise(
     statement="Section 8 pooled the pixels of all images. Now compute one PSNR for each image, "
     "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
     "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
-    "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite.",
+    "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite. No "
+    "mask is empty.",
     hints=(
         "Which range do the values have? The peak of the formula is the largest possible "
         "difference of two values, squared.",
@@ -366,8 +367,8 @@ def rounded_beyond_one(rng: Generator) -> tuple[Tensor, Tensor]:
 BETWEEN = Exercise(
     number="01.7",
     title="Along the arc",
-    minutes=20,
-    difficulty=3,
+    minutes=15,
+    difficulty=2,
     core=True,
     statement="Halfway between two independent noises, `torch.lerp` gives a standard deviation of "
     "only 0.71, which is too little for a model that expects 1. We therefore interpolate along the "
@@ -379,7 +380,8 @@ BETWEEN = Exercise(
     "A batch has `n` pairs, and each pair has its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
     "exactly opposite directions have no single arc between them. They don't occur here.) The "
-    "cells below generate images from the noises in between.",
+    "cells below generate images from the noises on the chord and on your arc. Our small model "
+    "forgives a wrong standard deviation, so compare the table with the images.",
     hints=(
         "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
         "The cosine of the angle is their product divided by both lengths.",
