@@ -33,7 +33,8 @@ KL_TERM = Exercise(
     statement="Write the KL divergence from the posterior to $N(0, 1)$. `mean` and `logvar` have "
     "shape `(b, ...)`. The first axis is the batch, and any others index the entries of a code. "
     "The entries are independent, so their divergences add. Sum over the entries of each image and "
-    "average over the images.",
+    "average over the images. Until your answer is right, the notebook uses the library's code. "
+    "This holds for every exercise.",
     hints=(
         "First compute the divergence of each entry, in the shape of `mean`. The variance $s^2$ "
         "is `logvar.exp()`, and $\\ln s^2$ is `logvar` itself.",
@@ -66,10 +67,11 @@ SAMPLE = Exercise(
     minutes=5,
     difficulty=1,
     core=True,
-    statement="Draw `n` samples from the posterior of each image in a batch in such a way that "
-    "gradients reach the encoder. You get the encoder's `mean` and `logvar`, of shape `(b, ...)`, "
-    "and standard normal `noise` of shape `(n, b, ...)`. Sample $i$ of image $j$ uses `noise[i, "
-    "j]`. (Without the axis `n`, your code will draw one sample.)",
+    statement="Draw `n` samples from the posterior of each image in a batch, so that gradients "
+    "reach the encoder. You get the encoder's `mean` and `logvar`, of shape `(b, ...)`, and "
+    "standard normal `noise` of shape `(n, b, ...)`. Sample $i$ of image $j$ uses `noise[i, "
+    "j]`. Your code should also accept `noise` without the axis `n` and then draw one sample "
+    "of each image.",
     hints=(
         "A normal variable with mean m and standard deviation s is m + s · noise. The encoder "
         "gives neither s nor s², but the logarithm of s².",
@@ -272,7 +274,8 @@ FACTOR = Exercise(
     "measure it. Compute it exactly instead, from `mean` and `logvar`, of shape `(b, c, h, w)`, "
     "without any noise: think of infinitely many samples of every image. Return one value for all "
     "channels, as in Stable Diffusion, and use the population variance: divide by $n$, not by $n - "
-    "1$.",
+    "1$. Once `check` passes, call `scaling_factor(mean, logvar)` with the tensors of section 10: "
+    "the result is close to the 1.060 measured there.",
     hints=(
         "The entries vary for two reasons: the means of the posteriors differ from each other, and "
         "every sample differs from its mean.",
@@ -320,7 +323,8 @@ FIELD = Exercise(
     "depend on? Return the first and the last, counted from 0. The zeros are not columns of the "
     "image. Once `check` passes, one more question, for three levels: how far is the middle of the "
     "receptive field from the middle of the latent position's own 8 × 8 pixels, and where would it "
-    "be with zeros on both sides? (The third hint has the answer.)",
+    "be with zeros on both sides? (The answer is in the third hint. Open it even if you needed no "
+    "hint.)",
     hints=(
         "One level first: which three columns are in the window of output i? Draw eight pixels and "
         "the first two windows.",
@@ -374,7 +378,8 @@ FIT = Exercise(
     "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
     "already fits. No pixel changes its place, so you can crop the decoded image back to `h` and "
     "`w`. The next cells send an image of 50 × 61 pixels through the storybook's autoencoder with "
-    "your function.",
+    "your function. Expect more than 24 dB, and faint blotches in sky and ground. They are not "
+    "your mistake: the autoencoder was trained on whole scenes of 64 × 64 pixels.",
     hints=(
         "How many columns are missing up to the next multiple? For w = 11 and factor 8 it is 5, "
         "for w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
@@ -453,13 +458,15 @@ INFORMATION = Exercise(
     "x_j) - \\ln q(z)\\big]}_{\\text{mutual information}} + \\mathrm{KL}\\big(q(z) \\,\\|\\, "
     "p(z)\\big) .$$\n\n"
     "The **mutual information** is what a code says about *which* image it comes from, in nats. "
-    "Show on paper that the equation holds. Then estimate the mutual information: draw samples as "
-    "in exercise 02.2, from `mean` and `logvar` of shape `(b, ...)` and `noise` of shape `(n, b, "
-    "...)`, and average over all of them. A code may have thousands of entries, and its density is "
-    "then too small for a float, so compute with logarithms throughout. The next cells apply your "
-    "function to the networks of section 4.",
+    "Show on paper that the equation holds (the first hint has the proof). Then estimate the "
+    "mutual information: draw samples as in exercise 02.2, from `mean` and `logvar` of "
+    "shape `(b, ...)` and `noise` of shape `(n, b, ...)`, and average over all of them. A code may "
+    "have thousands of entries, and its density is then too small for a float, so compute with "
+    "logarithms throughout. The next cells apply your function to the networks of section 4.",
     hints=(
-        "On paper: insert − ln q(z) + ln q(z) into ln q(z | xⱼ) − ln p(z). In code you need "
+        "On paper: insert − ln q(z) + ln q(z) into ln q(z | xⱼ) − ln p(z). The first half is the "
+        "mutual information. The second depends on z alone, and a mean over j and q(z | xⱼ) is a "
+        "mean over q(z), so it is KL(q(z) ‖ p(z)). In code you need "
         "ln q(z | xₖ) for each sample z and *every* image k, an `(n, b, b)` tensor. The ½ ln 2π "
         "cancels. The ln s doesn't, because the posteriors differ in width.",
         "`sample_posterior(...).flatten(2)[:, :, None]` is `(n, b, 1, d)` and broadcasts with "
@@ -544,9 +551,10 @@ QUESTIONS = (
             Answer(
                 "The one with the absolute error alone.",
                 True,
-                "PSNR measures pixel errors, and that decoder is trained for nothing else. Where "
-                "it can't know, it blurs, which is the safe guess. This is the "
-                "perception–distortion trade-off: a better PSNR does not mean a better image.",
+                "PSNR measures the squared pixel error. That decoder minimises another pixel "
+                "error, and nothing else. Where it can't know, it blurs, which is the safe guess. "
+                "This is the perception–distortion trade-off: a better PSNR does not mean a better "
+                "image.",
             ),
             Answer(
                 "Neither, since the latents hold the same information.",
