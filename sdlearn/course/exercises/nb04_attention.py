@@ -143,7 +143,8 @@ MULTI_HEAD = Exercise(
     core=True,
     statement="Write `forward`. Make the queries from `x` and the keys and values from the "
     "context, split all three into heads, attend, concatenate the heads, and send the result "
-    "through `to_out`. Without a context it is self-attention. Use `split_heads` and "
+    "through `self.to_out[0]`. (`to_out` is a list of one layer, because published files call it "
+    "`to_out.0`.) Without a context it is self-attention. Use `split_heads` and "
     "`attention_weights`.",
     hints=(
         "Four steps: project (three linear layers), split, attend, merge. Write the shape beside "
@@ -192,7 +193,8 @@ BLOCK = Exercise(
     core=True,
     statement="Write `forward`, one line for each layer of the diagram: self-attention among the "
     "tokens, cross-attention to the context, and the MLP. Each layer reads the normalised stream "
-    "and adds its result to the stream.",
+    "and adds its result to the stream. The LayerNorms of the diagram are `norm1`, `norm2` and "
+    "`norm3`, from top to bottom.",
     hints=(
         "Follow one branch in the diagram. It leaves the residual stream, passes a norm and a "
         "layer, and is added back to the stream.",
@@ -279,7 +281,7 @@ COST = Exercise(
     "one self-attention layer take for a feature map with `c` channels, `h` rows and `w` columns? "
     "It has `heads` heads of width `c / heads`. Count the multiplications of the matrix products: "
     "four projections and the two products with the scores. Leave out the scale, the softmax and "
-    "all additions. A matrix product of `(a, b)` with `(b, c)` takes `a * b * c` multiplications. "
+    "all additions. A matrix product of `(p, q)` with `(q, r)` takes `p * q * r` multiplications. "
     "When you have it: above how many tokens do the two products with the scores cost more than "
     "the four projections? (The solution says.)",
     hints=(
@@ -345,7 +347,8 @@ IMAGE_PROMPT = Exercise(
     "*same* normalised `x`, both are added to the same residual stream, and the image's "
     "contribution is multiplied by `scale`. With `scale = 0` this is exactly the block of Stable "
     "Diffusion. (The IP-Adapter shares `to_q` and `to_out` between the two and adds only keys and "
-    "values. Here each has all four.) The layers are given; write `forward`.",
+    "values. Here each has all four.) `text_dim` is the `context_dim` of section 8. The layers are "
+    "given; write `forward`.",
     hints=(
         "Begin with the `forward` of `TransformerBlock`. What has to change in its three lines?",
         "Only the second one. Store `normed = self.norm2(x)`, since two layers read it.",
@@ -448,8 +451,8 @@ STREAMING = Exercise(
     "far, the sum of the exponentials, and the weighted sum of the values. At no time hold more "
     "than `n × block` scores. The difficulty: every exponential is relative to the largest score "
     "so far, and that may change with the next block. The output must equal that of ordinary "
-    "attention, for scores of any size. (`check` sees the output alone. That you never hold the "
-    "matrix is between you and your code.)",
+    "attention, for scores of any size. (`check` sees only the output. Not holding the matrix is "
+    "up to you.)",
     hints=(
         "If scores were never large, two running sums would do, of exp(s) and of exp(s) · v, and "
         "one division at the end. Write that first.",
@@ -493,8 +496,8 @@ QUESTIONS = (
             Answer(
                 "The values of the padding tokens are all zero.",
                 False,
-                "Even then the image would change. Weight given to a zero value is taken from the "
-                "other tokens, and when the token is masked their weights grow.",
+                "They need not be: other tokens may bring the same. And even with zero values the "
+                "image could change, because masking a token makes the weights of the others grow.",
             ),
             Answer(
                 "This image did not depend on the padding, whatever its share of the attention.",
