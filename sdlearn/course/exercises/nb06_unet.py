@@ -274,8 +274,9 @@ ADAPTIVE = Exercise(
     "[ADM](https://arxiv.org/abs/2105.05233), a U-Net from about the same time, uses **adaptive "
     "group normalisation** instead. Its projection gives *two* values per channel, first all the "
     "scales and then all the shifts, and applies them to the output of the second norm, before the "
-    "SiLU: `norm2(h) * (1 + scale) + shift`. Everything else is as in section 2, including the "
-    "SiLU on `emb` and the residual connection. The layers are given. Write `forward`.",
+    "SiLU: `norm2(h) * (1 + scale) + shift`. So the norm can't subtract any of the timestep "
+    "(section 2.3). Everything else is as in section 2, including the SiLU on `emb` and the "
+    "residual connection. The layers are given. Write `forward`.",
     hints=(
         "Begin with the `forward` of `ResBlock`. Remove the line that adds the timestep, and "
         "change the one with `norm2`.",
@@ -322,12 +323,13 @@ FREE_U = Exercise(
     core=True,
     statement="[FreeU](https://arxiv.org/abs/2309.11497) changes the images of a trained U-Net "
     "without any further training. Before each concatenation, it rescales the map `h` from below, "
-    "which the authors call the *backbone*, and the low frequencies of the skip. First multiply "
-    "the first `c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of "
-    "`skip` over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 "
-    "by `s`, and transform back to a real tensor. `fft2` puts frequency 0 first and the negative "
-    "ones last. (The authors' code scales only four of these nine entries.) The cells after the "
-    "check generate images with your function.",
+    "which the authors call the *backbone*, and the low frequencies of the skip. They found that "
+    "the backbone mainly denoises and the skips mainly add fine detail. First multiply the first "
+    "`c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of `skip` "
+    "over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 by `s`, "
+    "and transform back to a real tensor. `fft2` puts frequency 0 first and the negative ones "
+    "last. (The authors' code scales only four of these nine entries.) The cells after the check "
+    "generate images with your function.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
@@ -395,8 +397,8 @@ CACHED = Exercise(
     core=True,
     statement="[DeepCache](https://arxiv.org/abs/2312.00858) speeds up a trained U-Net without any "
     "training. From one sampling step to the next, the map that comes up to the top level changes "
-    "little. So it is *kept* for a few steps, in which only the top level is computed. Write the "
-    "forward pass, out of the parts of section 6. If `kept` is None, run everything. Otherwise "
+    "little. So it is *reused* for a few steps, in which only the top level is computed. Write the "
+    "forward pass from the parts in section 6. If `kept` is None, run everything. Otherwise "
     "`kept` is the input of the last upsampling level, `unet.up_blocks[-1]`, and no block below "
     "the top level may run. Return the predicted noise and the map to keep. `emb` is the embedded "
     "timestep, and the network has at least two levels. The cells after the check generate images "
