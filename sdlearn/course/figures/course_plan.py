@@ -42,17 +42,17 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     """
     figure, ax = diagrams.canvas(15.0, 14.8, "From a prompt and a seed to an image", inches=6.4)
     ax.add_patch(
-        FancyBboxPatch((0.5, 4.1), 14.0, 6.1, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
+        FancyBboxPatch((0.5, 4.1), 14.0, 6.3, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
     )
-    label(ax, 14.4, 9.85, "the loop: once for each step", MUTED, side="right")
+    label(ax, 14.4, 10.1, "the loop: once for each step", MUTED, side="right")
     for name, (notebooks, x, y, colour, w, h) in BOXES.items():
         box(ax, x, y, f"{name}\n", colour, w, h)
         ax.text(x, y - 0.26, notebooks, ha="center", va="center", fontsize=8, color=MUTED, zorder=5)
     words = prompt.split()
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
     label(ax, 10.9, 13.1, "\n".join(lines))
-    ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=(1, 3.2, 12, 14.2))
-    label(ax, 2.1, 14.5, "noise $z_T$ from a seed")
+    ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=(0.5, 2.7, 12, 14.2))
+    label(ax, 0.5, 14.5, "initial noise $z$, from a seed", side="left")
     ax.imshow(image, extent=(6.2, 9.6, 0.2, 3.6), zorder=3)
     label(ax, 5.9, 1.9, "image", side="right")
     ax.set(xlim=(0, 15.0), ylim=(0, 14.8))
@@ -61,7 +61,9 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     label(
         ax, 5.9, 11.2, "text embeddings: of the prompt\nand of the empty prompt", TEXT, side="left"
     )
-    arrow(ax, [(2.1, 11.9), (2.1, 9.2)])
+    arrow(ax, [(0.9, 11.9), (0.9, 8.3), (1.35, 8.3)])
+    arrow(ax, [(0.9, 9.55), (12.4, 9.55), (12.4, 9.0)])
+    label(ax, 9.0, 9.85, "z")
     arrow(ax, [(6.6, 8.3), (7.9, 8.3)])
     label(ax, 7.27, 8.85, "ε, twice")
     arrow(ax, [(10.25, 8.3), (11.2, 8.3)])
@@ -71,7 +73,7 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     arrow(ax, [(4.0, 6.3), (4.0, 7.4)], TIME)
     arrow(ax, [(12.4, 6.3), (12.4, 7.6)], TIME)
     label(ax, 12.2, 6.95, "α, σ", TIME, side="right")
-    arrow(ax, [(13.55, 8.3), (14.2, 8.3), (14.2, 4.6), (0.9, 4.6), (0.9, 8.3), (1.35, 8.3)], INK)
+    arrow(ax, [(13.55, 8.3), (14.2, 8.3), (14.2, 4.6), (0.9, 4.6), (0.9, 8.2)], INK)
     label(ax, 8.3, 4.95, "z, a little less noisy")
     arrow(ax, [(14.2, 4.6), (14.2, 1.9), (13.4, 1.9)], INK)
     label(ax, 14.0, 3.2, "z, after the last step", side="right")
@@ -87,11 +89,11 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     return Described(
         figure,
         "A diagram. A prompt goes through the text encoder (notebook 05), and its text embeddings, "
-        "with those of the empty prompt, enter the U-Net (06, its attention 04). Noise z_T from a "
-        "seed enters the U-Net. The U-Net predicts the noise ε twice, guidance (10) "
-        "combines the two predictions, and the sampler (09) computes a slightly less noisy z, "
-        "which goes back to the U-Net. The noise schedule (07) supplies α and σ to the sampler "
-        "and the time t to the time embedding (03), which enters the U-Net. After the last step "
-        "z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
+        "with those of the empty prompt, enter the U-Net (06, its attention 04). Initial noise z "
+        "from a seed enters the U-Net and the sampler (09). The U-Net predicts the noise ε twice, "
+        "guidance (10) combines the two predictions, and the sampler computes a slightly less "
+        "noisy z, which goes back to both. The noise schedule (07) supplies α and σ to the "
+        "sampler and the time t to the time embedding (03), which enters the U-Net. After the "
+        "last step z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
         "training the U-Net (08) and the pipeline, part by part (11).",
     )
