@@ -70,3 +70,16 @@ def operations(call: Callable[..., Any], *shapes: tuple[int, ...]) -> Operations
     weighted = sum(counts.get(op, 0) for op in (aten.convolution, aten.mm, aten.addmm))
     total = counter.get_total_flops()
     return Operations(total, total - weighted)
+
+
+def is_attention(name: str) -> bool:
+    """Tell whether a module is a self- or cross-attention, by its published name."""
+    return name.rpartition(".")[2] in ("attn1", "attn2")
+
+
+def macs(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    """Count the MACs of one layer; for attention, those of its two matrix products."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return output.numel() * module.weight[0].numel()
+    x, context = inputs[0], inputs[-1]  # one and the same in self-attention
+    return 2 * x.numel() * context.shape[1]

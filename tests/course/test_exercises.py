@@ -199,8 +199,8 @@ def test_what_the_exercises_count():
         notebook: [exercise.points for exercise in exercises(notebook)] for notebook in files()
     } == {
         "00": [2, 2, 2, 2],
-        "01": [2, 4, 4, 4, 4, 4, 7],
-        "02": [2, 2, 4, 2, 4, 4, 4, 2],
+        "01": [2, 4, 4, 4, 4, 4, 5],
+        "02": [2, 2, 4, 2, 4, 4, 4, 2, 8],
         "05": [4, 2, 4, 4, 2, 4, 3, 3, 5],
         "03": [4, 1, 2, 4, 4, 8],
         "04": [2, 2, 4, 2, 4, 2, 2, 4, 8],

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, LINEAR, MLP, NORM, arrow, box, label, plus
-from sdlearn.course.figures.images import grid
+from sdlearn.course.figures.images import grid, rows_of
 from sdlearn.course.figures.plots import axes_for
 from sdlearn.course.figures.style import (
     BLUE,
@@ -260,24 +260,6 @@ def attention_map_grid(
     """
     tiles = [image, *(heatmap(one, size=image.width) for one in maps)]
     return rows_of(tiles, ["the picture", *words], title, across, 3 if across <= 4 else 2)
-
-
-def rows_of(
-    tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int, scale: int = 2
-) -> Image.Image:
-    """Draw images in rows of `across`, each with its name above it."""
-    rows = [
-        grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=scale)
-        for i in range(0, len(tiles), across)
-    ]
-    whole = Image.new(
-        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
-    )
-    top = 0
-    for row in rows:
-        whole.paste(row, (0, top))
-        top += row.height
-    return whole
 
 
 def variants(images: Mapping[str, Image.Image], title: str, words: Mapping[str, str]) -> Described:

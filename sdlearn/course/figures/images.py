@@ -149,3 +149,21 @@ def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return matplotlib's own font, which is the same on every system."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+
+
+def rows_of(
+    tiles: Sequence[Image.Image], names: Sequence[str], title: str, across: int, scale: int = 2
+) -> Image.Image:
+    """Draw images in rows of `across`, each with its name above it."""
+    rows = [
+        grid([tiles[i : i + across]], names[i : i + across], title="" if i else title, scale=scale)
+        for i in range(0, len(tiles), across)
+    ]
+    whole = Image.new(
+        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
+    )
+    top = 0
+    for row in rows:
+        whole.paste(row, (0, top))
+        top += row.height
+    return whole

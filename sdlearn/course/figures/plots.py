@@ -138,3 +138,17 @@ def matrix(
     ax.set(xticks=range(width), yticks=range(height))
     ax.set(xticklabels=columns, yticklabels=rows)
     return figure
+
+
+def cluster_labels(points: Tensor, near: float) -> list[tuple[str, tuple[float, float]]]:
+    """Group points (n, 2) within `near` of a group's first point; return labels and centres."""
+    groups: list[list[int]] = []
+    for k, point in enumerate(points):
+        for group in groups:
+            if (points[group[0]] - point).norm() < near:
+                group.append(k)
+                break
+        else:
+            groups.append([k])
+    centres = (points[group].mean(0).tolist() for group in groups)
+    return [(" ".join(map(str, g)), (x, y)) for g, (x, y) in zip(groups, centres, strict=True)]

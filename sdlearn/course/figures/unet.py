@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
 
+from sdlearn.course.costs import is_attention, macs
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP
 from sdlearn.course.figures.plots import ARROW
 from sdlearn.course.figures.style import BLUE, INK, MUTED, ORANGE, Described, in_style
@@ -109,19 +110,6 @@ def trace(unet: nn.Module, height: int, width: int, tokens: int = 77) -> list[Bl
         )
         for name in shapes
     ]
-
-
-def is_attention(name: str) -> bool:
-    """Tell whether a module is a self- or cross-attention, by its published name."""
-    return name.rpartition(".")[2] in ("attn1", "attn2")
-
-
-def macs(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Count the MACs of one layer; for attention, those of its two matrix products."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        return output.numel() * module.weight[0].numel()
-    x, context = inputs[0], inputs[-1]  # one and the same in self-attention
-    return 2 * x.numel() * context.shape[1]
 
 
 def zero_inputs(unet: Any, height: int, width: int, tokens: int) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid, label_font
-from sdlearn.course.figures.plots import axes_for
+from sdlearn.course.figures.plots import axes_for, cluster_labels
 from sdlearn.course.figures.style import (
     BLUE,
     GREEN,
@@ -175,20 +175,6 @@ def latent_planes(
         f"an image: {'; '.join(shares)}."
     )
     return Described(figure, words)
-
-
-def cluster_labels(points: Tensor, near: float) -> list[tuple[str, tuple[float, float]]]:
-    """Group points (n, 2) within `near` of a group's first point; return labels and centres."""
-    groups: list[list[int]] = []
-    for k, point in enumerate(points):
-        for group in groups:
-            if (points[group[0]] - point).norm() < near:
-                group.append(k)
-                break
-        else:
-            groups.append([k])
-    centres = (points[group].mean(0).tolist() for group in groups)
-    return [(" ".join(map(str, g)), (x, y)) for g, (x, y) in zip(groups, centres, strict=True)]
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
