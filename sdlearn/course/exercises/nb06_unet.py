@@ -349,7 +349,7 @@ FREE_U = Exercise(
 
 
 def cached_forward(
-    unet: UNet, z: Tensor, emb: Tensor, context: Tensor, kept: Tensor | None
+    unet: "UNet", z: Tensor, emb: Tensor, context: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """z (b, 4, h, w) -> the predicted noise, and the map that enters the top level."""
     skips = [unet.conv_in(z)]

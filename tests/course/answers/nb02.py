@@ -330,7 +330,6 @@ WRONG = {
         under_the_first,
         lambda m, v, e: information(m, v, e) + 1e-4,
         lambda m, v, e: -information(m, v, e),
-        lambda m, v, e: information(m, v, e).clamp(min=0),
         lambda m, v, e: information(m, v, e)[None],
         lambda m, v, e: information(m, v, e[:1]),
         lambda m, v, e: information(m, v, torch.randn_like(e)),
