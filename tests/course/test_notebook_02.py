@@ -190,7 +190,7 @@ def test_the_training_that_it_tells_of_is_the_shipped_one(cells):
     steps, hours = (sum(run[key] for run in runs) for key in ("steps_done", "seconds"))
     assert f"{steps:,}" in cells["stages-figure"]
     assert f"{hours / 3600:.1f} hours" in cells["stages-figure"]
-    assert f"for {hours / 3600:.1f} hours" in cells["stages-read"]
+    assert f"after {hours / 3600:.1f} hours" in cells["stages-read"]
     # Pixel errors and the KL term alone.
     assert all(run["settings"]["perceptual"] == 0 for run in runs)
     assert all(run["settings"]["discriminator"] == 0 for run in runs)

@@ -296,4 +296,5 @@ def test_a_bottom_that_is_kept_for_some_steps_changes_little():
     assert found["every 2nd"][0] < 0.2 * found["first only"][0]
     assert f"pixels change by only {found['every 2nd'][0]} of 255" in prose()
     every_fifth, share = found["every 5th"]
-    assert f"it is {every_fifth}, and Stable Diffusion 1.5 would need {share[:-1]} %" in prose()
+    assert f"With every fifth step it is {every_fifth}:" in prose()
+    assert f"Stable Diffusion 1.5 would need {share[:-1]} % of its MACs" in prose()

@@ -10,7 +10,7 @@ from torch import Tensor
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, LINEAR, MLP, NORM, arrow, box, label, plus
 from sdlearn.course.figures.images import grid, rows_of
-from sdlearn.course.figures.plots import axes_for
+from sdlearn.course.figures.plots import NARROW, axes_for
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -21,8 +21,6 @@ from sdlearn.course.figures.style import (
     in_style,
     tint,
 )
-
-NARROW = 5.4  # inches: the letters of a figure of this width are legible on a phone
 
 # ---------------------------------------------------------------------------------------- diagrams
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from sdlearn.course.figures.style import BLUE, GREEN, INK, VERMILION, in_style
 
 WIDE = 9.0  # inches; at 100 dots each a figure fits a notebook's column
+NARROW = 5.2  # inches; a phone shrinks wider figures until their letters cannot be read
 STYLES = ("o-", "s--", "^:", "d-.")
 # Lines without markers differ in hue, lightness and dashes.
 STROKES = ((INK, "-", 1.9), (VERMILION, "--", 1.9), (BLUE, ":", 2.4), (GREEN, "-.", 1.6))

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import OUTLINE, label_font, wrapped
+from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import (
     BLUE,
     GREY,
@@ -25,7 +26,6 @@ from sdlearn.course.figures.style import (
 
 ROUNDING = 1e-4  # a relative change of an embedding below this is rounding error
 BOX = 66, 44  # one token, in pixels
-NARROW = 5.8  # inches, for figures whose letters can be read on a phone
 
 
 def display_token(token: str) -> str:

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, NORM, arrow, box, label
-from sdlearn.course.figures.plots import ARROW
+from sdlearn.course.figures.plots import ARROW, NARROW
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -19,7 +19,6 @@ from sdlearn.course.figures.style import (
     in_style,
     tint,
 )
-from sdlearn.course.figures.text_encoder import NARROW
 from sdlearn.versions import SD1_5, SD2_1, SDXL
 
 

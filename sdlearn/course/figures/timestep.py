@@ -21,6 +21,7 @@ from sdlearn.course.figures.clocks import frequencies as frequencies
 from sdlearn.course.figures.clocks import pick_clocks as pick_clocks
 from sdlearn.course.figures.diagrams import CONV, LINEAR, MLP, TIME, arrow, box, label, plus
 from sdlearn.course.figures.images import grid
+from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -34,7 +35,6 @@ from sdlearn.course.figures.style import (
     tint,
 )
 
-NARROW = 5.2  # inches; a phone shrinks wider figures until their letters cannot be read
 SHADES = 9  # levels of a map; few levels keep thin stripes distinct and the file small
 
 
@@ -45,10 +45,7 @@ SHADES = 9  # levels of a map; few levels keep thin stripes distinct and the fil
 def timestep_path() -> Described:
     """Draw the path of a timestep: sinusoids, MLP, and the addition inside a ResBlock."""
     across, tall = 11.8, 10.6
-    figure, ax = diagrams.canvas(across, tall, "From a timestep to every ResBlock")
-    inches = NARROW * tall / across
-    figure.set_size_inches(NARROW, inches + 0.35)
-    ax.set_position((0, 0, 1, inches / (inches + 0.35)))
+    figure, ax = diagrams.canvas(across, tall, "From a timestep to every ResBlock", NARROW)
     left, middle, right, y = 2.75, 6.65, 9.5, 4.9
     for x, w, low, high in ((0.35, 3.8, 2.75, 7.55), (5.1, 6.6, 1.25, 9.4)):
         ax.add_patch(Rectangle((x, low), w, high - low, facecolor=PALE, edgecolor="#cbd2d9"))

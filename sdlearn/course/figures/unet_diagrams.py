@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import (
     ATTENTION,
     CONV,
@@ -18,19 +19,18 @@ from sdlearn.course.figures.diagrams import (
     arrow,
     plus,
 )
+from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import INK, MUTED, PALE, Described, in_style
 from sdlearn.unet import UNetConfig, skip_widths, time_dim
 
-WIDTH = 5.2
 BORDER = "#cbd2d9"  # of a pale ground
 
 
 def upright(height: float, title: str) -> tuple[Figure, Axes]:
-    """Create a figure without visible axes, WIDTH inches wide, with the origin at the top left."""
-    figure = Figure(figsize=(WIDTH, height), dpi=78)
-    ax = figure.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, WIDTH), ylim=(-height, 0))
-    ax.axis("off")
+    """Create a figure without visible axes whose unit is an inch, with the origin at the top."""
+    figure, ax = diagrams.canvas(NARROW, height, inches=NARROW)
+    figure.set_dpi(78)
+    ax.set_ylim(-height, 0)
     ax.text(0.08, -0.08, title, ha="left", va="top", fontsize=12, fontweight="bold")
     return figure, ax
 
@@ -72,7 +72,7 @@ def res_block() -> Described:
     x, around, time, w, h = 2.72, 4.43, 0.82, 1.6, 0.34
     rows = [-1.15 - 0.5 * k for k in range(8)]
     first, last = rows[3], rows[7]  # the two additions
-    ground(ax, 1.72, WIDTH - 0.08, -0.68, -4.98)
+    ground(ax, 1.72, NARROW - 0.08, -0.68, -4.98)
     write(ax, x, -0.5, "x  (b, c_in, h, w)")
     arrow(ax, [(x, -0.61), (x, rows[0] + h / 2)])
     layers = (
@@ -182,7 +182,7 @@ def unet_diagram(config: UNetConfig, title: str, side: int) -> Described:
                     ha="center", fontsize=9.5, zorder=3,
                     bbox={"fc": PALE, "ec": "none", "pad": 1.0})  # fmt: skip
             y -= tall[i]
-        ground(ax, 0.08, WIDTH - 0.08, top, y + GAP / 2)
+        ground(ax, 0.08, NARROW - 0.08, top, y + GAP / 2)
         y -= 0.08
     draw_middle(ax, config, y, down)
     return Described(figure, unet_in_words(config, side))
@@ -200,7 +200,7 @@ def legend(ax: Axes, config: UNetConfig) -> None:
 
 def draw_layer(ax: Axes, x: float, y: float, depth: int, downwards: bool) -> None:
     """Draw a ResBlock and its transformer, if it has one, in the direction of the path."""
-    outside = -1 if x < WIDTH / 2 else 1
+    outside = -1 if x < NARROW / 2 else 1
     sign = 1 if downwards else -1
     parts = [("ResBlock", CONV, TIME, sign * HALF / 2)]
     if depth:
@@ -216,8 +216,8 @@ def draw_layer(ax: Axes, x: float, y: float, depth: int, downwards: bool) -> Non
 def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
     """Draw the middle block below the ladder, from the left path to the right one."""
     y, h, depth = top - 0.53, 1.3 * HALF, config.transformer_depth[-1]
-    ground(ax, 0.08, WIDTH - 0.08, top, top - 0.92)
-    ax.text(WIDTH / 2, top - 0.2, "middle block", ha="center", va="center", fontsize=10,
+    ground(ax, 0.08, NARROW - 0.08, top, top - 0.92)
+    ax.text(NARROW / 2, top - 0.2, "middle block", ha="center", va="center", fontsize=10,
             fontweight="bold")  # fmt: skip
     for x, way in ((LEFT, [above, y + h / 2]), (RIGHT, [y + h / 2, above])):
         arrow(ax, [(x, at) for at in way])
@@ -227,10 +227,10 @@ def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
         arrow(ax, [(edge + outside * 0.32, y), (edge + outside * 0.01, y)], TIME)
     times = f" × {depth}" * (depth > 1)
     wide = 1.3 if times else 1.1
-    block(ax, WIDTH / 2, y, f"transformer{times}", ATTENTION, wide, h)
-    arrow(ax, [(LEFT + BOX / 2, y), (WIDTH / 2 - wide / 2, y)])
-    arrow(ax, [(WIDTH / 2 + wide / 2, y), (RIGHT - BOX / 2, y)])
-    arrow(ax, [(WIDTH / 2, y - 0.36), (WIDTH / 2, y - h / 2)], TEXT)
+    block(ax, NARROW / 2, y, f"transformer{times}", ATTENTION, wide, h)
+    arrow(ax, [(LEFT + BOX / 2, y), (NARROW / 2 - wide / 2, y)])
+    arrow(ax, [(NARROW / 2 + wide / 2, y), (RIGHT - BOX / 2, y)])
+    arrow(ax, [(NARROW / 2, y - 0.36), (NARROW / 2, y - h / 2)], TEXT)
 
 
 def unet_in_words(config: UNetConfig, side: int) -> str:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid, label_font
-from sdlearn.course.figures.plots import axes_for, cluster_labels
+from sdlearn.course.figures.plots import NARROW, axes_for, cluster_labels
 from sdlearn.course.figures.style import (
     BLUE,
     GREEN,
@@ -24,7 +24,6 @@ from sdlearn.course.figures.style import (
 )
 
 Decode = Callable[[Tensor], Tensor]
-NARROW = 5.2  # inches, so that letters can still be read at the width of a phone
 
 
 def to_images(x: Tensor) -> list[Image.Image]:

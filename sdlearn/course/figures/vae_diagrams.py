@@ -2,12 +2,12 @@
 
 from itertools import pairwise
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP, NORM, arrow, box, label
+from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import (
     BLUE,
     INK,
@@ -20,25 +20,17 @@ from sdlearn.course.figures.style import (
     in_style,
     tint,
 )
-from sdlearn.course.figures.vae import NARROW
 
 LEVELS = ((128, 512, 4.0), (256, 256, 3.0), (512, 128, 2.3), (512, 64, 1.7))  # channels, side
 ACROSS = 12.7  # units of a narrow diagram, in which letters have the size of the wide ones
 
 
-def canvas(height: float, title: str) -> tuple[Figure, Axes]:
-    """Create a diagram that is narrow enough for a phone, ACROSS units wide."""
-    figure, ax = diagrams.canvas(ACROSS, height, title)
-    inches = NARROW * height / ACROSS
-    figure.set_size_inches(NARROW, inches + 0.35)
-    ax.set_position((0, 0, 1, inches / (inches + 0.35)))
-    return figure, ax
-
-
 @in_style
 def autoencoder() -> Described:
     """Draw the autoencoder of Stable Diffusion: four levels down, the posterior, four levels up."""
-    figure, ax = canvas(10.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels")
+    figure, ax = diagrams.canvas(
+        ACROSS, 10.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels", NARROW
+    )
     above, below = 8.4, 2.7
 
     def block(x: float, y: float, height: float, colour: str, name: str, wide: float = 1.1) -> None:
@@ -83,7 +75,7 @@ def autoencoder() -> Described:
 @in_style
 def resblock() -> Described:
     """Draw the ResBlock: norm, SiLU and convolution, twice, and the residual connection."""
-    figure, ax = canvas(4.0, "A ResBlock")
+    figure, ax = diagrams.canvas(ACROSS, 4.0, "A ResBlock", NARROW)
     y = 2.6
     label(ax, 0.2, y, "x", INK, "left")
     parts = (
@@ -114,7 +106,9 @@ def resblock() -> Described:
 @in_style
 def adversarial_training() -> Described:
     """Draw the two networks of a GAN: the decoder as generator, and the discriminator."""
-    figure, ax = canvas(5.9, "A decoder and a discriminator, trained against each other")
+    figure, ax = diagrams.canvas(
+        ACROSS, 5.9, "A decoder and a discriminator, trained against each other", NARROW
+    )
     real, middle, fake = 4.9, 3.1, 1.0
     box(ax, 1.35, real, "image x", PALE, w=1.8, h=1.1)
     box(ax, 1.35, fake, "encoder,\nfrozen or not", LINEAR, w=2.4, h=1.2)

@@ -121,6 +121,12 @@ def tree_leaves(result: Any) -> list[Tensor]:
     )
 
 
+def without_numbers(result: Any) -> bool:
+    """Whether a result's tensors hold only nan and infinities, as those of many wrong inputs do."""
+    leaves = [leaf for leaf in tree_leaves(result) if leaf.numel()]
+    return bool(leaves) and not any(leaf.isfinite().any() for leaf in leaves)
+
+
 def relative_error(mine: Tensor, theirs: Tensor) -> float:
     """‖mine - theirs‖ / ‖theirs‖, or ‖mine‖ if theirs is zero."""
     a, b = mine.detach().double(), theirs.detach().double()
