@@ -96,11 +96,11 @@ CODEC = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write an encoder and a decoder that work on whole images. `mean` has shape `(d,)` "
-    "and is the mean patch. The rows of `basis`, of shape `(k, d)`, are the directions, which are "
-    "orthonormal, with $d = 3 \\cdot 8 \\cdot 8$. Cut `x` into patches with `F.pixel_unshuffle`, "
-    "compute the $k$ coefficients of each patch, and rebuild the image from these alone. Return "
-    "`z` and the reconstruction. Don't clamp it: the codec should stay linear.",
+    statement="Write an encoder and a decoder for whole images. You are given the mean patch, "
+    "`mean`, of shape `(d,)` with $d = 3 \\cdot 8 \\cdot 8$, and `basis`, of shape `(k, d)`, whose "
+    "rows are orthonormal directions. Cut `x` into patches with `F.pixel_unshuffle`, compute the "
+    "$k$ coefficients of each patch, and rebuild the image from these alone. Return `z` and the "
+    "reconstruction. Don't clamp it: the codec should stay linear.",
     hints=(
         "Each position of `F.pixel_unshuffle(x, 8)`, `(b, d, h / 8, w / 8)`, is one patch. The "
         "two formulas above apply to all of them at once. `mean` needs two more axes to be "
@@ -112,6 +112,7 @@ CODEC = Exercise(
     ),
     solution=patch_codec,
     cases=codec_cases,
+    trained=False,  # a pseudo-inverse of `basis` is right, and has other gradients
 )
 
 # -------------------------------------------------------------------------- 01.3 a latent preview
@@ -282,19 +283,18 @@ CHEAPER = Exercise(
     title="Times cheaper",
     minutes=12,
     difficulty=2,
-    statement="How much does a latent save? Take one level of a U-Net of width `c`: two 3 × 3 "
-    "convolutions from `c` to `c` channels, and one self-attention layer (four projections from "
-    "`c` to `c`, the product of all queries with all keys, the product of the weights with the "
-    "values). Count its multiplications for `h` × `w` positions, those of an image, and for `h / "
-    "f` × `w / f` positions, those of its latent, with the *same* `c`. Return how many times fewer "
-    "the latent needs. `f` divides both sides. When it works, try `c = 320`, `f = 8` and square "
-    "images with sides of 64, 512 and 4,096 pixels. Between which two limits does the factor lie, "
-    "and what decides where? (The solution has the answer.)",
+    statement="Take one level of a U-Net: two 3 × 3 convolutions and one self-attention layer, all "
+    "of width `c`. Count its multiplications, as in section 2, for the `h` × `w` positions of an "
+    "image and for the `h / f` × `w / f` positions of its latent, with the *same* `c`. Return how "
+    "many times fewer the latent needs. `f` divides both sides. Then try `c = 320`, `f = 8` and "
+    "square images with sides of 64, 512 and 4,096 pixels. Between which two limits does the "
+    "factor lie, and what decides where? (The solution has the answer.)",
     hints=(
         "Both counts have the same form; only the number n of positions differs. Write a small "
         "function of n and call it twice.",
         "Each output of a 3 × 3 convolution needs 9 c multiplications, and there are n · c "
-        "outputs. Each projection is `(n, c)` times `(c, c)`. The two products between positions "
+        "outputs. Each of the four projections is `(n, c)` times `(c, c)`. The two products between "
+        "positions "
         "are `(n, c)` times `(c, n)` and `(n, n)` times `(n, c)`.",
         "One level takes 2 · 9 n c² + 4 n c² + 2 n² c. The image has n = h · w positions, the "
         "latent (h / f) · (w / f).",

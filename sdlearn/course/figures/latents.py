@@ -80,13 +80,14 @@ def blends(
     return torch.cat([pixels, project_patches(pixels, mean, basis, k), vae.to_image(z)])
 
 
-def basis_images(basis: Tensor) -> list[Image.Image]:
+def basis_images(basis: Tensor, reach: float = 1.0) -> list[Image.Image]:
     """Draw every basis vector (k, 192) as an image of 8 x 8 pixels.
 
-    Grey is 0. Each vector is scaled so that its largest absolute value reaches black or white.
+    Grey is 0. Each vector is scaled so that its largest absolute value is `reach`; black and white
+    are 1.
     """
     patches = F.pixel_shuffle(basis[:, :, None, None], PATCH)  # (k, 192, 1, 1) -> (k, 3, 8, 8)
-    scaled = patches / patches.abs().amax(dim=(1, 2, 3), keepdim=True)
+    scaled = reach * patches / patches.abs().amax(dim=(1, 2, 3), keepdim=True)
     pixels = ((scaled + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
     return [Image.fromarray(patch) for patch in pixels]
 
@@ -183,23 +184,24 @@ def unet_cost(
         unit: The side whose cost is drawn as 1.
     """
     figure, ax = narrow(0.68)
-    ax.set(title="One call of a small U-Net", xlabel="positions (height × width)")
-    ax.set_ylabel(f"cost, {unit} × {unit} = 1")
+    ax.set(title="What one call of a small U-Net costs", xlabel="input (height × width)")
+    ax.set_ylabel(f"cost ({unit} × {unit} = 1)")
     positions = [side**2 for side in sides]
     at = list(sides).index(unit)
     share = [n / unit**2 for n in positions]
     lines = (
-        ("∝ positions", share, ":", MUTED),
-        ("∝ positions²", [n**2 for n in share], "-.", MUTED),
-        ("memory", [m / megabytes[at] for m in megabytes], "s--", VERMILION),
-        ("time", [s / seconds[at] for s in seconds], "o-", BLUE),
+        ("∝ positions", share, ":", MUTED, (0, -8, -15)),
+        ("∝ positions²", [n**2 for n in share], "-.", MUTED, (0, 16, -4)),
+        ("memory", [m / megabytes[at] for m in megabytes], "s--", VERMILION, (-1, 9, -4)),
+        ("time", [s / seconds[at] for s in seconds], "o-", BLUE, (-1, 9, -4)),
     )
-    for name, values, style, colour in lines:
+    for name, values, style, colour, (end, right, up) in lines:
         ax.plot(positions, values, style, color=colour, label=name)
-    ax.set(xscale="log", yscale="log")
-    ax.set_xticks(positions, [f"{side} × {side}" for side in sides])
+        beside = {"xytext": (right, up), "textcoords": "offset points", "color": colour}
+        ax.annotate(name, (positions[end], values[end]), fontsize=11, **beside)
+    ax.set(xscale="log", yscale="log", xlim=(positions[0] / 1.6, positions[-1] * 4))
+    ax.set_xticks(positions, [f"{side} × {side}" for side in sides], fontsize=9.5)
     ax.minorticks_off()
-    ax.legend()
     words = (
         f"Time and memory of one call for {sides[0]} × {sides[0]} to {sides[-1]} × {sides[-1]} "
         "positions, on logarithmic axes, beside a line that grows with the positions and one that "
@@ -223,11 +225,11 @@ def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
         torch.cos(torch.pi / PATCH * f[:, None] * pixel) for f in (down, across)
     )
     waves = torch.einsum("ki,kj->kij", vertical, horizontal).flatten(1).repeat(1, 3)
-    rows = [basis_images(basis[:6]), basis_images(basis[6:12]), basis_images(waves)]
+    rows = [basis_images(basis[:6]), basis_images(basis[6:12]), basis_images(waves, 0.7)]
     figure = grid(
         rows,
         names=["PCA 1–6", "PCA 7–12", "JPEG 1–6"],
-        title="Principal directions as patches, and the basis of JPEG",
+        title="Directions found by PCA, and those of JPEG (zero is mid-grey)",
         scale=8,
         letters=15,
     )
@@ -260,13 +262,17 @@ def rate_distortion(
         lines.items(), STYLES[: len(lines)], colours[: len(lines)], strict=True
     ):
         ax.plot(xs, ys, style, color=colour, label=name)
+        first = name == next(iter(lines))  # named to the left of its end, the others below theirs
+        place = {"xytext": (-12, -4), "ha": "right"} if first else {"xytext": (0, -18), "ha": "center"}
+        ax.annotate(name, (xs[-1], ys[-1]), color=colour, textcoords="offset points", **place)
     for (name, (x, y)), marker in zip(points.items(), ("*", "P")[: len(points)], strict=True):
         ax.plot([x], [y], marker, color=VERMILION, ms=14, ls="none", label=name)
+        words = {"xytext": (12, -4), "textcoords": "offset points", "color": VERMILION}
+        ax.annotate(f"{name}: {y:.1f} dB", (x, y), **words)
     ticks = sorted({x for xs, _ in lines.values() for x in xs})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
     ax.minorticks_off()
-    ax.legend(loc="upper left")
     curves = "; ".join(
         f"{name}: {ys[0]:.1f} dB at {xs[0]:g}, {ys[-1]:.1f} dB at {xs[-1]:g}"
         for name, (xs, ys) in lines.items()

@@ -179,6 +179,27 @@ def by_unfold(x, mean, basis):
     return z.unflatten(2, size), back
 
 
+def by_pseudo_inverse(x, mean, basis, least_squares=False):
+    """The decoder's matrix as the encoder's inverse, which it is for orthonormal directions."""
+    patches = F.pixel_unshuffle(x, 8).permute(0, 2, 3, 1) - mean  # (b, h / 8, w / 8, d)
+    rows = patches.reshape(-1, patches.shape[-1])
+    if least_squares:
+        z = torch.linalg.lstsq(basis.T, rows.T).solution.T
+    else:
+        z = rows @ torch.linalg.pinv(basis)
+    back = z @ basis + mean
+    size = patches.shape[:3]
+    z, back = (y.reshape(*size, -1).permute(0, 3, 1, 2) for y in (z, back))
+    return z, F.pixel_shuffle(back, 8)
+
+
+def inverse_for_both(x, mean, basis):
+    """The pseudo-inverse in the decoder."""
+    z, _ = patch_codec(x, mean, basis)
+    back = torch.einsum("dk,bkhw->bdhw", torch.linalg.pinv(basis), z) + mean[:, None, None]
+    return z, F.pixel_shuffle(back, 8)
+
+
 def wrong_order_inside(x, mean, basis):
     """Reshaped instead of unshuffled."""
     b, _, h, w = x.shape
@@ -261,7 +282,6 @@ WRONG = {
         lambda x, mean, basis: (patch_codec(x, mean, basis)[0].flatten(2), x),
         lambda x, mean, basis: patch_codec(x, mean, basis / basis.norm()),
         lambda x, mean, basis: patch_codec(x[:1], mean, basis),
-        lambda x, mean, basis: patch_codec(x.detach(), mean, basis),
         lambda x, mean, basis: patch_codec(x.sub_(mean.mean()), mean, basis),
     ],
     "01.3": [
@@ -375,7 +395,14 @@ RIGHT = {
         lambda h, w, f, channels, bits: list(shrinkage(h, w, f, channels, bits)),
         lambda h, w, f, c, b: torch.tensor(shrinkage(h, w, f, c, b), dtype=torch.float64).unbind(),
     ],
-    "01.2": [by_convolution, patch_by_patch, by_unfold],
+    "01.2": [
+        by_convolution,
+        patch_by_patch,
+        by_unfold,
+        by_pseudo_inverse,
+        lambda x, mean, basis: by_pseudo_inverse(x, mean, basis, least_squares=True),
+        inverse_for_both,
+    ],
     "01.3": [by_lstsq, by_every_pixel],
     "01.4": [cut, joined, shuffled, unfolded],
     "01.5": [picked, with_nan, lambda x, y, where: psnr_where(y, x, where.bool())],
