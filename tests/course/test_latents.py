@@ -100,8 +100,8 @@ def test_costs_are_multiples_of_those_of_one_side():
     shown = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert shown["memory"] == [1 / 16, 1, 4]
     assert shown["time"] == [0.5, 1, 8]
-    assert shown["∝ positions"] == [1 / 16, 1, 4]
-    assert shown["∝ positions²"] == [1 / 256, 1, 16]
+    assert shown["∝ n"] == [1 / 16, 1, 4]
+    assert shown["∝ n²"] == [1 / 256, 1, 16]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["8 × 8", "32 × 32", "64 × 64"]
     assert "8 × 8 to 64 × 64" in drawn.words
 

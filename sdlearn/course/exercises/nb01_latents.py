@@ -213,6 +213,8 @@ def psnr_where(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     inside = mask[:, None]  # (n, 1, h, w): the same for every channel
     total = ((a - b).square() * inside).sum(dim=(1, 2, 3))
     error = total / (inside.sum(dim=(1, 2, 3)) * a.shape[1])
+    # Near outlines, the four best images have one object each, and the four worst two or three
+    # small ones, which give each position more to describe.
     return 10 * torch.log10(4 / error)
 
 
@@ -241,7 +243,9 @@ PSNR = Exercise(
     "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
     "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
     "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite. No "
-    "mask is empty.",
+    "mask is empty. Then call it with `by_vae`, `images` and `near[:, 0]`, and show the four best "
+    "images and the four worst with `figures.grid([to_pil(images[best]), to_pil(images[worst])])`. "
+    "In what do they differ? (The solution has the answer.)",
     hints=(
         "Which range do the values have? The peak of the formula is the largest possible "
         "difference of two values, squared.",
@@ -293,9 +297,8 @@ CHEAPER = Exercise(
         "Both counts have the same form; only the number n of positions differs. Write a small "
         "function of n and call it twice.",
         "Each output of a 3 × 3 convolution needs 9 c multiplications, and there are n · c "
-        "outputs. Each of the four projections is `(n, c)` times `(c, c)`. The two products between "
-        "positions "
-        "are `(n, c)` times `(c, n)` and `(n, n)` times `(n, c)`.",
+        "outputs. Each of the four projections is `(n, c)` times `(c, c)`. The two products "
+        "between positions are `(n, c)` times `(c, n)` and `(n, n)` times `(n, c)`.",
         "One level takes 2 · 9 n c² + 4 n c² + 2 n² c. The image has n = h · w positions, the "
         "latent (h / f) · (w / f).",
     ),
@@ -371,17 +374,18 @@ BETWEEN = Exercise(
     difficulty=2,
     core=True,
     statement="Halfway between two independent noises, `torch.lerp` gives a standard deviation of "
-    "only 0.71, which is too little for a model that expects 1. We therefore interpolate along the "
-    "arc rather than the chord (**slerp**, spherical linear interpolation). Treat each latent as "
-    "one long vector. With $w$ for the weight and $\\theta$ for the angle between the vectors of "
-    "`a` and `b`:\n\n"
+    "only 0.71, which is too little for a model that expects 1. **Slerp** (spherical linear "
+    "interpolation) follows the arc instead of the chord. Treat each latent as one long vector. "
+    "With $w$ for the weight and $\\theta$ for the angle between the vectors of `a` and `b`:\n\n"
     "$$\\text{between}(a, b) = "
     "\\frac{\\sin((1 - w)\\,\\theta)\\; a + \\sin(w\\,\\theta)\\; b}{\\sin\\theta}$$\n\n"
     "A batch has `n` pairs, and each pair has its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
-    "exactly opposite directions have no single arc between them. They don't occur here.) The "
-    "cells below generate images from the noises on the chord and on your arc. Our small model "
-    "forgives a wrong standard deviation, so compare the table with the images.",
+    "exactly opposite directions have no single arc between them. They don't occur here.)\n\n"
+    "One chord does little harm to our small model. So the cells below average 2, 4, 8 and 16 "
+    "noises in pairs, each time halfway along the chord or along your arc, and generate an image "
+    "from each average, without a prompt. Which images do you expect to suffer, and how? "
+    "Afterwards, put in a seed and a prompt of your own.",
     hints=(
         "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
         "The cosine of the angle is their product divided by both lengths.",

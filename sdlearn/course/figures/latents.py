@@ -171,6 +171,11 @@ def narrow(shape: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def beside(ax: Axes, name: str, at: Any, shift: Any, colour: str, side: str = "left") -> None:
+    """Write the name of a line near one of its points, `shift` in points away from it."""
+    ax.annotate(name, at, shift, textcoords="offset points", color=colour, ha=side, fontsize=11)
+
+
 @in_style
 def unet_cost(
     sides: Sequence[int], seconds: Sequence[float], megabytes: Sequence[float], unit: int = 32
@@ -184,23 +189,23 @@ def unet_cost(
         unit: The side whose cost is drawn as 1.
     """
     figure, ax = narrow(0.68)
-    ax.set(title="What one call of a small U-Net costs", xlabel="input (height × width)")
+    ax.set(title="What one call of a small U-Net costs", xlabel="n positions (height × width)")
     ax.set_ylabel(f"cost ({unit} × {unit} = 1)")
     positions = [side**2 for side in sides]
     at = list(sides).index(unit)
     share = [n / unit**2 for n in positions]
     lines = (
-        ("∝ positions", share, ":", MUTED, (0, -8, -15)),
-        ("∝ positions²", [n**2 for n in share], "-.", MUTED, (0, 16, -4)),
+        ("∝ n", share, ":", MUTED, (0, -6, -16)),
+        ("∝ n²", [n**2 for n in share], "-.", MUTED, (0, 16, -4)),
         ("memory", [m / megabytes[at] for m in megabytes], "s--", VERMILION, (-1, 9, -4)),
         ("time", [s / seconds[at] for s in seconds], "o-", BLUE, (-1, 9, -4)),
     )
     for name, values, style, colour, (end, right, up) in lines:
         ax.plot(positions, values, style, color=colour, label=name)
-        beside = {"xytext": (right, up), "textcoords": "offset points", "color": colour}
-        ax.annotate(name, (positions[end], values[end]), fontsize=11, **beside)
+        beside(ax, name, (positions[end], values[end]), (right, up), colour)
     ax.set(xscale="log", yscale="log", xlim=(positions[0] / 1.6, positions[-1] * 4))
-    ax.set_xticks(positions, [f"{side} × {side}" for side in sides], fontsize=9.5)
+    below = ["\n" * (b < 1.6 * a) for a, b in zip((1, *sides), sides, strict=False)]
+    ax.set_xticks(positions, [f"{n}{side} × {side}" for n, side in zip(below, sides, strict=True)])
     ax.minorticks_off()
     words = (
         f"Time and memory of one call for {sides[0]} × {sides[0]} to {sides[-1]} × {sides[-1]} "
@@ -229,7 +234,7 @@ def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
     figure = grid(
         rows,
         names=["PCA 1–6", "PCA 7–12", "JPEG 1–6"],
-        title="Directions found by PCA, and those of JPEG (zero is mid-grey)",
+        title="Directions of PCA and of JPEG (zero is mid-grey)",
         scale=8,
         letters=15,
     )
@@ -258,17 +263,13 @@ def rate_distortion(
     figure, ax = narrow(0.68)
     ax.set(title=title, xlabel="values kept of the 192 of a patch", ylabel="PSNR (dB)")
     colours = (BLUE, GREEN, PURPLE, MUTED)
-    for (name, (xs, ys)), style, colour in zip(
-        lines.items(), STYLES[: len(lines)], colours[: len(lines)], strict=True
-    ):
+    for (name, (xs, ys)), style, colour in zip(lines.items(), STYLES, colours, strict=False):
         ax.plot(xs, ys, style, color=colour, label=name)
-        first = name == next(iter(lines))  # named to the left of its end, the others below theirs
-        place = {"xytext": (-12, -4), "ha": "right"} if first else {"xytext": (0, -18), "ha": "center"}
-        ax.annotate(name, (xs[-1], ys[-1]), color=colour, textcoords="offset points", **place)
+        shift, side = ((14, -20), "center") if ax.lines[1:] else ((-12, -4), "right")
+        beside(ax, name, (xs[-1], ys[-1]), shift, colour, side)
     for (name, (x, y)), marker in zip(points.items(), ("*", "P")[: len(points)], strict=True):
         ax.plot([x], [y], marker, color=VERMILION, ms=14, ls="none", label=name)
-        words = {"xytext": (12, -4), "textcoords": "offset points", "color": VERMILION}
-        ax.annotate(f"{name}: {y:.1f} dB", (x, y), **words)
+        beside(ax, f"{name}: {y:.1f} dB", (x, y), (12, -4), VERMILION)
     ticks = sorted({x for xs, _ in lines.values() for x in xs})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
