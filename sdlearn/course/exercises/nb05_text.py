@@ -151,7 +151,7 @@ CAUSAL = Exercise(
 class TextTransformer(nn.Module):
     """CLIP's text encoder. Its parts have their published names."""
 
-    def __init__(self, config: CLIPTextConfig) -> None:
+    def __init__(self, config: "CLIPTextConfig") -> None:
         super().__init__()
         self.end = config.eos_token_id
         self.embeddings = Embeddings(config)
@@ -162,7 +162,7 @@ class TextTransformer(nn.Module):
             nn.Identity() if projected is None else nn.Linear(d, projected, bias=False)
         )
 
-    def forward(self, ids: Tensor) -> TextOutput:
+    def forward(self, ids: Tensor) -> "TextOutput":
         """ids (b, n) -> TextOutput, whose pooled vectors are projected."""
         positions = self.embeddings.position_embedding.weight[: ids.shape[1]]  # (n, d)
         hidden = [self.embeddings.token_embedding(ids) + positions]
