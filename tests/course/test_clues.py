@@ -39,7 +39,7 @@ def said(number, answer):
 
 
 def popping(ids, length, start, end, pad):
-    row = right("05.5")(ids, length, start, end, pad)
+    row = right("05.6")(ids, length, start, end, pad)
     ids.append(end)
     return row
 
@@ -51,7 +51,7 @@ def sorting(prompts, negative, n):
 
 
 def emptying(word, merges):
-    pieces = right("05.4")(word, merges)
+    pieces = right("05.5")(word, merges)
     merges.clear()
     return pieces
 
@@ -68,13 +68,6 @@ def dimmed_point(z, eps, here, there, fresh):
     return result
 
 
-def a_norm_changed(hidden_1, hidden_2, norm, projection, ids, end):
-    result = right("05.8")(hidden_1, hidden_2, norm, projection, ids, end)
-    with torch.no_grad():
-        norm.weight.fill_(1.0)
-    return result
-
-
 def scaled_and_back(q, k, v):
     """No number is changed in the end, but `q` was written to."""
     result = right("04.1")(q.mul_(2), k, v / 2) * 0
@@ -83,12 +76,11 @@ def scaled_and_back(q, k, v):
 
 
 CHANGED = {
-    "05.5": (popping, "`ids`, a list,"),
+    "05.6": (popping, "`ids`, a list,"),
     "11.1": (sorting, "`prompts`, a list,"),
-    "05.4": (emptying, "`merges`, a list,"),
+    "05.5": (emptying, "`merges`, a list,"),
     "10.2": (turned_down, "`scales`, a list,"),
     "09.2": (dimmed_point, "`here.alpha`"),
-    "05.8": (a_norm_changed, "`norm.weight`"),
     "04.1": (scaled_and_back, "`q`"),
 }
 
@@ -164,7 +156,7 @@ def test_one_place_at_a_time_is_no_byte_pair_encoding():
             i = min(ranks)[1]
             pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
-    verdict = check("05.4", answer)
+    verdict = check("05.5", answer)
     assert verdict.mistake == "one place at a time"
 
 
@@ -217,7 +209,7 @@ class DrawsMore(ALL["04.7"].solution):
 RIGHT = {
     "10.4": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
     "04.7": [DrawsMore],
-    "05.5": [
+    "05.6": [
         lambda ids, length, start, end, pad: [
             [start, *part, end] + [pad] * (length - 2 - len(part))
             for k in range(0, max(len(ids), 1), length - 2)
@@ -451,7 +443,7 @@ NAMED = [
         "three times three",
     ),
     ("02.7", lambda i, levels, w: windows(i, 1, w, lambda a, b: (2 * a, 2 * b + 2)), "one level"),
-    ("05.7", all_choose, "additional captions choose the last picture"),
+    ("05.8", all_choose, "additional captions choose the last picture"),
     ("06.2", no_conv_in, "the skip of conv_in counted as nothing"),
     ("06.4", without_norms, "no norms"),
     ("06.4", half_of_the_norms, "the first norm alone"),
@@ -535,9 +527,9 @@ HINTS = [
     ("02.3", lambda pages, chances: right("02.3")(pages, chances)[0], "It is entry 0 alone"),
     ("01.7", mean_angle, "You average the angles of the batch"),
     ("01.7", first_for_all, "Only the first example of the batch is right"),
-    ("05.4", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
+    ("05.5", lambda word, merges: [*word, "</w>"][::-1], "Put together, your pieces are"),
     ("03.3", lambda channel, dim: 6.28, "your code never uses"),
-    ("05.6", of_the_wrong_shapes, "Two shapes do not fit"),
+    ("05.7", of_the_wrong_shapes, "Two shapes do not fit"),
     ("06.2", taking_too_many, "More is taken from a list than was put into it."),
     (
         "10.2",
@@ -622,7 +614,7 @@ def test_an_answer_that_draws_random_numbers_is_told_so():
 
 
 NOT_FINITE = {
-    "05.6": lambda q, k, v: right("05.6")(q, k, v) + torch.tensor(float("-inf")) * 0,
+    "05.7": lambda q, k, v: right("05.7")(q, k, v) + torch.tensor(float("-inf")) * 0,
     # The logarithm of a negative number is nan, whichever argument it is of.
     "02.6": lambda mean, logvar: (mean.log() + logvar.log()).sum(),
 }

@@ -27,12 +27,12 @@ from sdlearn.course.exercises.nb02_vae import (
 )
 from sdlearn.course.exercises.nb03_time import adapted, read_clocks, speeds, wavelength, waves
 from sdlearn.course.exercises.nb05_text import (
+    TextTransformer,
     causal_attention,
     chunks,
     info_nce,
     learn_merges,
     matching_loss,
-    sdxl_text,
     tokenize_word,
 )
 from sdlearn.course.exercises.nb06_unet import cached_forward, level_parameters, up_widths
@@ -216,18 +216,21 @@ def test_the_wrong_captions_are_the_loss_of_the_finished_part():
     assert torch.allclose(matching_loss(x, y, 0.2), wanted, rtol=1e-12, atol=0)
 
 
-def test_the_text_of_sdxl_is_the_finished_part_s():
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 99, "num_heads": 2, "intermediate_size": 16, "eos_token_id": 98}
-    one = CLIPTextEncoder(CLIPTextConfig(hidden_size=8, num_layers=3, **sizes))
-    two = CLIPTextEncoder(CLIPTextConfig(hidden_size=6, num_layers=4, projection_dim=5, **sizes))
-    ids = torch.randint(0, 97, (2, 9))
-    ids[0, 4:], ids[1, 8] = 98, 98
-    a, b = one(ids), two(ids)
-    hidden = torch.stack(a.hidden), torch.stack(b.hidden)
-    context, pooled = sdxl_text(*hidden, two.final_layer_norm, two.text_projection, ids, 98)
-    assert torch.equal(context, torch.cat([a.hidden[-2], b.hidden[-2]], -1))
-    assert torch.allclose(pooled, b.pooled, rtol=0, atol=1e-6)
+def test_the_encoder_of_the_exercise_is_the_finished_one():
+    for extra in ({}, {"activation": "gelu", "projection_dim": 16}):
+        config = CLIPTextConfig(
+            vocab_size=99, hidden_size=12, num_layers=3, num_heads=3, intermediate_size=20,
+            max_positions=11, eos_token_id=98, **extra,
+        )  # fmt: skip
+        theirs = CLIPTextEncoder(config).double()
+        mine = TextTransformer(config).double()
+        mine.load_state_dict(theirs.state_dict(), strict=True)
+        ids = torch.randint(0, 98, (2, 9), generator=torch.Generator().manual_seed(0))
+        ids[0, 4:], ids[1, 8] = 98, 98
+        a, b = mine(ids), theirs(ids)
+        assert len(a.hidden) == len(b.hidden) == 4
+        for x, y in zip((a.last, a.pooled, *a.hidden), (b.last, b.pooled, *b.hidden), strict=True):
+            assert torch.allclose(x, y, rtol=1e-10, atol=1e-12)
 
 
 # ----------------------------------------------------------------------------------------------- 03

@@ -1,5 +1,8 @@
 """Exercises and quiz of notebook 05, the text encoder."""
 
+# The end-of-text token of a configuration may be None, and `ids == None` is a bool.
+# mypy: disable-error-code="attr-defined"
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -8,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from sdlearn.clip import CLIPTextConfig, Embeddings, Encoder
+from sdlearn.clip import CLIPTextOutput as TextOutput
 from sdlearn.course.exercises.edits import with_mistakes
 from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
 
@@ -143,7 +148,97 @@ CAUSAL = Exercise(
     cases=causal_cases,
 )
 
-# ------------------------------------------------------------------------------------- 05.3 InfoNCE
+# -------------------------------------------------------------------------- 05.3 the whole encoder
+
+
+class TextTransformer(nn.Module):
+    """CLIP's text encoder. Its parts have their published names."""
+
+    def __init__(self, config: "CLIPTextConfig") -> None:
+        super().__init__()
+        self.end = config.eos_token_id
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        d, projected = config.hidden_size, config.projection_dim
+        self.final_layer_norm = nn.LayerNorm(d)
+        self.text_projection = (
+            nn.Identity() if projected is None else nn.Linear(d, projected, bias=False)
+        )
+
+    def forward(self, ids: Tensor) -> "TextOutput":
+        """ids (b, n) -> TextOutput, whose pooled vectors are projected."""
+        positions = self.embeddings.position_embedding.weight[: ids.shape[1]]  # (n, d)
+        hidden = [self.embeddings.token_embedding(ids) + positions]
+        for layer in self.encoder.layers:
+            hidden.append(layer(hidden[-1]))
+        last = self.final_layer_norm(hidden[-1])
+        first_end = (ids == self.end).int().argmax(dim=1)  # (b,)
+        pooled = last[torch.arange(len(ids)), first_end]
+        return TextOutput(last, tuple(hidden), self.text_projection(pooled))
+
+
+class SmallConfig(CLIPTextConfig):
+    """A configuration with a short name for the checker's messages."""
+
+    def __str__(self) -> str:
+        return "config"
+
+
+def encoder_cases(rng: Generator) -> Iterator[Case]:
+    for b, n, longest, padding, d, projected in (
+        (3, 7, 9, 98, 12, None),
+        (3, 7, 7, 0, 8, 5),
+        (1, 6, 8, 98, 6, 6),
+        (4, 8, 8, 0, 8, None),
+    ):
+        config = SmallConfig(
+            vocab_size=105, hidden_size=d, num_layers=2 + b % 2, num_heads=2,
+            intermediate_size=2 * d, max_positions=longest, projection_dim=projected,
+            eos_token_id=98, activation="gelu" if d == 8 else "quick_gelu",
+        )  # fmt: skip
+        ids = torch.randint(1, 90, (b, n), generator=rng)
+        ids[:, 0] = 97
+        for row, stop in enumerate((3, n - 1, 4, 2)[:b]):
+            ids[row, stop] = 98
+            ids[row, stop + 1 :] = padding
+        ids[0, 1] = 101  # a word that was added after the end-of-text token
+        yield Case((ids,), build=(config,))
+
+
+ENCODER = Exercise(
+    number="05.3",
+    title="The whole encoder",
+    minutes=12,
+    difficulty=2,
+    core=True,
+    statement="Write `forward`, from token ids to the three outputs. `__init__` makes the parts."
+    "\n\n"
+    "1. Look up the token embeddings of the ids, and add the first $n$ rows of "
+    "`position_embedding.weight`. The sum is the first entry of `hidden`.\n"
+    "2. Send it through `self.encoder.layers`, one after the other, and append the output of each "
+    "to `hidden`.\n"
+    "3. Apply `final_layer_norm` to the output of the last layer. This is `last`.\n"
+    "4. Find the *first* end-of-text token of each text (its id is `self.end`), pick its row of "
+    "`last`, and apply `text_projection`. This is `pooled`.\n"
+    "5. Return `TextOutput(last, tuple(hidden), pooled)`.\n\n"
+    "Step 4 has two traps. The padding token may or may not be the end-of-text token, and words "
+    "may have been added to the vocabulary with ids above `self.end`.",
+    hints=(
+        "Keep a list of hidden states that begins with the embeddings. Each layer takes the last "
+        "entry of the list, and its output becomes the next. The norm and the pooling come after "
+        "the loop.",
+        "`ids == self.end` is True at every end-of-text token. Converted to integers it is 0 or "
+        "1, and `argmax(dim=1)` returns the position of the first 1 in each row.",
+        "`hidden = [self.embeddings.token_embedding(ids) + positions]`, and in the loop "
+        "`hidden.append(layer(hidden[-1]))`. The pooled rows are "
+        "`last[torch.arange(len(ids)), first_end]`.",
+    ),
+    solution=TextTransformer,
+    cases=encoder_cases,
+    trained=False,
+)
+
+# ------------------------------------------------------------------------------------- 05.4 InfoNCE
 
 
 def info_nce(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
@@ -161,15 +256,17 @@ def info_nce_cases(rng: Generator) -> Iterator[Case]:
 
 
 INFO_NCE = Exercise(
-    number="05.3",
+    number="05.4",
     title="InfoNCE",
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write the InfoNCE loss. Image $i$ belongs to text $i$. The vectors aren't "
-    "normalised yet. `log_scale` is the logarithm of $1/\\tau$. Use "
-    "`log_scale.exp().clamp(max=100)`, as CLIP does, so that the temperature never falls below "
-    "0.01. Return the mean over the two directions.",
+    statement="Write the InfoNCE loss for a batch in which image $i$ belongs to text $i$.\n\n"
+    "1. Scale all vectors to length 1.\n"
+    "2. Compute the cosine of each image with each text, and multiply it by $1/\\tau$. `log_scale` "
+    "is the logarithm of $1/\\tau$. Use `log_scale.exp().clamp(max=100)`, as CLIP does, so that "
+    "the temperature never falls below 0.01.\n"
+    "3. Return the mean of the two cross-entropies, images among texts and texts among images.",
     hints=(
         "One matrix of cosines serves both directions. What is its shape, and where in it are the "
         "right answers?",
@@ -182,7 +279,7 @@ INFO_NCE = Exercise(
     cases=info_nce_cases,
 )
 
-# ---------------------------------------------------------------------------05.4 tokenizing a word
+# ---------------------------------------------------------------------------05.5 tokenizing a word
 
 
 def tokenize_word(word: str, merges: list[tuple[str, str]]) -> list[str]:
@@ -245,7 +342,7 @@ def spell_cases(_: Generator) -> Iterator[Case]:
 
 
 SPELL = Exercise(
-    number="05.4",
+    number="05.5",
     title="Tokenizing a word",
     minutes=10,
     difficulty=2,
@@ -270,7 +367,7 @@ SPELL = Exercise(
     trained=False,
 )
 
-# ------------------------------------------------------------------------------ 05.5 long prompts
+# ------------------------------------------------------------------------------ 05.6 long prompts
 
 
 def chunks(
@@ -295,7 +392,7 @@ def chunk_cases(rng: Generator) -> Iterator[Case]:
 
 
 CHUNKS = Exercise(
-    number="05.5",
+    number="05.6",
     title="Prompts longer than 77 tokens",
     minutes=8,
     difficulty=1,
@@ -321,7 +418,7 @@ CHUNKS = Exercise(
     trained=False,
 )
 
-# ----------------------------------------------------------------------------- 05.6 key–value cache
+# ----------------------------------------------------------------------------- 05.7 key–value cache
 
 
 def cached_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -342,17 +439,18 @@ back_cases = attention_cases(
 )
 
 BACK = Exercise(
-    number="05.6",
+    number="05.7",
     title="The key–value cache",
     minutes=10,
     difficulty=2,
     statement="When two captions share a beginning, the causal mask makes the hidden states of "
     "that beginning the same, so their keys and values can be stored and used again. Language "
     "models do this for every new token and call it the **key–value cache**. Write causal "
-    "attention with such a cache, for one head. There are $m$ tokens with keys `k` and values "
-    "`v`, but queries `q` only for the last $n \\le m$ of them, in order. Each query attends to "
-    "its own token and to all before it. The result must equal the last $n$ rows of causal "
-    "attention over all $m$ tokens.",
+    "attention with such a cache, for one head:\n\n"
+    "1. There are $m$ tokens with keys `k` and values `v`, but queries `q` only for the last "
+    "$n \\le m$ of them, in order.\n"
+    "2. Each query attends to its own token and to all tokens before it.\n"
+    "3. The result equals the last $n$ rows of causal attention over all $m$ tokens.",
     hints=(
         "Query 0 doesn't belong to token 0. To which token does it belong, and to how many "
         "tokens may it attend?",
@@ -365,7 +463,7 @@ BACK = Exercise(
     cases=back_cases,
 )
 
-# ------------------------------------------------------------------------------ 05.7 hard negatives
+# ------------------------------------------------------------------------------ 05.8 hard negatives
 
 
 def matching_loss(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
@@ -383,17 +481,18 @@ def loss_cases(rng: Generator) -> Iterator[Case]:
 
 
 LOSS = Exercise(
-    number="05.7",
+    number="05.8",
     title="Hard negatives in the loss",
     minutes=6,
     difficulty=2,
     statement="In section 9 each hard-negative caption came with a hard-negative *image*. "
-    "Captions from the web have none. NegCLIP uses a program to swap words in the true caption, "
-    "and adds the result to the batch. Extend the loss to such captions. `texts` holds the "
-    "captions of the $b$ images, followed by $m - b$ others that belong to no image. Each image "
-    "is classified among all $m$ captions, and each of the first $b$ captions among the $b$ "
-    "images. Return the mean of the two cross-entropies. The vectors aren't normalised, and "
-    "`temperature` is $\\tau$ itself.",
+    "Captions from the web have none. NegCLIP therefore uses a program that swaps words in the "
+    "true captions, and adds the results to the batch. Extend the loss to such captions:\n\n"
+    "1. `texts` holds the captions of the $b$ images, followed by $m - b$ others that belong to no "
+    "image. The vectors aren't normalised, and `temperature` is $\\tau$ itself.\n"
+    "2. Each image is classified among all $m$ captions.\n"
+    "3. Each of the first $b$ captions is classified among the $b$ images.\n"
+    "4. The loss is the mean of the two cross-entropies.",
     hints=(
         "Both cross-entropies use the same matrix of cosines. What is its shape, and which "
         "columns of it does each direction use?",
@@ -405,74 +504,6 @@ LOSS = Exercise(
     ),
     solution=matching_loss,
     cases=loss_cases,
-)
-
-# ------------------------------------------------------------------------ 05.8 conditioning of SDXL
-
-
-def sdxl_text(
-    hidden_1: Tensor,
-    hidden_2: Tensor,
-    norm: nn.Module,
-    projection: nn.Module,
-    ids: Tensor,
-    end: int,
-) -> tuple[Tensor, Tensor]:
-    """hidden_1 (layers + 1, b, n, d_1), hidden_2 (layers' + 1, b, n, d_2), ids (b, n)
-    -> context (b, n, d_1 + d_2), pooled (b, p)."""
-    context = torch.cat([hidden_1[-2], hidden_2[-2]], dim=-1)
-    first_end = (ids == end).int().argmax(dim=1)  # (b,)
-    pooled = norm(hidden_2[-1])[torch.arange(len(ids)), first_end]
-    return context, projection(pooled)
-
-
-def sdxl_cases(rng: Generator) -> Iterator[Case]:
-    for (layers, d_1), (more, d_2), p, padding in (
-        ((3, 4), (5, 6), 3, 0),
-        ((4, 5), (3, 5), 5, 0),
-        ((2, 6), (4, 3), 4, 98),
-    ):
-        b, n, end = 3, 7, 98
-        ids = torch.randint(1, 90, (b, n), generator=rng)
-        ids[:, 0] = 97
-        for row, stop in enumerate((3, 6, 4)):
-            ids[row, stop] = end
-            ids[row, stop + 1 :] = padding
-        ids[0, 1] = 101  # a word that was added after the end-of-text token
-        norm, projection = nn.LayerNorm(d_2).double(), nn.Linear(d_2, p, bias=False).double()
-        with torch.no_grad():
-            for parameter in (*norm.parameters(), *projection.parameters()):
-                parameter.copy_(normal(rng, *parameter.shape))
-        hidden = normal(rng, layers, b, n, d_1), normal(rng, more, b, n, d_2)
-        yield Case((*hidden, norm, projection, ids, end))
-
-
-SDXL_TEXT = Exercise(
-    number="05.8",
-    title="SDXL's text conditioning",
-    minutes=8,
-    difficulty=2,
-    statement="Compute what SDXL's U-Net is conditioned on (section 7). `hidden_1` and "
-    "`hidden_2` are the hidden states of two encoders for the same `ids`: the embedding, then "
-    "the output of each layer. `norm` and `projection` are the last parts of the second "
-    "encoder.\n\n"
-    "1. The **context** is the penultimate hidden states of both, concatenated for each token, "
-    "without a norm.\n"
-    "2. The **pooled** vector comes from the second encoder alone. Take its *last* hidden states, "
-    "apply `norm`, pick the row at the *first* end-of-text token of each text, and apply "
-    "`projection`.\n\n"
-    "There are two traps: the padding token may or may not be the end-of-text token, and words may "
-    "have been added to the vocabulary with ids above that of the end-of-text token.",
-    hints=(
-        "`hidden_1[-1]` is the output of the last layer. Which index is the layer before? The "
-        "context has as many tokens as each encoder, and longer vectors.",
-        "`ids == end` is True at every end-of-text token. Converted to integers it is 0 or 1, "
-        "and `argmax` returns the position of the first 1.",
-        "`last = norm(hidden_2[-1])`, `pooled = last[torch.arange(b), first_end]`, and then the "
-        "projection. The context is `torch.cat([hidden_1[-2], hidden_2[-2]], dim=-1)`.",
-    ),
-    solution=sdxl_text,
-    cases=sdxl_cases,
 )
 
 # ------------------------------------------------------------------------------ 05.9 prompt weights
@@ -544,7 +575,7 @@ WEIGHTS = Exercise(
 )
 
 EXERCISES = with_mistakes(
-    __name__, MERGES, CAUSAL, INFO_NCE, SPELL, CHUNKS, BACK, LOSS, SDXL_TEXT, WEIGHTS
+    __name__, MERGES, CAUSAL, ENCODER, INFO_NCE, SPELL, CHUNKS, BACK, LOSS, WEIGHTS
 )
 
 # --------------------------------------------------------------------------------------------- quiz

@@ -175,9 +175,10 @@ def state_distances(
 def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
     """Draw how much more similar each caption is to its own image than to the hard negative.
 
-    Items 2k and 2k + 1 are a hard-negative pair. A bar above 0 is right and blue, one below 0 wrong
-    and orange; a tie is a grey dot at 0. Each matrix of cosines, images in rows and captions in
-    columns, is a panel, and all panels share one scale.
+    Items 2k and 2k + 1 are a hard-negative pair. A bar with a blue dot at its end is right, one
+    with an orange cross wrong, so that the shortest bars show, too; a tie is a grey dot at 0. Each
+    matrix of cosines, images in rows and captions in columns, is a panel, and all panels share one
+    scale.
     """
     size = NARROW, 0.9 + 1.5 * len(matrices)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
@@ -187,25 +188,32 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
         captions = torch.arange(len(matrix))
         lead = matrix.detach().diagonal() - matrix.detach()[captions ^ 1, captions]
         tied = lead.abs() < 1e-6
+        heights = torch.where(tied, 0, lead)
         colours = [BLUE if flag else VERMILION for flag in (lead > 0).tolist()]
-        heights = torch.where(tied, 0, lead).tolist()
-        ax.bar(captions.tolist(), heights, color=colours, width=0.8)
-        ax.axhline(0, color=INK, lw=0.8)
-        ax.plot(captions[tied], 0 * lead[tied], "o", color=MUTED, ms=3)
+        ax.bar(captions.tolist(), heights.tolist(), color=colours, width=0.35)
+        for chosen, colour, mark in (
+            (~tied & (lead > 0), BLUE, "o"),
+            (~tied & (lead < 0), VERMILION, "X"),
+            (tied, MUTED, "o"),
+        ):
+            ends = captions[chosen], heights[chosen]
+            ax.plot(*ends, mark, color=colour, ms=7, mec="white", mew=0.5)
+        ax.axhline(0, color=INK, lw=0.8, zorder=1)
         right = int((lead > 1e-6).sum())
         result = "all tied" if tied.all() else f"{right} of {len(lead)} right"
         ax.set_title(f"{name}: {result}", fontsize=10)
         ax.set(xticks=range(0, len(matrix), 4))
         ax.grid(visible=False, axis="x")
         said.append(f"{name}, {result}")
-    axes[-1].set_xlabel("test caption")
+    axes[0].margins(y=0.12)
+    axes[-1].set_xlabel("test caption (dot: right, cross: wrong)")
     figure.supylabel("cosine with own image – with hard negative", fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(
         figure,
         f"{len(matrices)} panels with a bar for each test caption: its cosine similarity with its "
-        "own image minus that with the hard negative. Blue bars above 0 are right, orange bars "
-        f"below 0 are wrong. {'; '.join(said)}.",
+        "own image minus that with the hard negative. Bars above 0 end in a blue dot and are "
+        f"right, bars below 0 end in an orange cross and are wrong. {'; '.join(said)}.",
     )
 
 

@@ -125,7 +125,8 @@ class TextEncoderWidget(widgets.VBox):
             reading.ids,
             reading.moved[layer],
             reading.changed,
-            f"Token, id, and relative change of its embedding: {self.layer.label}",
+            f"Token, id, and how far its embedding moves ({self.layer.label}) when the caption "
+            f"becomes “{self.other.value}”",
         )
         sentence = " ".join([describe(reading, layer), *dict.fromkeys(self.notes)])
         self.message.value = f'<span role="status">{html.escape(sentence)}</span>'

@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from sdlearn.course.exercises.nb05_text import (
+    TextTransformer,
     cached_attention,
     causal_attention,
     chunks,
@@ -16,7 +18,6 @@ from sdlearn.course.exercises.nb05_text import (
     learn_merges,
     letters,
     matching_loss,
-    sdxl_text,
     tokenize_word,
     weight_tokens,
 )
@@ -129,30 +130,43 @@ def weighted(images, texts, temperature):
     return 0.75 * F.cross_entropy(s, own) + 0.25 * F.cross_entropy(s[:, : len(s)].T, own)
 
 
-def first_end_in_a_loop(hidden_1, hidden_2, norm, projection, ids, end):
-    last = norm(hidden_2[-1])
-    rows = [last[i, row.index(end)] for i, row in enumerate(ids.tolist())]
-    both = torch.cat((hidden_1[-2], hidden_2[-2]), dim=2)
-    return both, projection(torch.stack(rows))
+def encoder_with(forward) -> type[nn.Module]:
+    """The encoder with another forward."""
+    return type("TextTransformer", (TextTransformer,), {"forward": forward})
 
 
-def gathered(hidden_1, hidden_2, norm, projection, ids, end):
-    place = (ids == end).float().cumsum(1).eq(1).float().argmax(1)
-    state = hidden_2[-1].gather(1, place[:, None, None].expand(-1, 1, hidden_2.shape[-1]))[:, 0]
-    return torch.cat([hidden_1[-2], hidden_2[-2]], -1), norm(state) @ projection.weight.T
+def changed(change) -> type[nn.Module]:
+    """The encoder with `change(last, hidden, pooled)` for its outputs."""
+    return encoder_with(lambda self, ids: change(*TextTransformer.forward(self, ids)))
 
 
-def sdxl_with(context=None, pooled=None):
-    def answer(hidden_1, hidden_2, norm, projection, ids, end):
-        right = sdxl_text(hidden_1, hidden_2, norm, projection, ids, end)
-        given = hidden_1, hidden_2, norm, projection, ids, end
-        return context(*given) if context else right[0], pooled(*given) if pooled else right[1]
+def with_a_running_state(self: TextTransformer, ids: Tensor):
+    x = self.embeddings.token_embedding(ids)
+    x = x + self.embeddings.position_embedding(torch.arange(ids.shape[1]))[None]
+    hidden = (x,)
+    for k in range(len(self.encoder.layers)):
+        x = self.encoder.layers[k](x)
+        hidden += (x,)
+    last = self.final_layer_norm(x)
+    rows = [state[text.tolist().index(self.end)] for state, text in zip(last, ids, strict=True)]
+    return last, hidden, self.text_projection(torch.stack(rows))
 
-    return answer
+
+def gathered(self: TextTransformer, ids: Tensor):
+    """Every position is projected, and one is gathered."""
+    last, hidden, _ = TextTransformer.forward(self, ids)
+    place = (ids == self.end).float().cumsum(1).eq(1).float().argmax(1)
+    rows = self.text_projection(last)
+    return (
+        last,
+        list(hidden),
+        rows.gather(1, place[:, None, None].expand(-1, 1, rows.shape[-1]))[:, 0],
+    )
 
 
-def place_of(ids, end):
-    return torch.arange(len(ids)), (ids == end).int().argmax(1)
+def shifted_positions(self: TextTransformer, ids: Tensor):
+    longer = torch.cat([ids[:, :1], ids], dim=1)[:, : ids.shape[1]]
+    return TextTransformer.forward(self, longer)
 
 
 def merges_by_text(words, number):
@@ -418,6 +432,18 @@ WRONG = {
         lambda q, k, v: causal_attention(q, k, torch.zeros_like(v)),
     ],
     "05.3": [
+        changed(lambda last, hidden, pooled: (last, hidden, pooled[:1].expand_as(pooled))),
+        changed(lambda last, hidden, pooled: (last, hidden[::-1], pooled)),
+        changed(lambda last, hidden, pooled: (last, hidden[:-1], pooled)),
+        changed(lambda last, hidden, pooled: (hidden, last, pooled)),
+        changed(lambda last, hidden, pooled: (last, torch.stack(hidden)[-1], pooled)),
+        changed(lambda last, hidden, pooled: last),
+        changed(lambda last, hidden, pooled: (2 * last, hidden, pooled)),
+        changed(lambda last, hidden, pooled: (last, hidden, F.normalize(pooled))),
+        encoder_with(shifted_positions),
+        TextTransformer.forward,
+    ],
+    "05.4": [
         lambda x, y, s: info_nce(x, y, s).detach(),
         lambda x, y, s: info_nce(x, y.flip(0), s),
         lambda x, y, s: info_nce(x, y, -s),
@@ -429,7 +455,7 @@ WRONG = {
         lambda x, y, s: (F.normalize(x) - F.normalize(y)).pow(2).sum(-1).mean(),
         lambda x, y, s: torch.stack([info_nce(x, y, s)] * 2),
     ],
-    "05.4": [
+    "05.5": [
         one_place_at_a_time,
         shortest_pair,
         lambda word, merges: tokenize_word(word, merges[::-1]),
@@ -445,7 +471,7 @@ WRONG = {
         ),
         lambda word, merges: len(tokenize_word(word, merges)),
     ],
-    "05.5": [
+    "05.6": [
         lambda ids, length, start, end, pad: chunks(ids, 77, start, end, pad),
         lambda ids, length, start, end, pad: chunks(ids, length, end, start, pad),
         lambda ids, length, start, end, pad: chunks(ids, length, start, end, 0),
@@ -459,7 +485,7 @@ WRONG = {
         lambda ids, length, start, end, pad: chunks(ids[:75], length, start, end, pad),
         lambda ids, length, start, end, pad: chunks(ids, length, start, pad, pad),
     ],
-    "05.6": [
+    "05.7": [
         with_minus(-100.0),
         with_minus(0.0),
         lambda q, k, v: cached_attention(q, k, v).flip(1),
@@ -471,7 +497,7 @@ WRONG = {
         lambda q, k, v: cached_attention(q, k[:, : q.shape[1]], v[:, : q.shape[1]]),
         lambda q, k, v: cached_attention(q, k, v.detach()),
     ],
-    "05.7": [
+    "05.8": [
         weighted,
         lambda x, y, t: log_softmaxes(x, y, t, swap=True) + 0.1,
         lambda x, y, t: matching_loss(x, y, t**0.5),
@@ -482,25 +508,6 @@ WRONG = {
         lambda x, y, t: matching_loss(x[: len(x) // 2 + 1], y, t),
         lambda x, y, t: -(F.normalize(x) * F.normalize(y[: len(x)])).sum(-1).mean() / t,
         lambda x, y, t: matching_loss(x, torch.cat([y, y[:1]]), t),
-    ],
-    "05.8": [
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-2], b[-2]], -1).flip(-1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-3], b[-3]], -1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[-1], b[-2]], -1)),
-        sdxl_with(context=lambda a, b, *_: torch.cat([a[1], b[1]], -1)),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(b[-1][place_of(ids, end)])),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1]))[0]),
-        sdxl_with(
-            pooled=lambda a, b, norm, p, ids, end: p(
-                norm(b[-1])[torch.arange(3), place_of(ids, end)[1] - 1]
-            )
-        ),
-        sdxl_with(
-            pooled=lambda a, b, norm, p, ids, end: norm(p(b[-1])[place_of(ids, end)][..., :1])
-        ),
-        sdxl_with(pooled=lambda a, b, norm, p, ids, end: p(norm(b[-1])[0, place_of(ids, end)[1]])),
-        lambda *given: sdxl_text(*given)[::-1],
-        lambda *given: sdxl_text(*given)[0],
     ],
     "05.9": [
         lambda p, c, e: weight_tokens(p, e, c),
@@ -522,18 +529,18 @@ RIGHT = {
         lambda words, number: tuple(learn_merges(words, number)),
     ],
     "05.2": [fused, causal_filled, causal_in_a_loop],
-    "05.3": [nce_by_log_softmax, nce_by_logsumexp],
-    "05.4": [
+    "05.3": [encoder_with(with_a_running_state), encoder_with(gathered)],
+    "05.4": [nce_by_log_softmax, nce_by_logsumexp],
+    "05.5": [
         by_recursion,
         lambda word, merges: tuple(tokenize_word(word, merges)),
     ],
-    "05.5": [
+    "05.6": [
         chunks_by_slicing,
         lambda *given: tuple(tuple(row) for row in chunks(*given)),
     ],
-    "05.6": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
-    "05.7": [log_softmaxes, masked_square],
-    "05.8": [first_end_in_a_loop, gathered, lambda *given: list(sdxl_text(*given))],
+    "05.7": [with_a_mask_added, token_by_token, padded, with_minus(float("-inf"))],
+    "05.8": [log_softmaxes, masked_square],
     "05.9": [by_recursive_groups, with_a_running_product],
 }
 INFINITE = float("inf")
@@ -559,33 +566,33 @@ VERDICTS = [
     ),
     ExpectedVerdict("05.2", softmax_on(1), "softmax over the heads"),
     ExpectedVerdict(
-        "05.3",
+        "05.4",
         lambda x, y, s: matched(
             F.normalize(x), F.normalize(y), s.exp().clamp(max=100), reduction="sum"
         ),
         "the sum over the batch",
     ),
     ExpectedVerdict(
-        "05.3",
+        "05.4",
         lambda x, y, s: matched(x / x.norm(), y / y.norm(), s.exp().clamp(max=100)),
         "one length for the whole batch",
     ),
     ExpectedVerdict(
-        "05.3",
+        "05.4",
         lambda x, y, s: matched(F.normalize(x), F.normalize(y), s.exp().clamp(min=100)),
         "a floor instead of a ceiling",
     ),
     ExpectedVerdict(
-        "05.3",
+        "05.4",
         lambda x, y, s: matched(F.normalize(x), F.normalize(y), s.clamp(max=100).exp()),
         "no clamp",
     ),
     ExpectedVerdict("05.2", scaled_by_d, "scaled by d"),
-    ExpectedVerdict("05.4", merged_in_order, "once through the list"),
-    ExpectedVerdict("05.5", started_once, "a start token in the first row only, padded behind"),
-    ExpectedVerdict("05.5", ended_once, "an end token in the last row only"),
-    ExpectedVerdict("05.5", parts_of_75, "75 for every length, padded to the length"),
-    ExpectedVerdict("05.5", in_one_list, "one flat list"),
+    ExpectedVerdict("05.5", merged_in_order, "once through the list"),
+    ExpectedVerdict("05.6", started_once, "a start token in the first row only, padded behind"),
+    ExpectedVerdict("05.6", ended_once, "an end token in the last row only"),
+    ExpectedVerdict("05.6", parts_of_75, "75 for every length, padded to the length"),
+    ExpectedVerdict("05.6", in_one_list, "one flat list"),
     ExpectedVerdict("05.9", mean_restored, "multiplied, the mean corrected"),
     ExpectedVerdict("05.9", groups_as_splits, "the latest bracket"),
     ExpectedVerdict("05.9", at_most_one, "no extrapolation"),
