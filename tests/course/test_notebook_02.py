@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdlearn
 from sdlearn.course import solution
@@ -27,7 +27,7 @@ DEFINING = (
     "02.1",
     "02.2",
     "norm",
-    "02.4",
+    "02.5",
     "downup",
     "levels",
     "encoder",
@@ -139,6 +139,7 @@ def test_its_own_comparison_notices_a_wrong_class(define, change):
 
 def test_its_losses_are_the_finished_ones(learnt, cells):
     names = dict(learnt)
+    exec(solution("02.4").text, names)
     exec(cells["hinge"], names)
     rng = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 4, 5, 6, generator=rng, dtype=torch.float64)
@@ -173,6 +174,24 @@ def test_its_adaptive_weight_is_the_finished_one(cells, change, same):
         )
         == same
     )
+
+
+def test_the_fixed_weight_gives_the_discriminator_the_longer_gradient(cells):
+    """The reason that section 7 gives for the lower contrast with the adaptive weight."""
+    names: dict = {"torch": torch, "nn": nn, "F": F, "sdlearn": sdlearn}
+    names["generator"] = lambda seed: torch.Generator().manual_seed(seed)
+    names |= {"discriminator_loss": sdlearn.vae_losses.discriminator_loss}
+    exec(cells["hinge"], names)
+    exec(cells["stripes"].split("settings = ")[0], names)
+    shares, weigh = [], names["adaptive_weight"]
+
+    def watched(rec, gen, last):
+        shares.append(0.5 / max(weigh(rec, gen, last).item(), 1e-9))
+        return 1
+
+    names["adaptive_weight"] = watched
+    names["best_stripes"](0, 1, 0.5, True)
+    assert sorted(shares)[len(shares) // 2] > 1.5
 
 
 def test_a_wrong_kl_term_is_not_the_finished_one():
