@@ -224,10 +224,10 @@ RESBLOCK = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Normalise, apply SiLU (`F.silu`) and convolve; then do the same "
-    "again with the second norm and convolution. Finally add the input `x`, passed through "
-    "`conv_shortcut`. That layer is an `Identity`, or a 1 × 1 convolution if the number of "
-    "channels changes.",
+    statement="Write `forward`. The activation is SiLU, $x / (1 + e^{-x})$, which is `F.silu`. "
+    "Normalise, apply it and convolve; then do the same again with the second norm and "
+    "convolution. Finally add the input `x`, passed through `conv_shortcut`. That layer is an "
+    "`Identity`, or a 1 × 1 convolution if the number of channels changes.",
     hints=(
         "There are two branches. One goes through all norms and convolutions, the other through "
         "`conv_shortcut` alone. They meet in a sum at the end.",
