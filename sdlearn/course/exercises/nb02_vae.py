@@ -425,7 +425,7 @@ FIT = Exercise(
     cases=fit_cases,
 )
 
-# --------------------------------------------------------------------------- 02.10 where the nats go
+# -------------------------------------------------------------------------- 02.10 where the nats go
 
 
 def information(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

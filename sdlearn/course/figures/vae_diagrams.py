@@ -1,7 +1,5 @@
 """Diagrams of the autoencoder: its levels, its ResBlock, its windows, and a GAN."""
 
-from itertools import pairwise
-
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -112,7 +110,7 @@ def adversarial_training() -> Described:
     )
     real, middle, fake = 4.9, 3.1, 1.0
     box(ax, 1.35, real, "image x", PALE, w=1.8, h=1.1)
-    box(ax, 1.35, fake, "encoder,\nfrozen or not", LINEAR, w=2.4, h=1.2)
+    box(ax, 1.35, fake, "encoder", LINEAR, w=2.4, h=1.2)
     box(ax, 4.9, fake, "decoder\n(generator G)", CONV, w=2.5, h=1.2)
     box(ax, 8.35, fake, "reconstruction\ny", PALE, w=2.3, h=1.2)
     box(ax, 11.2, middle, "discriminator D:\none logit\nfor each patch", ATTENTION, w=2.7, h=1.8)
