@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import sdlearn
 from sdlearn.course import solution
+from sdlearn.recipes.vae import RECIPES
 from sdlearn.vae import VAEConfig
 from sdlearn.vae_losses import adversarial_weight
 
@@ -214,6 +215,11 @@ def test_the_training_that_it_tells_of_is_the_shipped_one(cells):
     assert all(run["settings"]["perceptual"] == 0 for run in runs)
     assert all(run["settings"]["discriminator"] == 0 for run in runs)
     assert all(run["settings"]["kl"] == 1e-6 for run in runs)
+    # The small network is trained with the loss of the recipe.
+    recipe = RECIPES["storybook"]
+    assert f"+ {recipe.mse:g} * error.square().mean()" in cells["train"]
+    assert f"plus {recipe.mse:g} times the squared error" in " ".join(cells["train-text"].split())
+    assert recipe.kl == 1e-6
 
 
 def test_the_stages_of_the_training_get_better():
