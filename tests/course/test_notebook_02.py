@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdlearn
 from sdlearn.course import solution
+from sdlearn.recipes.vae import RECIPES
 from sdlearn.vae import VAEConfig
 from sdlearn.vae_losses import adversarial_weight
 
@@ -27,7 +28,7 @@ DEFINING = (
     "02.1",
     "02.2",
     "norm",
-    "02.4",
+    "02.5",
     "downup",
     "levels",
     "encoder",
@@ -139,6 +140,7 @@ def test_its_own_comparison_notices_a_wrong_class(define, change):
 
 def test_its_losses_are_the_finished_ones(learnt, cells):
     names = dict(learnt)
+    exec(solution("02.4").text, names)
     exec(cells["hinge"], names)
     rng = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 4, 5, 6, generator=rng, dtype=torch.float64)
@@ -175,6 +177,24 @@ def test_its_adaptive_weight_is_the_finished_one(cells, change, same):
     )
 
 
+def test_the_fixed_weight_gives_the_discriminator_the_longer_gradient(cells):
+    """The reason that section 7 gives for the lower contrast with the adaptive weight."""
+    names: dict = {"torch": torch, "nn": nn, "F": F, "sdlearn": sdlearn}
+    names["generator"] = lambda seed: torch.Generator().manual_seed(seed)
+    names |= {"discriminator_loss": sdlearn.vae_losses.discriminator_loss}
+    exec(cells["hinge"], names)
+    exec(cells["stripes"].split("settings = ")[0], names)
+    shares, weigh = [], names["adaptive_weight"]
+
+    def watched(rec, gen, last):
+        shares.append(0.5 / max(weigh(rec, gen, last).item(), 1e-9))
+        return 1
+
+    names["adaptive_weight"] = watched
+    names["best_stripes"](0, 1, 0.5, True)
+    assert sorted(shares)[len(shares) // 2] > 1.5
+
+
 def test_a_wrong_kl_term_is_not_the_finished_one():
     right = solution("02.1").text
     a, b = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -195,6 +215,11 @@ def test_the_training_that_it_tells_of_is_the_shipped_one(cells):
     assert all(run["settings"]["perceptual"] == 0 for run in runs)
     assert all(run["settings"]["discriminator"] == 0 for run in runs)
     assert all(run["settings"]["kl"] == 1e-6 for run in runs)
+    # The small network is trained with the loss of the recipe.
+    recipe = RECIPES["storybook"]
+    assert f"+ {recipe.mse:g} * error.square().mean()" in cells["train"]
+    assert f"plus {recipe.mse:g} times the squared error" in " ".join(cells["train-text"].split())
+    assert recipe.kl == 1e-6
 
 
 def test_the_stages_of_the_training_get_better():

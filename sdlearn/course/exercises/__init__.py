@@ -51,7 +51,7 @@ def find(number: str) -> Exercise:
     meant = _meant(number)
     existing = [e.number for e in exercises(meant[:2])] if meant else list(known)
     existing = existing or [e.number for notebook in files() for e in exercises(notebook)]
-    none_yet = re.fullmatch(r"(\d\d)\.\d", str(number)) and notebook not in files()
+    none_yet = re.fullmatch(r"(\d\d)\.\d+", str(number)) and notebook not in files()
     why = f": notebook {notebook} has none yet" * bool(none_yet)
     question = f' Did you mean "{meant}"?' * bool(meant)
     raise Refused(

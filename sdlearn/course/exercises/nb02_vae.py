@@ -151,7 +151,42 @@ GUESS = Exercise(
     cases=guess_cases,
 )
 
-# -------------------------------------------------------------------------------- 02.4 the ResBlock
+# ------------------------------------------------------------------------------ 02.4 the hinge loss
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The hinge loss of D: logits of real and of generated images -> a scalar."""
+    real = F.relu(1 - real_logits).mean()
+    fake = F.relu(1 + fake_logits).mean()
+    return 0.5 * (real + fake)
+
+
+def hinge_cases(rng: Generator) -> Iterator[Case]:
+    for reals, fakes, h, w in ((2, 2, 3, 5), (8, 1, 4, 4), (1, 3, 2, 3), (3, 3, 1, 1)):
+        yield Case((2 * normal(rng, reals, 1, h, w), 2 * normal(rng, fakes, 1, h, w)))
+
+
+HINGE = Exercise(
+    number="02.4",
+    title="The hinge loss",
+    minutes=5,
+    difficulty=1,
+    core=True,
+    statement="Write $L_D$, the loss of the discriminator. You get its logits for real images and "
+    "for generated ones, of shape `(b, 1, h, w)`, one for each patch. The two batches may differ "
+    "in size, so take the mean of each by itself. Section 7 trains its discriminator with your "
+    "function, and the stripes in the next figure show whether it has learnt anything.",
+    hints=(
+        "`F.relu(x)` is max(0, x), entry by entry.",
+        "A real patch costs `F.relu(1 - logit)`: nothing from 1 on, and more the lower the logit "
+        "is. For a generated patch the sign of the logit is reversed.",
+        "`0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())`",
+    ),
+    solution=discriminator_loss,
+    cases=hinge_cases,
+)
+
+# -------------------------------------------------------------------------------- 02.5 the ResBlock
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -184,15 +219,15 @@ def resblock_cases(rng: Generator) -> Iterator[Case]:
 
 
 RESBLOCK = Exercise(
-    number="02.4",
+    number="02.5",
     title="The ResBlock",
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Normalise, apply SiLU (`F.silu`) and convolve; then do the same "
-    "again with the second norm and convolution. Finally add the input `x`, passed through "
-    "`conv_shortcut`. That layer is an `Identity`, or a 1 × 1 convolution if the number of "
-    "channels changes.",
+    statement="Write `forward`. The activation is SiLU, $x / (1 + e^{-x})$, which is `F.silu`. "
+    "Normalise, apply it and convolve; then do the same again with the second norm and "
+    "convolution. Finally add the input `x`, passed through `conv_shortcut`. That layer is an "
+    "`Identity`, or a 1 × 1 convolution if the number of channels changes.",
     hints=(
         "There are two branches. One goes through all norms and convolutions, the other through "
         "`conv_shortcut` alone. They meet in a sum at the end.",
@@ -204,7 +239,7 @@ RESBLOCK = Exercise(
     cases=resblock_cases,
 )
 
-# ------------------------------------------------------------------ 02.5 from one normal to another
+# ------------------------------------------------------------------ 02.6 from one normal to another
 
 
 def kl_normal(mean: Tensor, logvar: Tensor, mean_p: Tensor, logvar_p: Tensor) -> Tensor:
@@ -222,7 +257,7 @@ def kl_cases(rng: Generator) -> Iterator[Case]:
 
 
 KL = Exercise(
-    number="02.5",
+    number="02.6",
     title="From one normal distribution to another",
     minutes=12,
     difficulty=2,
@@ -243,7 +278,7 @@ KL = Exercise(
     cases=kl_cases,
 )
 
-# -------------------------------------------------------------------------- 02.6 the scaling factor
+# -------------------------------------------------------------------------- 02.7 the scaling factor
 
 
 def scaling_factor(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -265,7 +300,7 @@ def seeded_noise(mean: Tensor) -> Tensor:
 
 
 FACTOR = Exercise(
-    number="02.6",
+    number="02.7",
     title="The scaling factor without noise",
     minutes=10,
     difficulty=2,
@@ -288,7 +323,7 @@ FACTOR = Exercise(
     cases=factor_cases,
 )
 
-# ------------------------------------------------------------------------- 02.7 the receptive field
+# ------------------------------------------------------------------------- 02.8 the receptive field
 
 
 def receptive_field(i: int, levels: int, width: int) -> tuple[int, int]:
@@ -313,7 +348,7 @@ def field_cases(_: Generator) -> Iterator[Case]:
 
 
 FIELD = Exercise(
-    number="02.7",
+    number="02.8",
     title="The receptive field of a latent position",
     minutes=12,
     difficulty=2,
@@ -323,8 +358,7 @@ FIELD = Exercise(
     "depend on? Return the first and the last, counted from 0. The zeros are not columns of the "
     "image. Once `check` passes, one more question, for three levels: how far is the middle of the "
     "receptive field from the middle of the latent position's own 8 × 8 pixels, and where would it "
-    "be with zeros on both sides? (The answer is in the third hint. Open it even if you needed no "
-    "hint.)",
+    "be with zeros on both sides? The third hint ends with the answer, and with what it explains.",
     hints=(
         "One level first: which three columns are in the window of output i? Draw eight pixels and "
         "the first two windows.",
@@ -341,7 +375,7 @@ FIELD = Exercise(
     trained=False,
 )
 
-# ------------------------------------------------------------------------ 02.8 an image of any size
+# ------------------------------------------------------------------------ 02.9 an image of any size
 
 
 def fit(x: Tensor, factor: int) -> Tensor:
@@ -367,7 +401,7 @@ def centred(side: int, factor: int) -> tuple[int, int]:
 
 
 FIT = Exercise(
-    number="02.8",
+    number="02.9",
     title="An image of any size",
     minutes=7,
     difficulty=1,
@@ -377,9 +411,9 @@ FIT = Exercise(
     "image to a size that fits. Add as few columns as possible on the *right* and as few rows as "
     "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
     "already fits. No pixel changes its place, so you can crop the decoded image back to `h` and "
-    "`w`. The next cells send an image of 50 × 61 pixels through the storybook's autoencoder with "
-    "your function. Expect more than 24 dB, and faint blotches in sky and ground. They are not "
-    "your mistake: the autoencoder was trained on whole scenes of 64 × 64 pixels.",
+    "`w`. The next cells send scenes that are cut to 50 × 61 pixels through the storybook's "
+    "autoencoder with your function. Faint blotches in sky and ground are not your mistake. The "
+    "table below the image says where they come from.",
     hints=(
         "How many columns are missing up to the next multiple? For w = 11 and factor 8 it is 5, "
         "for w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
@@ -391,7 +425,7 @@ FIT = Exercise(
     cases=fit_cases,
 )
 
-# --------------------------------------------------------------------------- 02.9 where the nats go
+# -------------------------------------------------------------------------- 02.10 where the nats go
 
 
 def information(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -446,7 +480,7 @@ def with_one_normal(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 
 INFORMATION = Exercise(
-    number="02.9",
+    number="02.10",
     title="Where the nats go",
     minutes=25,
     difficulty=3,
@@ -481,7 +515,7 @@ INFORMATION = Exercise(
 )
 
 EXERCISES = with_mistakes(
-    __name__, KL_TERM, SAMPLE, GUESS, RESBLOCK, KL, FACTOR, FIELD, FIT, INFORMATION
+    __name__, KL_TERM, SAMPLE, GUESS, HINGE, RESBLOCK, KL, FACTOR, FIELD, FIT, INFORMATION
 )
 
 # -------------------------------------------------------------------------------------------- quiz

@@ -1,7 +1,5 @@
 """Diagrams of the autoencoder: its levels, its ResBlock, its windows, and a GAN."""
 
-from itertools import pairwise
-
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -21,7 +19,7 @@ from sdlearn.course.figures.style import (
     tint,
 )
 
-LEVELS = ((128, 512, 4.0), (256, 256, 3.0), (512, 128, 2.3), (512, 64, 1.7))  # channels, side
+LEVELS = ((128, 512, 3.4), (256, 256, 2.7), (512, 128, 2.1), (512, 64, 1.6))  # channels, side
 ACROSS = 12.7  # units of a narrow diagram, in which letters have the size of the wide ones
 
 
@@ -29,45 +27,46 @@ ACROSS = 12.7  # units of a narrow diagram, in which letters have the size of th
 def autoencoder() -> Described:
     """Draw the autoencoder of Stable Diffusion: four levels down, the posterior, four levels up."""
     figure, ax = diagrams.canvas(
-        ACROSS, 10.7, "The autoencoder of Stable Diffusion 1, 512 × 512 pixels", NARROW
+        ACROSS, 8.8, "The autoencoder of Stable Diffusion 1 (channels × side²)", NARROW
     )
-    above, below = 8.4, 2.7
+    above, below = 6.7, 2.1
 
-    def block(x: float, y: float, height: float, colour: str, name: str, wide: float = 1.1) -> None:
+    def block(x: float, y: float, height: float, colour: str, name: str, wide: float = 1.0) -> None:
         corner = (x - wide / 2, y - height / 2)
         ax.add_patch(Rectangle(corner, wide, height, facecolor=colour, edgecolor=INK, lw=0.9))
         ax.text(x, y, name, ha="center", va="center", fontsize=8.5, linespacing=1.3)
 
     for y in (above, below):
-        block(0.75, y, 4.0, PALE, "image\n\n3 ×\n512²", 1.2)
+        block(0.65, y, LEVELS[0][2], PALE, "image\n\n3 ×\n512²", 1.1)
         for k, (channels, side, height) in enumerate(LEVELS):
-            block(2.3 + 1.45 * k, y, height, CONV, f"{channels} ×\n{side}²")
-        block(8.0, y, 1.7, ATTENTION, "mid", 0.9)
-    for left, right in pairwise(
-        ((0, 1.35), (1.75, 2.85), (3.2, 4.3), (4.65, 5.75), (6.1, 7.2), (7.55, 0))
-    ):
-        arrow(ax, [(left[1], above), (right[0], above)])
-        arrow(ax, [(right[0], below), (left[1], below)])
-    for y, name in ((above + 0.8, "mean"), (above - 0.8, "logvar")):
-        arrow(ax, [(8.45, above), (8.85, y)])
-        box(ax, 9.5, y, name, LINEAR, w=1.3, h=0.9)
-        arrow(ax, [(10.15, y), (11.1, above + (0.25 if y > above else -0.25))])
-    box(ax, 11.5, above, "z", tint(ORANGE, 0.7), w=0.8, h=1.4)
-    arrow(ax, [(11.5, 10.0), (11.5, above + 0.7)], PURPLE)
-    label(ax, 11.5, 10.3, "noise ε", PURPLE)
-    arrow(ax, [(11.5, above - 0.7), (11.5, below), (8.45, below)])
-    label(ax, 10.5, 5.4, "latent\n4 × 64²", MUTED)
+            block(2.05 + 1.3 * k, y, height, CONV, f"{channels} ×\n{side}²")
+        block(7.2, y, 1.6, ATTENTION, "mid", 0.85)
+        box(ax, 8.4, y, "1 × 1", LINEAR, w=0.9, h=0.9)
+    gaps = ((1.2, 1.55), (2.55, 2.85), (3.85, 4.15), (5.15, 5.45), (6.45, 6.77), (7.63, 7.95))
+    for left, right in gaps:
+        arrow(ax, [(left, above), (right, above)])
+        arrow(ax, [(right, below), (left, below)])
+    for y, name in ((above + 0.75, "mean"), (above - 0.75, "logvar")):
+        arrow(ax, [(8.85, above), (9.3, y)])
+        box(ax, 9.9, y, name, LINEAR, w=1.2, h=0.9)
+        arrow(ax, [(10.5, y), (11.25, above + (0.25 if y > above else -0.25))])
+    box(ax, 11.7, above, "z", tint(ORANGE, 0.7), w=0.9, h=1.4)
+    arrow(ax, [(11.7, above + 1.5), (11.7, above + 0.7)], PURPLE)
+    label(ax, 11.7, above + 1.8, "noise ε", PURPLE)
+    arrow(ax, [(11.7, above - 0.7), (11.7, below), (8.85, below)])
+    label(ax, 10.8, (above + below) / 2, "latent\n4 × 64²", MUTED)
     for y, text in (
         (above, "encoder: 2 ResBlocks a level,\nDownsample between levels"),
         (below, "decoder: 3 ResBlocks a level,\nUpsample between levels"),
     ):
-        label(ax, 4.4, y + 1.75, text, MUTED, "left")
+        label(ax, 4.2, y + 1.6, text, MUTED, "left")
+    label(ax, 5.0, above - 1.45, "mid: 2 ResBlocks and attention", MUTED, "left")
     words = (
         "A diagram in two rows. Above, an image of 3 times 512 times 512 goes through four levels "
-        "of the encoder: 128 channels at 512, 256 at 256, 512 at 128 and 512 at 64 pixels, and a "
-        "middle block. Mean and log-variance come out of it. With noise they make the latent z of "
-        "4 times 64 times 64. Below, a middle block and the same four levels in reverse, the "
-        "decoder, make an image of it."
+        "of the encoder: 128 channels at 512, 256 at 256, 512 at 128 and 512 at 64 pixels, a "
+        "middle block and a 1 by 1 convolution. Mean and log-variance come out of it. With noise "
+        "they make the latent z of 4 times 64 times 64. Below, a 1 by 1 convolution, a middle "
+        "block and the same four levels in reverse, the decoder, make an image of it."
     )
     return Described(figure, words)
 
@@ -111,7 +110,7 @@ def adversarial_training() -> Described:
     )
     real, middle, fake = 4.9, 3.1, 1.0
     box(ax, 1.35, real, "image x", PALE, w=1.8, h=1.1)
-    box(ax, 1.35, fake, "encoder,\nfrozen or not", LINEAR, w=2.4, h=1.2)
+    box(ax, 1.35, fake, "encoder", LINEAR, w=2.4, h=1.2)
     box(ax, 4.9, fake, "decoder\n(generator G)", CONV, w=2.5, h=1.2)
     box(ax, 8.35, fake, "reconstruction\ny", PALE, w=2.3, h=1.2)
     box(ax, 11.2, middle, "discriminator D:\none logit\nfor each patch", ATTENTION, w=2.7, h=1.8)

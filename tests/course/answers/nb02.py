@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sdlearn.course.exercises.nb02_vae import (
     ResBlock,
     best_guesses,
+    discriminator_loss,
     fit,
     information,
     kl_normal,
@@ -239,6 +240,24 @@ WRONG = {
         lambda p, c: best_guesses(p[:-1], c[:-1] / c[:-1].sum()),
     ],
     "02.4": [
+        lambda r, f: discriminator_loss(r, f.detach()),
+        lambda r, f: discriminator_loss(r.detach(), f),
+        lambda r, f: discriminator_loss(r, f)[None],
+        lambda r, f: discriminator_loss(r, f).float(),
+        lambda r, f: discriminator_loss(r, f) + 1e-6,
+        lambda r, f: discriminator_loss(r, f) / 2,
+        lambda r, f: discriminator_loss(f, r),
+        lambda r, f: discriminator_loss(r[:1], f[:1]),
+        lambda r, f: discriminator_loss(r.clamp(-1, 1), f.clamp(-1, 1)),
+        lambda r, f: discriminator_loss(r.mean((2, 3)), f.mean((2, 3))),
+        lambda r, f: discriminator_loss(r.sigmoid(), f.sigmoid()),
+        lambda r, f: discriminator_loss(r.tanh(), f.tanh()),
+        lambda r, f: 0.5 * (F.relu(1 - r) + F.relu(1 + f.mean())).sum() / len(r),
+        lambda r, f: (F.relu(1 - r).mean(), F.relu(1 + f).mean()),
+        lambda r, f: 0.5 * (F.leaky_relu(1 - r).mean() + F.leaky_relu(1 + f).mean()),
+        lambda r, f: F.relu(1 - r.mean() + f.mean()),
+    ],
+    "02.5": [
         block(lambda s, x: halves(s, x) + s.conv_shortcut(x).detach()),
         block(lambda s, x: halves(s, x).detach() + s.conv_shortcut(x)),
         block(lambda s, x: (halves(s, x) + s.conv_shortcut(x)) / 2**0.5),
@@ -253,7 +272,7 @@ WRONG = {
         block(lambda s, x: halves(s, x) + s.conv_shortcut(x) + x.mean()),
         block(lambda s, x: F.silu(s.conv2(s.norm2(F.silu(s.conv1(s.norm1(x))))))),
     ],
-    "02.5": [
+    "02.6": [
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp).sum(),
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp)[:, None],
         lambda m, v, mp, vp: -kl_normal(m, v, mp, vp),
@@ -272,7 +291,7 @@ WRONG = {
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp) + 0.5 * vp.flatten(1).sum(1),
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp).mean().expand(len(m)),
     ],
-    "02.6": [
+    "02.7": [
         lambda m, v: 1 / (m.std(correction=0) ** 2 + v.mean().exp()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) + torch.exp(v / 2).mean()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) - v.exp().mean()).abs().sqrt(),
@@ -290,7 +309,7 @@ WRONG = {
         lambda m, v: (1 / whole_variance(m, v).sqrt()).expand(m.shape[1]),
         lambda m, v: float(1 / whole_variance(m, v).sqrt()),
     ],
-    "02.7": [
+    "02.8": [
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 2 * 2**levels, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 3**levels - 1, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * (i + 1), w - 1)),
@@ -307,7 +326,7 @@ WRONG = {
         lambda i, levels, w: range(*by_recursion(i, levels, w)),
         lambda i, levels, w: tuple(max(c - 1, 0) for c in by_recursion(i, levels, w)),
     ],
-    "02.8": [
+    "02.9": [
         lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, -x.shape[-2] % f), mode="circular"),
         lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, 0), mode="replicate"),
         lambda x, f: F.pad(x, (0, 0, 0, -x.shape[-2] % f), mode="replicate"),
@@ -325,7 +344,7 @@ WRONG = {
         lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
         lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
     ],
-    "02.9": [
+    "02.10": [
         without_the_own,
         under_the_first,
         lambda m, v, e: information(m, v, e) + 1e-4,
@@ -360,17 +379,22 @@ RIGHT = {
     ],
     "02.3": [median_in_loops, median_from_above, lambda p, c: list(best_guesses(p, c))],
     "02.4": [
+        lambda r, f: 0.5 * ((1 - r).clamp(min=0).mean() + (1 + f).clamp(min=0).mean()),
+        lambda r, f: F.relu(1 - r).mean() / 2 + F.relu(1 + f).mean() / 2,
+        lambda r, f: -0.5 * ((r - 1).clamp(max=0).mean() + (-f - 1).clamp(max=0).mean()),
+    ],
+    "02.5": [
         block(lambda s, x: halves(s, x) + s.conv_shortcut(x)),
         block(in_place),
         block(with_modules),
     ],
-    "02.5": [with_loops, whitened],
-    "02.6": [
+    "02.6": [with_loops, whitened],
+    "02.7": [
         lambda mean, logvar: whole_variance(mean, logvar) ** -0.5,
         lambda m, v: (m.square().mean() - m.mean() ** 2 + v.exp().mean()).rsqrt(),
         lambda m, v: scaling_factor(m.flatten(), v.flatten()),
     ],
-    "02.7": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
-    "02.8": [by_index, by_cat, by_ceiling],
-    "02.9": [as_a_classifier, in_loops],
+    "02.8": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
+    "02.9": [by_index, by_cat, by_ceiling],
+    "02.10": [as_a_classifier, in_loops],
 }
