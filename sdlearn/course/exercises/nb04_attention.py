@@ -207,7 +207,7 @@ BLOCK = Exercise(
     cases=block_cases,
 )
 
-# --------------------------------------------------------- 04.5 from a feature map to tokens and back
+# ------------------------------------------------------- 04.5 from a feature map to tokens and back
 
 
 class SpatialTransformer(nn.Module):
@@ -257,16 +257,20 @@ SPATIAL = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write `forward`, the path from the top to the bottom of the diagram in section 8: "
-    "`norm`, the map as a sequence of tokens `(b, h * w, c)`, `proj_in`, every block in turn, "
-    "`proj_out`, and the tokens back in their places as a map. Its result is added to the feature "
-    "map that came in.",
+    statement="Write `forward`, the path from the top to the bottom of the diagram in section 8. "
+    "`norm`, an `nn.GroupNorm`, divides the channels into groups and normalises each group over "
+    "all positions. Make the map a sequence with one token for each position, `(b, h * w, c)`; "
+    "`proj_in` mixes the channels of each token. (In SD 1 it is a 1 × 1 convolution, the same "
+    "matrix.) Apply all blocks, then `proj_out`, and put the tokens back in their places as a map, "
+    "which is added to the feature map that came in. The norm's epsilon, the small "
+    "constant added to the variance before the square root, is `1e-6` here but `1e-5` in the rest "
+    "of the U-Net.",
     hints=(
         "`flatten(2)` joins the last two axes into one, so the map becomes `(b, c, h * w)`. Which "
         "axis has to be last for a token to be a row?",
         "`tokens = self.norm(x).flatten(2).transpose(1, 2)` makes the tokens. After `proj_in`, the "
         "blocks follow in a loop: `tokens = block(tokens, context)`.",
-        "The way back undoes both steps in reverse order: "
+        "Back to a map, undo both steps in reverse order: "
         "`x + self.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w)`.",
     ),
     solution=SpatialTransformer,
@@ -397,7 +401,8 @@ PROMPT_TO_PROMPT = Exercise(
     "`source` are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt "
     "is token `alignment[j]` of the source prompt and takes the weights of that token; if "
     "`alignment[j]` is -1, the token is new and keeps its own weights. The rows need not sum to 1 "
-    "afterwards; leave them as they are. The cell after the check generates with your function.",
+    "afterwards; leave them as they are. The cell after the check generates with your function. "
+    "(The authors also inject self-attention, in the early steps only.)",
     hints=(
         "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
         "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
