@@ -596,7 +596,7 @@ VERDICTS = [
     ExpectedVerdict(
         "04.4",
         OtherLayers,
-        says=("The names of the weights differ: `attn1.to_k.weight`", "more missing"),
+        says=("The names of the weights differ: `attn1.to_q.weight`", "more missing"),
     ),
     ExpectedVerdict("04.1", by_hand_with_one_maximum, "one maximum for the whole batch"),
     ExpectedVerdict(
