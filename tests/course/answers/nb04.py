@@ -156,6 +156,11 @@ def channels_last(self, x, context):
     return self.proj_out(tokens).reshape(b, h, w, c)
 
 
+def norm_second(self, x, context):
+    tokens = to_tokens(self.norm(to_map(self.proj_in(to_tokens(x)), x)))
+    return x + to_map(self.proj_out(through_the_blocks(self, tokens, context)), x)
+
+
 def norm_of_tokens(self, x, context):
     return there_and_back(self, x, context) + 0 * self.norm(to_tokens(x))
 
@@ -577,6 +582,8 @@ VERDICTS = [
     ),
     ExpectedVerdict("04.5", spatial(map_replaced), "no residual connection"),
     ExpectedVerdict("04.5", spatial(scrambled), "both without transpose"),
+    ExpectedVerdict("04.5", spatial(width_first), "columns for rows"),
+    ExpectedVerdict("04.5", spatial(norm_second), "norm after proj_in"),
     ExpectedVerdict("04.5", spatial(channels_last), says=("(2, 3, 5, 8)",)),
     ExpectedVerdict("04.8", backwards, "written to the source's places"),
     ExpectedVerdict("04.9", streamed_by(relative_to_the_old), "infinite in the first block"),
