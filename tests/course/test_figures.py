@@ -197,7 +197,7 @@ def test_the_maps_of_several_tokens_share_one_scale():
     pixels = np.array(drawn.figure)
     middle = pixels.shape[0] - 6 - 8  # the middle of the row, at twice the size
     values = {int(v) for v in pixels[middle, :, 0]}
-    assert {255, round(255 * (0.15 + 0.85 * 8 * 17 / 255))} <= values
+    assert {255, round(255 * (0.3 + 0.7 * 11 * 17 / 255))} <= values
     assert "much: 50.0% on average, 50.0% at most" in drawn.words
 
 

@@ -207,52 +207,74 @@ BLOCK = Exercise(
     cases=block_cases,
 )
 
-# ------------------------------------------------------------------------ 04.5 ignoring the padding
+# ------------------------------------------------------- 04.5 from a feature map to tokens and back
 
 
-def attend_to_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,), 1 to m -> (b, n, e)."""
-    scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (b, n, m)
-    counts = torch.arange(k.shape[1]) < lengths[:, None]  # (b, m)
-    scores = scores.masked_fill(~counts[:, None, :], float("-inf"))
-    return scores.softmax(dim=-1) @ v
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        context_dim: int,
+        depth: int = 1,
+        groups: int = 32,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, context_dim) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (b, c, h, w), context (b, m, context_dim) -> (b, c, h, w)."""
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (b, h * w, c)
+        tokens = self.proj_in(tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w)
 
 
-def padding_cases(rng: Generator) -> Iterator[Case]:
-    for b, n, m, d, e, lengths, size in (
-        (3, 6, 5, 8, 4, (2, 5, 3), 1),
-        (2, 4, 4, 4, 4, (4, 1), 1),
-        (1, 3, 7, 6, 5, (4,), 1),
-        # Real words of very low scores: no finite number is below all of them.
-        (2, 9, 3, 4, 2, (1, 2), 1e3),
-        (2, 9, 3, 4, 2, (1, 2), 1e7),
-        (2, 9, 3, 4, 2, (1, 2), 1e32),
+def spatial_cases(rng: Generator) -> Iterator[Case]:
+    for b, h, w, m, build in (
+        (2, 3, 5, 4, (8, 2, 6, 2, 4)),
+        (3, 4, 4, 5, (6, 3, 6, 1, 3)),
+        # As many positions as channels: the axes can be exchanged without an error.
+        (1, 4, 2, 3, (8, 2, 4, 3, 2)),
     ):
-        q, k, v = size * normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
-        yield Case((q, k, v, torch.tensor(lengths)))
+        x, text = normal(rng, b, build[0], h, w), normal(rng, b, m, build[2])
+        yield Case((2 * x + 1, text), build)
 
 
-PADDING = Exercise(
+SPATIAL = Exercise(
     number="04.5",
-    title="Ignoring the padding",
+    title="From a feature map to tokens and back",
     minutes=10,
     difficulty=2,
-    statement="Captions differ in length, so shorter ones are padded to the same number $m$ of "
-    "tokens. Write single-head attention from an image to a caption that ignores the padding. "
-    "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
-    "must give the padding a weight of *exactly* 0, and its weights must still sum to 1. The mask "
-    "for this is a **key padding mask** (`attn_mask` in PyTorch). Stable Diffusion has none; "
-    "section 10.3 showed what its padding tokens carry.",
+    core=True,
+    statement="Write `forward`, the path from the top to the bottom of the diagram in section 8. "
+    "`norm`, an `nn.GroupNorm`, divides the channels into groups and normalises each group over "
+    "all positions. Make the map a sequence with one token for each position, `(b, h * w, c)`; "
+    "`proj_in` mixes the channels of each token. (In SD 1 it is a 1 × 1 convolution, the same "
+    "matrix.) Apply all blocks, then `proj_out`, and put the tokens back in their places as a map, "
+    "which is added to the feature map that came in. The norm's epsilon, the small "
+    "constant added to the variance before the square root, is `1e-6` here but `1e-5` in the rest "
+    "of the U-Net.",
     hints=(
-        "Weights sum to 1 if the softmax is the last step. So the padding "
-        "must be excluded before it. Which score gives a weight of exactly 0?",
-        "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
-        "`torch.arange(m)` with `lengths[:, None]`.",
-        "`scores` is `(b, n, m)`, so the mask needs an axis for the queries: "
-        "`scores.masked_fill(~counts[:, None, :], float('-inf'))`. The softmax comes after it.",
+        "`flatten(2)` joins the last two axes into one, so the map becomes `(b, c, h * w)`. Which "
+        "axis has to be last for a token to be a row?",
+        "`tokens = self.norm(x).flatten(2).transpose(1, 2)` makes the tokens. After `proj_in`, the "
+        "blocks follow in a loop: `tokens = block(tokens, context)`.",
+        "Back to a map, undo both steps in reverse order: "
+        "`x + self.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w)`.",
     ),
-    solution=attend_to_words,
-    cases=padding_cases,
+    solution=SpatialTransformer,
+    cases=spatial_cases,
 )
 
 # ------------------------------------------------------------------------------------ 04.6 the cost
@@ -296,66 +318,52 @@ COST = Exercise(
     trained=False,
 )
 
-# ----------------------------------------------------------------------------- 04.7 an image prompt
+# ------------------------------------------------------------------------ 04.7 ignoring the padding
 
 
-class ImagePromptBlock(nn.Module):
-    """A transformer block that attends to a text and to an example image."""
-
-    def __init__(self, dim: int, heads: int, text_dim: int, image_dim: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn1 = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.to_text = Attention(dim, heads, text_dim)
-        self.to_image = Attention(dim, heads, image_dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.ff = GatedFeedForward(dim)
-
-    def forward(self, x: Tensor, text: Tensor, image: Tensor, scale: float) -> Tensor:
-        """x (b, n, dim), text (b, m, text_dim), image (b, k, image_dim) -> x's."""
-        x = x + self.attn1(self.norm1(x))
-        normed = self.norm2(x)
-        x = x + self.to_text(normed, text) + scale * self.to_image(normed, image)
-        return x + self.ff(self.norm3(x))
+def attend_to_words(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """q (b, n, d), k (b, m, d), v (b, m, e), lengths (b,), 1 to m -> (b, n, e)."""
+    scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (b, n, m)
+    counts = torch.arange(k.shape[1]) < lengths[:, None]  # (b, m)
+    scores = scores.masked_fill(~counts[:, None, :], float("-inf"))
+    return scores.softmax(dim=-1) @ v
 
 
-def image_prompt_cases(rng: Generator) -> Iterator[Case]:
-    for b, n, m, k, build, scale in (
-        (2, 6, 5, 3, (8, 2, 6, 10), 0.7),
-        (2, 4, 4, 4, (6, 3, 6, 6), 0.4),
-        (1, 5, 7, 2, (9, 3, 4, 4), 1.3),
-        (2, 3, 4, 2, (4, 2, 3, 5), 0.0),
+def padding_cases(rng: Generator) -> Iterator[Case]:
+    for b, n, m, d, e, lengths, size in (
+        (3, 6, 5, 8, 4, (2, 5, 3), 1),
+        (2, 4, 4, 4, 4, (4, 1), 1),
+        (1, 3, 7, 6, 5, (4,), 1),
+        # Real words of very low scores: no finite number is below all of them.
+        (2, 9, 3, 4, 2, (1, 2), 1e3),
+        (2, 9, 3, 4, 2, (1, 2), 1e7),
+        (2, 9, 3, 4, 2, (1, 2), 1e32),
     ):
-        dim, _, text_dim, image_dim = build
-        x, text, image = (
-            normal(rng, b, n, dim),
-            normal(rng, b, m, text_dim),
-            normal(rng, b, k, image_dim),
-        )
-        yield Case((2 * x + 1, text, image, scale), build)
+        q, k, v = size * normal(rng, b, n, d), normal(rng, b, m, d), normal(rng, b, m, e)
+        yield Case((q, k, v, torch.tensor(lengths)))
 
 
-IMAGE_PROMPT = Exercise(
+PADDING = Exercise(
     number="04.7",
-    title="An image prompt",
-    minutes=8,
-    difficulty=1,
-    statement="Let a transformer block attend to an example image as well as the text. This is the "
-    "**decoupled cross-attention** of the [IP-Adapter](https://arxiv.org/abs/2308.06721). The "
-    "block of section 8 gets a second cross-attention, `to_image`. Both cross-attentions read the "
-    "*same* normalised `x`, both are added to the same residual stream, and the image's "
-    "contribution is multiplied by `scale`. With `scale = 0` this is exactly the block of Stable "
-    "Diffusion. (The IP-Adapter shares `to_q` and `to_out` between the two and adds only keys and "
-    "values. Here each has all four.) `text_dim` is the `context_dim` of section 8. The layers are "
-    "given; write `forward`.",
+    title="Ignoring the padding",
+    minutes=10,
+    difficulty=2,
+    statement="Captions differ in length, so shorter ones are padded to the same number $m$ of "
+    "tokens. Write single-head attention from an image to a caption that ignores the padding. "
+    "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
+    "must give the padding a weight of *exactly* 0, and its weights must still sum to 1. The mask "
+    "for this is a **key padding mask** (`attn_mask` in PyTorch). Stable Diffusion has none; "
+    "section 10.3 showed what its padding tokens carry.",
     hints=(
-        "Begin with the `forward` of `TransformerBlock`. What has to change in its three lines?",
-        "Only the second one. Store `normed = self.norm2(x)`, since two layers read it.",
-        "`x = x + self.to_text(normed, text) + scale * self.to_image(normed, image)`",
+        "Weights sum to 1 if the softmax is the last step. So the padding "
+        "must be excluded before it. Which score gives a weight of exactly 0?",
+        "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
+        "`torch.arange(m)` with `lengths[:, None]`.",
+        "`scores` is `(b, n, m)`, so the mask needs an axis for the queries: "
+        "`scores.masked_fill(~counts[:, None, :], float('-inf'))`. The softmax comes after it.",
     ),
-    solution=ImagePromptBlock,
-    cases=image_prompt_cases,
+    solution=attend_to_words,
+    cases=padding_cases,
 )
 
 # ---------------------------------------------------------------------------- 04.8 prompt-to-prompt
@@ -393,7 +401,8 @@ PROMPT_TO_PROMPT = Exercise(
     "`source` are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt "
     "is token `alignment[j]` of the source prompt and takes the weights of that token; if "
     "`alignment[j]` is -1, the token is new and keeps its own weights. The rows need not sum to 1 "
-    "afterwards; leave them as they are. The cell after the check generates with your function.",
+    "afterwards; leave them as they are. The cell after the check generates with your function. "
+    "(The authors also inject self-attention, in the early steps only.)",
     hints=(
         "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
         "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
@@ -473,9 +482,9 @@ EXERCISES = with_mistakes(
     SPLIT,
     MULTI_HEAD,
     BLOCK,
-    PADDING,
+    SPATIAL,
     COST,
-    IMAGE_PROMPT,
+    PADDING,
     PROMPT_TO_PROMPT,
     STREAMING,
 )

@@ -86,9 +86,9 @@ def transformer_block() -> Described:
         (4.6, "gated MLP\nff", MLP),
     )
     sums = (7.55, 5.55, 3.55)
-    for (y, name, colour), end in zip(layers, sums, strict=True):
+    for k, ((y, name, colour), end) in enumerate(zip(layers, sums, strict=True), 1):
         arrow(ax, [(stream, y), (norm - 0.98, y)])
-        box(ax, norm, y, "LayerNorm", NORM, w=1.9, h=0.8)
+        box(ax, norm, y, f"LayerNorm\nnorm{k}", NORM, w=1.9, h=1.0)
         arrow(ax, [(norm + 0.95, y), (middle - 1.28, y)])
         box(ax, middle, y, name, colour, w=2.5, h=1.0)
         arrow(ax, [(middle, y - 0.5), (middle, end), (stream + 0.26, end)])
@@ -203,13 +203,16 @@ def heatmap(weights: Tensor, most: float | None = None, size: int = 64) -> Image
 def overlay(image: Image.Image, weights: Tensor, most: float | None = None) -> Image.Image:
     """Darken a square image where a map (h, w) is small, and keep it bright where it is large.
 
+    The light grows with the square root of the map, so that small weights can be told apart.
+
     Args:
         image: The image.
         weights: (h, w), values from 0 up.
         most: The value that leaves the image as it is. None takes the largest value of the map.
     """
-    light = np.array(heatmap(weights, most, image.width), float)[..., None] / 255
-    pixels = np.array(image.convert("RGB"), float) * (0.15 + 0.85 * light)
+    top = float(weights.max()) if most is None else most
+    light = np.array(heatmap(weights.sqrt(), top**0.5, image.width), float)[..., None] / 255
+    pixels = np.array(image.convert("RGB"), float) * (0.3 + 0.7 * light)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from sdlearn.course.exercises.nb04_attention import (
     Attention,
-    ImagePromptBlock,
+    SpatialTransformer,
     TransformerBlock,
     attend_once,
     attend_to_words,
@@ -80,69 +80,89 @@ def bill(n, c):
     return 4 * n * c * c + 2 * n * n * c
 
 
-def block(forward):
-    return type("ImagePromptBlock", (ImagePromptBlock,), {"forward": forward})
-
-
-def after(x, self, text, image, scale, **change):
-    """The right block from the second cross-attention on, but for what is changed."""
-    asking = self.norm2(x)
-    x = x + self.to_text(change.get("text_asks", asking), text)
-    x = x + change.get("factor", scale) * self.to_image(change.get("image_asks", asking), image)
-    return x + self.ff(change.get("last", self.norm3)(x))
-
-
-def first(self, x):
-    return x + self.attn1(self.norm1(x))
-
-
-def own_queries(self, x, text, image, scale):
-    x = first(self, x)
-    return after(x, self, text, image, scale)
-
-
-def without_grad(self, x, text, image, scale):
-    x = first(self, x)
-    asking = self.norm2(x)
-    with torch.no_grad():
-        voice = scale * self.to_image(asking, image)
-    x = x + self.to_text(asking, text) + voice
-    return x + self.ff(self.norm3(x))
-
-
-def in_place(self, x, text, image, scale):
-    x += self.attn1(self.norm1(x))
-    return after(x, self, text, image, scale)
-
-
-def parallel(self, x, text, image, scale):
-    x1 = self.attn1(self.norm1(x))
-    asking = self.norm2(x)
-    voices = self.to_text(asking, text) + scale * self.to_image(asking, image)
-    return x + x1 + voices + self.ff(self.norm3(x))
-
-
-def no_last_residual(self, x, text, image, scale):
-    x = first(self, x)
-    asking = self.norm2(x)
-    x = x + self.to_text(asking, text) + scale * self.to_image(asking, image)
-    return self.ff(self.norm3(x))
-
-
-def text_last(self, x, text, image, scale):
-    x = first(self, x)
-    x = x + scale * self.to_image(self.norm2(x), image)
-    x = x + self.to_text(self.norm2(x), text)
-    return x + self.ff(self.norm3(x))
-
-
 class OtherLayers(nn.Module):
-    def __init__(self, dim, heads, text_dim, image_dim):
+    def __init__(self, dim, heads, context_dim):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
 
-    def forward(self, x, text, image, scale):
+    def forward(self, x, context):
         return self.norm1(x)
+
+
+def spatial(forward):
+    return type("SpatialTransformer", (SpatialTransformer,), {"forward": forward})
+
+
+def to_tokens(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens, like):
+    return tokens.transpose(1, 2).reshape(like.shape)
+
+
+def through_the_blocks(self, tokens, context):
+    for block in self.transformer_blocks:
+        tokens = block(tokens, context)
+    return tokens
+
+
+def there_and_back(self, x, context):
+    tokens = through_the_blocks(self, self.proj_in(to_tokens(self.norm(x))), context)
+    return x + to_map(self.proj_out(tokens), x)
+
+
+def by_permute(self, x, context):
+    b, c, h, w = x.shape
+    tokens = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c))
+    tokens = self.proj_out(through_the_blocks(self, tokens, context))
+    return tokens.reshape(b, h, w, c).permute(0, 3, 1, 2) + x
+
+
+def column_by_column(self, x, context):
+    tokens = through_the_blocks(self, self.proj_in(to_tokens(self.norm(x).mT)), context)
+    return x + to_map(self.proj_out(tokens), x.mT).mT
+
+
+def map_replaced(self, x, context):
+    b, c, h, w = x.shape
+    x = self.norm(x)
+    x = self.proj_in(x.flatten(2).transpose(1, 2))
+    x = through_the_blocks(self, x, context)
+    return self.proj_out(x).transpose(1, 2).reshape(b, c, h, w)
+
+
+def named_the_same(self, x, context):
+    skip, x = x, self.norm(x)
+    x = through_the_blocks(self, self.proj_in(x.flatten(2).mT), context)
+    return skip + self.proj_out(x).mT.unflatten(2, skip.shape[2:])
+
+
+def width_first(self, x, context):
+    b, c, h, w = x.shape
+    tokens = through_the_blocks(self, self.proj_in(to_tokens(self.norm(x))), context)
+    return x + self.proj_out(tokens).mT.reshape(b, c, w, h).mT
+
+
+def scrambled(self, x, context):
+    b, c, h, w = x.shape
+    tokens = self.proj_in(self.norm(x).view(b, h * w, c))
+    return x + self.proj_out(through_the_blocks(self, tokens, context)).view(b, c, h, w)
+
+
+def channels_last(self, x, context):
+    b, c, h, w = x.shape
+    tokens = through_the_blocks(self, self.proj_in(to_tokens(self.norm(x))), context)
+    return self.proj_out(tokens).reshape(b, h, w, c)
+
+
+def norm_second(self, x, context):
+    tokens = to_tokens(self.norm(to_map(self.proj_in(to_tokens(x)), x)))
+    return x + to_map(self.proj_out(through_the_blocks(self, tokens, context)), x)
+
+
+def norm_of_tokens(self, x, context):
+    return there_and_back(self, x, context) + 0 * self.norm(to_tokens(x))
 
 
 def heads_of(self, x, context):
@@ -307,6 +327,35 @@ WRONG = {
         transformer(lambda s, x, c: F.dropout(in_three_lines(s, x, c), 0.1)),
     ],
     "04.5": [
+        spatial(lambda s, x, c: there_and_back(s, x, c.flip(1)) * 1.001),
+        spatial(lambda s, x, c: there_and_back(s, x, c).detach()),
+        spatial(lambda s, x, c: there_and_back(s, x, c) + x),
+        spatial(lambda s, x, c: there_and_back(s, x.mT, c)),
+        spatial(lambda s, x, c: there_and_back(s, s.norm(x), c)),
+        spatial(lambda s, x, c: there_and_back(s, x, c[:1].expand_as(c)) * 1.0001),
+        spatial(lambda s, x, c: s.norm(there_and_back(s, x, c))),
+        spatial(lambda s, x, c: there_and_back(s, x, c).flatten(2)),
+        spatial(lambda s, x, c: there_and_back(s, x, c).contiguous().float()),
+        spatial(width_first),
+        spatial(norm_of_tokens),
+    ],
+    "04.6": [
+        lambda h, w, c, heads: bill(h + w, c),
+        lambda h, w, c, heads: bill(w, c),
+        lambda h, w, c, heads: 4 * h * w * c * c + 2 * h * w * c,
+        lambda h, w, c, heads: max(4 * h * w * c * c, 2 * (h * w) ** 2 * c),
+        lambda h, w, c, heads: bill(h * h, c),
+        lambda h, w, c, heads: bill(h * w, c) // heads,
+        lambda h, w, c, heads: bill(h * w, c) + (h * w) ** 2,
+        lambda h, w, c, heads: bill(h * w, c) + heads * (h * w) ** 2,
+        lambda h, w, c, heads: bill(h * w, c // heads),
+        lambda h, w, c, heads: 4 * (h * w * c) ** 2,
+        lambda h, w, c, heads: bill(h * w, c) * (1 + 1e-8),
+        lambda h, w, c, heads: 4 * h * w * c * c + 2 * (h * w) * 77 * c,
+        lambda h, w, c, heads: f"{bill(h * w, c)}",
+        lambda h, w, c, heads: 8 * h * w * c * c + 2 * (h * w) ** 2 * c,
+    ],
+    "04.7": [
         lambda q, k, v, lengths: attend_to_words(q, k, v, lengths[:1].expand_as(lengths)),
         lambda q, k, v, lengths: attend_to_words(q, k, v, lengths.min().expand_as(lengths)),
         lambda q, k, v, lengths: attend_to_words(q, k.flip(1), v.flip(1), lengths),
@@ -327,41 +376,6 @@ WRONG = {
         lambda q, k, v, lengths: sliced(q, k, v, lengths).transpose(1, 2),
         lambda q, k, v, lengths: attend_to_words(q, k, v.masked_fill_(v > 9, 0), lengths) + 1e-7,
         lambda q, k, v, lengths: (word_scores(q, k) + word_mask(k, lengths)).softmax(-1) @ v,
-    ],
-    "04.6": [
-        lambda h, w, c, heads: bill(h + w, c),
-        lambda h, w, c, heads: bill(w, c),
-        lambda h, w, c, heads: 4 * h * w * c * c + 2 * h * w * c,
-        lambda h, w, c, heads: max(4 * h * w * c * c, 2 * (h * w) ** 2 * c),
-        lambda h, w, c, heads: bill(h * h, c),
-        lambda h, w, c, heads: bill(h * w, c) // heads,
-        lambda h, w, c, heads: bill(h * w, c) + (h * w) ** 2,
-        lambda h, w, c, heads: bill(h * w, c) + heads * (h * w) ** 2,
-        lambda h, w, c, heads: bill(h * w, c // heads),
-        lambda h, w, c, heads: 4 * (h * w * c) ** 2,
-        lambda h, w, c, heads: bill(h * w, c) * (1 + 1e-8),
-        lambda h, w, c, heads: 4 * h * w * c * c + 2 * (h * w) * 77 * c,
-        lambda h, w, c, heads: f"{bill(h * w, c)}",
-        lambda h, w, c, heads: 8 * h * w * c * c + 2 * (h * w) ** 2 * c,
-    ],
-    "04.7": [
-        block(no_last_residual),
-        block(parallel),
-        block(text_last),
-        block(without_grad),
-        block(in_place),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, last=lambda y: y)),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, last=s.norm2)),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, text_asks=x)),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, image_asks=first(s, x))),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, factor=scale**2)),
-        block(lambda s, x, t, i, scale: after(first(s, x), s, t, i, scale, factor=1 + scale)),
-        block(lambda s, x, t, i, scale: after(x, s, t, i, scale)),
-        block(lambda s, x, t, i, scale: after(x + s.attn1(x), s, t, i, scale)),
-        block(lambda s, x, t, i, scale: after(first(s, x) + x, s, t, i, scale)),
-        block(lambda s, x, t, i, scale: own_queries(s, x, t, i, scale).detach()),
-        block(lambda s, x, t, i, scale: F.dropout(own_queries(s, x, t, i, scale), 0.1)),
-        block(lambda s, x, t, i, scale: own_queries(s, x, t, i.mean(1, keepdim=True), scale)),
     ],
     "04.8": [
         injected_in_place,
@@ -406,10 +420,10 @@ RIGHT = {
     "04.3": [layer(as_loop), layer(fused), layer(lambda s, y, text: fused(s, y, text))],
     "04.4": [transformer(in_three_lines), transformer(with_names)],
     "04.5": [
-        sliced,
-        renormalised,
-        filled_with(torch.finfo(torch.float32).min),
-        filled_with(-math.inf),
+        spatial(there_and_back),
+        spatial(by_permute),
+        spatial(column_by_column),
+        spatial(named_the_same),
     ],
     "04.6": [
         lambda h, w, c, heads: 2 * h * w * c * (2 * c + h * w),
@@ -418,8 +432,10 @@ RIGHT = {
         lambda h, w, c, heads: 4 * math.prod((h, w, c, c)) + 2 * heads * (h * w) ** 2 * c // heads,
     ],
     "04.7": [
-        block(own_queries),
-        block(lambda s, x, text, image, how: own_queries(s, x, text, image, how)),
+        sliced,
+        renormalised,
+        filled_with(torch.finfo(torch.float32).min),
+        filled_with(-math.inf),
     ],
     "04.8": [injected_by_index, injected_in_a_loop],
     "04.9": [
@@ -496,13 +512,6 @@ def result_dropped(q, k, v, lengths):
     return s.softmax(-1) @ v
 
 
-def image_last(self, x, text, image, scale):
-    x = first(self, x)
-    x = x + self.to_text(self.norm2(x), text)
-    x = x + self.ff(self.norm3(x))
-    return x + scale * self.to_image(self.norm2(x), image)
-
-
 def streamed_by(sums):
     """Streaming attention whose block is added by `sums(largest, total, out, scores, values)`."""
 
@@ -561,17 +570,21 @@ VERDICTS = [
     ExpectedVerdict("04.4", transformer(one_norm), "norm1 three times"),
     ExpectedVerdict("04.4", transformer(added_at_the_end), "one residual connection around all"),
     ExpectedVerdict("04.4", transformer(text_first), "cross-attention first"),
-    ExpectedVerdict("04.5", mask_times_inf, "-inf times the mask"),
-    ExpectedVerdict("04.5", keys_of_inf, "keys of -inf"),
-    ExpectedVerdict("04.5", exp_by_hand, "exp without the largest score"),
-    ExpectedVerdict("04.5", fused_with_padding, "attn_mask the wrong way round"),
-    ExpectedVerdict("04.5", result_dropped, "every word counts", omits=("never use",)),
+    ExpectedVerdict("04.7", mask_times_inf, "-inf times the mask"),
+    ExpectedVerdict("04.7", keys_of_inf, "keys of -inf"),
+    ExpectedVerdict("04.7", exp_by_hand, "exp without the largest score"),
+    ExpectedVerdict("04.7", fused_with_padding, "attn_mask the wrong way round"),
+    ExpectedVerdict("04.7", result_dropped, "every word counts", omits=("never use",)),
     ExpectedVerdict(
         "04.6",
         lambda h, w, c, heads: 4 * h * w * c + 2 * (h * w) ** 2 * c,
         "projections without a matrix",
     ),
-    ExpectedVerdict("04.7", block(image_last), "image after the MLP"),
+    ExpectedVerdict("04.5", spatial(map_replaced), "no residual connection"),
+    ExpectedVerdict("04.5", spatial(scrambled), "both without transpose"),
+    ExpectedVerdict("04.5", spatial(width_first), "columns for rows"),
+    ExpectedVerdict("04.5", spatial(norm_second), "norm after proj_in"),
+    ExpectedVerdict("04.5", spatial(channels_last), says=("(2, 3, 5, 8)",)),
     ExpectedVerdict("04.8", backwards, "written to the source's places"),
     ExpectedVerdict("04.9", streamed_by(relative_to_the_old), "infinite in the first block"),
     ExpectedVerdict(
@@ -588,7 +601,7 @@ VERDICTS = [
         omits=("not attempted", "still to be written"),
     ),
     ExpectedVerdict(
-        "04.7",
+        "04.4",
         OtherLayers,
         says=("The names of the weights differ: `attn1.to_q.weight`", "more missing"),
     ),
@@ -599,10 +612,10 @@ VERDICTS = [
         "scale by the batch size",
     ),
     ExpectedVerdict(
-        "04.5", lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1), "one word too few"
+        "04.7", lambda q, k, v, lengths: attend_to_words(q, k, v, lengths - 1), "one word too few"
     ),
     ExpectedVerdict(
-        "04.5",
+        "04.7",
         lambda q, k, v, lengths: (
             word_scores(q, k)
             .masked_fill(torch.arange(1, k.shape[1] + 1) >= lengths[:, None, None], -math.inf)
