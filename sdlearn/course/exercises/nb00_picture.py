@@ -284,8 +284,8 @@ QUESTIONS = (
                 "The first estimate is close to an average of all images that fit the prompt, and "
                 "an average of images is blurred.",
                 True,
-                "The loss is a squared error, whose best answer is the mean. When less noise is left, "
-                "only few candidates remain, and their mean is sharp.",
+                "The loss is a squared error, whose best answer is the mean. When less noise is "
+                "left, only few candidates remain, and their mean is sharp.",
             ),
             Answer(
                 "One step would be too large for the memory.",
@@ -306,7 +306,7 @@ QUESTIONS = (
             Answer(
                 "The target is the clean latent; the input is pure noise.",
                 False,
-                "Pure noise holds no information about the latent. The input is a mixture of the two.",
+                "Pure noise holds no information about the latent. The input is a mixture of both.",
             ),
             Answer(
                 "The target is the image; the input is its caption.",
