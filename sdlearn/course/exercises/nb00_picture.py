@@ -233,8 +233,8 @@ SWITCH = Exercise(
     "where `keep`, `(1, 1, h, w)`, is 1, the final latent must be exactly the one that `first` "
     "gives if the prompt never changes, and where it is 0 the edit decides. `step(z, here, there, "
     "text)` is your `denoise_step` with all but the prompt filled in. In every step the network "
-    "must see the kept part, too, or it can't fit the rest to it, and at every position the latent "
-    "must have the noise of `here`, because the network knows no other. Return the final latent.",
+    "must also see the kept part, so that it can fit the rest to it, and its input must have the "
+    "same amount of noise at every position. Return the final latent.",
     hints=(
         "Which latent has the kept part of the image, and exactly the noise of `there`? You need "
         "one after every step, not only after the last.",
