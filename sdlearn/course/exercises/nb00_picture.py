@@ -216,7 +216,7 @@ def switch_cases(rng: Generator) -> Iterator[Case]:
     schedule = NoiseSchedule()
     for b, steps, at in ((1, 6, 2), (2, 4, 0), (1, 4, 4), (3, 5, 1), (1, 7, 6)):
         z, first, second = normal(rng, b, 4, 3, 2), normal(rng, b, 5, 6), normal(rng, b, 5, 6)
-        keep = torch.zeros(1, 1, 3, 2, dtype=z.dtype)
+        keep = torch.zeros(1, 1, 3, 2, dtype=torch.long)  # no gradient: a mask
         keep[..., steps % 2 :, 1] = 1
         yield Case((MixingStep(), z, schedule.path(steps), first, second, at, keep))
 
