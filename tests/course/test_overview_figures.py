@@ -77,21 +77,25 @@ def test_schedule_curves_draw_the_table_and_the_points():
 
 
 def test_the_distances_are_drawn_from_their_own_first_step():
-    described = overview.settling([9.0, 7, 5, 3, 0], [6.0, 4, 2, 0])
+    described = overview.settling([9.0, 7, 5, 3, 2, 0], [6.0, 4, 3, 2, 1, 0])
     (ax,) = described.figure.axes
-    decoded, estimated = ax.lines
-    assert [*decoded.get_xdata()] == [0, 1, 2, 3, 4]
-    assert [*estimated.get_xdata()] == [1, 2, 3, 4]
-    assert "is 6 levels away after step 1 and 4 after step 2" in described.words
+    for line, values in zip(ax.lines, ([9, 7, 5, 3, 2, 0], [6, 4, 3, 2, 1, 0]), strict=True):
+        assert [*line.get_xdata()] == [1, 2, 3, 4, 5, 6]
+        assert [*line.get_ydata()] == values
+    assert "is 9 levels from the final image after step 1 and 3 after step 4" in described.words
+    assert "it is 6 levels away after step 1 and 2 after step 4" in described.words
 
 
-def test_point_sets_draw_every_point_on_equal_axes():
+def test_point_sets_draw_every_point_on_its_shape_and_on_equal_axes():
     sets = [[latent(k)[0, 0, :, :2] for k in (j, j + 1)] for j in (0, 2)]
-    described = overview.point_sets(sets, ["a", "b"], ["x", "y"], "Title", "Four sets.")
+    shapes = [latent(k)[0, 1, :, :2] for k in (0, 1)]
+    described = overview.point_sets(sets, shapes, ["a", "b"], ["x", "y"], "Title", "Four sets.")
     axes = described.figure.axes
-    for ax, points in zip(axes, [points for row in sets for points in row], strict=True):
-        assert np.allclose(ax.collections[0].get_offsets(), points)
-        assert ax.get_xlim() == ax.get_ylim() == (-2.6, 2.6)
+    for k, (ax, points) in enumerate(zip(axes, [p for row in sets for p in row], strict=True)):
+        shape, drawn = ax.collections
+        assert np.allclose(shape.get_offsets(), shapes[k // 2])
+        assert np.allclose(drawn.get_offsets(), points)
+        assert ax.get_xlim() == ax.get_ylim()
     assert [ax.get_ylabel() for ax in axes] == ["x", "", "y", ""]
     assert described.words == "Four sets."
 

@@ -181,42 +181,68 @@ LOSS = Exercise(
     cases=loss_cases,
 )
 
-# ------------------------------------------------------------------ 00.4 a change of prompt midway
+# ------------------------------------------------------------- 00.4 a change of prompt midway
 
 
 def switch_prompt(
-    step: "Callable", z: Tensor, path: list, first: Tensor, second: Tensor, at: int
+    step: "Callable",
+    z: Tensor,
+    path: list,
+    first: Tensor,
+    second: Tensor,
+    at: int,
+    keep: Tensor,
 ) -> Tensor:
-    """The final z: `first` conditions the first `at` steps, `second` the others."""
-    for k in range(len(path) - 1):
-        text = first if k < at else second
-        z, _ = step(z, path[k], path[k + 1], text)
-    return z
+    """The final z: `second` takes over after `at` steps, except where `keep` is 1."""
+    original = edited = z
+    for k, (here, there) in enumerate(pairwise(path)):
+        original, _ = step(original, here, there, first)
+        edited, _ = step(edited, here, there, first if k < at else second)
+        edited = keep * original + (1 - keep) * edited
+    return edited
+
+
+class MixingStep(nn.Module):
+    """Stands in for `denoise_step`; its prediction at one position depends on all the others."""
+
+    def forward(self, z: Tensor, here: Point, there: Point, text: Tensor) -> tuple[Tensor, Tensor]:
+        mean = z.mean(dim=(1, 2, 3), keepdim=True)
+        eps = SmallNetwork()(z + 2 * mean, here.t, text)
+        z_0 = (z - here.sigma * eps) / here.alpha
+        return there.alpha * z_0 + there.sigma * eps, z_0
 
 
 def switch_cases(rng: Generator) -> Iterator[Case]:
     schedule = NoiseSchedule()
     for b, steps, at in ((1, 6, 2), (2, 4, 0), (1, 4, 4), (3, 5, 1), (1, 7, 6)):
         z, first, second = normal(rng, b, 4, 3, 2), normal(rng, b, 5, 6), normal(rng, b, 5, 6)
-        yield Case((SmallStep(), z, schedule.path(steps), first, second, at))
+        keep = torch.zeros(1, 1, 3, 2, dtype=torch.long)  # no gradient: a mask
+        keep[..., steps % 2 :, 1] = 1
+        yield Case((MixingStep(), z, schedule.path(steps), first, second, at, keep))
 
 
 SWITCH = Exercise(
     number="00.4",
     title="Change the prompt midway",
-    minutes=8,
-    difficulty=1,
+    minutes=12,
+    difficulty=2,
     core=True,
-    statement="Write a loop that changes the prompt on the way: it conditions the first `at` steps "
-    "on `first` and all others on `second`. `step(z, here, there, text)` is your `denoise_step` "
-    "with all but the prompt filled in, and returns the same tuple. With `at = 0` only the second "
-    "prompt is used, and with `at` equal to the number of steps only the first. Return the final "
-    "latent. (Web interfaces call this **prompt editing** or prompt scheduling.)",
+    statement="Write a loop that edits an image while it is generated. The first `at` steps are "
+    "conditioned on `first` and all others on `second`, so with `at = 0` only the second prompt is "
+    "used. (Web interfaces call this **prompt editing**.) Part of the image must survive the edit: "
+    "where `keep`, `(1, 1, h, w)`, is 1, the final latent must be exactly the one that `first` "
+    "gives if the prompt never changes, and where it is 0 the edit decides. `step(z, here, there, "
+    "text)` is your `denoise_step` with all but the prompt filled in. In every step the network "
+    "must also see the kept part, so that it can fit the rest to it, and its input must have the "
+    "same amount of noise at every position. Return the final latent.",
     hints=(
-        "A path of n + 1 points has n steps. Step k leads from `path[k]` to `path[k + 1]`.",
-        "Count the steps from 0. Step k uses `first if k < at else second`.",
-        "`for k, (here, there) in enumerate(pairwise(path)):` gives the steps with their numbers. "
-        "Inside, `z, _ = step(z, here, there, text)`.",
+        "Which latent has the kept part of the image, and exactly the noise of `there`? You need "
+        "one after every step, not only after the last.",
+        "Run two loops side by side from the same `z`: the original, which uses `first` in every "
+        "step, and the edit. Step k, counted from 0, of the edit uses "
+        "`first if k < at else second`.",
+        "After each step both latents are at `there`, so they have the same amount of noise and "
+        "can be mixed: `edited = keep * original + (1 - keep) * edited`.",
     ),
     solution=switch_prompt,
     cases=switch_cases,
@@ -258,8 +284,8 @@ QUESTIONS = (
                 "The first estimate is close to an average of all images that fit the prompt, and "
                 "an average of images is blurred.",
                 True,
-                "The loss is a squared error, whose best answer is the mean. Only when less noise "
-                "is left are few candidates left, and their mean is sharp.",
+                "The loss is a squared error, whose best answer is the mean. When less noise is "
+                "left, only few candidates remain, and their mean is sharp.",
             ),
             Answer(
                 "One step would be too large for the memory.",
@@ -280,7 +306,7 @@ QUESTIONS = (
             Answer(
                 "The target is the clean latent; the input is pure noise.",
                 False,
-                "Pure noise holds no information on the latent. The input is a mixture of the two.",
+                "Pure noise holds no information about the latent. The input is a mixture of both.",
             ),
             Answer(
                 "The target is the image; the input is its caption.",

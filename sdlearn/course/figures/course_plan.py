@@ -17,7 +17,7 @@ from sdlearn.course.figures.diagrams import (
     box,
     label,
 )
-from sdlearn.course.figures.style import GREY, INK, MUTED, PALE, Described, in_style, tint
+from sdlearn.course.figures.style import GREY, INK, PALE, Described, in_style, tint
 
 # Each box: its name, the notebooks that build it, its centre, its colour and its size.
 BOXES = {
@@ -44,10 +44,10 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     ax.add_patch(
         FancyBboxPatch((0.5, 4.1), 14.0, 6.3, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
     )
-    label(ax, 14.4, 10.1, "the loop: once for each step", MUTED, side="right")
+    label(ax, 14.4, 10.1, "the loop: once for each step", side="right")
     for name, (notebooks, x, y, colour, w, h) in BOXES.items():
         box(ax, x, y, f"{name}\n", colour, w, h)
-        ax.text(x, y - 0.26, notebooks, ha="center", va="center", fontsize=8, color=MUTED, zorder=5)
+        ax.text(x, y - 0.28, notebooks, ha="center", va="center", fontsize=8.5, zorder=5)
     words = prompt.split()
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
     label(ax, 10.9, 13.1, "\n".join(lines))
@@ -83,7 +83,6 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         0.5,
         1.9,
         "not shown:\n08 training the U-Net\n11 the pipeline,\npart by part",
-        MUTED,
         side="left",
     )
     return Described(

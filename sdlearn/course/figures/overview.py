@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures.plots import WIDE, axes_for
-from sdlearn.course.figures.style import BLUE, GREY, MUTED, VERMILION, Described, in_style
+from sdlearn.course.figures.plots import NARROW, WIDE, axes_for
+from sdlearn.course.figures.style import BLUE, MUTED, VERMILION, Described, in_style
 from sdlearn.schedule import NoiseSchedule, Point
 
 LIMIT = 3.0  # the scale of a latent: -3 to 3
-DRAWN = 400  # points of a set that are drawn
+SHAPE = "#cfd6de"  # the shape that points should fill
 
 
 @in_style
@@ -72,59 +72,63 @@ def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described
 
 
 @in_style
-def settling(decoded: Sequence[float], estimated: Sequence[float]) -> Described:
-    """Draw how far z and the estimate of z_0 are from the final image after each step.
+def settling(guided: Sequence[float], unguided: Sequence[float]) -> Described:
+    """Draw how far the estimate of z_0 is from the run's final image after each step.
 
     Args:
-        decoded: Distance of the decoded z after 0, 1, … steps.
-        estimated: Distance of the decoded estimate of step 1, 2, ….
+        guided: Distance of the decoded estimate of step 1, 2, …, at the usual scale.
+        unguided: The same for a run at scale 1.
     """
     figure, ax = axes_for(
-        "Distance from the final image", "step", "mean difference (levels of 255)"
+        "From the estimate to the final image", "step", "mean difference (levels)", NARROW
     )
-    ax.plot(range(len(decoded)), decoded, "s--", color=GREY, ms=4)
-    ax.plot(range(1, len(estimated) + 1), estimated, "o-", color=BLUE, ms=4)
-    middle = len(estimated) // 2
-    ax.text(middle, decoded[middle] + 2, "z, decoded", color=MUTED)
-    ax.text(
-        middle, estimated[middle] - 2, "estimate of z_0, decoded", color=BLUE, va="top", ha="right"
-    )
+    figure.set_figheight(2.9)
+    steps = range(1, len(guided) + 1)
+    ax.plot(steps, guided, "o-", color=BLUE, ms=4)
+    ax.plot(steps, unguided, "s--", color=VERMILION, ms=4)
+    third = len(guided) // 3
+    ax.text(third + 1, guided[third], "  scale 5", color=BLUE)
+    ax.text(1, unguided[0] - 1, "scale 1", color=VERMILION, va="top")
     ax.set_ylim(bottom=0)
+    middle = 2 * third
     return Described(
         figure,
-        f"Two curves over the step. The decoded z is {decoded[0]:.0f} levels from the final "
-        f"image at the start and {decoded[middle]:.0f} after {middle} steps. The decoded estimate "
-        f"of z_0 is {estimated[0]:.0f} levels away after step 1 and {estimated[middle - 1]:.0f} "
-        f"after step {middle}. Both reach 0 at step {len(estimated)}.",
+        f"Two curves over the step, both falling to 0 at step {len(guided)}. At scale 5 the "
+        f"decoded estimate of z_0 is {guided[0]:.0f} levels from the final image after step 1 and "
+        f"{guided[middle - 1]:.0f} after step {middle}. At scale 1 it is {unguided[0]:.0f} levels "
+        f"away after step 1 and {unguided[middle - 1]:.0f} after step {middle}.",
     )
 
 
 @in_style
 def point_sets(
-    rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str], title: str,
-    words: str,
+    rows: Sequence[Sequence[Tensor]], shapes: Sequence[Tensor], columns: Sequence[str],
+    names: Sequence[str], title: str, words: str,
 ) -> Described:  # fmt: skip
-    """Draw sets of points in the plane, the first 400 of each, as a grid of scatter plots.
+    """Draw sets of points in the plane as a grid of scatter plots, each on its row's shape.
 
     Args:
         rows: The sets, each (n, 2).
+        shapes: The data of each row, (m, 2), drawn pale below its sets.
         columns: Headings.
         names: One for each row.
         title: Of the figure.
         words: What the figure shows.
     """
-    size = WIDE, 0.5 + 0.93 * len(rows) * WIDE / len(columns)
-    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    size = NARROW, 0.4 + 1.05 * len(rows) * NARROW / len(columns)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for j, row in enumerate(rows):
         for i, points in enumerate(row):
             ax = axes[j, i]
+            ax.scatter(*shapes[j].T, s=3, marker="s", color=SHAPE, linewidths=0, antialiased=False)
             ax.scatter(
-                *points[:DRAWN].detach().T, s=2.5, color=(BLUE, VERMILION)[j % 2], linewidths=0
-            )
-            ax.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=[], yticks=[])
+                *points.detach().T, s=0.9, marker="s", color=(BLUE, VERMILION)[j % 2],
+                linewidths=0, antialiased=False,
+            )  # fmt: skip
+            ax.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
             if j == 0:
                 ax.set_title(columns[i], loc="center", fontsize=9)
-        axes[j, 0].set_ylabel(names[j])
+        axes[j, 0].set_ylabel(names[j], fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(figure, words)

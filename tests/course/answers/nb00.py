@@ -159,59 +159,83 @@ def weighted(model, z_0, eps, t, text, alpha, sigma):
     return (sigma * (model(z, t, text) - eps) ** 2).mean()
 
 
-def with_slices(step, z, path, first, second, at):
+def with_slices(step, z, path, first, second, at, keep):
     pairs = list(pairwise(path))
-    for here, there in pairs[:at]:
-        z = step(z, here, there, first)[0]
-    for here, there in pairs[at:]:
-        z = step(z, here, there, second)[0]
+    old = [z]
+    for here, there in pairs:
+        old.append(step(old[-1], here, there, first)[0])
+    z = old[at]
+    for k, (here, there) in enumerate(pairs[at:], start=at):
+        z = torch.where(keep.bool(), old[k + 1], step(z, here, there, second)[0])
     return z
 
 
-def with_a_list(step, z, path, first, second, at):
+def with_a_list(step, z, path, first, second, at, keep):
     texts = [first] * at + [second] * (len(path) - 1 - at)
+    old = new = z
     for text, (here, there) in zip(texts, pairwise(path), strict=True):
-        z, _ = step(z, here, there, text)
-    return z
+        old, new = step(old, here, there, first)[0], step(new, here, there, text)[0]
+        new = new + keep * (old - new)
+    return new
 
 
-def by_time(step, z, path, first, second, at):
+def by_time(step, z, path, first, second, at, keep):
+    old = z
     for here, there in pairwise(path):
         z, _ = step(z, here, there, first if here.t > path[at].t else second)
+        old, _ = step(old, here, there, first)
+        z = keep * old + (1 - keep) * z
     return z
 
 
-def backwards(step, z, path, first, second, at):
-    for k, (there, here) in enumerate(pairwise(path[::-1])):
-        z, _ = step(z, here, there, first if k < at else second)
-    return z
+def backwards(step, z, path, first, second, at, keep):
+    return switch_prompt(step, z, path[::-1], first, second, at, keep)
 
 
-def both_loops_whole(step, z, path, first, second, at):
-    for here, there in pairwise(path):
-        z, _ = step(z, here, there, first)
-    for here, there in list(pairwise(path))[at:]:
-        z, _ = step(z, here, there, second)
-    return z
-
-
-def alternating(step, z, path, first, second, at):
+def alternating(step, z, path, first, second, at, keep):
+    old = z
     for k, (here, there) in enumerate(pairwise(path)):
         z, _ = step(z, here, there, first if k % 2 == 0 else second)
+        old, _ = step(old, here, there, first)
+        z = keep * old + (1 - keep) * z
     return z
 
 
-def second_only(step, z, path, first, second, at):
-    return switch_prompt(step, z, path[at:], second, second, 0)
+def second_only(step, z, path, first, second, at, keep):
+    return switch_prompt(step, z, path, second, second, 0, keep)
 
 
-def first_part_only(step, z, path, first, second, at):
-    return switch_prompt(step, z, path[: at + 1], first, second, at)
+def first_part_only(step, z, path, first, second, at, keep):
+    return switch_prompt(step, z, path[: at + 1], first, second, at, keep)
 
 
-def one_step_only(step, z, path, first, second, at):
-    z, _ = step(z, path[0], path[1], first if at > 0 else second)
-    return z
+def kept_before_the_step(step, z, path, first, second, at, keep):
+    old = new = z
+    for k, (here, there) in enumerate(pairwise(path)):
+        new, _ = step(keep * old + (1 - keep) * new, here, there, first if k < at else second)
+        old, _ = step(old, here, there, first)
+    return new
+
+
+def kept_until_the_switch(step, z, path, first, second, at, keep):
+    old = new = z
+    for k, (here, there) in enumerate(pairwise(path)):
+        old, _ = step(old, here, there, first)
+        new, _ = step(new, here, there, first if k < at else second)
+        if k <= at:
+            new = keep * old + (1 - keep) * new
+    return new
+
+
+def fresh_noise_kept(step, z, path, first, second, at, keep):
+    old = new = z
+    for here, there in pairwise(path):
+        old, _ = step(old, here, there, first)
+    for k, (here, there) in enumerate(pairwise(path)):
+        new, _ = step(new, here, there, first if k < at else second)
+        kept = there.alpha * old + there.sigma * torch.randn_like(z)
+        new = keep * kept + (1 - keep) * new
+    return new
 
 
 WRONG = {
@@ -234,11 +258,12 @@ WRONG = {
     "00.3": [detached, velocity, noise_subtracted, without_time, without_text, weighted],
     "00.4": [
         backwards,
-        both_loops_whole,
         alternating,
         second_only,
         first_part_only,
-        one_step_only,
+        kept_before_the_step,
+        kept_until_the_switch,
+        fresh_noise_kept,
     ],
 }
 
