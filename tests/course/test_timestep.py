@@ -58,8 +58,8 @@ def test_the_other_hand_is_red_and_thin():
 
 
 def test_rows_of_clocks_are_rows_of_times():
-    one = timestep.clock_rows([0, 5], 8, "A title", count=4)
-    more = timestep.clock_rows([0, 5, 999], 8, "A title", count=4).figure
+    one = timestep.clock_rows([0, 5], 8, "A title", clocks=[0, 1, 2, 3])
+    more = timestep.clock_rows([0, 5, 999], 8, "A title", clocks=[0, 1, 2, 3]).figure
     assert more.width == one.figure.width
     assert more.height - one.figure.height == timestep.FACE + timestep.GAP
     pixels = np.array(one.figure)
@@ -132,6 +132,7 @@ def test_curves_of_errors_differ_without_colour():
     lines = ax.lines[:5]
     assert [list(line.get_ydata()) for line in lines] == list(errors.values())
     assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in lines}) == 5
+    assert len({line.get_marker() for line in lines}) == 5
     assert ax.get_yscale() == "log"
     assert "b: 0.2 at 0, 0.5 at 10, 2 at 999" in drawn.words
 
@@ -143,7 +144,9 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
               for curve, y in targets.items() for k, name in enumerate("ab")}  # fmt: skip
     windows = {"up": (0, 5), "down": (10, 17)}
     drawn = timestep.fits(targets, fitted, trained, windows, "A title")
-    assert [ax.get_title(loc="left") for ax in drawn.figure.axes] == ["a", "a", "b", "b"]
+    titles = [ax.get_title(loc="left") for ax in drawn.figure.axes]
+    assert titles == ["up, t = 0 to 5", "down, t = 10 to 17", "", ""]
+    assert [ax.get_ylabel() for ax in drawn.figure.axes] == ["a", "", "b", ""]
     for k, ax in enumerate(drawn.figure.axes):
         curve, name = ("up", "down")[k % 2], "ab"[k // 2]
         first, last = windows[curve]
@@ -160,7 +163,7 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
     "drawn",
     [
         timestep.timestep_path,
-        lambda: timestep.clock_rows([1], 320, "Title", count=6),
+        lambda: timestep.clock_rows([1], 320, "Title", clocks=range(6)),
         lambda: timestep.vectors_over_time(timestep.clock_hands(torch.arange(500), 12), "Title"),
         lambda: timestep.similarity(dict.fromkeys("ab", torch.eye(250)), step=4),
         lambda: timestep.error_curves([0, 999], {"a": [1, 2]}),

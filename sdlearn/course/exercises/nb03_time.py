@@ -131,8 +131,8 @@ WAVELENGTH = Exercise(
     minutes=6,
     difficulty=1,
     statement="Each channel of `sinusoidal_embedding(t, dim)` is a wave in `t`. What is its "
-    "wavelength, the number of steps after which it repeats itself? Return it for channel number "
-    "`channel`, from `0` to `dim - 1`. It is a real number, not an integer.",
+    "wavelength, the number of steps after which it repeats itself? Return it as a real number for "
+    "the channel with the number `channel`, from `0` to `dim - 1`.",
     hints=(
         "Which frequency does the channel belong to? There are only `dim / 2` frequencies, and "
         "each of them has two channels.",
@@ -167,7 +167,7 @@ WEIGHTS = Exercise(
     difficulty=2,
     core=True,
     statement="You find a trained network whose embedding follows the transformer paper to the "
-    "letter: sine and cosine alternate, $(\\sin_0, \\cos_0, \\sin_1, \\cos_1, \\dots)$, for the "
+    "letter: sine and cosine alternate, $(\\sin_0, \\cos_0, \\sin_1, \\cos_1, \\dots)$, at the "
     "same frequencies as ours. You want to run it with *your* `sinusoidal_embedding`, without "
     "training. Its first layer has a weight of shape `(n, dim)`, like that of `nn.Linear(dim, n)`. "
     "Return the weight that gives the same output with our order of channels. Programs that "
@@ -223,7 +223,7 @@ VECTOR = Exercise(
     minutes=12,
     difficulty=2,
     statement="Many of SDXL's training images had been enlarged or cropped. So that it doesn't "
-    "imitate their blur and cut-off heads, SDXL is conditioned on the sizes, too. You are "
+    "imitate their blur and cut-off heads, SDXL is conditioned on the sizes as well. You are "
     "preparing training images for it with Pillow. For each of `b` images you know three pairs: "
     "its `image.size` before scaling (`originals`), the corner where the crop begins (`corners`) "
     "and the size of the crop (`targets`). Pillow gives them as `(width, height)` and "

@@ -78,7 +78,11 @@ def hand_direction(angle: float) -> tuple[float, float]:
 
 
 def clock_rows(
-    times: Sequence[float], dim: int, title: str, max_period: float = 10000, count: int = 8
+    times: Sequence[float],
+    dim: int,
+    title: str,
+    max_period: float = 10000,
+    clocks: Sequence[int] | None = None,
 ) -> Described:
     """Draw a row of clocks for each time, the fastest on the left, with their wavelengths below.
 
@@ -87,9 +91,9 @@ def clock_rows(
         dim: Number of channels; there are dim / 2 frequencies.
         title: Written above.
         max_period: See `frequencies`.
-        count: Clocks in a row.
+        clocks: Which of the frequencies are drawn; None for eight, evenly spaced.
     """
-    clocks = pick_clocks(dim, count)
+    clocks = pick_clocks(dim, 8) if clocks is None else clocks
     speeds = frequencies(dim, max_period)
     left, top = 92, 2 * LINE
     wide = left + len(clocks) * (FACE + GAP)
@@ -102,7 +106,7 @@ def clock_rows(
         for column, i in enumerate(clocks):
             drawn.paste(clock_face(t * float(speeds[i])), (left + column * (FACE + GAP), y))
     y = top + len(times) * (FACE + GAP)
-    pen.text((8, y), "frequency", INK, font)
+    pen.text((8, y), "clock", INK, font)
     pen.text((8, y + LINE), "wavelength", INK, font)
     for column, i in enumerate(clocks):
         x = left + column * (FACE + GAP) + FACE / 2
@@ -131,17 +135,23 @@ def clock_figure(
 ) -> Image.Image:
     """Draw the embedding of t: some of its frequencies as clocks, and the whole vector as bars.
 
-    The thin vermilion hands and the short vermilion marks on the bars show the `other` time.
+    The thin vermilion hands and the short vermilion marks on the bars show the `other` time. The
+    cosine similarity of the two embeddings is written above.
     """
     clocks, speeds = pick_clocks(dim, count), frequencies(dim, max_period)
     left, wide, tall = 44, 44 + 6 * (FACE + GAP) + 10, 120
-    top = 3 * LINE
+    top = 4 * LINE
     bars = top + FACE + 5 * LINE
     drawn = Image.new("RGB", (wide, bars + tall + 3 * LINE), "white")
     pen, font, bold = (
         ImageDraw.Draw(drawn), label_font(LETTERS), label_font(LETTERS, bold=True)
     )  # fmt: skip
-    head = f"{len(clocks)} of {dim // 2} frequencies", f"blue: t = {t:g}, orange: t' = {other:g}"
+    here, there = (clock_hands(time, dim, max_period) for time in (t, other))
+    head = (
+        f"{len(clocks)} of {dim // 2} frequencies, max_period {max_period:,}",
+        f"blue: t = {t:g}, orange: t' = {other:g}",
+        f"similarity of the two embeddings: {float(here @ there) / (dim // 2):.3f}",
+    )
     for k, line in enumerate(head):
         pen.text((8, 6 + k * LINE), line, INK, font if k else bold)
     for column, i in enumerate(clocks):
@@ -155,9 +165,8 @@ def clock_figure(
         y = middle - value * tall / 2
         pen.line([(left, y), (left + dim * width, y)], "#cbd2d9")
         pen.text((left - 6, y), f"{value}", INK, font, anchor="rm")
-    values = zip(clock_hands(t, dim, max_period), clock_hands(other, dim, max_period), strict=True)
-    for k, (here, there) in enumerate(values):
-        x, y, mark = (left + k * width, *(middle - float(v) * tall / 2 for v in (here, there)))
+    for k, pair in enumerate(zip(here, there, strict=True)):
+        x, y, mark = (left + k * width, *(middle - float(v) * tall / 2 for v in pair))
         pad = 0.15 * width if width > 4 else 0
         pen.rectangle((x + pad, min(y, middle), x + width - pad, max(y, middle)), BLUE)
         pen.line([(x, mark), (x + width, mark)], VERMILION, 2)

@@ -181,10 +181,11 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     ax.set(title="Error of the noise prediction for each input")
     ax.set(xlabel="true timestep", ylabel="mean squared error")
     colours = (INK, BLUE, VERMILION, PURPLE, ORANGE)
-    styles = zip(errors.items(), colours, ("-", "--", "-.", ":", (0, (6, 1.5))), strict=False)
-    for (name, values), colour, dashes in styles:
-        ax.plot(times, values, ls=dashes, color=colour, label=name)
-    ax.set(yscale="log", xlim=(times[0], times[-1]))
+    dashes = "-", "--", "-.", ":", (0, (6, 1.5))
+    styles = zip(errors.items(), colours, dashes, "osD^v", strict=False)
+    for (name, values), colour, dash, marker in styles:
+        ax.plot(times, values, ls=dash, color=colour, label=name, marker=marker, ms=4)
+    ax.set(yscale="log", xticks=[*range(0, 1000, 200), times[-1]])
     ax.axhline(1, color=MUTED, lw=0.8)
     ax.annotate(
         "always predicting 0", (740, 1), (0, 3), textcoords="offset points", ha="center",
@@ -232,14 +233,15 @@ def fits(
             ax.plot(times, values, color=VERMILION, lw=1.4, label="network")
             ax.plot(times[dots], target[t][dots], "o", color=INK, mfc="white", ms=3.5,
                     label="trained")  # fmt: skip
-            ax.set_title(name, fontsize=10)
             off = values - target[t]
             said.append(
                 f"{curve}, {name}: RMS error {rms(off, dots):.2f} at trained timesteps and "
                 f"{rms(off, ~dots):.2f} between them"
             )
-        column[-1].set_xlabel(f"timestep t\n{curve}, t = {first} to {last}")
-    figure.supylabel("value, standardised", fontsize=10)
+        column[0].set_title(f"{curve}, t = {first} to {last}", fontsize=10)
+        column[-1].set_xlabel("timestep t")
+    for name, ax in zip(inputs, axes[:, 0], strict=True):
+        ax.set_ylabel(name, fontsize=10, fontweight="bold")
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
