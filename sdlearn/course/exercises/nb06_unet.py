@@ -349,8 +349,9 @@ FREE_U = Exercise(
     "`c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of `skip` "
     "over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 by `s`, "
     "and transform back to a real tensor. `fft2` puts frequency 0 first and the negative ones "
-    "last. (The authors' code scales only four of these nine entries.) The cells after the check "
-    "generate images with your function.",
+    "last. (The authors' code scales only four of these nine entries, and diffusers leaves the two "
+    "upper levels of Stable Diffusion as they are.) The cells after the check generate images with "
+    "your function: change `factors` there and look for the image that you like best.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
