@@ -19,7 +19,6 @@ from sdlearn.course.figures.unet import (
 )
 from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 
-
 TITLES = {
     "storybook": "the storybook model",
     "sd1.5": "Stable Diffusion 1.5",
