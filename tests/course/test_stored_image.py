@@ -64,7 +64,7 @@ WIDGETS = {
         lambda sd: TextEncoderWidget(sd.text, "a red house", "a red car"),
         "The tokens in their positions. 3 tokens between start and end",
     ),
-    "U-Net": (tour, "The blocks of small; conv_in is marked. "),
+    "U-Net": (tour, "The U-Net of small; conv_in is marked. "),
     "text to image": (painter, f"The picture drawn for: {PROMPT}"),
     "panel": (drawn_panel, f"The picture drawn for: {PROMPT}"),
 }

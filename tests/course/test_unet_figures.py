@@ -212,7 +212,7 @@ def test_it_marks_the_block_and_says_its_numbers(tour):
     assert after.shape == before.shape
     assert (after != before).any()
     stops = tour.traces["small"]
-    figure = u_shape(stops, "The U-Net: small", chosen=5)
+    figure = u_shape(stops, "The U-Net of small", chosen=5)
     assert png(tour.image) != b""
     assert np.array_equal(after, np.array(picture_of(figure)))
     assert 'role="status"' in tour.message.value

@@ -1,4 +1,4 @@
-"""Exercises and quiz of notebook 06, the U-Net."""
+"""Exercises of notebook 06, the U-Net. Its quiz is in unet_quiz.py."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.course.exercises.unet_quiz import QUESTIONS as QUESTIONS
+from sdlearn.course.grading.exercise import Case, Exercise, normal
 from sdlearn.unet import UNet, UNetConfig, UpBlock
 
 # -------------------------------------------------------------------------------- 06.1 the ResBlock
@@ -39,7 +40,8 @@ def block_cases(rng: Generator) -> Iterator[Case]:
     for b, h, w, build in (
         (2, 5, 7, (6, 8, 10, 2)),
         (3, 4, 4, (8, 8, 8, 4)),
-        (1, 3, 6, (4, 4, 5, 2)),
+        # As many rows and columns as channels: a vector on the wrong axis gives numbers.
+        (1, 4, 4, (4, 4, 5, 2)),
     ):
         c_in, _, time_dim, _ = build
         yield Case((2 * normal(rng, b, c_in, h, w) + 1, normal(rng, b, time_dim)), build)
@@ -145,18 +147,37 @@ def config_of(widths: tuple[int, ...], attends: tuple[bool, ...]) -> UNetConfig:
     )  # fmt: skip
 
 
+class CheckedLevel(UpBlock):
+    """A level that says in words what is wrong with the input of a layer."""
+
+    def layer(self, n: int, h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        """Run ResBlock n and its transformer, if the inputs are such as they take."""
+        if not isinstance(n, int):
+            raise RuntimeError("level.layer takes the *number* of a ResBlock first: 0, 1, ...")
+        wanted, shape = self.resnets[n].conv1.in_channels, tuple(h.shape)
+        if len(shape) != 4 or shape[1] != wanted:
+            raise RuntimeError(
+                f"ResBlock {n} takes (b, {wanted}, height, width) and was given {shape}. It needs "
+                "h and one skip, concatenated along the channels: torch.cat([h, skip], dim=1)"
+            )
+        if emb.shape[-1] != self.resnets[n].time_emb_proj.in_features:
+            raise RuntimeError("level.layer takes n, x, emb, context, in this order")
+        return super().layer(n, h, emb, context)
+
+
 def up_cases(rng: Generator) -> Iterator[Case]:
     for b, sides, config, i, c, skip_widths in (
+        # Equal maps: they can be joined along any axis, and the level says which was the wrong one.
+        (2, ((4, 4), (8, 8)), config_of((8, 8), (False, False)), 1, 8, (8, 8, 8)),
         # Odd sides: twice the small map is too large. Skips of two more levels are waiting.
         (2, ((4, 5), (7, 9)), config_of((4, 8, 6), (True, True, False)), 1, 6, (4, 8, 8)),
-        (1, ((4, 4), (8, 8)), config_of((8, 8), (False, False)), 1, 8, (8, 8, 8)),
         (1, ((3, 6), (3, 6)), config_of((4, 4), (True, False)), 0, 4, (4, 4, 4)),
     ):
         (h, w), above = sides
         waiting = [(2 * above[0], 2 * above[1] - 1), above] if i > 0 else []
         skips = [normal(rng, b, 4, *size) for size in waiting]
         skips += [normal(rng, b, width, h, w) for width in skip_widths]
-        level = UpBlock(config, i, c, skip_widths).double()
+        level = CheckedLevel(config, i, c, skip_widths).double()
         for parameter in level.parameters():
             parameter.data = normal(rng, *parameter.shape) / 3
         emb = normal(rng, b, 4 * config.block_out_channels[0])
@@ -328,8 +349,9 @@ FREE_U = Exercise(
     "`c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of `skip` "
     "over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 by `s`, "
     "and transform back to a real tensor. `fft2` puts frequency 0 first and the negative ones "
-    "last. (The authors' code scales only four of these nine entries.) The cells after the check "
-    "generate images with your function.",
+    "last. (The authors' code scales only four of these nine entries, and diffusers leaves the two "
+    "upper levels of Stable Diffusion as they are.) The cells after the check generate images with "
+    "your function: change `factors` there and look for the image that you like best.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
@@ -419,81 +441,3 @@ CACHED = Exercise(
 )
 
 EXERCISES = with_mistakes(__name__, RES_BLOCK, WIDTHS, UP_LEVEL, LEVEL, ADAPTIVE, FREE_U, CACHED)
-
-# -------------------------------------------------------------------------------------------- quiz
-
-QUESTIONS = (
-    Question(
-        "The timestep is added as one value for each channel, and then `norm2` follows. What "
-        "would happen if `norm2` normalised every channel separately?",
-        (
-            Answer(
-                "Nothing would change: a norm only scales.",
-                False,
-                "A norm also subtracts the mean of what it normalises, and here that mean would "
-                "hold everything that the timestep contributes.",
-            ),
-            Answer(
-                "The block would ignore the timestep.",
-                True,
-                "A constant added to a whole channel shifts its mean and nothing else, and the "
-                "norm subtracts it again. If a group has several channels, the differences between "
-                "them remain.",
-            ),
-            Answer(
-                "The timestep would matter more, because each channel has its own value.",
-                False,
-                "Each channel has its own value in any case. The question is whether the norm "
-                "leaves it there.",
-            ),
-        ),
-    ),
-    Question(
-        "Which twelve feature maps are the skips of Stable Diffusion 1.5?",
-        (
-            Answer(
-                "Three for each of the four levels: the outputs of its three ResBlocks.",
-                False,
-                "In the downsampling path a level has two ResBlocks. Three are in the upsampling "
-                "path.",
-            ),
-            Answer(
-                "The outputs of all ResBlocks and transformers of the downsampling path.",
-                False,
-                "There are fourteen of those. Where a transformer follows a ResBlock, only the "
-                "transformer's output is stored. The outputs of `conv_in` and of the three "
-                "downsamplings are stored as well.",
-            ),
-            Answer(
-                "The output of `conv_in`, two outputs for each of the four levels, and those of "
-                "the three downsamplings.",
-                True,
-                "The last level has no downsampling. Counted by size, that makes three skips for "
-                "each of the four sizes.",
-            ),
-        ),
-    ),
-    Question(
-        "You double the height and width of the latent. What happens to the parameters of the "
-        "U-Net, and to the MACs of its convolutions?",
-        (
-            Answer(
-                "Both are multiplied by 4.",
-                False,
-                "A convolution applies the same weights at every position, so a larger map needs "
-                "no new ones.",
-            ),
-            Answer(
-                "The parameters stay the same, and the MACs are multiplied by 4.",
-                True,
-                "Every position costs the same MACs, and there are four times as many. The "
-                "products inside self-attention grow faster, by a factor of 16.",
-            ),
-            Answer(
-                "The parameters stay the same, and the MACs are multiplied by 2.",
-                False,
-                "Height and width both double, so there are four times as many positions.",
-            ),
-        ),
-    ),
-)

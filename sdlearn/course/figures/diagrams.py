@@ -16,7 +16,7 @@ TEXT, TIME, STREAM = VERMILION, PURPLE, INK
 
 
 def canvas(
-    width: float, height: float, title: str = "", inches: float = WIDE
+    width: float, height: float, title: str = "", inches: float = WIDE, dpi: int = 110
 ) -> tuple[Figure, Axes]:
     """Create a figure without visible axes.
 
@@ -25,10 +25,11 @@ def canvas(
         height: In the same units.
         title: Of the figure.
         inches: Width of the figure. Letters in a narrow one remain legible on a phone.
+        dpi: Resolution of the stored picture.
     """
     drawn = inches * height / width
     tall = drawn + (0.35 if title else 0.0)
-    figure = Figure(figsize=(inches, tall), dpi=110)
+    figure = Figure(figsize=(inches, tall), dpi=dpi)
     ax = figure.add_axes((0, 0, 1, drawn / tall))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.axis("off")

@@ -152,11 +152,8 @@ def activation_bytes(unet: nn.Module, height: int, width: int, tokens: int = 77)
     heads = set(unet.config.num_heads)  # type: ignore[union-attr, arg-type]
     matrices = [t for t in kept.values() if t.ndim == 4 and t.shape[1] in heads]
     sizes = [t.untyped_storage().nbytes() for t in matrices if t.shape[3] in (t.shape[2], tokens)]
-    found = sum(sizes)
-    return {
-        "attention weights": found,
-        "other activations": sum(t.untyped_storage().nbytes() for t in kept.values()) - found,
-    }
+    total = sum(t.untyped_storage().nbytes() for t in kept.values())
+    return {"attention weights": sum(sizes), "other activations": total - sum(sizes)}
 
 
 def skip_connections(stops: Sequence[BlockTrace]) -> list[tuple[int, int]]:
@@ -184,8 +181,8 @@ def by_resolution(stops: Sequence[BlockTrace]) -> dict[str, tuple[int, int]]:
 def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
     """Describe one block in sentences: its shapes, parameters and MACs."""
     stop = stops[k]
-    parameters = sum(s.parameters for s in stops)
-    spent = sum(s.macs for s in stops)
+    parameters = 100 * stop.parameters / sum(s.parameters for s in stops)
+    spent = 100 * stop.macs / sum(s.macs for s in stops)
     shape_in, shape = (" × ".join(map(str, s)) for s in (stop.shape_in, stop.shape))
     takes = next((kept for kept, taken in skip_connections(stops) if taken == k), None)
     skip = ""
@@ -194,8 +191,8 @@ def describe_block(stops: Sequence[BlockTrace], k: int) -> str:
     return (
         f"{stop.name} is {KINDS[stop.kind][1]}. Its input (channels × height × width) is "
         f"{shape_in}{skip}, and its output is {shape}. It has {stop.parameters:,} parameters "
-        f"({stop.parameters / parameters:.1%} of all blocks) and takes {stop.macs / 1e9:,.3g} "
-        f"GMACs ({stop.macs / spent:.1%})."
+        f"({parameters:.1f} % of all blocks) and takes {stop.macs / 1e9:,.3g} "
+        f"GMACs ({spent:.1f} %)."
     )
 
 
@@ -213,7 +210,7 @@ def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) 
     """
     pairs = skip_connections(stops)
     places = ladder(stops, pairs)
-    height = 0.95 - min(y for _, y in places.values())
+    height = 1.0 - min(y for _, y in places.values())
     figure = Figure(figsize=(LADDER, height), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, LADDER), ylim=(0.45 - height, 0.45))
@@ -222,15 +219,19 @@ def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) 
     for k, (x, y) in places.items():
         letter, _, shade = KINDS[stops[k].kind]
         face, ink = ("black", "white") if k == chosen else (shade, INK)
-        ax.add_patch(
-            Rectangle((x - WIDE_BOX / 2, y - BOX / 2), WIDE_BOX, BOX, fc=face, ec=INK, lw=0.8)
-        )
+        corner = x - WIDE_BOX / 2, y - BOX / 2
+        ax.add_patch(Rectangle(corner, WIDE_BOX, BOX, fc=face, ec=INK, lw=0.8))
         ax.text(x, y - 0.01, letter, ha="center", va="center", fontsize=9.5, color=ink)
         x_next, y_next = places.get(k + 1, (x, y))
         if y_next != y:
-            sign = 1 if y_next > y else -1
-            ends = (x_next, y_next - sign * BOX / 2), (x_next, y + sign * BOX / 2)
-            ax.annotate("", *ends, arrowprops=ARROW | {"lw": 0.9, "mutation_scale": 7})
+            half = BOX / 2 if y_next > y else -BOX / 2
+            ends = (x_next, y_next - half), (x_next, y + half)
+        elif x_next > x and stops[k].name.startswith("mid_block"):
+            ends = (x_next - WIDE_BOX / 2, y), (x + WIDE_BOX / 2, y)
+        else:
+            continue
+        ax.annotate("", *ends, arrowprops=ARROW | {"lw": 0.9, "mutation_scale": 7})
+    ax.text(0.08, min(y for _, y in places.values()), "middle", va="center", fontsize=9)
     sizes = []
     for number, (kept, taken) in enumerate(pairs, start=1):
         y = places[kept][1]
@@ -246,9 +247,8 @@ def u_shape(stops: Sequence[BlockTrace], title: str, chosen: int | None = None) 
             ax.text(0.08, y, size, va="center", fontsize=9, weight="bold")
     ax.text(LADDER - 0.08, 0.08, "channels", ha="right", va="center", fontsize=9)
     words = [f"{letter} {name.split()[1]}" for letter, name, _ in KINDS.values()]
-    for k, part in enumerate((words[:3], words[3:])):
-        text = ", ".join(part)
-        ax.text(LADDER / 2, 0.73 - 0.17 * k - height, text, ha="center", va="center", fontsize=9)
+    told = f"{', '.join(words[:3])}\n{', '.join(words[3:])}"
+    ax.text(LADDER / 2, 0.65 - height, told, ha="center", va="center", fontsize=9)
     return figure
 
 

@@ -28,8 +28,7 @@ BORDER = "#cbd2d9"  # of a pale ground
 
 def upright(height: float, title: str) -> tuple[Figure, Axes]:
     """Create a figure without visible axes whose unit is an inch, with the origin at the top."""
-    figure, ax = diagrams.canvas(NARROW, height, inches=NARROW)
-    figure.set_dpi(78)
+    figure, ax = diagrams.canvas(NARROW, height, inches=NARROW, dpi=90)
     ax.set_ylim(-height, 0)
     ax.text(0.08, -0.08, title, ha="left", va="top", fontsize=12, fontweight="bold")
     return figure, ax

@@ -152,7 +152,15 @@ ADVICE = (
     ),
     ("division by zero", "You divide by 0: look at the case in which the divisor vanishes."),
     (
-        "must be Tensor, not [A-Z]",
+        "must be tuple of Tensors, not Tensor",
+        "Several tensors are handed over in a list: `torch.cat([a, b], dim=1)`.",
+    ),
+    (
+        "but got builtin_function_or_method",
+        "A method is handed over instead of its result: `()` is missing after its name.",
+    ),
+    (
+        r"must be Tensor, not [A-Z]|invalid combination of arguments - got \((?!Tensor)[A-Z]",
         "Something else was handed to a function of torch in place of a tensor. If it is a layer, "
         "call it first, `layer(x)`, and hand over the result.",
     ),

@@ -19,6 +19,13 @@ from sdlearn.course.figures.unet import (
 )
 from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 
+TITLES = {
+    "storybook": "the storybook model",
+    "sd1.5": "Stable Diffusion 1.5",
+    "sd2.1": "Stable Diffusion 2.1",
+    "sdxl": "SDXL",
+}
+
 
 class UNetTour(widgets.VBox):
     """One of several networks, and a slider over its blocks in the order of a forward pass.
@@ -74,8 +81,9 @@ class UNetTour(widgets.VBox):
         name, k = self.network.value, self.block.value
         stops = self.traces[name]
         self.sentence = describe_block(stops, k)
-        self.image = Image.open(io.BytesIO(png(u_shape(stops, f"The U-Net: {name}", k))))
-        self.alt = f"The blocks of {name}; {stops[k].name} is marked. {self.sentence}"
+        title = f"The U-Net of {TITLES.get(name, name)}"
+        self.image = Image.open(io.BytesIO(png(u_shape(stops, title, k))))
+        self.alt = f"{title}; {stops[k].name} is marked. {self.sentence}"
         shown = img(self.image, self.alt, self.width)
         output = self.feature_maps.get(name, {}).get(stops[k].name)
         self.maps = None if output is None else channels(output, stops[k].name)

@@ -435,7 +435,155 @@ def upsampled_in_the_loop(level, h, skips, emb, context):
     return h
 
 
+def level_loop(
+    copied=list,
+    joined=lambda h, skip: torch.cat([h, skip], 1),
+    before=(),
+    after=(lambda level, h, left: [u(h, left[-1].shape[-2:]) for u in level.upsamplers],),
+    layers=lambda level: range(len(level.resnets)),
+    take=lambda left, n: left.pop(),
+    run=lambda level, n, x, emb, context: level.layer(n, x, emb, context),
+):
+    """A level in a loop, with steps before the ResBlocks and after them."""
+
+    def forward(level, h, skips, emb, context):
+        left = copied(skips)
+        for step in before:
+            h = (step(level, h, left) or [h])[-1]
+        for n in layers(level):
+            h = run(level, n, joined(h, take(left, n)), emb, context)
+        for step in after:
+            h = (step(level, h, left) or [h])[-1]
+        return h
+
+    return forward
+
+
+def enlarged_each_time(level, h, skips, emb, context):
+    left = list(skips)
+    for n in range(len(level.resnets)):
+        for upsample in level.upsamplers:
+            h = upsample(h, left[-1].shape[-2:])
+        h = level.layer(n, torch.cat([h, left.pop()], 1), emb, context)
+    return h
+
+
+def projected(s, emb):
+    return s.time_emb_proj(F.silu(emb))
+
+
+JOINS = (
+    lambda h, skip: torch.cat([h, skip]),
+    lambda h, skip: torch.cat([h, skip], -1),
+    lambda h, skip: torch.stack([h, skip], 1),
+    lambda h, skip: h + skip,
+    lambda h, skip: h,
+)
 VERDICTS = [
+    *(
+        ExpectedVerdict("06.1", res_with(time=time), mistake)
+        for time, mistake in (
+            (lambda s, h, emb: h + projected(s, emb), "no axes for height and width"),
+            (lambda s, h, emb: h + projected(s, emb)[..., None], "one axis too few"),
+            (lambda s, h, emb: projected(s, emb)[None, None] + h, "the new axes first"),
+            (lambda s, h, emb: h + projected(s, emb)[:, None, None], "the new axes in the middle"),
+            (lambda s, h, emb: h + F.silu(emb)[..., None, None], "emb not projected"),
+            (lambda s, h, emb: h + emb[..., None, None], "emb as it is"),
+        )
+    ),
+    *(
+        ExpectedVerdict("06.1", res_with(**{part: code}), mistake)
+        for part, code, mistake in (
+            ("out", lambda s, x, h: x + s.conv_shortcut(h), "the shortcut around the wrong map"),
+            ("out", lambda s, x, h: h + s.conv_shortcut(h), "the branch twice"),
+            ("first", lambda s, x: s.conv1(F.silu(s.norm2(x))), "the second norm twice"),
+            ("first", lambda s, x: s.conv2(F.silu(s.norm1(x))), "the second convolution twice"),
+            ("second", lambda s, h: s.conv1(F.silu(s.norm2(h))), "the first convolution twice"),
+        )
+    ),
+    ExpectedVerdict(
+        "06.1",
+        res_with(
+            first=lambda s, x: s.conv1(F.silu(s.norm2(x))),
+            second=lambda s, h: s.conv2(F.silu(s.norm1(h))),
+        ),
+        "the norms exchanged",
+    ),
+    ExpectedVerdict(
+        "06.1",
+        res(lambda s, x, emb: s.conv_shortcut(x) + s.conv2(F.silu(s.norm2(x)))),
+        "the first half lost",
+    ),
+    ExpectedVerdict(
+        "06.1",
+        res_with(first=lambda s, x: s.conv1(nn.SiLU(s.norm1(x)))),
+        says=("If it is a layer, call it first",),
+    ),
+    *(
+        ExpectedVerdict(
+            "06.3", level_loop(joined=joined), says=("h and one skip, concatenated along", "dim=1")
+        )
+        for joined in JOINS
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(joined=lambda h, skip: torch.cat(h, skip)),
+        says=("`torch.cat([a, b], dim=1)`",),
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(run=lambda level, n, x, emb, c: level.layer(level.resnets[n], x, emb, c)),
+        says=("takes the *number* of a ResBlock",),
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(run=lambda level, n, x, emb, c: level.layer(n, x, c, emb)),
+        says=("n, x, emb, context, in this order",),
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_with(order=lambda skips, n, own: skips[-n]),
+        "counted from minus zero",
+    ),
+    ExpectedVerdict("06.3", level_loop(take=lambda left, n: left.pop(0)), "first in, first out"),
+    ExpectedVerdict(
+        "06.3", level_with(order=lambda skips, n, own: skips[n - own]), "the level's skips forwards"
+    ),
+    ExpectedVerdict(
+        "06.3", level_with(size=lambda h, skips, own: skips[-own - 1]), "a skip for its size"
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(after=(lambda level, h, left: [u(h) for u in level.upsamplers],)),
+        "no size",
+    ),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(
+            before=(lambda level, h, left: [u(h, left[-1].shape[-2:]) for u in level.upsamplers],),
+            after=(),
+        ),
+        "upsampling before the layers",
+    ),
+    ExpectedVerdict("06.3", enlarged_each_time, "upsampling before each layer"),
+    ExpectedVerdict(
+        "06.3",
+        level_loop(run=lambda lev, n, x, emb, c: lev.attentions[n](lev.resnets[n](x, emb), c)),
+        "a transformer everywhere",
+    ),
+    ExpectedVerdict(
+        "06.3", level_loop(layers=lambda level: range(len(level.resnets) - 1)), "one ResBlock less"
+    ),
+    ExpectedVerdict(
+        "06.5",
+        adaptive_with(last=lambda s, x, h: x + s.conv2(h)),
+        "no shortcut",
+    ),
+    ExpectedVerdict(
+        "06.5",
+        adaptive_with(between=lambda s, h, a, b: F.silu(s.norm1(h) * (1 + a) + b)),
+        "the first norm twice",
+    ),
     ExpectedVerdict(
         "06.1",
         res_with(time=lambda s, h, emb: h + F.silu(s.time_emb_proj(emb))[:, :, None, None]),
