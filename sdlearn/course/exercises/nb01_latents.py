@@ -243,9 +243,11 @@ PSNR = Exercise(
     "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
     "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
     "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite. No "
-    "mask is empty. Then call it with `by_vae`, `images` and `near[:, 0]`, and show the four best "
-    "images and the four worst with `figures.grid([to_pil(images[best]), to_pil(images[worst])])`. "
-    "In what do they differ? (The solution has the answer.)",
+    "mask is empty. Then sort the test images by their PSNR near outlines, "
+    "`worst_first = psnr_where(by_vae, images, near[:, 0]).argsort()`, and show the four best and "
+    "the four worst with "
+    "`figures.grid([to_pil(images[worst_first[-4:]]), to_pil(images[worst_first[:4]])])`. How do "
+    "they differ? (The solution has the answer.)",
     hints=(
         "Which range do the values have? The peak of the formula is the largest possible "
         "difference of two values, squared.",
@@ -287,12 +289,13 @@ CHEAPER = Exercise(
     title="Times cheaper",
     minutes=12,
     difficulty=2,
-    statement="Take one level of a U-Net: two 3 × 3 convolutions and one self-attention layer, all "
-    "of width `c`. Count its multiplications, as in section 2, for the `h` × `w` positions of an "
-    "image and for the `h / f` × `w / f` positions of its latent, with the *same* `c`. Return how "
-    "many times fewer the latent needs. `f` divides both sides. Then try `c = 320`, `f = 8` and "
-    "square images with sides of 64, 512 and 4,096 pixels. Between which two limits does the "
-    "factor lie, and what decides where? (The solution has the answer.)",
+    statement="Take one level of a U-Net: two 3 × 3 convolutions and one self-attention layer, "
+    "all with `c` channels. Count its multiplications, as in section 2, for the `h` × `w` "
+    "positions of an image and for the `h / f` × `w / f` positions of its latent, with the *same* "
+    "`c`. Return how many times fewer the latent needs. `f` divides both sides. Then try `c = "
+    "320`, `f = 8` and square images with sides of 64, 512 and 4,096 pixels. Which two limits "
+    "does the factor approach, and what moves it from one to the other? (The solution has the "
+    "answer.)",
     hints=(
         "Both counts have the same form; only the number n of positions differs. Write a small "
         "function of n and call it twice.",
@@ -382,10 +385,12 @@ BETWEEN = Exercise(
     "A batch has `n` pairs, and each pair has its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
     "exactly opposite directions have no single arc between them. They don't occur here.)\n\n"
-    "One chord does little harm to our small model. So the cells below average 2, 4, 8 and 16 "
-    "noises in pairs, each time halfway along the chord or along your arc, and generate an image "
-    "from each average, without a prompt. Which images do you expect to suffer, and how? "
-    "Afterwards, put in a seed and a prompt of your own.",
+    "One chord removes less than a third of the standard deviation. To make the effect plain, the "
+    "cells below average 2, 4, 8 and 16 noises in pairs, each time halfway along the chord or "
+    "along your arc, and generate an image from each average, without a prompt. Which images do "
+    "you expect to suffer, and how? "
+    "Afterwards, put in a seed and a prompt of your own. With a prompt, the guidance scale is 7.5: "
+    "watch whether guidance brings back the objects.",
     hints=(
         "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
         "The cosine of the angle is their product divided by both lengths.",

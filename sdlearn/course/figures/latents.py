@@ -211,8 +211,8 @@ def unet_cost(
         f"Time and memory of one call for {sides[0]} × {sides[0]} to {sides[-1]} × {sides[-1]} "
         "positions, on logarithmic axes, beside a line that grows with the positions and one that "
         f"grows with their square. All meet at {unit} × {unit}. The memory follows the positions. "
-        "The time is flat for the smallest inputs and gets steeper; at the end it grows faster "
-        "than the positions and more slowly than their square."
+        "The time rises slowly at first and gets steeper; at the end it grows faster than the "
+        "positions and more slowly than their square."
     )
     return Described(figure, words)
 
