@@ -412,8 +412,8 @@ FIT = Exercise(
     "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
     "already fits. No pixel changes its place, so you can crop the decoded image back to `h` and "
     "`w`. The next cells send scenes that are cut to 50 × 61 pixels through the storybook's "
-    "autoencoder with your function. Faint blotches in sky and ground are not your mistake. The "
-    "table below the image says where they come from.",
+    "autoencoder with your function. Faint blotches in sky and ground are not your mistake: the "
+    "text under the table says where they come from.",
     hints=(
         "How many columns are missing up to the next multiple? For w = 11 and factor 8 it is 5, "
         "for w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
