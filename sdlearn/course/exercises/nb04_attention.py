@@ -43,10 +43,10 @@ ONE_QUERY = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Now write it for a batch of queries. `q` holds one query for each example, `(b, "
-    "d)`; `k`, `(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. Return "
-    "the output, `(b, e)`. You need one product, the division by $\\sqrt d$, one softmax and one "
-    "more product. Scores may be very large, and the output must still be finite.",
+    statement="Now write it for a batch of queries. `q`, `(b, d)`, holds one query for each "
+    "example; `k`, `(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. "
+    "Return the output, `(b, e)`. You need one product, the division by $\\sqrt d$, one softmax "
+    "and one more product. Scores may be very large, but the output must stay finite.",
     hints=(
         "Start with one score for each key: how well does it match the query? That is a product "
         "summed over `d`, so the scores have the shape `(b, m)`.",
@@ -261,10 +261,9 @@ SPATIAL = Exercise(
     "`norm`, an `nn.GroupNorm`, divides the channels into groups and normalises each group over "
     "all positions. Make the map a sequence with one token for each position, `(b, h * w, c)`; "
     "`proj_in` mixes the channels of each token. (In SD 1 it is a 1 × 1 convolution, the same "
-    "matrix.) Apply all blocks, then `proj_out`, and put the tokens back in their places as a map, "
-    "which is added to the feature map that came in. The norm's epsilon, the small "
-    "constant added to the variance before the square root, is `1e-6` here but `1e-5` in the rest "
-    "of the U-Net.",
+    "matrix.) Apply all blocks, then `proj_out`, turn the tokens back into a map, and add it to "
+    "the feature map that came in. The norm's epsilon, the small constant added to the variance "
+    "before the square root, is `1e-6` here but `1e-5` in the rest of the U-Net.",
     hints=(
         "`flatten(2)` joins the last two axes into one, so the map becomes `(b, c, h * w)`. Which "
         "axis has to be last for a token to be a row?",
@@ -352,8 +351,9 @@ PADDING = Exercise(
     "tokens. Write single-head attention from an image to a caption that ignores the padding. "
     "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
     "must give the padding a weight of *exactly* 0, and its weights must still sum to 1. The mask "
-    "for this is a **key padding mask** (`attn_mask` in PyTorch). Stable Diffusion has none; "
-    "section 10.3 showed what its padding tokens carry.",
+    "for this is a **key padding mask**: `key_padding_mask` in PyTorch's `nn.MultiheadAttention`, "
+    "where True means *ignore*. Stable Diffusion has none; section 10.3 showed what its padding "
+    "tokens carry.",
     hints=(
         "Weights sum to 1 if the softmax is the last step. So the padding "
         "must be excluded before it. Which score gives a weight of exactly 0?",
@@ -493,7 +493,7 @@ EXERCISES = with_mistakes(
 
 QUESTIONS = (
     Question(
-        "In some model the padding tokens get a third of all attention. You mask them in every "
+        "In a model, the padding tokens get a third of all attention. You mask them in every "
         "layer and generate again from the same noise. The image does not change. What follows?",
         (
             Answer(
