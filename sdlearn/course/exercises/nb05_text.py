@@ -79,10 +79,10 @@ MERGES = Exercise(
     core=True,
     statement="Write the training loop of byte-pair encoding. `words` maps each word of a text to "
     "its frequency. Spell each word with `letters`, then repeat these steps:\n\n1. Count all "
-    "pairs of neighbouring pieces. A pair counts as often as its word occurs.\n2. Choose the most "
-    "frequent pair. In a tie, take the one that Python sorts last.\n3. Append it to the list of "
-    "merges, and `join` it in every word.\n\nStop after `number` merges, or earlier if no pair is "
-    "left. Return the list of pairs.",
+    "pairs of neighbouring pieces, and weight each pair by its word's frequency.\n2. Choose the "
+    "most frequent pair. In a tie, take the one that Python sorts last.\n3. Append it to the list "
+    "of merges, and `join` it in every word.\n\nStop after `number` merges, or earlier if no pair "
+    "is left. Return the list of pairs.",
     hints=(
         "Keep a dictionary from each word to its current pieces. One pass of the loop counts, "
         "chooses, appends, and replaces the pieces of all words.",
@@ -350,7 +350,7 @@ SPELL = Exercise(
     "Start from its `letters` and repeat these steps:\n\n"
     "1. List the neighbouring pairs that are in `merges`. If there are none, return the pieces.\n"
     "2. Choose the pair that comes **first** in `merges`.\n"
-    "3. Join it wherever it occurs in the word, from left to right, using no piece twice.\n\n"
+    "3. Join it wherever it occurs in the word, from left to right, never reusing a piece.\n\n"
     "This isn't quite `pieces_after` of section 1, which goes through the list only once. With the "
     "merges `[('ab', 'c</w>'), ('a', 'b')]`, it cuts *abc* into *ab* and *c*, but CLIP's rule "
     "returns to the first merge and gives *abc*.",
@@ -546,8 +546,8 @@ WEIGHTS = Exercise(
     difficulty=3,
     core=True,
     statement="In many web interfaces you can write `(with spots:1.5)` to give words a **prompt "
-    "weight**, which changes their embeddings *after* the text encoder. Write the function that "
-    "does it.\n\n"
+    "weight**, which changes their embeddings *after* the text encoder. Programs "
+    "differ in their rules. Write this one, which starts from the empty prompt:\n\n"
     "1. `pieces` are the prompt's tokens with the marks among them: `(` opens a group, and "
     "`:1.5)` closes the group that was opened last and gives its weight, as in `['a', '(', 'cat', "
     "'(', 'with', 'spots', ':2)', ':0.5)']`.\n"
