@@ -227,14 +227,14 @@ SWITCH = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write a loop that edits an image while it is generated. The first `at` steps are "
+    statement="Write a loop that edits an image mid-generation. The first `at` steps are "
     "conditioned on `first` and all others on `second`, so with `at = 0` only the second prompt is "
     "used. (Web interfaces call this **prompt editing**.) Part of the image must survive the edit: "
     "where `keep`, `(1, 1, h, w)`, is 1, the final latent must be exactly the one that `first` "
     "gives if the prompt never changes, and where it is 0 the edit decides. `step(z, here, there, "
     "text)` is your `denoise_step` with all but the prompt filled in. In every step the network "
-    "must also see the kept part, so that it can fit the rest to it, and its input must have the "
-    "same amount of noise at every position. Return the final latent.",
+    "must also see the kept part, at the same noise level as the rest, so that it can fit the rest "
+    "to it. Return the final latent.",
     hints=(
         "Which latent has the kept part of the image, and exactly the noise of `there`? You need "
         "one after every step, not only after the last.",
@@ -282,10 +282,10 @@ QUESTIONS = (
         (
             Answer(
                 "The first estimate is close to an average of all images that fit the prompt, and "
-                "an average of images is blurred.",
+                "such an average is none of them.",
                 True,
                 "The loss is a squared error, whose best answer is the mean. When less noise is "
-                "left, only few candidates remain, and their mean is sharp.",
+                "left, only few candidates remain, and their mean is close to one of them.",
             ),
             Answer(
                 "One step would be too large for the memory.",
