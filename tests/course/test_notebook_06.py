@@ -20,6 +20,7 @@ from sdlearn.attention import SpatialTransformer
 from sdlearn.course import check, solution
 from sdlearn.course.figures import unet as drawing
 from sdlearn.embeddings import TimeEmbedding, sinusoidal_embedding
+from sdlearn.storybook import render, sample_scene
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06-unet.ipynb"
 CLASSES = (
@@ -319,7 +320,8 @@ def test_what_norms_keep_of_a_neighbour_and_of_the_timestep():
 def run(*names: str) -> dict:
     """What these cells define, with the classes of the notebook."""
     found = {cell["id"]: cell["source"] for cell in cells()}
-    names_and_values = built() | {"sdlearn": sdlearn}
+    names_and_values = built() | {"sdlearn": sdlearn, "render": render}
+    names_and_values["sample_scene"] = sample_scene
     for name in names:
         exec(found[name], names_and_values)
     return names_and_values

@@ -106,8 +106,7 @@ WIDTHS = Exercise(
     statement="A U-Net has levels of `widths` channels, the largest map first, with `layers` "
     "ResBlocks each in the downsampling path and one more in the upsampling path. How many "
     "channels go *into* each ResBlock of the upsampling path? Return a list in the order of a "
-    "forward pass, smallest map first. Each of these ResBlocks gets the current map "
-    "concatenated with one skip. The network in section 6 is built with your list.",
+    "forward pass, smallest map first. The network in section 6 is built with your list.",
     hints=(
         "Write down the list of skips first, in the order in which they are stored: `conv_in`, "
         "then for each level its ResBlocks and, except on the last level, its downsampling. "
@@ -242,9 +241,9 @@ LEVEL = Exercise(
     "transformers? The level has `c` channels, and the map comes in with `below` channels. There "
     "is one ResBlock for each entry of `skips`, the channels of the skips in the order in which "
     "they are taken. Except on the `top` level, an upsampling layer with its convolution follows. "
-    "`dim` is the width of `emb`. Count every weight and bias. You can test your function on the "
-    "real model: `level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must equal "
-    "`sum(p.numel() for p in large.up_blocks[0].parameters())`.",
+    "`dim` is the width of `emb`. Count every weight and bias. On the real model, "
+    "`level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must equal `sum(p.numel() "
+    "for p in large.up_blocks[0].parameters())`.",
     hints=(
         "Go through `ResBlock.__init__` line by line. A convolution with kernel size $k$ has $k^2 "
         "c_{in} c_{out}$ weights and $c_{out}$ biases. A linear layer has $c_{in} c_{out}$ weights "
@@ -292,12 +291,11 @@ ADAPTIVE = Exercise(
     minutes=8,
     difficulty=1,
     statement="Stable Diffusion adds the timestep after `conv1`. "
-    "[ADM](https://arxiv.org/abs/2105.05233), a U-Net from about the same time, uses **adaptive "
-    "group normalisation** instead. Its projection gives *two* values per channel, first all the "
-    "scales and then all the shifts, and applies them to the output of the second norm, before the "
-    "SiLU: `norm2(h) * (1 + scale) + shift`. So the norm can't subtract any of the timestep "
-    "(section 2.3). Everything else is as in section 2, including the SiLU on `emb` and the "
-    "residual connection. The layers are given. Write `forward`.",
+    "[ADM](https://arxiv.org/abs/2105.05233) uses **adaptive group normalisation** instead. Its "
+    "projection gives *two* values per channel, first all the scales and then all the shifts, and "
+    "applies them to the output of the second norm, before the SiLU: `norm2(h) * (1 + scale) + "
+    "shift`. So the norm can't subtract any of the timestep (section 2.3). Everything else is as "
+    "in section 2, including the SiLU on `emb` and the residual connection. Write `forward`.",
     hints=(
         "Begin with the `forward` of `ResBlock`. Remove the line that adds the timestep, and "
         "change the one with `norm2`.",
@@ -342,16 +340,14 @@ FREE_U = Exercise(
     minutes=15,
     difficulty=2,
     core=True,
-    statement="[FreeU](https://arxiv.org/abs/2309.11497) changes the images of a trained U-Net "
-    "without any further training. Before each concatenation, it rescales the map `h` from below, "
-    "which the authors call the *backbone*, and the low frequencies of the skip. They found that "
-    "the backbone mainly denoises and the skips mainly add fine detail. First multiply the first "
-    "`c // 2` channels of `h` by `b`. Then take the two-dimensional Fourier transform of `skip` "
-    "over height and width, multiply every entry whose two frequencies are both -1, 0 or 1 by `s`, "
-    "and transform back to a real tensor. `fft2` puts frequency 0 first and the negative ones "
-    "last. (The authors' code scales only four of these nine entries, and diffusers leaves the two "
-    "upper levels of Stable Diffusion as they are.) The cells after the check generate images with "
-    "your function: change `factors` there and look for the image that you like best.",
+    statement="[FreeU](https://arxiv.org/abs/2309.11497) claims better images from a trained "
+    "U-Net without further training. Its authors found that the map `h` from below, the "
+    "*backbone*, mainly denoises, and that the skips mainly add fine detail. So FreeU rescales "
+    "both before each concatenation. (1) Multiply the first `c // 2` channels of `h` by `b`. (2) "
+    "Take the 2D Fourier transform of `skip` over height and width, and multiply every entry "
+    "whose two frequencies are both -1, 0 or 1 by `s`. (`fft2` puts frequency 0 first and the "
+    "negative ones last.) (3) Transform back to a real tensor. Then change `factors` in the cells "
+    "after the check and look for better images.",
     hints=(
         "First the backbone: `torch.cat` of the scaled and the unscaled half. Don't change `h` "
         "in place.",
@@ -360,7 +356,9 @@ FREE_U = Exercise(
         "ones are the first two and the last one of each axis.",
         "With `rows` and `columns` true where the absolute frequency is below 1.5: "
         "`low = rows[:, None] & columns`, `spectrum = torch.where(low, s * spectrum, spectrum)`, "
-        "and back with `torch.fft.ifft2(spectrum).real`.",
+        "and back with `torch.fft.ifft2(spectrum).real`. (The authors' code scales only four of "
+        "these nine entries, and diffusers leaves the two upper levels of Stable Diffusion as they "
+        "are.)",
     ),
     solution=free_u,
     cases=free_u_cases,
@@ -417,14 +415,14 @@ CACHED = Exercise(
     minutes=20,
     difficulty=3,
     core=True,
-    statement="[DeepCache](https://arxiv.org/abs/2312.00858) speeds up a trained U-Net without any "
-    "training. From one sampling step to the next, the map that comes up to the top level changes "
-    "little. So it is *reused* for a few steps, in which only the top level is computed. Write the "
-    "forward pass from the parts in section 6. If `kept` is None, run everything. Otherwise "
-    "`kept` is the input of the last upsampling level, `unet.up_blocks[-1]`, and no block below "
-    "the top level may run. Return the predicted noise and the map to keep. `emb` is the embedded "
-    "timestep, and the network has at least two levels. The cells after the check generate images "
-    "with your function.",
+    statement="[DeepCache](https://arxiv.org/abs/2312.00858) speeds up a trained U-Net without "
+    "any training. From one sampling step to the next, the map that enters the top level changes "
+    "little. So DeepCache *reuses* this map for a few steps and computes only the top level. (The "
+    "*bottom* means all lower levels.) Write the forward pass from the parts in section 6. If "
+    "`kept` is None, run everything. Otherwise `kept` is the input of the last upsampling level, "
+    "`unet.up_blocks[-1]`, and no block below the top level may run. Return the predicted noise "
+    "and the map to keep. `emb` is the embedded timestep, and the network has at least two "
+    "levels. The cells after the check use your function.",
     hints=(
         "In both cases, the last upsampling level gets a map and its skips, and the output layers "
         "follow. The cases differ only in where the map and the skips come from.",

@@ -485,8 +485,11 @@ VERDICTS = [
         for time, mistake in (
             (lambda s, h, emb: h + projected(s, emb), "no axes for height and width"),
             (lambda s, h, emb: h + projected(s, emb)[..., None], "one axis too few"),
-            (lambda s, h, emb: projected(s, emb)[None, None] + h, "the new axes first"),
-            (lambda s, h, emb: h + projected(s, emb)[:, None, None], "the new axes in the middle"),
+            (lambda s, h, emb: h + projected(s, emb)[None, None], "no axes for height and width"),
+            (
+                lambda s, h, emb: h + projected(s, emb)[:, None, None],
+                "no axes for height and width",
+            ),
             (lambda s, h, emb: h + F.silu(emb)[..., None, None], "emb not projected"),
             (lambda s, h, emb: h + emb[..., None, None], "emb as it is"),
         )
