@@ -37,7 +37,7 @@ def test_every_mistake_is_in_it_with_its_sentence_and_every_exercise_with_its_mi
 
 
 def test_the_table_of_minutes_adds_up():
-    row = r"^\| \[04 · Attention\]\(04-attention\.ipynb\) \| (\d+) \| \d+ \| 9 \| 97 \| 30 \|$"
+    row = r"^\| \[04 · Attention\]\(04-attention\.ipynb\) \| (\d+) \| \d+ \| 9 \| 99 \| 32 \|$"
     assert int(re.search(row, TEXT, re.M)[1]) == teaching.reading("04")
     assert TEXT.count(".ipynb) | ") == len(teaching.lessons())
     assert set(teaching.MEASURED) <= set(ALL)

@@ -30,8 +30,6 @@ class LatentPlaneWidget(FigureWidget):
         pages: Tensor,
         reach: float = 2.5,
         width: int = 520,
-        page: int = -1,
-        step: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         """Build the widget.
 
@@ -42,19 +40,17 @@ class LatentPlaneWidget(FigureWidget):
             pages: (n, 3, h, w) in [-1, 1].
             reach: The sliders range from -reach to reach.
             width: Of the figure, in CSS pixels.
-            page: Where the step begins at first: the index of an image, or -1 for the middle.
-            step: The first step.
         """
         self.planes, self.pages = (decoders, codes, names), pages
         self.reach, self.width = reach, width
         row = {"style": {"description_width": "6em"}, "layout": {"width": "32em"}}
         options = [("the middle", -1), *((f"image {k}", k) for k in range(len(pages)))]
-        self.page = widgets.Dropdown(options=options, value=page, description="From", **row)
+        self.page = widgets.Dropdown(options=options, value=-1, description="From", **row)
         self.x, self.y = (
             widgets.FloatSlider(
-                value=value, min=-reach, max=reach, step=reach / 25, description=name, **row
+                value=0, min=-reach, max=reach, step=reach / 25, description=name, **row
             )
-            for name, value in zip(("step in z_0", "step in z_1"), step, strict=True)
+            for name in ("step in z_0", "step in z_1")
         )
         super().__init__([self.page, self.x, self.y])
 
