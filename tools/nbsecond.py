@@ -19,6 +19,7 @@ from nblength import length
 SECOND_EDITION: tuple[str, ...] = ("00", "01", "02", "03", "04", "05", "06")
 COLUMNS = 88
 MOST_MINUTES, MOST_WORDS, MOST_LINES = 60, 3200, 350
+ITEM = re.compile(r"(\d+[.)]|[-+*]) ")
 OUTPUT = ("figures.show", "figures.table", "print", "display")
 # Methods that only convert what is drawn. All other calls of methods may compute something.
 CONVERSIONS = {"tolist", "item", "items", "keys", "values", "format", "join", "split", "replace"}
@@ -34,7 +35,7 @@ def faults(cells: list[Cell], path: Path) -> list[str]:
         if cell["cell_type"] == "code":
             rules = (*fold_faults(cells, number), *line_faults(cell))
         else:
-            rules = (*link_faults(cell, path),)
+            rules = (*link_faults(cell, path), *wrap_faults(cell))
         found += [f"{place(number, cell)}: {fault}" for fault in rules]
     return [*found, *nbwords.faults(cells, lesson)]
 
@@ -128,7 +129,16 @@ def names_used(cell: Cell) -> Iterator[str]:
                 yield node.id
 
 
-# --------------------------------------------------------------------------------------- links
+# ------------------------------------------------------------------------------ text and links
+
+
+def wrap_faults(cell: Cell) -> Iterator[str]:
+    """Check that no line of a paragraph begins like an item of a list, such as "255. " does."""
+    for block in re.split(r"\n\s*\n", nbtext.prose(cell).strip()):
+        first, *others = block.splitlines() or [""]
+        for line in others if not ITEM.match(first) else ():
+            if ITEM.match(line):
+                yield f"“{line[:20]}” begins a list; accepted: an empty line before, or no list"
 
 
 def link_faults(cell: Cell, path: Path) -> Iterator[str]:

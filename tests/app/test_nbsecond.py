@@ -81,6 +81,10 @@ SECOND = {
         added("[notebook 04](02-two.ipynb)"),
         "cell 5 (more-text): the link of notebook 04 leads to 02-two.ipynb",
     ),
+    "a number that begins a line": (
+        added("The difference is 13 of\n255. More follows."),
+        "cell 5 (more-text): “255. More follows.” begins a list; accepted: an empty line before",
+    ),
     "not there": (added("notebook 09"), "cell 5 (more-text): it mentions notebook 09, which does"),
     "word": (
         added("The query has a filling."),
