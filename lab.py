@@ -52,7 +52,7 @@ FORMAT = [
 # Two workers with one thread each, because torch becomes many times slower with more threads than
 # cores. loadscope keeps a notebook's cells, which share a kernel, on one worker.
 PYTEST = ["-n", "2", "--dist", "loadscope"]
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "400"]
+NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "900"]
 
 
 class Problem(Exception):
