@@ -85,7 +85,7 @@ def test_the_card_and_the_page_are_renewed(stored, capsys):
     text = stored.read_text("utf-8")
     row = "2 to read (0 words, 0 lines of code, 3 figures), 99 for the exercises; the cells run in "
     assert f"| **Minutes** | {row}about 2 |" in text
-    assert "| [04 · A lesson](04-lesson.ipynb) | 2 | 100 | 9 | 97 | 30 |" in (
+    assert "| [04 · A lesson](04-lesson.ipynb) | 2 | 100 | 9 | 99 | 32 |" in (
         teaching.PAGE.read_text("utf-8")
     )
     assert reading_time.main(["--check"]) == 0
