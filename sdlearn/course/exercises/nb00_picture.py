@@ -62,10 +62,10 @@ STEP = Exercise(
     difficulty=1,
     core=True,
     statement="Write steps a to d as one function of four lines. `unet(z, t, text)` returns the "
-    "predicted noise. `here` and `there` are two neighbouring points of the path, each with `.t`, "
-    "`.alpha` and `.sigma`. Return the latent at `there` and the estimate of $z_0$, as a tuple.",
+    "predicted noise, and `here` and `there` are neighbouring points of the path, each with `.t`, "
+    "`.alpha` and `.sigma`. Return a tuple: the latent at `there` and the estimate of $z_0$.",
     hints=(
-        "Each of the steps a to d is one line. The noise prediction after b is used twice, in c "
+        "Each of the steps a to d takes one line. You need the guided noise of step b twice, in c "
         "and in d.",
         "The two predictions are `unet(z, here.t, text)` and `unet(z, here.t, empty)`. Guidance "
         "starts from the second: `eps = eps_empty + scale * (eps_text - eps_empty)`.",
@@ -117,10 +117,10 @@ LOOP = Exercise(
     difficulty=1,
     core=True,
     statement="Follow the path from its first point to its last. `step(z, here, there)` is your "
-    "`denoise_step` with the network, the prompt and the scale filled in, and returns the same "
-    "tuple. Return two lists: all the latents, beginning with the `z` that you are given, and the "
-    "estimates of $z_0$, one for each step. `pairwise` from `itertools` gives the neighbouring "
-    "points.",
+    "`denoise_step` with the network, the prompt and the scale filled in; it returns the same "
+    "tuple. Return two lists: all the latents, beginning with the `z` you are given, and the "
+    "estimates of $z_0$, one for each step. `pairwise` from `itertools` yields neighbouring "
+    "points in pairs.",
     hints=(
         "A path of n + 1 points has n steps, so you return n + 1 latents and n estimates.",
         "Start with `latents, estimates = [z], []` and loop over "
@@ -168,10 +168,10 @@ LOSS = Exercise(
     minutes=5,
     difficulty=1,
     core=True,
-    statement="Write the loss of one batch, in two lines. Add the noise `eps` to the clean data "
-    "`z_0` as the formula of section 3 says, and return the mean squared error between the "
-    "model's prediction, `model(z, t, text)`, and the noise. Every example has its own $t$, and "
-    "`alpha` and `sigma`, `(b, 1)`, are its factors.",
+    statement="Write the loss of one batch in two lines. Add the noise `eps` to the clean data "
+    "`z_0` by the formula of section 3, then return the mean squared error between the model's "
+    "prediction, `model(z, t, text)`, and the noise. Every example has its own $t$, and its "
+    "factors are in `alpha` and `sigma`, both of shape `(b, 1)`.",
     hints=(
         "What does the model get to see, and what must it predict? It never sees `z_0` itself.",
         "The noisy example is `z = alpha * z_0 + sigma * eps`.",
@@ -227,19 +227,19 @@ SWITCH = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write a loop that edits an image mid-generation. The first `at` steps are "
-    "conditioned on `first` and all others on `second`, so with `at = 0` only the second prompt is "
-    "used. (Web interfaces call this **prompt editing**.) Part of the image must survive the edit: "
-    "where `keep`, `(1, 1, h, w)`, is 1, the final latent must be exactly the one that `first` "
-    "gives if the prompt never changes, and where it is 0 the edit decides. `step(z, here, there, "
-    "text)` is your `denoise_step` with all but the prompt filled in. In every step the network "
-    "must also see the kept part, at the same noise level as the rest, so that it can fit the rest "
-    "to it. Return the final latent.",
+    statement="Write a loop that edits an image while it is being generated. The first `at` steps "
+    "are conditioned on `first` and all later ones on `second`, so with `at = 0` only the second "
+    "prompt is used. (Web interfaces call this **prompt editing**.) Part of the image must survive "
+    "the edit. Where the mask `keep`, of shape `(1, 1, h, w)`, is 1, the final latent must be "
+    "exactly the one that `first` gives if the prompt never changes; where it is 0, the edit "
+    "decides. In every step the network must also see the kept part, at the same noise level as "
+    "the rest, so that it can fit the rest to it. `step(z, here, there, text)` is your "
+    "`denoise_step` with all but the prompt filled in. Return the final latent.",
     hints=(
-        "Which latent has the kept part of the image, and exactly the noise of `there`? You need "
-        "one after every step, not only after the last.",
+        "Which latent holds the kept part of the image with exactly the noise of `there`? You need "
+        "one after every step, not just after the last.",
         "Run two loops side by side from the same `z`: the original, which uses `first` in every "
-        "step, and the edit. Step k, counted from 0, of the edit uses "
+        "step, and the edit. Counted from 0, step k of the edit uses "
         "`first if k < at else second`.",
         "After each step both latents are at `there`, so they have the same amount of noise and "
         "can be mixed: `edited = keep * original + (1 - keep) * edited`.",
@@ -258,16 +258,16 @@ QUESTIONS = (
         "negative prompt change the image?",
         (
             Answer(
-                "Everything that it names is gone.",
+                "Everything that it names disappears.",
                 False,
                 "At scale 1 the formula is eps_empty + 1 · (eps_text − eps_empty) = eps_text. The "
-                "negative prompt cancels.",
+                "negative prompt cancels out.",
             ),
             Answer(
-                "It does not change the image at all.",
+                "It doesn't change the image at all.",
                 True,
                 "The negative prompt takes the place of the empty prompt, and at scale 1 that "
-                "prediction cancels. diffusers does not even compute it.",
+                "prediction cancels out. (The diffusers library does not even compute it.)",
             ),
             Answer(
                 "What it names appears, because scale 1 adds it.",
@@ -278,17 +278,17 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "Why does the loop take 30 small steps instead of one step to the first estimate of z_0?",
+        "Why does the loop take 30 small steps and not just one, to the first estimate of z_0?",
         (
             Answer(
                 "The first estimate is close to an average of all images that fit the prompt, and "
                 "such an average is none of them.",
                 True,
-                "The loss is a squared error, whose best answer is the mean. When less noise is "
-                "left, only few candidates remain, and their mean is close to one of them.",
+                "The loss is a squared error, for which the mean is the best answer. With less "
+                "noise only a few candidates remain, and their mean is close to one of them.",
             ),
             Answer(
-                "One step would be too large for the memory.",
+                "One large step would not fit into memory.",
                 False,
                 "Every step runs the same network on tensors of the same size.",
             ),

@@ -53,16 +53,16 @@ SINUSOIDS = Exercise(
     statement="Write the embedding for a batch of timesteps `t` of shape `(b,)`. They may be whole "
     "or fractional and of any `dtype`, including half precision. Return a `float32` tensor of "
     "shape `(b, dim)`, accurate to within 0.0001: the cosines of all `dim / 2` frequencies, "
-    "highest frequency first, then the sines in the same order. `max_period` takes the place of "
-    "the 10000 in the formula.",
+    "highest frequency first, then the sines in the same order. `max_period` replaces the 10000 in "
+    "the formula.",
     hints=(
         "Convert `t` to float32 first. You need one angle for each pair of a timestep and a "
         "frequency, so the angles have shape `(b, dim / 2)`.",
         "The frequencies are `max_period ** (-torch.arange(half) / half)` with `half = dim // 2`. "
         "To multiply every timestep by every frequency, give the timesteps an axis of their own: "
         "`(b, 1)` times `(dim / 2,)`.",
-        "`angles = t.float()[:, None] * frequencies`; then the cosines and the sines, with "
-        "`torch.cat` along the last axis.",
+        "Compute `angles = t.float()[:, None] * frequencies`, then join their cosines and sines "
+        "with `torch.cat` along the last axis.",
     ),
     solution=sinusoidal_embedding,
     cases=times_cases,
@@ -98,13 +98,13 @@ MULTILAYER = Exercise(
     minutes=4,
     difficulty=1,
     core=True,
-    statement="Write `forward`: apply the first linear layer, SiLU and the second linear layer. "
-    "Compute SiLU from the formula above or use `F.silu`.",
+    statement="Write `forward`: apply the first linear layer, then SiLU, then the second linear "
+    "layer. Compute SiLU from the formula above or use `F.silu`.",
     hints=(
         "The first layer maps `(b, dim_in)` to `(b, dim)`, and the second keeps that shape. SiLU "
         "is applied once, between them.",
         "SiLU of `h` is `h * torch.sigmoid(h)`, or `F.silu(h)`.",
-        "`h = self.linear_1(x)`, then the second layer of `F.silu(h)`.",
+        "Start with `h = self.linear_1(x)`, then apply the second layer to `F.silu(h)`.",
     ),
     solution=TimeEmbedding,
     cases=mlp_cases,
@@ -131,14 +131,14 @@ WAVELENGTH = Exercise(
     minutes=6,
     difficulty=1,
     statement="Each channel of `sinusoidal_embedding(t, dim)` is a wave in `t`. What is its "
-    "wavelength, the number of steps after which it repeats itself? Return it as a real number for "
-    "the channel with the number `channel`, from `0` to `dim - 1`.",
+    "wavelength, the number of steps after which it repeats itself? Return the wavelength of "
+    "channel number `channel`, from `0` to `dim - 1`, as a real number.",
     hints=(
-        "Which frequency does the channel belong to? There are only `dim / 2` frequencies, and "
-        "each of them has two channels.",
+        "Which frequency does the channel belong to? There are only `dim / 2` frequencies, and two "
+        "channels share each of them.",
         "Channel `i` and channel `i + dim / 2` are the cosine and the sine of ω_i t. Both repeat "
         "themselves when ω_i t has grown by 2π.",
-        "With `i = channel % (dim // 2)` the number of steps is 2π / ω_i, and 1 / ω_i is "
+        "With `i = channel % (dim // 2)`, the number of steps is 2π / ω_i, and 1 / ω_i is "
         "`10000 ** (i / (dim // 2))`.",
     ),
     solution=wavelength,
@@ -169,17 +169,17 @@ WEIGHTS = Exercise(
     statement="You find a trained network whose embedding follows the transformer paper to the "
     "letter: sine and cosine alternate, $(\\sin_0, \\cos_0, \\sin_1, \\cos_1, \\dots)$, at the "
     "same frequencies as ours. You want to run it with *your* `sinusoidal_embedding`, without "
-    "training. Its first layer has a weight of shape `(n, dim)`, like that of `nn.Linear(dim, n)`. "
-    "Return the weight that gives the same output with our order of channels. Programs that "
-    "convert published weights do this all the time. The cells after the check generate images "
-    "with your weight.",
+    "retraining it. Its first layer has a weight of shape `(n, dim)`, like that of "
+    "`nn.Linear(dim, n)`. Return the weight that gives the same output with our order of channels. "
+    "Conversion scripts for published weights do this all the time. The cells after the check "
+    "generate images with your weight.",
     hints=(
         "Output j of the layer is the sum of `weight[j, k] * x[k]` over the channels k. If the "
         "channels of `x` move, what has to move with them: rows or columns?",
         "Column k belongs to channel k of the other order. The odd ones, 1, 3, 5, ..., belong to "
-        "the cosines, which come first in ours.",
-        "`weight[:, 1::2]` are the columns of the cosines, in the order of the frequencies, and "
-        "`weight[:, 0::2]` those of the sines.",
+        "the cosines, which come first in our order.",
+        "`weight[:, 1::2]` holds the columns of the cosines, in the order of the frequencies, and "
+        "`weight[:, 0::2]` holds those of the sines.",
     ),
     solution=adapted,
     cases=weight_cases,
@@ -222,23 +222,24 @@ VECTOR = Exercise(
     title="SDXL's sizes",
     minutes=12,
     difficulty=2,
-    statement="Many of SDXL's training images had been enlarged or cropped. So that it doesn't "
-    "imitate their blur and cut-off heads, SDXL is conditioned on the sizes as well. You are "
-    "preparing training images for it with Pillow. For each of `b` images you know three pairs: "
-    "its `image.size` before scaling (`originals`), the corner where the crop begins (`corners`) "
-    "and the size of the crop (`targets`). Pillow gives them as `(width, height)` and "
-    "`(left, top)`.\n\nSDXL expects a vector in a different order: the pooled text embedding (one "
-    "vector for the whole prompt), original height, original width, crop top, crop left, target "
-    "height, target width. Each of the six numbers is embedded separately in `dim` channels, with "
+    statement="Many of SDXL's training images had been enlarged or cropped. To keep it from "
+    "imitating their blur and cut-off heads, SDXL is conditioned on the sizes as well. Suppose you "
+    "are preparing training images for it with Pillow. For each of `b` images you know three "
+    "pairs: its `image.size` before scaling (`originals`), the corner where the crop begins "
+    "(`corners`) and the size of the crop (`targets`). Pillow gives them as `(width, height)` and "
+    "`(left, top)`.\n\nSDXL expects one vector, in a different order: the pooled text embedding "
+    "(one vector for the whole prompt), original height, original width, crop top, crop left, "
+    "target height, target width. Embed each of the six numbers separately in `dim` channels with "
     "`sinusoidal_embedding`. `pooled` has shape `(b, d)`. Return the concatenation, of shape "
     "`(b, d + 6 * dim)`.",
     hints=(
         "Build the six numbers of each image first, `(b, 6)`, and compare their order with "
         "SDXL's. Which comes first in Pillow, and which in SDXL?",
-        "SDXL's order is height, width, top, left, height, width, so every pair is swapped. Then "
-        "each number is embedded by itself, and the six embeddings of an image are concatenated.",
-        "`sinusoidal_embedding(numbers.flatten(), dim)` is `(b * 6, dim)`; `.reshape(b, 6 * dim)` "
-        "puts the six of each image into one row, and `pooled` comes before them.",
+        "SDXL's order is height, width, top, left, height, width, so swap every pair. Then embed "
+        "each number by itself, and concatenate the six embeddings of an image.",
+        "`sinusoidal_embedding(numbers.flatten(), dim)` has shape `(b * 6, dim)`. Then "
+        "`.reshape(b, 6 * dim)` puts the six embeddings of each image into one row, and `pooled` "
+        "goes before them.",
     ),
     solution=size_vector,
     cases=vector_cases,
@@ -289,20 +290,21 @@ CLOCKS = Exercise(
     title="Reading the clocks",
     minutes=25,
     difficulty=3,
-    statement="Invert the embedding. You get the sinusoidal embedding of timesteps between 0 and "
-    "999, which may be fractional, as a tensor of shape `(b, dim)`. Every entry has been rounded "
-    "to *two decimal places*. Return the timesteps, of shape `(b,)` and with the same `dtype`, "
-    "accurate to a hundredth of a step. The lowest frequency alone isn't precise enough, and the "
-    "highest repeats itself every 6.28 steps. You need both, and the ones in between. (`dim` is at "
+    statement="Invert the embedding. You get the sinusoidal embeddings of timesteps between 0 and "
+    "999, whole or fractional, as a tensor of shape `(b, dim)`, with every entry rounded to *two "
+    "decimal places*. Return the timesteps, of shape `(b,)` and with the same `dtype`, accurate to "
+    "a hundredth of a step. The lowest frequency alone isn't precise enough, and the highest "
+    "repeats itself every 6.28 steps, so you need both and all those in between. (`dim` is at "
     "least `6`, so that the slowest clock makes less than half a turn.)",
     hints=(
         "`torch.atan2(sine, cosine)` is the angle of a hand, between -π and π. Start with the "
-        "lowest frequency. Its clock has not made a whole turn, so its angle divided by its "
+        "lowest frequency: its clock has not made a whole turn, so its angle divided by its "
         "frequency is a first, rough estimate of t.",
         "The next faster clock is more precise, but it has made some whole turns that its hand "
         "doesn't show. Use the rough estimate: which number of turns brings this clock's t nearest "
-        "to it?",
-        "In a loop from slow to fast: `turns = torch.round((t * w - angle) / (2 * math.pi))`, then "
+        "to that estimate?",
+        "Loop from slow to fast. At each clock, compute "
+        "`turns = torch.round((t * w - angle) / (2 * math.pi))`, then "
         "`t = (angle + 2 * math.pi * turns) / w`.",
     ),
     solution=read_clocks,
@@ -323,20 +325,20 @@ QUESTIONS = (
             Answer(
                 "At none, because all frequencies but the first are wrong.",
                 False,
-                "They are all slightly wrong, but what the network gets is the cosine and sine of "
-                "ω t. The error of that angle is t times the error of ω.",
+                "They are all slightly wrong, but the network sees only the cosine and sine of the "
+                "angle ω t, and the error of that angle is t times the error of ω.",
             ),
             Answer(
                 "At large t, because only the low frequencies count there.",
                 False,
-                "The low frequencies do stay accurate longest. But the vector contains the others "
+                "The low frequencies do stay accurate longest, but the vector contains the others "
                 "too, and their angles are furthest off at large t.",
             ),
             Answer(
                 "At small t.",
                 True,
                 "At t = 0 all angles are 0, whatever the frequencies, and the errors grow with t. "
-                "A test with a few small timesteps would not have found the bug.",
+                "A test on a few small timesteps would have missed the bug.",
             ),
         ),
     ),
@@ -358,7 +360,7 @@ QUESTIONS = (
             Answer(
                 "Because all these embeddings have the same length.",
                 False,
-                "They do have the same length, and for the same reason. But vectors of equal "
+                "They do have the same length, and for the same reason, but vectors of equal "
                 "length can have any angle between them.",
             ),
         ),
@@ -383,8 +385,8 @@ QUESTIONS = (
             Answer(
                 "It generates an image of another prompt.",
                 False,
-                "The prompt reaches the network as before. It is the amount of noise that the "
-                "network misjudges.",
+                "The prompt reaches the network as before. What the network misjudges is the "
+                "amount of noise.",
             ),
         ),
     ),

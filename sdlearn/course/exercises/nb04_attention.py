@@ -43,7 +43,7 @@ ONE_QUERY = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Now write it for a batch of queries. `q`, `(b, d)`, holds one query for each "
+    statement="Write the formula for a batch of queries. `q`, `(b, d)`, holds one query for each "
     "example; `k`, `(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. "
     "Return the output, `(b, e)`. You need one product, the division by $\\sqrt d$, one softmax "
     "and one more product. Scores may be very large, but the output must stay finite.",
@@ -81,8 +81,8 @@ SPLIT = Exercise(
     core=True,
     statement="Split the channels of `x`, `(b, n, heads * d)`, so that every head has its own "
     "sequence: `(b, heads, n, d)`. Head 0 gets the first `d` channels of every token, head 1 the "
-    "next `d`, and so on. Several ways of doing this give the right *shape*. Only one of them puts "
-    "the right entries in it.",
+    "next `d`, and so on. Several ways of doing this give the right *shape*, but only one of them "
+    "puts the right entries in it.",
     hints=(
         "Which axis is split? Only the last one. Every token must keep its own channels.",
         "Split first and move axes afterwards: `(b, n, heads * d)` -> `(b, n, heads, d)` -> "
@@ -144,7 +144,7 @@ MULTI_HEAD = Exercise(
     statement="Write `forward`. Make the queries from `x` and the keys and values from the "
     "context, split all three into heads, attend, concatenate the heads, and send the result "
     "through `self.to_out[0]`. (`to_out` is a list of one layer, because published files call it "
-    "`to_out.0`.) Without a context it is self-attention. Use `split_heads` and "
+    "`to_out.0`.) Without a context, the layer does self-attention. Use `split_heads` and "
     "`attention_weights`.",
     hints=(
         "Four steps: project (three linear layers), split, attend, merge. Write the shape beside "
@@ -191,10 +191,10 @@ BLOCK = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`, one line for each layer of the diagram: self-attention among the "
-    "tokens, cross-attention to the context, and the MLP. Each layer reads the normalised stream "
-    "and adds its result to the stream. The LayerNorms of the diagram are `norm1`, `norm2` and "
-    "`norm3`, from top to bottom.",
+    statement="Write `forward`, with one line for each layer of the diagram: self-attention among "
+    "the tokens, cross-attention to the context, and the MLP. Each layer reads the normalised "
+    "stream and adds its result to the stream itself. From top to bottom, the LayerNorms of the "
+    "diagram are `norm1`, `norm2` and `norm3`.",
     hints=(
         "Follow one branch in the diagram. It leaves the residual stream, passes a norm and a "
         "layer, and is added back to the stream.",
@@ -257,19 +257,20 @@ SPATIAL = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write `forward`, the path from the top to the bottom of the diagram in section 8. "
-    "`norm`, an `nn.GroupNorm`, divides the channels into groups and normalises each group over "
-    "all positions. Make the map a sequence with one token for each position, `(b, h * w, c)`; "
-    "`proj_in` mixes the channels of each token. (In SD 1 it is a 1 × 1 convolution, the same "
-    "matrix.) Apply all blocks, then `proj_out`, turn the tokens back into a map, and add it to "
-    "the feature map that came in. The norm's epsilon, the small constant added to the variance "
-    "before the square root, is `1e-6` here but `1e-5` in the rest of the U-Net.",
+    statement="Write `forward`, which follows the diagram in section 8 from top to bottom. First "
+    "comes `norm`, an `nn.GroupNorm`, which divides the channels into groups and normalises each "
+    "group over all positions. Turn the map into a sequence with one token for each position, "
+    "`(b, h * w, c)`, and let `proj_in` mix the channels of each token. (In SD 1 it is a 1 × 1 "
+    "convolution, the same matrix.) Then apply all blocks and `proj_out`, turn the tokens back "
+    "into a map, and add it to the feature map that came in. The norm's epsilon, the small "
+    "constant added to the variance before the square root, is `1e-6` here, but `1e-5` in the rest "
+    "of the U-Net.",
     hints=(
         "`flatten(2)` joins the last two axes into one, so the map becomes `(b, c, h * w)`. Which "
         "axis has to be last for a token to be a row?",
         "`tokens = self.norm(x).flatten(2).transpose(1, 2)` makes the tokens. After `proj_in`, the "
         "blocks follow in a loop: `tokens = block(tokens, context)`.",
-        "Back to a map, undo both steps in reverse order: "
+        "To get back to a map, undo both steps in reverse order: "
         "`x + self.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w)`.",
     ),
     solution=SpatialTransformer,
@@ -300,13 +301,14 @@ COST = Exercise(
     difficulty=1,
     statement="How many multiplications (in the literature, multiply–accumulates or **MACs**) does "
     "one self-attention layer take for a feature map with `c` channels, `h` rows and `w` columns? "
-    "It has `heads` heads of width `c / heads`. Count the multiplications of the matrix products: "
-    "four projections and the two products with the scores. Leave out the scale, the softmax and "
+    "The layer has `heads` heads of width `c / heads`. Count only the matrix products (four "
+    "projections and the two products with the scores) and leave out the scale, the softmax and "
     "all additions. A matrix product of `(p, q)` with `(q, r)` takes `p * q * r` multiplications. "
-    "When you have it: above how many tokens do the two products with the scores cost more than "
-    "the four projections? (The solution says.)",
+    "When you have the formula, find the number of tokens above which the two products with the "
+    "scores cost more than the four projections. (The solution says.)",
     hints=(
-        "There are n = h · w tokens. Write down the shapes of every matrix product, one by one.",
+        "There are n = h · w tokens. Go through the matrix products one by one and write down the "
+        "shapes.",
         "Each projection is `(n, c)` times `(c, c)`. In one head, q kᵀ is `(n, d)` times `(d, n)` "
         "and the weights times v is `(n, n)` times `(n, d)`, with d = c / heads.",
         "Sum the two products over all heads: heads · n · n · d = n · n · c. The number of heads "
@@ -347,16 +349,16 @@ PADDING = Exercise(
     title="Ignoring the padding",
     minutes=10,
     difficulty=2,
-    statement="Captions differ in length, so shorter ones are padded to the same number $m$ of "
-    "tokens. Write single-head attention from an image to a caption that ignores the padding. "
-    "Example $i$ has `lengths[i]` real tokens at the beginning of its `k` and `v`. Every query "
-    "must give the padding a weight of *exactly* 0, and its weights must still sum to 1. The mask "
-    "for this is a **key padding mask**: `key_padding_mask` in PyTorch's `nn.MultiheadAttention`, "
-    "where True means *ignore*. Stable Diffusion has none; section 10.3 showed what its padding "
-    "tokens carry.",
+    statement="Captions differ in length, so shorter ones are padded to a common number $m$ of "
+    "tokens. Write single-head attention from an image to a caption that ignores the padding. In "
+    "example $i$, the first `lengths[i]` tokens of `k` and `v` are real. Every query must give the "
+    "padding a weight of *exactly* 0, and its weights must still sum to 1. The mask that does this "
+    "is called a **key padding mask** (`key_padding_mask` in PyTorch's `nn.MultiheadAttention`, "
+    "where True means *ignore*). Stable Diffusion has none, and section 10.3 showed what its "
+    "padding tokens carry.",
     hints=(
-        "Weights sum to 1 if the softmax is the last step. So the padding "
-        "must be excluded before it. Which score gives a weight of exactly 0?",
+        "The weights sum to 1 if the softmax is the last step, so the padding must be excluded "
+        "before it. Which score gives a weight of exactly 0?",
         "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
         "`torch.arange(m)` with `lengths[:, None]`.",
         "`scores` is `(b, n, m)`, so the mask needs an axis for the queries: "
@@ -398,16 +400,16 @@ PROMPT_TO_PROMPT = Exercise(
     "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) generates again from the "
     "same noise and, in every cross-attention, replaces the attention weights with those of the "
     "source image, so that each word stays where it was. Write that replacement. `edited` and "
-    "`source` are the weights for the two prompts, `(heads, n, m)`. Token $j$ of the edited prompt "
-    "is token `alignment[j]` of the source prompt and takes the weights of that token; if "
-    "`alignment[j]` is -1, the token is new and keeps its own weights. The rows need not sum to 1 "
-    "afterwards; leave them as they are. The cell after the check generates with your function. "
+    "`source`, both `(heads, n, m)`, are the weights for the two prompts. Token $j$ of the edited "
+    "prompt is token `alignment[j]` of the source prompt and takes that token's weights. If "
+    "`alignment[j]` is -1, the token is new and keeps its own. The rows need not sum to 1 "
+    "afterwards; leave them as they are. The cells after the check generate with your function. "
     "(The authors also inject self-attention, in the early steps only.)",
     hints=(
         "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
         "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
-        "What does Python's index -1 mean? The last token. So the new tokens need another "
-        "treatment: clamp the indices to 0, and choose afterwards.",
+        "In Python the index -1 means the last token, so the new tokens need separate treatment: "
+        "clamp the indices to 0 first, and choose afterwards.",
         "`torch.where(alignment >= 0, source[..., alignment.clamp(min=0)], edited)`: the "
         "condition has one entry for each column.",
     ),
@@ -454,17 +456,17 @@ STREAMING = Exercise(
     title="Attention without the matrix",
     minutes=25,
     difficulty=3,
-    statement="Section 7 said that fused attention never stores the matrix of all scores. Write "
-    "its core, the **online softmax**. Go through the keys and values `block` at a time, the last "
-    "block possibly shorter, and keep three running results for each query: the largest score so "
-    "far, the sum of the exponentials, and the weighted sum of the values. At no time hold more "
-    "than `n × block` scores. The difficulty: every exponential is relative to the largest score "
-    "so far, and that may change with the next block. The output must equal that of ordinary "
-    "attention, for scores of any size. (`check` sees only the output. Not holding the matrix is "
+    statement="As section 7 said, fused attention never stores the matrix of all scores. Write its "
+    "core, the **online softmax**. Go through the keys and values `block` at a time (the last "
+    "block may be shorter) and keep three running results for each query: the largest score so "
+    "far, the sum of the exponentials, and the weighted sum of the values. Never hold more than "
+    "`n × block` scores at a time. The difficulty is that every exponential is relative to the "
+    "largest score so far, which the next block may raise. The output must equal that of ordinary "
+    "attention for scores of any size. (`check` sees only the output, so not holding the matrix is "
     "up to you.)",
     hints=(
-        "If scores were never large, two running sums would do, of exp(s) and of exp(s) · v, and "
-        "one division at the end. Write that first.",
+        "If scores were never large, two running sums, of exp(s) and of exp(s) · v, and one "
+        "division at the end would do. Write that first.",
         "Now use exp(s - largest). If a new block raises the maximum from `largest` to `higher`, "
         "both running sums are too large by the factor exp(higher - largest). Correct them before "
         "you add the new block.",
@@ -493,20 +495,21 @@ EXERCISES = with_mistakes(
 
 QUESTIONS = (
     Question(
-        "In a model, the padding tokens get a third of all attention. You mask them in every "
-        "layer and generate again from the same noise. The image does not change. What follows?",
+        "In a model, the padding tokens get a third of all attention. You mask them in every layer "
+        "and generate again from the same noise, and the image doesn't change. What follows?",
         (
             Answer(
                 "The attention maps were computed wrongly: a third of the attention must matter.",
                 False,
-                "The maps are right. But attention changes an image only through the values it "
-                "brings, and other tokens may bring the same, or later layers may ignore them.",
+                "The maps are right, but attention changes an image only through the values it "
+                "brings. Other tokens may bring the same, or later layers may ignore them.",
             ),
             Answer(
                 "The values of the padding tokens are all zero.",
                 False,
-                "They need not be: other tokens may bring the same. And even with zero values the "
-                "image could change, because masking a token makes the weights of the others grow.",
+                "They need not be, since other tokens may bring the same. And even with zero "
+                "values the image could change, because masking a token makes the weights of the "
+                "others grow.",
             ),
             Answer(
                 "This image did not depend on the padding, whatever its share of the attention.",
@@ -523,8 +526,8 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "You double the height and the width of a feature map. How many times more scores does "
-        "self-attention compute, and how many times more does cross-attention to the text?",
+        "You double the height and the width of a feature map. By what factor does the number of "
+        "scores grow in self-attention, and by what factor in cross-attention to the text?",
         (
             Answer(
                 "16 and 4",
@@ -535,8 +538,8 @@ QUESTIONS = (
             Answer(
                 "4 and 4",
                 False,
-                "There are 4 times as many tokens, but in self-attention they are on both sides "
-                "of the scores: 4 times 4.",
+                "There are 4 times as many tokens, but in self-attention they provide both queries "
+                "and keys, so the factor is 4 times 4.",
             ),
             Answer(
                 "16 and 16",
@@ -553,14 +556,14 @@ QUESTIONS = (
             Answer(
                 "The neighbours of each position, and therefore the result.",
                 False,
-                "Attention knows no neighbours. Every position attends to all others, and nothing "
-                "tells it where they are. A convolution would notice.",
+                "Attention has no notion of neighbours. Every position attends to all others, and "
+                "nothing tells it where they are. A convolution would notice.",
             ),
             Answer(
                 "Nothing.",
                 True,
                 "Each query meets the same keys and values in another order, and a sum does not "
-                "depend on the order. In Stable Diffusion the convolutions know positions.",
+                "depend on the order. In Stable Diffusion the convolutions supply the positions.",
             ),
             Answer(
                 "Only the attention weights; the result is the same.",

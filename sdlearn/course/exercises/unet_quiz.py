@@ -4,14 +4,14 @@ from sdlearn.course.grading.exercise import Answer, Question
 
 QUESTIONS = (
     Question(
-        "The timestep is added as one value for each channel, and then `norm2` follows. What "
-        "would happen if `norm2` normalised every channel separately?",
+        "The timestep adds one value to each channel, and `norm2` follows. What would happen if "
+        "`norm2` normalised every channel separately?",
         (
             Answer(
                 "Nothing would change: a norm only scales.",
                 False,
                 "A norm also subtracts the mean of what it normalises, and here that mean would "
-                "hold everything that the timestep contributes.",
+                "contain everything the timestep contributes.",
             ),
             Answer(
                 "The block would ignore the timestep.",
@@ -23,8 +23,8 @@ QUESTIONS = (
             Answer(
                 "The timestep would matter more, because each channel has its own value.",
                 False,
-                "Each channel has its own value in any case. The question is whether the norm "
-                "leaves it there.",
+                "Each channel has its own value in any case. The question is whether it survives "
+                "the norm.",
             ),
         ),
     ),
@@ -34,21 +34,21 @@ QUESTIONS = (
             Answer(
                 "Three for each of the four levels: the outputs of its three ResBlocks.",
                 False,
-                "In the downsampling path a level has two ResBlocks. Three are in the upsampling "
-                "path.",
+                "In the downsampling path, a level has only two ResBlocks. The upsampling path has "
+                "three per level.",
             ),
             Answer(
                 "The outputs of all ResBlocks and transformers of the downsampling path.",
                 False,
                 "There are fourteen of those. Where a transformer follows a ResBlock, only the "
-                "transformer's output is stored. The outputs of `conv_in` and of the three "
-                "downsamplings are stored as well.",
+                "transformer's output is stored. On the other hand, the outputs of `conv_in` and "
+                "of the three downsamplings are stored too.",
             ),
             Answer(
                 "The output of `conv_in`, two outputs for each of the four levels, and those of "
                 "the three downsamplings.",
                 True,
-                "The last level has no downsampling. Counted by size, that makes three skips for "
+                "The last level has no downsampling. Sorted by size, that makes three skips for "
                 "each of the four sizes.",
             ),
         ),
@@ -66,8 +66,8 @@ QUESTIONS = (
             Answer(
                 "The parameters stay the same, and the MACs are multiplied by 4.",
                 True,
-                "Every position costs the same MACs, and there are four times as many. The "
-                "products inside self-attention grow faster, by a factor of 16.",
+                "Every position takes the same MACs, and there are four times as many positions. "
+                "The products inside self-attention grow faster, by a factor of 16.",
             ),
             Answer(
                 "The parameters stay the same, and the MACs are multiplied by 2.",
