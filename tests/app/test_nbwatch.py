@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import nbwatch
 import pytest
+import torch
 from nbwatch import Usage, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,8 @@ PIECES = {
 CONFTEST = """
 import nbwatch
 pytest_plugins = ["nbwatch"]
-nbwatch.SECONDS, nbwatch.SECONDS_OF, nbwatch.GIGABYTES, nbwatch.TOGETHER = 4, {"08": 100}, 0.6, 1
+nbwatch.SECONDS, nbwatch.SECONDS_OF, nbwatch.GIGABYTES, nbwatch.TOGETHER = 2, {"08": 50}, 0.6, 1
+nbwatch.beat = lambda: 2 * nbwatch.REFERENCE
 """
 
 
@@ -90,7 +92,10 @@ def test_a_cell_that_goes_too_far_fails(ran, k):
 def test_time_and_memory_are_held_to_the_limits(ran):
     _, said = ran
     assert re.search(r"^_+ ERROR at teardown of .*Cell 2 _+$", said, re.M)
-    seconds = r"09-too-much\.ipynb used [56789]\.\d s of CPU time; the limit is 4 s"
+    seconds = (
+        r"09-too-much\.ipynb used [56789]\.\d s of CPU time, which are [234]\.\d s of the "
+        r"reference machine; the limit is 2 s"
+    )
     memory = r"09-too-much\.ipynb used 0\.[78]\d GB of memory; the limit is 0\.6 GB"
     assert re.search(f"^{seconds}$", said, re.M)
     assert re.search(f"^{memory}$", said, re.M)
@@ -99,12 +104,12 @@ def test_time_and_memory_are_held_to_the_limits(ran):
 @linux
 def test_the_table_shows_every_notebook_and_the_sum(ran):
     code, said = ran
-    table = said.split("notebooks: CPU time and memory, with one thread")[1]
+    table = said.split("(here), and memory, with one thread")[1]
     rows = dict(re.findall(r"^(\S+?)(?:\.ipynb)? +([\d.]+) s of ", table, flags=re.M))
     assert rows.keys() == {*PIECES, "together"}
     total = sum(float(seconds) for name, seconds in rows.items() if name != "together")
     assert float(rows["together"]) == pytest.approx(total, abs=1)
-    assert f"FAILED: all notebooks used {rows['together']} s of CPU time; the limit" in said
+    assert f"FAILED: all notebooks used {rows['together']} s of the reference machine" in said
     assert code == 1
 
 
@@ -122,20 +127,46 @@ def test_nothing_else_fails(ran):
 
 
 def test_the_limits_are_the_course_s():
-    assert [*nbwatch.excesses("07-x.ipynb", Usage(899, 3.9))] == []
-    assert [*nbwatch.excesses("08-x.ipynb", Usage(1499, 3.9))] == []
-    (slow,) = nbwatch.excesses("08-x.ipynb", Usage(1501, 3.9))
-    assert slow == "08-x.ipynb used 1501.0 s of CPU time; the limit is 1500 s"
-    slow, large = nbwatch.excesses("07-x.ipynb", Usage(901, 4.2))
-    assert slow == "07-x.ipynb used 901.0 s of CPU time; the limit is 900 s"
+    assert [*nbwatch.excesses("07-x.ipynb", Usage(179, 3.9))] == []
+    assert [*nbwatch.excesses("08-x.ipynb", Usage(299, 3.9))] == []
+    (slow,) = nbwatch.excesses("08-x.ipynb", Usage(301, 3.9))
+    assert slow == (
+        "08-x.ipynb used 301.0 s of CPU time, which are 301.0 s of the reference machine; "
+        "the limit is 300 s"
+    )
+    slow, large = nbwatch.excesses("07-x.ipynb", Usage(362, 4.2, slowness=2))
+    assert slow == (
+        "07-x.ipynb used 362.0 s of CPU time, which are 181.0 s of the reference machine; "
+        "the limit is 180 s"
+    )
     assert large == "07-x.ipynb used 4.20 GB of memory; the limit is 4 GB"
+
+
+@pytest.mark.parametrize(("slowness", "seconds"), [(0.5, 90), (1, 180), (3, 540)])
+def test_the_limit_is_an_amount_of_work(slowness, seconds):
+    assert [*nbwatch.excesses("07-x.ipynb", Usage(0.99 * seconds, 1, slowness))] == []
+    assert len([*nbwatch.excesses("07-x.ipynb", Usage(1.01 * seconds, 1, slowness))]) == 1
+
+
+@linux
+def test_one_long_beat_does_not_make_a_machine_slow():
+    beats = [nbwatch.REFERENCE * x for x in (1, 1.1, 0.9, 1, 50)]
+    assert nbwatch.measured(os.getpid(), beats).slowness == pytest.approx(1)
+    assert nbwatch.measured(os.getpid(), [2 * x for x in beats]).slowness == pytest.approx(2)
+
+
+def test_a_beat_is_a_matrix_product_of_one_thread():
+    threads = torch.get_num_threads()
+    times = [nbwatch.beat() for _ in range(20)]
+    assert torch.get_num_threads() == threads
+    assert 0.1 < min(times) / nbwatch.REFERENCE < 20
 
 
 @pytest.mark.parametrize(
     ("seconds", "file", "code"),
     [
-        (2990, ".hidden", 0),
-        (3010, ".hidden", 1),
+        (599, ".hidden", 0),
+        (601, ".hidden", 1),
         (590, "__pycache__/x", 0),
         (590, "notebooks/x", 1),
     ],
