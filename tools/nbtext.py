@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from nbcheck import Cell, place, widget_cells, without_alt
 
-LAST_NOTEBOOK = 17
+LAST_NOTEBOOK = 19
 CARD = ("You will build", "You need", "Minutes")
 PAPERS, EXERCISES = 5, 2
 NO_CELLS: list[Cell] = [{"source": "", "metadata": {}}] * 2

@@ -192,7 +192,7 @@ BROKEN = {
     ),
     "picture": (added("![](../source.py)"), "cell 5 (more-text): the image ../source.py has no"),
     "html": (added('<img src="x">'), "cell 5 (more-text): an <img> has no alternative text"),
-    "notebook": (added("notebooks 03 and\n18"), "cell 5 (more-text): there is no notebook 18"),
+    "notebook": (added("notebooks 03 and\n20"), "cell 5 (more-text): there is no notebook 20"),
     "short notebook": (added("Notebook 3"), "cell 5 (more-text): there is no notebook 3"),
     "exercise": (added("exercise 03.3"), "cell 5 (more-text): there is no exercise 03.3"),
     "far exercise": (added("exercise 04.2"), "cell 5 (more-text): there is no exercise 04.2"),

@@ -1317,7 +1317,7 @@ QUESTIONS = (
                 "A larger strength, at the price that more than the sky may change.",
                 True,
                 "It enters at a noisier point, where less of the page is left to be believed. What "
-                "is changed is not chosen: for that there are masks (notebook 12).",
+                "is changed is not chosen: for that there are masks (notebook 13).",
             ),
         ),
     ),
