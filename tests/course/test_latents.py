@@ -19,6 +19,7 @@ from sdlearn.course.figures.latents import (
     pca_beside_jpeg,
     project_patches,
     rate_distortion,
+    reconstruction_fid,
     two_stages,
     unet_cost,
 )
@@ -94,16 +95,34 @@ def test_rates_draws_lines_and_points_that_differ_without_colour():
     assert "star: 28.0 dB at 4" in drawn.words
 
 
-def test_costs_are_multiples_of_those_of_one_side():
+def test_costs_of_a_position_are_multiples_of_those_of_one_side():
     drawn = unet_cost([8, 32, 64], [0.5, 1.0, 8.0], [10.0, 160.0, 640.0])
     (ax,) = drawn.figure.axes
     shown = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-    assert shown["memory"] == [1 / 16, 1, 4]
-    assert shown["time"] == [0.5, 1, 8]
-    assert shown["∝ n"] == [1 / 16, 1, 4]
-    assert shown["∝ n²"] == [1 / 256, 1, 16]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["8 × 8", "32 × 32", "64 × 64"]
+    assert shown["memory"] == [1, 1, 1]
+    assert shown["time"] == [8, 1, 2]
+    assert shown["cost ∝ n"] == [1, 1, 1]
+    assert shown["cost ∝ n²"] == [1 / 16, 1, 4]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["8²", "32²", "64²"]
     assert "8 × 8 to 64 × 64" in drawn.words
+
+
+def test_autoencoders_are_drawn_at_their_positions_and_two_are_marked():
+    published = [(8, 4, 24.19, 0.90), (16, 16, 24.08, 0.87), (16, 8, 21.94, 2.63)]
+    drawn = reconstruction_fid(published, [(8, 4), (16, 16)])
+    (ax,) = drawn.figure.axes
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines] == [
+        (4096, 0.90),
+        (1024, 0.87),
+        (1024, 2.63),
+    ]
+    first, second, third = ((line.get_color(), line.get_marker()) for line in ax.lines)
+    assert first == second
+    assert first[0] != third[0]
+    assert first[1] != third[1]
+    names = [text.get_text() for text in ax.texts]
+    assert names == ["f = 8, c = 4", "f = 16, c = 16", "f = 16, c = 8"]
+    assert "f = 16 and c = 8: 1,024 positions, 2.63" in drawn.words
 
 
 def test_the_diagram_draws_image_and_latent_to_scale():
@@ -121,6 +140,7 @@ def test_a_phone_can_show_the_letters_of_diagrams_and_curves():
         two_stages(),
         unet_cost([8, 32], [0.5, 1.0], [10.0, 160.0]),
         rate_distortion(lines, {"star": (4, 28.0)}, "Title"),
+        reconstruction_fid([(8, 4, 24.19, 0.90), (16, 16, 24.08, 0.87)], [(8, 4)]),
     ):
         figure = drawn.figure
         scale = on_a_phone / (figure.get_figwidth() * 72)
@@ -143,6 +163,18 @@ def test_images_are_arranged_in_columns_and_described():
     reds, blues = ((pixels == colour).all(axis=2) for colour in ([255, 0, 0], [0, 0, 255]))
     assert reds.sum() == blues.sum() == 2 * 12 * 12
     assert np.nonzero(reds)[1].max() < np.nonzero(blues)[1].min()
+
+
+def test_directions_are_drawn_with_both_signs_below_their_numbers():
+    basis = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(3))).Q[:12]
+    zeros = torch.zeros(6, dtype=torch.int64)
+    pixels = np.array(pca_beside_jpeg(basis, zeros, zeros).figure, int)
+    side, block = 64, 6 + (15 + 7) + 70  # a patch, and a block with one row of them
+    bottom = len(pixels) - 6 - 2 * block  # of the row of positive coefficients
+    plus = pixels[bottom - side : bottom, -6 - side : -6]
+    minus = pixels[bottom - side - 70 : bottom - 70, -6 - side : -6]
+    assert plus.std() > 10
+    assert np.abs(plus + minus - 255).max() <= 1
 
 
 def test_the_basis_of_jpeg_has_its_frequencies():

@@ -169,9 +169,12 @@ def test_what_it_says_of_counts_is_in_its_outputs(cells):
     ]
     flops = {row[0]: row[1:] for row in rows_of(cells["flops-table"])}
     assert flops["U-Net, 512 × 512"][1:] == ["679", "92%"]
+    assert flops["U-Net, 512 × 512, attention at 64 × 64"][1] == "36"
     assert flops["decoder, 64 × 64"] == ["2,515", "3.13"]
     assert "100" in cells["flops-table"]["told"]
-    assert "679 times" in cells["flops-read"]["source"]
+    assert re.search(r"679\s+times", cells["flops-read"]["source"])
+    assert re.search(r"36\s+times", cells["flops-read"]["source"])
+    assert re.search(r"679 times cheaper, or 36\s+times", cells["summary"]["source"])
     assert cells["codec-conv"]["told"].count("same: ") == 1
     assert cells["to-latent"]["told"].count("same: ") == 2
     chosen = [row for row in rows_of(cells["table"]) if row[:2] == ["8", "4"]]
@@ -194,6 +197,9 @@ def test_what_it_says_of_counts_is_in_its_outputs(cells):
         ("faces-read", "faces-figure", ("45.3", "25.8", "23.0", "21.8")),
         ("preview-read", "preview-figure", ("62", "25.0")),
         ("between-read", "between-table", ("16.3", "17.1", "17.9", "2.8", "9.1")),
+        ("ranked-read", "ranked-figure", ("27.6", "24.5")),
+        ("real-text", "real-table", ("0.95",)),
+        ("real-text", "vae-table", ("0.96",)),
         ("between-deviation-read", "between-deviation-table", ("0.71",)),
     ],
 )
@@ -241,3 +247,18 @@ def test_the_arc_keeps_the_standard_deviation_of_noise(cells):
     chord, arc = ([float(x) for x in row[1:]] for row in rows_of(cells["arc-figure"]))
     assert chord[4] < 0.3
     assert all(0.9 < x < 1.1 for x in arc)
+
+
+def test_more_objects_are_smaller_and_worse_near_outlines(cells):
+    rows = [[float(x) for x in row] for row in rows_of(cells["ranked-figure"])]
+    assert [row[0] for row in rows[-3:]] == [1, 2, 3]
+    sizes, decibels = ([row[k] for row in rows[-3:]] for k in (2, 3))
+    assert sizes == sorted(sizes, reverse=True)
+    assert decibels == sorted(decibels, reverse=True)
+
+
+def test_a_level_becomes_cheaper_by_a_factor_between_two_limits(cells):
+    rows = rows_of(cells["cheaper-table"])
+    assert [row[-1] for row in rows] == ["136", "2,232", "4,043"]
+    assert "3,520: 50%" in cells["cheaper-table"]["told"]
+    assert "3,520" in cells["cheaper-read"]["source"]

@@ -213,8 +213,6 @@ def psnr_where(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     inside = mask[:, None]  # (n, 1, h, w): the same for every channel
     total = ((a - b).square() * inside).sum(dim=(1, 2, 3))
     error = total / (inside.sum(dim=(1, 2, 3)) * a.shape[1])
-    # Near outlines, the four best images have one object each. The four worst have two or three
-    # small ones, which give each position more to describe.
     return 10 * torch.log10(4 / error)
 
 
@@ -239,15 +237,13 @@ PSNR = Exercise(
     title="Decibels of a region",
     minutes=12,
     difficulty=2,
+    core=True,
     statement="Section 8 pooled the pixels of all images. Now compute one PSNR for each image, "
     "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
     "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
     "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite. No "
-    "mask is empty.\n\nThen sort the test images by their PSNR near outlines, "
-    "`worst_first = psnr_where(by_vae, images, near[:, 0]).argsort()`, and show the four best and "
-    "the four worst with "
-    "`figures.grid([to_pil(images[worst_first[-4:]]), to_pil(images[worst_first[:4]])])`. How do "
-    "they differ? (The solution has the answer.)",
+    "mask is empty.\n\nThe cells below sort the test images by their PSNR near outlines and show "
+    "the four best and the four worst. How do you expect them to differ?",
     hints=(
         "What range do the values have? The peak in the formula is the largest possible "
         "difference between two values, squared.",
@@ -272,9 +268,6 @@ def times_cheaper(h: int, w: int, c: int, f: int) -> float:
         attention = 4 * n * c * c + 2 * n * n * c
         return convolutions + attention
 
-    # For the three sides the factor is 136, 2,232 and 4,043. It lies between f² = 64, where
-    # convolutions and projections dominate, and f⁴ = 4,096, where products between positions do.
-    # The two are equal at n = 11 * c.
     return multiplications(h * w) / multiplications((h // f) * (w // f))
 
 
@@ -289,13 +282,13 @@ CHEAPER = Exercise(
     title="Times cheaper",
     minutes=12,
     difficulty=2,
+    core=True,
     statement="Take one level of a U-Net: two 3 × 3 convolutions and one self-attention layer, "
     "all with `c` channels. Count its multiplications, as in section 2, for the `h` × `w` "
     "positions of an image and for the `h / f` × `w / f` positions of its latent, with the *same* "
-    "`c`. Return how many times fewer the latent needs. `f` divides both sides.\n\nThen try `c = "
-    "320`, `f = 8` and square images with sides of 64, 512 and 4,096 pixels. Which two limits "
-    "does the factor approach, and what moves it from one to the other? (The solution has the "
-    "answer.)",
+    "`c`. Return how many times fewer the latent needs. `f` divides both sides.\n\nThe cells "
+    "below then take `c = 320`, `f = 8` and square images with sides of 64, 512 and 4,096 pixels. "
+    "Which two limits does the factor approach, and what moves it from one to the other?",
     hints=(
         "Both counts have the same form; only the number n of positions differs. Write a small "
         "function of n and call it twice.",
@@ -411,7 +404,7 @@ EXERCISES = with_mistakes(__name__, SHRINKAGE, CODEC, PREVIEW, PATCHES, PSNR, CH
 QUESTIONS = (
     Question(
         "Stable Diffusion's latent has 48 times fewer elements than the image. Why does a call of "
-        "the U-Net become far more than 48 times cheaper?",
+        "the same U-Net become far more than 48 times cheaper?",
         (
             Answer(
                 "Because the values of a latent need fewer bits.",

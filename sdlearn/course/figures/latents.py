@@ -180,45 +180,50 @@ def beside(ax: Axes, name: str, at: Any, shift: Any, colour: str, side: str = "l
 def unet_cost(
     sides: Sequence[int], seconds: Sequence[float], megabytes: Sequence[float], unit: int = 32
 ) -> Described:
-    """Draw time and memory of one U-Net call over the number of positions.
+    """Draw time and memory of one U-Net call per position, over the number of positions.
 
     Args:
         sides: Of the square inputs, in positions.
         seconds: For each side.
         megabytes: For each side.
-        unit: The side whose cost is drawn as 1.
+        unit: The side whose cost per position is drawn as 1.
     """
     figure, ax = narrow(0.68)
-    ax.set(title="What one call of a small U-Net costs", xlabel="n positions (height × width)")
-    ax.set_ylabel(f"cost ({unit} × {unit} = 1)")
+    ax.set(title="What one position costs in a small U-Net", xlabel="positions n (height × width)")
+    ax.set_ylabel(f"cost per position,\nrelative to {unit} × {unit}")
     positions = [side**2 for side in sides]
     at = list(sides).index(unit)
     share = [n / unit**2 for n in positions]
     lines = (
-        ("∝ n", share, ":", MUTED, (0, -6, -16)),
-        ("∝ n²", [n**2 for n in share], "-.", MUTED, (0, 16, -4)),
-        ("memory", [m / megabytes[at] for m in megabytes], "s--", VERMILION, (-1, 9, -4)),
-        ("time", [s / seconds[at] for s in seconds], "o-", BLUE, (-1, 9, -4)),
-    )
-    for name, values, style, colour, (end, right, up) in lines:
+        ("cost ∝ n", [1.0] * len(share), ":", MUTED, -15),
+        ("cost ∝ n²", share, "-.", MUTED, -4),
+        ("memory", [m / megabytes[at] / n for m, n in zip(megabytes, share, strict=True)],
+         "s--", VERMILION, 7),
+        ("time", [s / seconds[at] / n for s, n in zip(seconds, share, strict=True)],
+         "o-", BLUE, -4),
+    )  # fmt: skip
+    for name, values, style, colour, up in lines:
         ax.plot(positions, values, style, color=colour, label=name)
-        beside(ax, name, (positions[end], values[end]), (right, up), colour)
-    ax.set(xscale="log", yscale="log", xlim=(positions[0] / 1.6, positions[-1] * 4))
-    below = ["\n" * (b < 1.6 * a) for a, b in zip((1, *sides), sides, strict=False)]
-    ax.set_xticks(positions, [f"{n}{side} × {side}" for n, side in zip(below, sides, strict=True)])
+        beside(ax, name, (positions[-1], values[-1]), (9, up), colour)
+    ax.set(xscale="log", yscale="log", xlim=(positions[0] / 1.6, positions[-1] * 5))
+    ax.set_ylim(0.4, 1.5 * share[-1])
+    ax.set_xticks(positions, [f"{side}²" for side in sides])
+    ax.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     ax.minorticks_off()
     words = (
-        f"Time and memory of one call for {sides[0]} × {sides[0]} to {sides[-1]} × {sides[-1]} "
-        "positions, on logarithmic axes, beside a line that grows with the positions and one that "
-        f"grows with their square. All meet at {unit} × {unit}. The memory follows the positions. "
-        "The time rises slowly at first and gets steeper; at the end it grows faster than the "
-        "positions and more slowly than their square."
+        f"Time and memory of one call, divided by the positions, for {sides[0]} × {sides[0]} to "
+        f"{sides[-1]} × {sides[-1]} positions, on logarithmic axes. A level line is a cost that "
+        f"grows with the positions, and a rising one a cost that grows with their square. All "
+        f"meet at {unit} × {unit}. The memory stays close to the level line. The time of a "
+        "position first falls, then rises, though less steeply than the line of the square."
     )
     return Described(figure, words)
 
 
 def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
     """Draw the first twelve principal directions, and six patterns of JPEG's cosine transform.
+
+    The first six directions are drawn with both signs, the others with one.
 
     Args:
         basis: Rows of 192 values, twelve or more.
@@ -230,19 +235,75 @@ def pca_beside_jpeg(basis: Tensor, down: Tensor, across: Tensor) -> Described:
         torch.cos(torch.pi / PATCH * f[:, None] * pixel) for f in (down, across)
     )
     waves = torch.einsum("ki,kj->kij", vertical, horizontal).flatten(1).repeat(1, 3)
-    rows = [basis_images(basis[:6]), basis_images(basis[6:12]), basis_images(waves, 0.7)]
-    figure = grid(
-        rows,
-        names=["PCA 1–6", "PCA 7–12", "JPEG 1–6"],
-        title="Directions of PCA and of JPEG (zero is mid-grey)",
-        scale=8,
-        letters=15,
-    )
+    title = "Directions of PCA and of JPEG (zero is mid-grey)"
+    both = [basis_images(-basis[:6]), basis_images(basis[:6])]
+    blocks = [
+        numbered(both, 1, ["PCA, z < 0", "PCA, z > 0"], title),
+        numbered([basis_images(basis[6:12])], 7, ["PCA, z > 0"]),
+        numbered([basis_images(waves, 0.7)], 1, ["JPEG"]),
+    ]
+    height = sum(block.height for block in blocks)
+    figure = Image.new("RGB", (max(block.width for block in blocks), height), "white")
+    top = 0
+    for block in blocks:  # all end in six patches of one size, so that these are aligned
+        figure.paste(block, (figure.width - block.width, top))
+        top += block.height
     words = (
-        "Three rows of six patches of 8 × 8 squares. The first two principal directions are plain. "
-        "The next ones change from top to bottom or from left to right, several with a change of "
-        "colour. Those of the second row are finer, with stripes and spots. The third row, in "
-        "grey, has one plain patch, one wave across, one down, and finer ones."
+        "Patches of 8 × 8 squares with numbers, in columns of six. Directions 1 to 6 of PCA are "
+        "shown twice, with a negative coefficient above a positive one, whose colours are "
+        "complementary. The first two are plain. The next ones change from top to bottom or from "
+        "left to right, several with a change of colour. Directions 7 to 12, below, are finer, "
+        "with stripes and spots. The last row, JPEG's, is grey and has one plain patch, one wave "
+        "across, one down, and finer ones."
+    )
+    return Described(figure, words)
+
+
+def numbered(
+    rows: Sequence[Sequence[Image.Image]], first: int, names: Sequence[str], title: str = ""
+) -> Image.Image:
+    """Draw rows of patches below their numbers, which count from `first`."""
+    numbers = [str(first + k) for k in range(len(rows[0]))]
+    return grid(rows, numbers, names, title, scale=8, letters=15)
+
+
+@in_style
+def reconstruction_fid(
+    published: Sequence[tuple[int, int, float, float]],
+    marked: Sequence[tuple[int, int]],
+    side: int = 512,
+) -> Described:
+    """Draw the R-FID of autoencoders over the positions of their latents.
+
+    Args:
+        published: Downsampling factor f, channels c, PSNR and R-FID of each.
+        marked: The (f, c) that are highlighted.
+        side: Of the image, in pixels.
+    """
+    figure, ax = narrow(0.68)
+    ax.set(title="Quality against the size of the latent", ylabel="R-FID (lower is better)")
+    ax.set_xlabel(f"positions of the latent of {side} × {side} pixels")
+    told = []
+    for f, c, _, fid in published:
+        positions, chosen = (side // f) ** 2, (f, c) in marked
+        colour = VERMILION if chosen else BLUE
+        ax.plot([positions], [fid], "D" if chosen else "o", color=colour, ms=8, ls="none")
+        # To the left of the last point, and of one that has a neighbour at its height.
+        left = f == min(row[0] for row in published) or any(
+            f / 4 < other < f and 0.8 < fid / height < 1.25 for other, _, _, height in published
+        )
+        shift, align = ((-9, -4), "right") if left else ((9, -4), "left")
+        beside(ax, f"f = {f}, c = {c}", (positions, fid), shift, colour, align)
+        told.append(f"f = {f} and c = {c}: {positions:,} positions, {fid:g}")
+    sides = sorted({side // f for f, *_ in published})
+    ax.set(xscale="log", yscale="log", xlim=(sides[0] ** 2 / 2, sides[-1] ** 2 * 2))
+    ax.set_xticks([n**2 for n in sides], [f"{n}²" for n in sides])
+    ax.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    ax.minorticks_off()
+    words = (
+        "R-FID against positions, on logarithmic axes, one point for each autoencoder. "
+        f"{'; '.join(told)}. The fewer positions, the worse, unless there are more channels. "
+        f"Highlighted are {' and '.join(f'f = {f}, c = {c}' for f, c in marked)}."
     )
     return Described(figure, words)
 
@@ -261,7 +322,7 @@ def rate_distortion(
         title: Of the figure.
     """
     figure, ax = narrow(0.68)
-    ax.set(title=title, xlabel="values kept of the 192 of a patch", ylabel="PSNR (dB)")
+    ax.set(title=title, xlabel="values kept per patch (of 192)", ylabel="PSNR (dB)")
     colours = (BLUE, GREEN, PURPLE, MUTED)
     for (name, (xs, ys)), style, colour in zip(lines.items(), STYLES, colours, strict=False):
         ax.plot(xs, ys, style, color=colour, label=name)
