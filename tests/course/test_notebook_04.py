@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_its_figures_say_what_they_show():
 def test_labels_of_lines_that_end_together_do_not_overlap():
     drawn = figures.attention.attention_time([4, 8, 16], {"plain": [1, 2, 9], "fused": [1, 2, 9]})
     heights = sorted(text.get_position()[1] for text in drawn.figure.axes[0].texts)
-    assert all(high >= 1.8 * low for low, high in zip(heights, heights[1:], strict=False))
+    assert all(high >= 1.8 * low for low, high in pairwise(heights))
 
 
 def test_maps_on_their_own_scale_are_rows_of_their_own():
