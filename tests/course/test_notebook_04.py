@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import sdlearn
 from sdlearn import attention
-from sdlearn.course import check, solution
+from sdlearn.course import check, figures, solution
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04-attention.ipynb"
 CLASSES = ("Attention", "GEGLU", "GatedFeedForward", "TransformerBlock", "SpatialTransformer")
@@ -108,3 +109,49 @@ def test_the_models_it_counts_are_the_published_ones():
             unet = sdlearn.UNet(sdlearn.SPECS[name].unet)
         found = sum(isinstance(m, attention.TransformerBlock) for m in unet.modules())
         assert found == blocks
+
+
+def test_height_and_width_exchanged_are_noticed_on_an_oblong_map_alone():
+    """As the sentence for this mistake of exercise 04.5 says."""
+    right, wrong = built(), built(("reshape(b, c, h, w)", "reshape(b, c, w, h)"))
+    square, oblong, text = inputs((1, 8, 4, 4), (1, 8, 4, 6), (1, 3, 10))
+    theirs, mine = (names["SpatialTransformer"](8, 2, 10, 1, 4) for names in (right, wrong))
+    mine.load_state_dict(theirs.state_dict())
+    assert torch.equal(mine(square, text), theirs(square, text))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        mine(oblong, text)
+
+
+def test_its_figures_say_what_they_show():
+    one = torch.tensor([[0.5, 0.5], [0.25, 0.75]])
+    drawn = figures.attention.heads(one, [one, one.flip(1)], ["ear", "sky"], ["red", "night"])
+    assert {"one head", "two heads", "head 0", "head 1", ".75"} <= {
+        text.get_text() for text in drawn.figure.axes[0].texts
+    }
+    assert "head 1 0.75 on red, 0.25 on night" in drawn.words
+
+    lines = {"q·k": [0.3, 0.9], "q·k / √d": [0.1, 0.1]}
+    drawn = figures.attention.saturation([4, 16], lines, lines)
+    assert len(drawn.figure.axes) == 2
+    assert "q·k: 0.30 at d = 4, 0.90 at d = 16" in drawn.words
+
+    drawn = figures.attention.share_and_effect(
+        {"a": 0.1, "b": 0.2}, {"a": 0.9, "b": 0}, {"a": (8, 0)}
+    )
+    assert [text.get_text() for text in drawn.figure.axes[0].texts] == ["a"]
+    assert "a: 10% and 90%; b: 20% and 0%" in drawn.words
+
+
+def test_labels_of_lines_that_end_together_do_not_overlap():
+    drawn = figures.attention.attention_time([4, 8, 16], {"plain": [1, 2, 9], "fused": [1, 2, 9]})
+    heights = sorted(text.get_position()[1] for text in drawn.figure.axes[0].texts)
+    assert all(high >= 1.8 * low for low, high in pairwise(heights))
+
+
+def test_maps_on_their_own_scale_are_rows_of_their_own():
+    page = figures.images.Image.new("RGB", (8, 8), "white")
+    maps = torch.stack([torch.full((2, 2), 0.5), torch.full((2, 2), 0.25)])
+    together = figures.token_overlays(page, maps[:1], ["much"], "Title")
+    both = figures.token_overlays(page, maps[:1], ["much"], "Title", alone={"little": maps[1]})
+    assert both.figure.height > together.figure.height
+    assert "each on its own scale: little: 25.0% on average" in both.words

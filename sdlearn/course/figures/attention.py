@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
@@ -13,9 +14,11 @@ from sdlearn.course.figures.images import grid, rows_of
 from sdlearn.course.figures.plots import NARROW, axes_for
 from sdlearn.course.figures.style import (
     BLUE,
+    GREY,
     INK,
     MUTED,
     ORANGE,
+    PALE,
     VERMILION,
     Described,
     in_style,
@@ -66,6 +69,90 @@ def attention_matrices() -> Described:
         "which has the shape of x."
     )
     return Described(figure, words)
+
+
+@in_style
+def heads(
+    one: Tensor, halves: Sequence[Tensor], queries: Sequence[str], words: Sequence[str]
+) -> Described:
+    """Draw how one head and two heads attend, from the queries to the outputs.
+
+    Args:
+        one: (n, m), the attention weights of one head with all channels.
+        halves: The weights of two heads, (n, m) each, one with each half of the channels.
+        queries: What the n queries are.
+        words: What the m keys are, as many as the queries have channels.
+    """
+    figure, ax = diagrams.canvas(14.6, 11.4, "One head and two heads", NARROW)
+    side, n = 0.7, len(queries)
+    left, middle, right = 3.0, 7.1, 11.2  # the left edges of the three columns
+    first, second = tint(BLUE, 0.3), tint(ORANGE, 0.5)
+
+    def matrix(x: float, y: float, colours: Sequence[Sequence[str]]) -> None:
+        for i, row in enumerate(colours):
+            for j, colour in enumerate(row):
+                corner = (x + j * side, y - (i + 1) * side)
+                ax.add_patch(Rectangle(corner, side, side, fc=colour, ec=INK, lw=0.7))
+
+    def weights(x: float, y: float, values: Tensor) -> None:
+        matrix(x, y, [[tint(INK, 0.8 * float(w)) for w in row] for row in values])
+        for i, row in enumerate(values.tolist()):
+            for j, w in enumerate(row):
+                ax.text(
+                    x + (j + 0.5) * side, y - (i + 0.5) * side, f"{w:.2f}".lstrip("0"),
+                    ha="center", va="center", fontsize=6.5, color="white" if w > 0.6 else INK,
+                )  # fmt: skip
+
+    def titles(x: float, y: float, names: Sequence[str]) -> None:
+        for j, name in enumerate(names):
+            ax.text(x + (j + 0.5) * side, y + 0.12, name, rotation=45, fontsize=7.5, color=MUTED)
+
+    half, width = len(words) // 2, len(words) * side
+    plain, split = [[PALE] * len(words)] * n, [[first] * half + [second] * half] * n
+    tops = 9.6, 4.2  # of the matrices of one head and of two
+    for y, name, colours in zip(tops, ("one head", "two heads"), (plain, split), strict=True):
+        matrix(left, y, colours)
+        matrix(right, y, colours)
+        titles(left, y, ("colour", "object", "place", "time"))
+        titles(right, y, words)
+        ax.text(0.1, y + 0.55, name, fontsize=9.5, fontweight="bold", va="center")
+        for i, query in enumerate(queries):
+            label(ax, left - 0.15, y - (i + 0.5) * side, query, MUTED, "right")
+    tall = n * side
+    centre = tops[0] - tall / 2
+    titles(middle, tops[0], words)
+    weights(middle, tops[0], one)
+    arrow(ax, [(left + width + 0.1, centre), (middle - 0.1, centre)])
+    arrow(ax, [(middle + width + 0.1, centre), (right - 0.1, centre)])
+    centre = tops[1] - tall / 2
+    titles(middle, tops[1] + 1.75, words)
+    shades = zip(halves, (1.65, -1.35), (BLUE, ORANGE), (0.35, -0.35), strict=True)
+    for k, (values, up, colour, shift) in enumerate(shades):
+        y = tops[1] + up
+        weights(middle, y, values)
+        frame = (middle - 0.07, y - tall - 0.07)
+        ax.add_patch(Rectangle(frame, width + 0.14, tall + 0.14, fill=False, ec=colour, lw=2))
+        label(ax, middle + width / 2, y - tall - 0.4, f"head {k}")
+        level = y - tall / 2
+        arrow(ax, [(left + width + 0.1, centre + shift), (middle - 0.17, level)], colour)
+        arrow(ax, [(middle + width + 0.17, level), (right - 0.1, centre + shift)], colour)
+    for x, name in ((left, "queries"), (middle, "weights"), (right, "outputs")):
+        label(ax, x + width / 2, 11.1, name)
+    described = "; ".join(
+        f"{name} {', '.join(f'{w:.2f} on {word}' for w, word in zip(row, words, strict=True))}"
+        for name, row in (
+            ("one head", one[-1].tolist()),
+            *((f"head {k}", values[-1].tolist()) for k, values in enumerate(halves)),
+        )
+    )
+    return Described(
+        figure,
+        f"A diagram of matrices for {n} queries. With one head, all channels of the queries give "
+        f"one matrix of weights, {n} rows and {len(words)} columns, and that one gives all "
+        "channels of the outputs. With two heads, the first half of the channels gives one matrix "
+        "and the second half another; each gives its half of the outputs, and the halves stand "
+        f"side by side. The weights of {queries[-1]}: {described}.",
+    )
 
 
 @in_style
@@ -121,32 +208,41 @@ def transformer_block() -> Described:
 
 
 @in_style
-def largest_weights(widths: Sequence[int], largest: Mapping[str, Sequence[float]]) -> Described:
-    """Draw the average largest attention weight over the width d, a line for each way of scaling.
+def saturation(
+    widths: Sequence[int],
+    largest: Mapping[str, Sequence[float]],
+    slopes: Mapping[str, Sequence[float]],
+) -> Described:
+    """Draw the largest weight and the sum of the slopes of a softmax over the width d.
 
     Args:
         widths: The values of d.
         largest: By the name of the scores, such as "q·k / √d", a value for each width.
+        slopes: The same names, and the sums of the weights' slopes.
     """
-    figure, ax = axes_for("The largest of 64 attention weights, on average", "width d", "weight")
-    figure.set_size_inches(1.15 * NARROW, 3.4)
-    styles = zip(largest.items(), (VERMILION, BLUE), ("s--", "o-"), strict=True)
-    for (name, values), colour, style in styles:
-        ax.plot(widths, values, style, color=colour)
-        ax.annotate(
-            name, (widths[-1], values[-1]), (8, 0), textcoords="offset points", va="center",
-            color=colour, fontweight="bold",
-        )  # fmt: skip
-    ax.set_xscale("log", base=2)
-    ax.set(ylim=(0, 1.05), xlim=(widths[0] * 0.85, widths[-1] * 3.4))
-    ax.set_xticks(widths, [str(d) for d in widths])
-    ax.minorticks_off()
-    ends = "; ".join(
-        f"{name}: {values[0]:.2f} at d = {widths[0]}, {values[-1]:.2f} at d = {widths[-1]}"
-        for name, values in largest.items()
-    )
-    words = f"The largest attention weight against the width d. {ends}."
-    return Described(figure, words)
+    figure = Figure(figsize=(1.45 * NARROW, 3.3), dpi=100, layout="constrained")
+    panels = {"Largest of 64 weights, mean": largest, "Sum of their slopes, mean": slopes}
+    said = []
+    for ax, (title, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        ax.set(title=title, xlabel="width d")
+        for (name, values), colour, style in zip(
+            lines.items(), (VERMILION, BLUE), ("s--", "o-"), strict=True
+        ):
+            ax.plot(widths, values, style, color=colour)
+            ax.annotate(
+                name, (widths[-1], values[-1]), (8, 0), textcoords="offset points", va="center",
+                color=colour, fontweight="bold",
+            )  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ax.set(ylim=(0, 1.05), xlim=(widths[0] * 0.85, widths[-1] * 8))
+        ax.set_xticks(widths, [str(d) for d in widths])
+        ax.minorticks_off()
+        ends = "; ".join(
+            f"{name}: {values[0]:.2f} at d = {widths[0]}, {values[-1]:.2f} at d = {widths[-1]}"
+            for name, values in lines.items()
+        )
+        said.append(f"{title}: {ends}.")
+    return Described(figure, f"Two panels, both against the width d. {' '.join(said)}")
 
 
 @in_style
@@ -166,12 +262,14 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
     square = [first * (n / tokens[1]) ** 2 for n in tokens]
     lines = {"∝ n²": square} | dict(seconds)
     looks = zip(lines.items(), (MUTED, VERMILION, BLUE), (":", "s--", "o-"), strict=True)
-    for (name, values), colour, style in looks:
-        ax.plot(tokens, values, style, color=colour, label=name)
-    ax.set(xscale="log", yscale="log")
+    below = 0.0  # the height of the label below
+    for (name, values), colour, style in sorted(looks, key=lambda look: look[0][1][-1]):
+        ax.plot(tokens, values, style, color=colour)
+        below = max(values[-1] * 0.9, 1.9 * below)  # far enough above it
+        ax.text(tokens[-1] * 1.25, below, name, va="center", color=colour, fontweight="bold")
+    ax.set(xscale="log", yscale="log", xlim=(tokens[0] * 0.8, tokens[-1] * 3.6))
     ax.set_xticks(tokens, [str(n) for n in tokens])
     ax.minorticks_off()
-    ax.legend()
     ends = "; ".join(f"{name}: {values[-1]:.1g} s" for name, values in seconds.items())
     words = (
         f"Time against the number of tokens, from {tokens[0]} to {tokens[-1]}, on logarithmic "
@@ -179,6 +277,41 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
         f"tokens, {ends}."
     )
     return Described(figure, words)
+
+
+@in_style
+def share_and_effect(
+    shares: Mapping[str, float], effects: Mapping[str, float], named: Mapping[str, tuple[int, int]]
+) -> Described:
+    """Draw what masking some tokens changes over the share of attention that they get.
+
+    Args:
+        shares: By trial, the share of attention of its tokens, 0 to 1.
+        effects: By trial, the fraction of the pixels that masking them changes, 0 to 1.
+        named: The trials that get a label, and where it is put, in points from the mark.
+    """
+    figure, ax = axes_for(
+        f"Share of attention and effect of {len(shares)} masks",
+        "share of attention, %",
+        "pixels changed, %",
+    )
+    figure.set_size_inches(1.2 * NARROW, 3.9)
+    for name, share in shares.items():
+        at, bold = (100 * share, 100 * effects[name]), name in named
+        ax.plot(*at, "o", color=VERMILION if bold else GREY, clip_on=False, zorder=3)
+        if bold:
+            dx, dy = named[name]
+            ax.annotate(
+                name, at, (dx, dy), textcoords="offset points", va="center", fontsize=9,
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+            )  # fmt: skip
+    ax.set(xlim=(0, 100), ylim=(0, 100))
+    said = "; ".join(f"{n}: {share:.0%} and {effects[n]:.0%}" for n, share in shares.items())
+    return Described(
+        figure,
+        f"A point for each of {len(shares)} trials: the share of attention of the masked tokens "
+        f"and the pixels that masking them changes. {said}.",
+    )
 
 
 # ------------------------------------------------------------------------------------------ images
@@ -217,11 +350,16 @@ def overlay(image: Image.Image, weights: Tensor, most: float | None = None) -> I
 
 
 def token_overlays(
-    image: Image.Image, maps: Tensor, words: Sequence[str], title: str, across: int = 4
+    image: Image.Image,
+    maps: Tensor,
+    words: Sequence[str],
+    title: str,
+    across: int = 4,
+    alone: Mapping[str, Tensor] | None = None,
 ) -> Described:
     """Draw an image and, for each token, the image lit by the token's attention map.
 
-    All maps share one scale: the image is shown at full brightness at the largest weight of all.
+    All `maps` share one scale: the image is shown at full brightness at the largest weight of all.
 
     Args:
         image: The generated image, drawn first.
@@ -229,20 +367,44 @@ def token_overlays(
         words: The tokens.
         title: Of the figure.
         across: Images in a row.
+        alone: More maps (h, w), by token, in rows of their own below. Each has its own scale.
     """
     most = float(maps.max())
     tiles = [image, *(overlay(image, one, most) for one in maps)]
-    shares = [f"{word}  {one.mean():.0%}" for word, one in zip(words, maps, strict=True)]
-    figure = rows_of(tiles, ["the image", *shares], title, across)
-    said = ", ".join(
-        f"{word}: {one.mean():.1%} on average, {one.max():.1%} at most"
-        for word, one in zip(words, maps, strict=True)
-    )
-    return Described(
-        figure,
+    named = [*zip(words, maps, strict=True)]
+    figure = rows_of(tiles, ["the image", *map(share_of, named)], title, across)
+    said = "; ".join(map(described, named))
+    words_of_figure = (
         "The image, and the same image once for each token, bright where the token gets attention "
-        f"and dark elsewhere, on one scale. Attention weight: {said}.",
+        f"and dark elsewhere, on one scale. Attention weight: {said}."
     )
+    if alone:
+        below = [overlay(image, one) for one in alone.values()]
+        names = [share_of(one) for one in alone.items()]
+        figure = stacked(figure, rows_of(below, names, "Each on its own scale", across))
+        said = "; ".join(map(described, alone.items()))
+        words_of_figure += f" Below, each on its own scale: {said}."
+    return Described(figure, words_of_figure)
+
+
+def share_of(named: tuple[str, Tensor]) -> str:
+    """The heading of a token's map: the token and its mean weight."""
+    return f"{named[0]}  {named[1].mean():.0%}"
+
+
+def described(named: tuple[str, Tensor]) -> str:
+    """A token's map in words: its mean and its largest weight."""
+    word, one = named
+    return f"{word}: {one.mean():.1%} on average, {one.max():.1%} at most"
+
+
+def stacked(above: Image.Image, below: Image.Image) -> Image.Image:
+    """Draw one image below another, on white."""
+    size = max(above.width, below.width), above.height + below.height
+    page = Image.new("RGB", size, "white")
+    page.paste(above, (0, 0))
+    page.paste(below, (0, above.height))
+    return page
 
 
 def attention_map_grid(

@@ -15,10 +15,12 @@ class Table:
     Attributes:
         columns: The headings.
         rows: The cells, as many in each row as there are headings.
+        fold: If not empty, the table is folded in a notebook, below this line.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    fold: str = ""
 
     @property
     def numeric(self) -> list[bool]:
@@ -42,7 +44,10 @@ class Table:
     def _repr_html_(self) -> str:
         head = self.row("th", self.columns)
         body = "\n".join(self.row("td", row) for row in self.rows)
-        return f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        page = f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        if not self.fold:
+            return page
+        return f"<details><summary>{html.escape(self.fold)}</summary>\n{page}\n</details>"
 
     def row(self, element: str, cells: Sequence[str]) -> str:
         """One row as HTML."""
@@ -55,12 +60,13 @@ class Table:
         )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], fold: str = "") -> Table:
     """Make a table of results.
 
     Args:
         columns: The headings.
         rows: The cells. Format numbers as they should be read, such as f"{x:.1%}".
+        fold: If not empty, the table is folded in a notebook, below this line.
 
     Raises:
         ValueError: If a row has more or fewer cells than there are headings.
@@ -72,4 +78,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
                 f"a row has {len(row)} cells, {row}; accepted: {len(columns)}, one for each "
                 f"heading {tuple(columns)}"
             )
-    return Table(tuple(columns), texts)
+    return Table(tuple(columns), texts, fold)
