@@ -110,8 +110,8 @@ def test_planes_number_the_codes_inside_and_leave_out_the_others():
     assert len({land.cmap(shade) for shade in range(4)}) == 4
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "within 10 grey levels of an image", "within 20 grey levels",
-        "more than 20 from every image",
+        "within 10 grey levels of a training image", "within 20",
+        "more than 20 from every training image",
     ]  # fmt: skip
     assert all(ax.get_ylabel() for ax in left)
     assert all(axes[-1].get_xlabel() for axes in (left, right))

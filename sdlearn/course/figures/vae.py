@@ -88,9 +88,9 @@ def nearest_image(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
 
 # Mean absolute errors, their value in the map, colour and name.
 NEAREST_LEVELS = {
-    10.0: ("1.0", GREEN, "within 10 grey levels of an image"),
-    20.0: ("0.8", tint(GREEN, 0.4), "within 20 grey levels"),
-    256.0: ("0.5", tint(VERMILION, 0.3), "more than 20 from every image"),
+    10.0: ("1.0", GREEN, "within 10 grey levels of a training image"),
+    20.0: ("0.8", tint(GREEN, 0.4), "within 20"),
+    256.0: ("0.5", tint(VERMILION, 0.3), "more than 20 from every training image"),
 }
 MAP_COLOURS = ListedColormap([INK, tint(VERMILION, 0.3), tint(GREEN, 0.4), GREEN])
 
@@ -141,7 +141,7 @@ def latent_planes(
         across: Decoded points in a row.
         reach: The outermost points are at -reach and reach.
     """
-    figure = Figure((NARROW, 1.1 + NARROW / 2 * len(names)), dpi=100, layout="constrained")
+    figure = Figure((NARROW, 1.3 + NARROW / 2 * len(names)), dpi=100, layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
     box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
@@ -164,7 +164,7 @@ def latent_planes(
     for ax in axes[-1]:
         ax.set_xlabel("$z_0$")
     keys = [Patch(fc=colour, label=key) for _, colour, key in NEAREST_LEVELS.values()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=keys, loc="outside lower left", ncols=1, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     words = (
         f"A row of two square planes for each of: {', '.join(names)}. On the left, {across} by "

@@ -75,7 +75,9 @@ def autoencoder() -> Described:
 @in_style
 def elbo() -> Described:
     """Draw a VAE with the two terms of its loss and the tensors that each compares."""
-    figure, ax = diagrams.canvas(ACROSS, 6.5, "A variational autoencoder and its loss", NARROW)
+    figure, ax = diagrams.canvas(
+        ACROSS, 6.5, "A variational autoencoder and its loss", NARROW, dpi=100
+    )
     y, top, below = 3.6, 5.65, 0.75
     box(ax, 0.75, y, "image\nx", PALE, w=1.2, h=1.1)
     box(ax, 2.75, y, "encoder", CONV, w=1.6, h=1.1)
