@@ -110,7 +110,8 @@ def test_planes_number_the_codes_inside_and_leave_out_the_others():
     assert len({land.cmap(shade) for shade in range(4)}) == 4
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "within 10 levels of an image", "within 20", "unlike any training image",
+        "within 10 grey levels of a training image", "within 20",
+        "more than 20 from every training image",
     ]  # fmt: skip
     assert all(ax.get_ylabel() for ax in left)
     assert all(axes[-1].get_xlabel() for axes in (left, right))
@@ -162,15 +163,16 @@ def test_bells_have_area_one_and_say_their_price():
     assert np.trapezoid(p, z) == pytest.approx(1, abs=1e-3)
     assert z[p.argmax()] == pytest.approx(2, abs=0.03)
     expected = 0.5 * (4 + 0.25 - 1 - np.log(0.25))
-    assert f"KL {expected:.2f}" in line.get_label()
-    assert f"mean 2, std 0.5: KL {expected:.2f}" in described.words
+    assert f"{expected:.2f} nats" in line.get_label()
+    assert f"mean 2, std 0.5: {expected:.2f} nats" in described.words
 
 
 def test_the_costs_are_least_at_mean_and_median():
     described = drawn.guess_errors([-1, 1], [0.3, 0.7])
     (ax,) = described.figure.axes
-    assert "squared error is least at 0.40, and the absolute error is least at 1" in described.words
-    squared, absolute = (line for line in ax.lines if line.get_label().count("least"))
+    assert "squared error has its minimum at 0.40, and the absolute" in described.words
+    assert "absolute error has its minimum at 1.00" in described.words
+    squared, absolute = (line for line in ax.lines if line.get_label().count("minimum"))
     assert squared.get_label().endswith("0.40")
     assert absolute.get_label().endswith("1.00")
     assert squared.get_ydata().min() == pytest.approx(0.84, abs=1e-3)
@@ -225,6 +227,17 @@ def test_the_autoencoder_s_diagram_has_the_sizes_of_the_published_one():
     assert f"decoder: {layers + 1} ResBlocks a level, Upsample between levels" in texts
 
 
+def test_the_loss_s_diagram_names_both_terms_and_what_they_compare():
+    described = vae_diagrams.elbo()
+    texts = written(described.figure)
+    assert {
+        "reconstruction term: is x̂ close to x?",
+        "KL term: is the posterior close to the prior?",
+    } <= texts
+    assert {"mean m", "variance s²", "code z", "noise ε", "prior N(0, 1)"} <= texts
+    assert figures.png(described.figure)
+
+
 def test_the_resblock_s_diagram_names_its_layers():
     texts = written(vae_diagrams.resblock().figure)
     layers = [name for name, _ in sdlearn.vae.ResBlock(4, 8, 2).named_children()]
@@ -260,7 +273,7 @@ def test_both_sliders_matter(walk):
         slider.value = 1.0
         seen.append(np.array(walk.image))
         assert not np.array_equal(*seen[-2:])
-    title = "From the middle, and a step of (1.0, 1.0)"
+    title = "The middle, moved by (1.0, 1.0)"
     expected = drawn.plane_view(*walk.planes, [(1.0, 1.0)] * 2, title)
     assert np.array_equal(seen[-1], np.array(expected))
     assert title in walk.view.value
@@ -273,18 +286,16 @@ def test_the_step_begins_at_the_page_s_own_code_in_each_plane(walk):
     walk.x.value, walk.y.value = 0.3, -0.2
     for point, codes in zip(walk.points, (CODES, CODES - 1), strict=True):
         assert (torch.tensor(point) - codes[1]).tolist() == pytest.approx([0.3, -0.2])
-    expected = drawn.plane_view(
-        *walk.planes, walk.points, "From image 1, and a step of (0.3, -0.2)"
-    )
+    expected = drawn.plane_view(*walk.planes, walk.points, "Image 1, moved by (0.3, −0.2)")
     assert np.array_equal(np.array(walk.image), np.array(expected))
 
 
 def test_its_words_name_the_nearest_page_of_each_plane(walk):
     walk.page.value = 1  # inverted(-0.5, -0.5) is page 1, too
-    here = "image 1, 0 levels away"
+    here = "image 1, 0 grey levels away"
     assert text(walk.message) == f"Nearest image: {here} (plain); {here} (clouds)."
     walk.x.value = 1.0  # a change of 0.4 in one colour of three: 17 levels of 255
-    assert "image 1, 17 levels away (plain)" in text(walk.message)
+    assert "image 1, 17 grey levels away (plain)" in text(walk.message)
     assert 'role="status"' in walk.message.value
 
 

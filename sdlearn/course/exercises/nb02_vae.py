@@ -240,7 +240,46 @@ RESBLOCK = Exercise(
     cases=resblock_cases,
 )
 
-# ------------------------------------------------------------------ 02.6 from one normal to another
+# ---------------------------------------------------------------------------- 02.6 the downsampling
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, c, h, w) -> (b, c, h / 2, w / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # left, right, top, bottom
+
+
+def downsample_cases(rng: Generator) -> Iterator[Case]:
+    for b, c, h, w in ((2, 3, 6, 10), (1, 4, 8, 4), (3, 2, 6, 6), (2, 1, 5, 7)):
+        yield Case((2 * normal(rng, b, c, h, w) + 0.5,), build=(c,))
+
+
+DOWNSAMPLE = Exercise(
+    number="02.6",
+    title="Half the size",
+    minutes=4,
+    difficulty=1,
+    core=True,
+    statement="Write `forward`. Add one column of zeros on the right of `x` and one row of zeros "
+    "at the bottom, then apply the convolution, which itself adds none. From here on this is the "
+    "`Downsample` of your autoencoder, and section 9 gives its trained weights other zeros.",
+    hints=(
+        "`F.pad(x, sizes)` adds zeros around the last axes. `sizes` has two entries for each axis, "
+        "before and after, and begins with the *last* axis.",
+        "For two axes the four entries are left, right, top and bottom.",
+        "`return self.conv(F.pad(x, (0, 1, 0, 1)))`",
+    ),
+    solution=Downsample,
+    cases=downsample_cases,
+)
+
+# ------------------------------------------------------------------ 02.7 from one normal to another
 
 
 def kl_normal(mean: Tensor, logvar: Tensor, mean_p: Tensor, logvar_p: Tensor) -> Tensor:
@@ -258,7 +297,7 @@ def kl_cases(rng: Generator) -> Iterator[Case]:
 
 
 KL = Exercise(
-    number="02.6",
+    number="02.7",
     title="From one normal distribution to another",
     minutes=12,
     difficulty=2,
@@ -279,7 +318,7 @@ KL = Exercise(
     cases=kl_cases,
 )
 
-# -------------------------------------------------------------------------- 02.7 the scaling factor
+# -------------------------------------------------------------------------- 02.8 the scaling factor
 
 
 def scaling_factor(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -301,18 +340,19 @@ def seeded_noise(mean: Tensor) -> Tensor:
 
 
 FACTOR = Exercise(
-    number="02.7",
+    number="02.8",
     title="The scaling factor without noise",
     minutes=10,
     difficulty=2,
+    core=True,
     statement="A diffusion model is trained on *samples* of the posterior, so its scaling factor "
     "is one over the standard deviation of all entries of all samples. Section 10 draws noise to "
     "measure it. Here you compute it exactly and without any noise, from `mean` and `logvar` of "
     "shape `(b, c, h, w)`, as if you had infinitely many samples of every image. Return one value "
     "for all channels, as in Stable Diffusion, and use the population variance: divide by $n$, not "
     "by $n - 1$.\n\n"
-    "Once `check` passes, call `scaling_factor(mean, logvar)` with the tensors of section 10. The "
-    "result is close to the 1.060 measured there.",
+    "The next cells apply your function to the posteriors of section 10, `book_mean` and "
+    "`book_logvar`, and print the result beside the 1.060 measured there.",
     hints=(
         "The entries vary for two reasons: the means of the posteriors differ from each other, and "
         "every sample differs from its mean.",
@@ -325,7 +365,7 @@ FACTOR = Exercise(
     cases=factor_cases,
 )
 
-# ------------------------------------------------------------------------- 02.8 the receptive field
+# ------------------------------------------------------------------------- 02.9 the receptive field
 
 
 def receptive_field(i: int, levels: int, width: int) -> tuple[int, int]:
@@ -350,7 +390,7 @@ def field_cases(_: Generator) -> Iterator[Case]:
 
 
 FIELD = Exercise(
-    number="02.8",
+    number="02.9",
     title="The receptive field of a latent position",
     minutes=12,
     difficulty=2,
@@ -379,7 +419,7 @@ FIELD = Exercise(
     trained=False,
 )
 
-# ------------------------------------------------------------------------ 02.9 an image of any size
+# ----------------------------------------------------------------------- 02.10 an image of any size
 
 
 def fit(x: Tensor, factor: int) -> Tensor:
@@ -405,7 +445,7 @@ def centred(side: int, factor: int) -> tuple[int, int]:
 
 
 FIT = Exercise(
-    number="02.9",
+    number="02.10",
     title="An image of any size",
     minutes=7,
     difficulty=1,
@@ -430,7 +470,7 @@ FIT = Exercise(
     cases=fit_cases,
 )
 
-# -------------------------------------------------------------------------- 02.10 where the nats go
+# -------------------------------------------------------------------------- 02.11 where the nats go
 
 
 def information(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -485,7 +525,7 @@ def with_one_normal(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 
 INFORMATION = Exercise(
-    number="02.10",
+    number="02.11",
     title="Where the nats go",
     minutes=25,
     difficulty=3,
@@ -521,7 +561,18 @@ INFORMATION = Exercise(
 )
 
 EXERCISES = with_mistakes(
-    __name__, KL_TERM, SAMPLE, GUESS, HINGE, RESBLOCK, KL, FACTOR, FIELD, FIT, INFORMATION
+    __name__,
+    KL_TERM,
+    SAMPLE,
+    GUESS,
+    HINGE,
+    RESBLOCK,
+    DOWNSAMPLE,
+    KL,
+    FACTOR,
+    FIELD,
+    FIT,
+    INFORMATION,
 )
 
 # -------------------------------------------------------------------------------------------- quiz

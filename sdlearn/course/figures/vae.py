@@ -88,9 +88,9 @@ def nearest_image(pictures: Tensor, pages: Tensor) -> tuple[Tensor, Tensor]:
 
 # Mean absolute errors, their value in the map, colour and name.
 NEAREST_LEVELS = {
-    10.0: ("1.0", GREEN, "within 10 levels of an image"),
+    10.0: ("1.0", GREEN, "within 10 grey levels of a training image"),
     20.0: ("0.8", tint(GREEN, 0.4), "within 20"),
-    256.0: ("0.5", tint(VERMILION, 0.3), "unlike any training image"),
+    256.0: ("0.5", tint(VERMILION, 0.3), "more than 20 from every training image"),
 }
 MAP_COLOURS = ListedColormap([INK, tint(VERMILION, 0.3), tint(GREEN, 0.4), GREEN])
 
@@ -141,7 +141,7 @@ def latent_planes(
         across: Decoded points in a row.
         reach: The outermost points are at -reach and reach.
     """
-    figure = Figure((NARROW, 1.1 + NARROW / 2 * len(names)), dpi=100, layout="constrained")
+    figure = Figure((NARROW, 1.3 + NARROW / 2 * len(names)), dpi=100, layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False, sharex=True, sharey=True)
     edge = reach * across / (across - 1)
     box = {"extent": (-edge, edge, -edge, edge), "interpolation": "nearest"}
@@ -164,14 +164,14 @@ def latent_planes(
     for ax in axes[-1]:
         ax.set_xlabel("$z_0$")
     keys = [Patch(fc=colour, label=key) for _, colour, key in NEAREST_LEVELS.values()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=keys, loc="outside lower left", ncols=1, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     words = (
         f"A row of two square planes for each of: {', '.join(names)}. On the left, {across} by "
         f"{across} images that points of the plane decode to. On the right, a map of where the "
         "decoded image is like one of the book, with the number of each image at its code and "
-        "black borders between the regions of two images. Share of the plane within 10 levels of "
-        f"an image: {'; '.join(shares)}."
+        "black borders between the regions of two images. Share of the plane within 10 grey levels "
+        f"of an image: {'; '.join(shares)}."
     )
     return Described(figure, words)
 
@@ -246,16 +246,19 @@ def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Descri
     """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
     figure, ax = axes_for(title, "z", "density")
     figure.set_size_inches(NARROW, 3.2)
-    z, said = np.linspace(-5, 5, 401), []
+    z, said = np.linspace(-7, 5, 481), []
     ax.fill_between(z, density(z, 0, 1), color="#dfe3e8", label="N(0, 1)")
     looks = zip(pairs, (BLUE, VERMILION, GREEN), ("-", "--", "-."), strict=False)
     for (mean, std), colour, style in looks:
         divergence = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
-        name = f"mean {mean:g}, std {std:g}: KL {divergence:.2f}"
+        name = f"mean {mean:g}, std {std:g}: {divergence:.2f} nats"
         ax.plot(z, density(z, mean, std), style, color=colour, label=name)
         said.append(name)
     ax.legend(loc="upper left", fontsize=9)
-    return Described(figure, f"Normal densities beside that of N(0, 1). {'; '.join(said)}.")
+    return Described(
+        figure,
+        f"Normal densities over that of N(0, 1), and their KL from it. {'; '.join(said)}.",
+    )
 
 
 def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
@@ -282,16 +285,16 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
         pairs = zip(values, chances, strict=True)
         cost = np.sum([p * np.abs(c - x) ** power for x, p in pairs], axis=0)
         best = int(cost.argmin())
-        ax.plot(c, cost, style, color=colour, label=f"{name}: least at {c[best]:.2f}")
+        ax.plot(c, cost, style, color=colour, label=f"{name} error: minimum at {c[best]:.2f}")
         ax.plot(c[best], cost[best], "o", color=colour)
-        said.append(f"the {name} error is least at {c[best]:.2f}")
+        said.append(f"the {name} error has its minimum at {c[best]:.2f}")
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])
     for x, p in zip(values, chances, strict=True):
         ax.axvline(x, color="0.6", lw=1)
         side = "left" if x < 0 else "right"
         ax.text(x, ax.get_ylim()[1] * 0.93, f" {p:.0%} of the images ", ha=side, color=MUTED)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.55, 0.9))
-    words = f"Two curves of the expected error over the guess: {', and '.join(said)}."
+    ax.legend(loc="upper center", bbox_to_anchor=(0.49, 0.9))
+    words = f"Two curves of the expected error over the value returned: {', and '.join(said)}."
     return Described(figure, words)
 
 

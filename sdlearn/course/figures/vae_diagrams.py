@@ -1,4 +1,4 @@
-"""Diagrams of the autoencoder: its levels, its ResBlock, its windows, and a GAN."""
+"""Diagrams of the autoencoder: its loss, its levels, its ResBlock, its windows, and a GAN."""
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -8,6 +8,7 @@ from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP, NORM, 
 from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import (
     BLUE,
+    GREY,
     INK,
     MUTED,
     ORANGE,
@@ -67,6 +68,52 @@ def autoencoder() -> Described:
         "middle block and a 1 by 1 convolution. Mean and log-variance come out of it. With noise "
         "they make the latent z of 4 times 64 times 64. Below, a 1 by 1 convolution, a middle "
         "block and the same four levels in reverse, the decoder, make an image of it."
+    )
+    return Described(figure, words)
+
+
+@in_style
+def elbo() -> Described:
+    """Draw a VAE with the two terms of its loss and the tensors that each compares."""
+    figure, ax = diagrams.canvas(
+        ACROSS, 6.5, "A variational autoencoder and its loss", NARROW, dpi=100
+    )
+    y, top, below = 3.6, 5.65, 0.75
+    box(ax, 0.75, y, "image\nx", PALE, w=1.2, h=1.1)
+    box(ax, 2.75, y, "encoder", CONV, w=1.6, h=1.1)
+    for up, name in ((0.55, "mean m"), (-0.55, "variance s²")):
+        box(ax, 5.15, y + up, name, LINEAR, w=1.8, h=0.85)
+        arrow(ax, [(3.55, y + 0.4 * up), (4.25, y + up)])
+        arrow(ax, [(6.05, y + up), (6.85, y + 0.25 * up)])
+    box(ax, 7.25, y, "code\nz", tint(ORANGE, 0.7), w=0.8, h=1.1)
+    box(ax, 9.35, y, "decoder", CONV, w=1.6, h=1.1)
+    box(ax, 11.85, y, "decoded\nx\u0302", PALE, w=1.4, h=1.1)
+    for left, right in ((1.35, 1.95), (7.65, 8.55), (10.15, 11.15)):
+        arrow(ax, [(left, y), (right, y)])
+    arrow(ax, [(7.25, y - 1.35), (7.25, y - 0.55)], PURPLE)
+    label(ax, 7.25, y - 1.65, "noise ε", PURPLE)
+    # The two terms of the loss.
+    ax.plot([0.75, 0.75, 11.85, 11.85], [y + 0.7, top, top, y + 0.7], color=VERMILION, lw=1.6)
+    label(ax, 6.3, top + 0.4, "reconstruction term: is x̂ close to x?", VERMILION)
+    frame = Rectangle((4.05, y - 1.15), 2.2, 2.3, fill=False, edgecolor=BLUE, lw=1.3, ls="--")
+    ax.add_patch(frame)
+    label(ax, 5.15, y + 1.42, "posterior q(z | x)", BLUE)
+    box(ax, 5.15, below, "prior N(0, 1)", tint(GREY, 0.4), w=2.3, h=0.85)
+    ax.plot([5.15, 5.15], [below + 0.5, y - 1.2], color=BLUE, lw=1.6)
+    label(
+        ax,
+        4.85,
+        (below + y) / 2 - 0.36,
+        "KL term: is the posterior\nclose to the prior?",
+        BLUE,
+        "right",
+    )
+    words = (
+        "A diagram. From left to right, an image x goes through the encoder, which returns a mean "
+        "and a variance. With noise they make the code z, which goes through the decoder and "
+        "becomes the decoded image. A line above, the reconstruction term, joins the image and the "
+        "decoded image. A frame around mean and variance is the posterior, and a line from it, the "
+        "KL term, leads to the prior, N(0, 1)."
     )
     return Described(figure, words)
 
@@ -157,7 +204,7 @@ def convolution_windows(width: int, starts: dict[str, int]) -> Described:
             ax.plot(left + 1, height, "o", color=ORANGE, ms=7)
             ax.text(left + 1, height + 0.13, f"output {k}", ha="center", fontsize=8)
         ax.set(xlim=(-1.8, width + 0.8), ylim=(-0.5, 1.6), yticks=[], title=name, xlabel="column")
-    title = "The windows of a stride-2 convolution (pad: a zero)"
+    title = "Windows of a stride-2 convolution (pad = zero)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     said = "; ".join(f"{name}: from column {first}" for name, first in starts.items())
     words = (

@@ -65,12 +65,13 @@ class LatentPlaneWidget(FigureWidget):
 
     def update(self) -> None:
         """Decode the end of the step in every plane and name the nearest images."""
-        title = f"From {self.page.label}, and a step of ({self.x.value:.1f}, {self.y.value:.1f})"
+        step = f"({self.x.value:.1f}, {self.y.value:.1f})".replace("-", "−")
+        title = f"{self.page.label[0].upper()}{self.page.label[1:]}, moved by {step}"
         self.image: Image.Image = plane_view(*self.planes, self.points, title, self.reach)
         nearest = []
         for decode, point, name in zip(self.planes[0], self.points, self.planes[2], strict=True):
             with torch.no_grad():
                 least, which = nearest_image(decode(torch.tensor([point])), self.pages)
-            nearest.append(f"image {which.item()}, {least.item():.0f} levels away ({name})")
+            nearest.append(f"image {which.item()}, {least.item():.0f} grey levels away ({name})")
         sentence = f"Nearest image: {'; '.join(nearest)}."
         self.show(sentence, f"{title}. {sentence}")

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sdlearn.course.exercises.nb02_vae import (
+    Downsample,
     ResBlock,
     best_guesses,
     discriminator_loss,
@@ -140,6 +141,26 @@ def with_modules(self, x):
     return torch.add(self.conv_shortcut(x), self.conv2(silu(self.norm2(first(x)))))
 
 
+def down(forward):
+    return type("Downsample", (Downsample,), {"forward": forward})
+
+
+def right(self, x):
+    return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+def with_cat(self, x):
+    x = torch.cat([x, torch.zeros_like(x[..., :1])], -1)
+    return self.conv(torch.cat([x, torch.zeros_like(x[:, :, :1])], 2))
+
+
+def into_zeros(self, x):
+    b, c, h, w = x.shape
+    padded = x.new_zeros(b, c, h + 1, w + 1)
+    padded[..., :h, :w] = x
+    return self.conv(padded)
+
+
 def log_densities(mean, logvar, noise):
     """By PyTorch's own normal distribution, for each sample and each posterior."""
     each = torch.distributions.Normal(mean.flatten(1), torch.exp(logvar.flatten(1) / 2))
@@ -273,6 +294,21 @@ WRONG = {
         block(lambda s, x: F.silu(s.conv2(s.norm2(F.silu(s.conv1(s.norm1(x))))))),
     ],
     "02.6": [
+        down(lambda s, x: right(s, x).detach()),
+        down(lambda s, x: right(s, x.detach())),
+        down(lambda s, x: right(s, x.flip(-1))),
+        down(lambda s, x: right(s, x).float()),
+        down(lambda s, x: F.silu(right(s, x))),
+        down(lambda s, x: right(s, x) + 1e-4),
+        down(lambda s, x: right(s, x.transpose(2, 3)).transpose(2, 3)),
+        down(lambda s, x: s.conv(F.pad(x, (0, 1, 0, 1), mode="circular"))),
+        down(lambda s, x: F.max_pool2d(x, 2)),
+        down(lambda s, x: F.interpolate(x, scale_factor=0.5)),
+        down(lambda s, x: F.conv2d(x, s.conv.weight, s.conv.bias, padding=1)[..., ::2, ::2]),
+        down(lambda s, x: F.conv2d(F.pad(x, (0, 1, 0, 1)), s.conv.weight, stride=2)),
+        down(lambda s, x: s.conv(F.pad(x, (0, 1, 0, 1), value=1e-3))),
+    ],
+    "02.7": [
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp).sum(),
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp)[:, None],
         lambda m, v, mp, vp: -kl_normal(m, v, mp, vp),
@@ -291,7 +327,7 @@ WRONG = {
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp) + 0.5 * vp.flatten(1).sum(1),
         lambda m, v, mp, vp: kl_normal(m, v, mp, vp).mean().expand(len(m)),
     ],
-    "02.7": [
+    "02.8": [
         lambda m, v: 1 / (m.std(correction=0) ** 2 + v.mean().exp()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) + torch.exp(v / 2).mean()).sqrt(),
         lambda m, v: 1 / (m.var(correction=0) - v.exp().mean()).abs().sqrt(),
@@ -309,7 +345,7 @@ WRONG = {
         lambda m, v: (1 / whole_variance(m, v).sqrt()).expand(m.shape[1]),
         lambda m, v: float(1 / whole_variance(m, v).sqrt()),
     ],
-    "02.8": [
+    "02.9": [
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 2 * 2**levels, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * i + 3**levels - 1, w - 1)),
         lambda i, levels, w: (2**levels * i, min(2**levels * (i + 1), w - 1)),
@@ -326,7 +362,7 @@ WRONG = {
         lambda i, levels, w: range(*by_recursion(i, levels, w)),
         lambda i, levels, w: tuple(max(c - 1, 0) for c in by_recursion(i, levels, w)),
     ],
-    "02.9": [
+    "02.10": [
         lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, -x.shape[-2] % f), mode="circular"),
         lambda x, f: F.pad(x, (0, -x.shape[-1] % f, 0, 0), mode="replicate"),
         lambda x, f: F.pad(x, (0, 0, 0, -x.shape[-2] % f), mode="replicate"),
@@ -344,7 +380,7 @@ WRONG = {
         lambda x, f: F.interpolate(x, by_cat(x, f).shape[-2:], mode="bilinear"),
         lambda x, f: F.interpolate(x, (x.shape[-2] + f, x.shape[-1] + f)),
     ],
-    "02.10": [
+    "02.11": [
         without_the_own,
         under_the_first,
         lambda m, v, e: information(m, v, e) + 1e-4,
@@ -388,13 +424,19 @@ RIGHT = {
         block(in_place),
         block(with_modules),
     ],
-    "02.6": [with_loops, whitened],
-    "02.7": [
+    "02.6": [
+        down(with_cat),
+        down(into_zeros),
+        down(lambda s, x: s.conv(torch.nn.ZeroPad2d((0, 1, 0, 1))(x))),
+        down(lambda s, x: s.conv(F.pad(x, (1, 1, 1, 1))[..., 1:, 1:])),
+    ],
+    "02.7": [with_loops, whitened],
+    "02.8": [
         lambda mean, logvar: whole_variance(mean, logvar) ** -0.5,
         lambda m, v: (m.square().mean() - m.mean() ** 2 + v.exp().mean()).rsqrt(),
         lambda m, v: scaling_factor(m.flatten(), v.flatten()),
     ],
-    "02.8": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
-    "02.9": [by_index, by_cat, by_ceiling],
-    "02.10": [as_a_classifier, in_loops],
+    "02.9": [by_recursion, marked, lambda i, levels, w: list(marked(i, levels, w))],
+    "02.10": [by_index, by_cat, by_ceiling],
+    "02.11": [as_a_classifier, in_loops],
 }
