@@ -184,8 +184,14 @@ LOSS = Exercise(
 # ----------------------------------------------------------------- 00.4 the ideal denoiser
 
 
-def ideal_noise(z: Tensor, alpha: Tensor, sigma: Tensor, data: Tensor, allowed: Tensor) -> Tensor:
-    """z (b, d), data (n, d), allowed (b, n), True where possible -> eps (b, d)."""
+def ideal_noise(
+    z: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    data: Tensor,
+    allowed: Tensor,
+) -> Tensor:
+    """z (b, d), data (n, d), allowed (b, n), true where possible -> eps (b, d)."""
     distance = alpha * torch.cdist(z / alpha, data)  # from z to alpha * x, (b, n)
     scores = -(distance**2) / (2 * sigma**2)
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(dim=1)
