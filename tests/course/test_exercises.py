@@ -198,7 +198,7 @@ def test_what_the_exercises_count():
     assert {
         notebook: [exercise.points for exercise in exercises(notebook)] for notebook in files()
     } == {
-        "00": [2, 2, 2, 4],
+        "00": [2, 2, 2, 6, 4],
         "01": [2, 4, 4, 4, 4, 4, 5],
         "02": [2, 2, 4, 2, 2, 1, 4, 4, 4, 2, 8],
         "05": [4, 2, 4, 4, 4, 2, 4, 3, 5],

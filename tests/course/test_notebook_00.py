@@ -15,7 +15,7 @@ import sdlearn
 from sdlearn.course import figures, solution
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "00-the-whole-picture.ipynb"
-TOY = ("toy-data", "toy-model", "toy-train", "toy-sample")
+TOY = ("toy-data", "toy-model", "toy-train", "toy-ideal", "toy-sample")
 SHIPPED = ("page-figure", "first-figure")  # they assert what the shipped weights do
 
 
@@ -92,12 +92,13 @@ def test_its_denoiser_learns(cells):
     names["path"] = names["sd"].path()
     by_id = {cell["id"]: cell["source"] for cell in cells}
     exec(by_id["setup"], names)
-    for number in ("00.1", "00.2", "00.3"):
+    for number in ("00.1", "00.2", "00.3", "00.4"):
         exec(solution(number).text, names)
     for name in TOY:
-        source = by_id[name].replace("steps = Denoiser(), 4000", "steps = Denoiser(), 1000")
+        source = by_id[name].replace("steps = Denoiser(), 3000", "steps = Denoiser(), 1000")
         exec(compile(source, name, "exec"), names)
     assert np.mean(names["losses"][-100:]) < 0.42 < 0.5 < np.mean(names["losses"][:20])
+    assert 0.25 < names["best"] < names["learned"] < 0.36
     cat = names["cat_points"]
     distances = (torch.cdist(names["cats"][k], cat).amin(dim=1) for k in (0, -1))
     first, last = ((distance < 0.05).float().mean().item() for distance in distances)

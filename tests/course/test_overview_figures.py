@@ -77,13 +77,15 @@ def test_schedule_curves_draw_the_table_and_the_points():
 
 
 def test_the_distances_are_drawn_from_their_own_first_step():
-    described = overview.settling([9.0, 7, 5, 3, 2, 0], [6.0, 4, 3, 2, 1, 0])
+    guided = [[9.0, 7, 5, 3, 2, 0], [8.0, 7, 5, 4, 2, 0]]
+    unguided = [[6.0, 4, 3, 2, 1, 0]]
+    described = overview.settling(guided, unguided)
     (ax,) = described.figure.axes
-    for line, values in zip(ax.lines, ([9, 7, 5, 3, 2, 0], [6, 4, 3, 2, 1, 0]), strict=True):
+    for line, values in zip(ax.lines, [*guided, *unguided], strict=True):
         assert [*line.get_xdata()] == [1, 2, 3, 4, 5, 6]
         assert [*line.get_ydata()] == values
-    assert "is 9 levels from the final image after step 1 and 3 after step 4" in described.words
-    assert "it is 6 levels away after step 1 and 2 after step 4" in described.words
+    assert "is 8 to 9 levels from the final image after step 1 and 3 to 4" in described.words
+    assert "it is 6 to 6 levels away after step 1 and 2 to 2 after step 4" in described.words
 
 
 def test_point_sets_draw_every_point_on_its_shape_and_on_equal_axes():

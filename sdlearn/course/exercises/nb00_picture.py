@@ -181,7 +181,67 @@ LOSS = Exercise(
     cases=loss_cases,
 )
 
-# ------------------------------------------------------------- 00.4 a change of prompt midway
+# ----------------------------------------------------------------- 00.4 the ideal denoiser
+
+
+def ideal_noise(
+    z: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    data: Tensor,
+    allowed: Tensor,
+) -> Tensor:
+    """z (b, d), data (n, d), allowed (b, n), true where possible -> eps (b, d)."""
+    distance = alpha * torch.cdist(z / alpha, data)  # from z to alpha * x, (b, n)
+    scores = -(distance**2) / (2 * sigma**2)
+    weights = scores.masked_fill(~allowed, -torch.inf).softmax(dim=1)
+    return (z - alpha * (weights @ data)) / sigma
+
+
+def ideal_cases(rng: Generator) -> Iterator[Case]:
+    schedule = NoiseSchedule()
+    for times, n, d, far in (
+        ((3, 500, 980), 5, 2, 0),
+        ((300, 100), 2, 2, 0),
+        ((700,), 4, 3, 0),
+        ((200,) * 4, 4, 4, 0),
+        ((20, 150), 7, 3, 4),  # far from all points: a plain exp gives 0
+    ):
+        b = len(times)
+        alpha, sigma = (factor.double()[:, None] for factor in schedule.at(torch.tensor(times)))
+        data = normal(rng, n, d)
+        origin = data[torch.randint(n, (b,), generator=rng)]
+        z = alpha * origin + sigma * normal(rng, b, d) + far
+        allowed = torch.rand(b, n, generator=rng) > 0.3
+        allowed[:, -1] = True
+        yield Case((z, alpha, sigma, data, allowed))
+
+
+IDEAL = Exercise(
+    number="00.4",
+    title="The ideal denoiser",
+    minutes=15,
+    difficulty=3,
+    core=True,
+    statement="Write the denoiser with the lowest possible loss, without any training. `data` "
+    "holds n clean points. Before $z$ is known, those that `allowed` marks for a row are equally "
+    "likely and the others impossible; then $z = \\alpha x + \\sigma\\epsilon$ for one of them, "
+    "with normal $\\epsilon$. Use Bayes' rule to find how probable each point is, given $z$, and "
+    "return the expected noise. It must also work for a $z$ far away from all points.",
+    hints=(
+        "Given x, how likely is z? It has a normal distribution around `alpha * x` with standard "
+        "deviation `sigma`. By Bayes' rule the probability of x is proportional to this density.",
+        "The logarithm of that density is −‖z − alpha · x‖² / (2 sigma²), plus a constant. A "
+        "softmax over the n points turns these logarithms into probabilities, and does so without "
+        "underflow. Points that are not allowed get −∞ before it.",
+        "The expected clean point is `weights @ data`. Because the noise is linear in x, the "
+        "expected noise is `(z - alpha * (weights @ data)) / sigma`.",
+    ),
+    solution=ideal_noise,
+    cases=ideal_cases,
+)
+
+# ------------------------------------------------------------- 00.5 a change of prompt midway
 
 
 def switch_prompt(
@@ -222,7 +282,7 @@ def switch_cases(rng: Generator) -> Iterator[Case]:
 
 
 SWITCH = Exercise(
-    number="00.4",
+    number="00.5",
     title="Change the prompt midway",
     minutes=12,
     difficulty=2,
@@ -248,7 +308,7 @@ SWITCH = Exercise(
     cases=switch_cases,
 )
 
-EXERCISES = with_mistakes(__name__, STEP, LOOP, LOSS, SWITCH)
+EXERCISES = with_mistakes(__name__, STEP, LOOP, LOSS, IDEAL, SWITCH)
 
 # --------------------------------------------------------------------------------------------- quiz
 

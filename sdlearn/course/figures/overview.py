@@ -72,31 +72,42 @@ def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described
 
 
 @in_style
-def settling(guided: Sequence[float], unguided: Sequence[float]) -> Described:
-    """Draw how far the estimate of z_0 is from the run's final image after each step.
+def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[float]]) -> Described:
+    """Draw how far the estimate of z_0 is from the run's final one after each step.
 
     Args:
-        guided: Distance of the decoded estimate of step 1, 2, …, at the usual scale.
-        unguided: The same for a run at scale 1.
+        guided: Distances of the decoded estimates of step 1, 2, …, at the usual scale, for each
+            seed.
+        unguided: The same for runs at scale 1.
     """
     figure, ax = axes_for(
-        "From the estimate to the final image", "step", "mean difference (levels)", NARROW
+        "Distance of each estimate from the final image", "step", "levels of 255", NARROW
     )
     figure.set_figheight(2.9)
-    steps = range(1, len(guided) + 1)
-    ax.plot(steps, guided, "o-", color=BLUE, ms=4)
-    ax.plot(steps, unguided, "s--", color=VERMILION, ms=4)
-    third = len(guided) // 3
-    ax.text(third + 1, guided[third], "  scale 5", color=BLUE)
-    ax.text(1, unguided[0] - 1, "scale 1", color=VERMILION, va="top")
-    ax.set_ylim(bottom=0)
-    middle = 2 * third
+    steps = range(1, len(guided[0]) + 1)
+    first, middle = min(6, len(steps)), 2 * len(steps) // 3
+    ax.axvspan(first, middle, color=SHAPE, alpha=0.45, lw=0)
+    for runs, colour, style in ((guided, BLUE, "-"), (unguided, VERMILION, "--")):
+        for run in runs:
+            ax.plot(steps, run, style, color=colour, lw=1.1)
+    top = max(max(run) for run in guided)
+    third = len(steps) // 3
+    ax.text(third + 2, max(run[third] for run in guided), "scale 5", color=BLUE)
+    ax.text(1, min(run[0] for run in unguided) - 2, "scale 1", color=VERMILION, va="top")
+    ax.text((first + middle) / 2, 1.1 * top, f"steps {first} to {middle}", ha="center", va="top")
+    ax.set_ylim(0, 1.13 * top)
+
+    def between(runs: Sequence[Sequence[float]], step: int) -> str:
+        values = [run[step - 1] for run in runs]
+        return f"{min(values):.0f} to {max(values):.0f}"
+
     return Described(
         figure,
-        f"Two curves over the step, both falling to 0 at step {len(guided)}. At scale 5 the "
-        f"decoded estimate of z_0 is {guided[0]:.0f} levels from the final image after step 1 and "
-        f"{guided[middle - 1]:.0f} after step {middle}. At scale 1 it is {unguided[0]:.0f} levels "
-        f"away after step 1 and {unguided[middle - 1]:.0f} after step {middle}.",
+        f"{len(guided)} curves at each of two scales, over the step, all falling to 0 at step "
+        f"{len(steps)}. At scale 5 the decoded estimate of z_0 is {between(guided, 1)} levels from "
+        f"the final image after step 1 and {between(guided, middle)} after step {middle}. At scale "
+        f"1 it is {between(unguided, 1)} levels away after step 1 and "
+        f"{between(unguided, middle)} after step {middle}. Steps {first} to {middle} are shaded.",
     )
 
 
@@ -121,7 +132,7 @@ def point_sets(
     for j, row in enumerate(rows):
         for i, points in enumerate(row):
             ax = axes[j, i]
-            ax.scatter(*shapes[j].T, s=3, marker="s", color=SHAPE, linewidths=0, antialiased=False)
+            ax.scatter(*shapes[j].T, s=12, marker="s", color=SHAPE, linewidths=0, antialiased=False)
             ax.scatter(
                 *points.detach().T, s=0.9, marker="s", color=(BLUE, VERMILION)[j % 2],
                 linewidths=0, antialiased=False,

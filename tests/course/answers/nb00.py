@@ -6,7 +6,12 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from sdlearn.course.exercises.nb00_picture import denoise_step, run_loop, switch_prompt
+from sdlearn.course.exercises.nb00_picture import (
+    denoise_step,
+    ideal_noise,
+    run_loop,
+    switch_prompt,
+)
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
@@ -159,6 +164,50 @@ def weighted(model, z_0, eps, t, text, alpha, sigma):
     return (sigma * (model(z, t, text) - eps) ** 2).mean()
 
 
+def with_exponentials(z, alpha, sigma, data, allowed):
+    away = (z[:, None] - alpha[:, None] * data).square().sum(dim=2) / (2 * sigma**2)
+    away = away.masked_fill(~allowed, torch.inf)
+    weights = (away.amin(dim=1, keepdim=True) - away).exp()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return (z - alpha * (weights @ data)) / sigma
+
+
+def mean_of_noises(z, alpha, sigma, data, allowed):
+    eps = (z[:, None] - alpha[:, None] * data) / sigma[:, None]  # (b, n, d)
+    weights = (-eps.square().sum(dim=2) / 2).masked_fill(~allowed, -torch.inf).softmax(dim=1)
+    return (weights[:, :, None] * eps).sum(dim=1)
+
+
+def noise_of_all(z, alpha, sigma, data, allowed):
+    return ideal_noise(z, alpha, sigma, data, torch.ones_like(allowed))
+
+
+def first_mask_for_all(z, alpha, sigma, data, allowed):
+    return ideal_noise(z, alpha, sigma, data, allowed[:1].expand_as(allowed))
+
+
+def one_noise_level(z, alpha, sigma, data, allowed):
+    eps = (z[:, None] - alpha[:, None] * data) / sigma[:, None]
+    scores = -(eps * sigma[:, None]).square().sum(dim=2) / 2
+    weights = scores.masked_fill(~allowed, -torch.inf).softmax(dim=1)
+    return (weights[:, :, None] * eps).sum(dim=1)
+
+
+def with_means_of_squares(z, alpha, sigma, data, allowed):
+    eps = (z[:, None] - alpha[:, None] * data) / sigma[:, None]
+    scores = -eps.square().mean(dim=2) / 2
+    weights = scores.masked_fill(~allowed, -torch.inf).softmax(dim=1)
+    return (weights[:, :, None] * eps).sum(dim=1)
+
+
+def opposite_noise(z, alpha, sigma, data, allowed):
+    return -ideal_noise(z, alpha, sigma, data, allowed)
+
+
+def noise_of_scaled_z(z, alpha, sigma, data, allowed):
+    return ideal_noise(z / alpha, alpha, sigma, data, allowed)
+
+
 def with_slices(step, z, path, first, second, at, keep):
     pairs = list(pairwise(path))
     old = [z]
@@ -257,6 +306,14 @@ WRONG = {
     ],
     "00.3": [detached, velocity, noise_subtracted, without_time, without_text, weighted],
     "00.4": [
+        noise_of_all,
+        first_mask_for_all,
+        one_noise_level,
+        with_means_of_squares,
+        opposite_noise,
+        noise_of_scaled_z,
+    ],
+    "00.5": [
         backwards,
         alternating,
         second_only,
@@ -271,7 +328,8 @@ RIGHT = {
     "00.1": [one_call, two_weights, straight_to_there],
     "00.2": [by_number, as_tuples],
     "00.3": [by_hand, target_minus_prediction],
-    "00.4": [with_slices, with_a_list, by_time],
+    "00.4": [with_exponentials, mean_of_noises],
+    "00.5": [with_slices, with_a_list, by_time],
 }
 
 VERDICTS = [
