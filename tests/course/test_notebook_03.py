@@ -18,7 +18,10 @@ from sdlearn.course.exercises.nb03_time import size_vector
 from sdlearn.course.grading.compare import Different, same
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03-timestep-embedding.ipynb"
-TYPED = {"sinusoidal_embedding": "03.1", "TimeEmbedding": "03.2", "adapted": "03.4"}
+TYPED = {
+    "sinusoidal_embedding": "03.1", "TimeEmbedding": "03.2", "adapted": "03.4",
+    "read_clocks": "03.6",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def cells() -> list[dict]:
 def taken(cells):
     """A function or class of the notebook, with a change to its code or none.
 
-    The learner types three of them; the notebook goes on with the solution.
+    The learner types four of them; the notebook goes on with the solution.
     """
 
     def taken(name: str, change: tuple[str, str] = ("", "")):
@@ -140,39 +143,31 @@ def test_the_foreign_weight_is_that_of_a_network_with_alternating_channels(cells
     assert torch.equal(taken("adapted")(foreign), ours)
 
 
-@pytest.mark.parametrize("name", ["always", "embed_with", "zero_vector"])
-def test_the_ablation_replaces_what_the_u_net_calls(name, cells, tiny_storybook):
-    """Each of its three ways changes the prediction, and only within the `with` block."""
-    names: dict = {"sd": tiny_storybook, "torch": torch, "patch": patch}
+def test_the_ablation_replaces_what_the_u_net_calls(cells, tiny_storybook):
+    """A fixed vector changes the prediction, whatever t is, and only within the `with` block."""
+    unet = tiny_storybook.unet
+    names: dict = {"sd": tiny_storybook, "sdlearn": sdlearn, "torch": torch, "nn": nn}
+    names |= {"patch": patch, "time_embedding": unet.time_embedding}
     (cell,) = [cell for cell in cells if cell["id"] == "ablation"]
     for node in ast.parse(cell["source"]).body:
-        if isinstance(node, ast.FunctionDef) or "library_embedding = " in ast.unparse(node):
-            exec(ast.unparse(node), {"sdlearn": sdlearn, "patch": patch, **names}, names)
-            for made in names.values():
-                if hasattr(made, "__globals__"):
-                    made.__globals__.update(names)
-    unet = tiny_storybook.unet
-    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    context = tiny_storybook.text(["a red cat"]).context
-    width = unet.time_embedding.linear_2.out_features
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            width = str(unet.time_embedding.linear_1.in_features)
+            exec(ast.unparse(node).replace("128", width), names)
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    context = tiny_storybook.text(["a red cat", "a hat"]).context
 
     def predicted(t):
         with torch.no_grad():
             return unet(z, t, context)
 
     before = predicted(100)
-    if name == "zero_vector":
-        assert names["zero_vector"](torch.ones(3, 7)).shape == (3, 512)
-        zero_vector = patch.object(
-            unet.time_embedding, "forward", lambda x: x.new_zeros(len(x), width)
-        )
-        with zero_vector:
-            assert torch.equal(predicted(100), predicted(900))
-    else:
-        with names["embed_with"](names["always"](999)):
-            assert torch.equal(predicted(100), predicted(999))
-            ablated = predicted(100)
-        assert torch.equal(ablated, predicted(999))
+    with names["unet_with"](names["Fixed"](names["emb_of"](999))):
+        assert torch.equal(predicted(100), predicted(500))
+        ablated = predicted(100)
+    assert torch.allclose(ablated, predicted(999), atol=1e-6)
+    zeros = torch.zeros(1, unet.time_embedding.linear_2.out_features)
+    with names["unet_with"](names["Fixed"](zeros)):
+        assert not torch.allclose(predicted(999), ablated)
     assert torch.equal(predicted(100), before)
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -114,7 +115,8 @@ def test_a_map_has_one_pixel_for_each_number():
 
 def test_maps_of_similarity_share_their_scale_and_their_times():
     one, two = torch.eye(50), torch.eye(50) - 0.5
-    drawn = timestep.similarity({"one": one, "two": two}, step=4)
+    drawn = timestep.similarity({"one": one, "two": two}, 4, [3.0, 1.5, 2.0, 4.0], (0, 2))
+    assert "3.0 at t = 0, down to 1.5 at t = 1, 4.0 at t = 3" in drawn.words
     assert "two: from -0.50 to 1, on average -0.48" in drawn.words
     maps = [ax for ax in drawn.figure.axes if ax.images]
     for ax, name, matrix in zip(maps, ("one", "two"), (one, two), strict=True):
@@ -165,7 +167,7 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
         timestep.timestep_path,
         lambda: timestep.clock_rows([1], 320, "Title", clocks=range(6)),
         lambda: timestep.vectors_over_time(timestep.clock_hands(torch.arange(500), 12), "Title"),
-        lambda: timestep.similarity(dict.fromkeys("ab", torch.eye(250)), step=4),
+        lambda: timestep.similarity(dict.fromkeys("ab", torch.eye(250)), 4, [1.0] * 1000, (2, 3)),
         lambda: timestep.error_curves([0, 999], {"a": [1, 2]}),
     ],
 )
@@ -179,6 +181,45 @@ def test_rows_of_images_have_their_names():
     image = Image.new("RGB", (4, 4))
     drawn = timestep.image_rows({"one": [image] * 3, "two": [image] * 3}, "A title", "All black.")
     assert drawn.words == "A grid with these rows of images: one; two. All black."
+
+
+def test_rows_of_images_say_the_prompts_and_enlarge_details():
+    black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
+    rows = {"one": [black, white], "two": [white, black]}
+    details = {"left": ("one", 0, (4, 4)), "right": ("two", 1, (0, 4))}
+    columns = {"a long prompt": "long", "a short one": "short"}
+    plain = timestep.image_rows(rows, "A title", "Squares.", columns)
+    assert plain.words.endswith("Squares. The prompts: a long prompt; a short one.")
+    drawn = timestep.image_rows(rows, "A title", "Squares.", columns, details=details)
+    assert drawn.words.endswith("Below, enlarged: left; right.")
+    assert drawn.figure.width == plain.figure.width
+    assert drawn.figure.height > plain.figure.height + 16
+    assert np.array_equal(np.asarray(drawn.figure)[: plain.figure.height], np.asarray(plain.figure))
+
+
+def test_bars_of_frequencies_have_their_values():
+    titles = "error", "loss"
+    drawn = timestep.frequency_needs("abc", [0.5, 0.4, 0.1], [0, 0.1, 0.6], (2, 0.9, 0.2), titles)
+    for ax, title, values in zip(
+        drawn.figure.axes, titles, ([0.5, 0.4, 0.1], [0, 0.1, 0.6]), strict=True
+    ):
+        assert ax.get_title(loc="left") == title
+        assert [bar.get_height() for bar in ax.patches] == values
+    assert "error: a: 50 %; b: 40 %; c: 10 %; the first 2 together: 90 %" in drawn.words
+    assert "loss: a: 0.00; b: 0.10; c: 0.60; the first 2 together: 0.20" in drawn.words
+
+
+def test_each_clock_makes_the_time_more_precise():
+    times = torch.tensor([0.0, 3.3, 500, 998.9], dtype=torch.float64)
+    rounded = timestep.clock_hands(times, 8).round(decimals=2)
+    stages = timestep.clock_by_clock(rounded)
+    errors = [float((t - times).abs().max()) for t in stages]
+    assert len(errors) == 4
+    assert all(a > 3 * b for a, b in pairwise(errors))
+    assert errors[-1] < 0.01
+    drawn = timestep.reading_errors(times, {(4, "two"): rounded}, {(4, "two"): times + 5}, "Title")
+    assert list(drawn.figure.axes[0].lines[0].get_ydata()) == errors
+    assert "5 from read_clocks" in drawn.words
 
 
 def test_the_diagram_names_the_layers_of_the_published_files():

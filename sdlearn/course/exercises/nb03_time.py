@@ -290,6 +290,7 @@ CLOCKS = Exercise(
     title="Reading the clocks",
     minutes=25,
     difficulty=3,
+    core=True,
     statement="Invert the embedding. You get the sinusoidal embeddings of timesteps between 0 and "
     "999, whole or fractional, as a tensor of shape `(b, dim)`, with every entry rounded to *two "
     "decimal places*. Return the timesteps, of shape `(b,)` and with the same `dtype`, accurate to "
