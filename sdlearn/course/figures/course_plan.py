@@ -40,7 +40,9 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         noise: The initial latent, (1, c, h, w). Its first channel is drawn.
         image: The result.
     """
-    figure, ax = diagrams.canvas(15.0, 14.8, "From a prompt and a seed to an image", inches=6.4)
+    figure, ax = diagrams.canvas(
+        15.0, 14.8, "From a prompt and a seed to an image", inches=6.4, dpi=95
+    )
     ax.add_patch(
         FancyBboxPatch((0.5, 4.1), 14.0, 6.3, "round,pad=0.1", facecolor=PALE, edgecolor=GREY)
     )
