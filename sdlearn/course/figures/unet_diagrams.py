@@ -239,11 +239,13 @@ def unet_in_words(config: UNetConfig, side: int) -> str:
     rows = []
     for i, (c, attends) in enumerate(zip(widths, config.cross_attention, strict=True)):
         size = -(-side // 2**i)
-        each = "a ResBlock with a transformer" if attends else "a ResBlock"
+        kind = "ResBlock" if layers == 1 else "ResBlocks"
+        if attends:
+            kind += " with a transformer" if layers == 1 else " with a transformer each"
         taken = ", ".join(map(str, skips[i * (layers + 1) : (i + 1) * (layers + 1)]))
         rows.append(
-            f"At {size} × {size} with {c} channels there is {layers} × {each} on the left and "
-            f"{layers + 1} × on the right, and the skips have {taken} channels"
+            f"At {size} × {size} with {c} channels the left has {layers} {kind}, the right "
+            f"{layers + 1}, and the skips have {taken} channels"
         )
     return (
         "A diagram in the form of a ladder. On the left the latent goes down through a convolution "
