@@ -337,7 +337,10 @@ def probe_lines(scores: Mapping[str, Mapping[str, float]], title: str) -> Descri
     ax.set_xticks(range(len(blocks)), [block.replace(", ", "\n") for block in blocks])
     told = (f"{n}: {', '.join(f'{x:.2f}' for x in s.values())}" for n, s in scores.items())
     order = "; ".join(block.replace(",", "") for block in blocks)
-    words = f"{len(scores)} lines over the blocks {order}. The values are, {'; '.join(told)}."
+    words = (
+        f"A chart of correlations with one line for each of {len(scores)} settings, over the "
+        f"blocks {order}. The values, in this order: {'; '.join(told)}."
+    )
     return Described(figure, words)
 
 

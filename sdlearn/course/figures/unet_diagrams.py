@@ -3,9 +3,12 @@
 Both are upright and have large letters, so that they can be read on a phone. Lengths are in inches.
 """
 
+import io
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import (
@@ -19,6 +22,7 @@ from sdlearn.course.figures.diagrams import (
     arrow,
     plus,
 )
+from sdlearn.course.figures.images import png
 from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import INK, MUTED, PALE, Described, in_style
 from sdlearn.unet import UNetConfig, skip_widths, time_dim
@@ -230,6 +234,15 @@ def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
     arrow(ax, [(LEFT + BOX / 2, y), (NARROW / 2 - wide / 2, y)])
     arrow(ax, [(NARROW / 2 + wide / 2, y), (RIGHT - BOX / 2, y)])
     arrow(ax, [(NARROW / 2, y - 0.36), (NARROW / 2, y - h / 2)], TEXT)
+
+
+def few_colours(drawn: Described, colours: int = 32) -> Described:
+    """Turn a diagram into an image of its most frequent colours, which takes less room."""
+    image = Image.open(io.BytesIO(png(drawn.figure))).convert("RGB")
+    counts = sorted(image.getcolors(image.width * image.height), reverse=True)[:colours]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for _, colour in counts for value in colour])
+    return Described(image.quantize(palette=palette, dither=Image.Dither.NONE), drawn.words)
 
 
 def unet_in_words(config: UNetConfig, side: int) -> str:
