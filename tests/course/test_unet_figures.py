@@ -20,12 +20,13 @@ from sdlearn.course.figures.unet import (
     describe_block,
     ladder,
     most_varying_channels,
+    probe_lines,
     skip_connections,
     trace,
     u_shape,
     zero_inputs,
 )
-from sdlearn.course.figures.unet_diagrams import res_block, unet_diagram
+from sdlearn.course.figures.unet_diagrams import few_colours, res_block, unet_diagram
 from sdlearn.course.widgets.unet import UNetTour
 from sdlearn.unet import skip_widths
 
@@ -168,6 +169,27 @@ def test_an_account_tells_the_numbers_of_a_block(large):
     assert total == pytest.approx(100, abs=0.05 * len(stops))
 
 
+def test_a_probe_has_a_line_for_each_setting_with_its_name_at_the_end():
+    blocks = ("conv_in", "down, 8 × 8", "up, 8 × 8")
+    scores = {
+        "t = 200": (0.3, 0.9, 0.97),
+        "t = 200, no caption": (0.32, 0.9, 0.965),
+        "t = 800, no image": (-0.01, 0.1, 0.6),
+    }
+    scores = {name: dict(zip(blocks, values, strict=True)) for name, values in scores.items()}
+    drawn = probe_lines(scores, "Title")
+    (ax,) = drawn.figure.axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [
+        list(s.values()) for s in scores.values()
+    ]
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 3
+    assert [text.get_text() for text in ax.texts] == list(scores)
+    heights = [text.get_position()[1] for text in ax.texts]
+    assert min(a - b for a, b in pairwise(heights)) > 0.07
+    assert "t = 800, no image: -0.01, 0.10, 0.60." in drawn.words
+    inside(drawn.figure)
+
+
 def test_relief_and_loudest():
     maps = torch.stack([torch.zeros(3, 3), torch.eye(3), 5 * torch.eye(3) - 2])
     assert most_varying_channels(maps, 2) == [2, 1]
@@ -265,6 +287,15 @@ def test_a_rung_is_level_and_leads_to_a_resblock():
     for k, c in enumerate(skip_widths(sdlearn.SPECS["sd1.5"].unet), start=1):
         y = at[f"skip {k}: {c}"]
         assert any(x > 3 and abs(high - y) < 0.02 for x, high in blocks)
+
+
+def test_a_diagram_of_few_colours_looks_the_same_and_is_smaller():
+    drawn = unet_diagram(sdlearn.SPECS["storybook"].unet, "Title", 8)
+    stored = few_colours(drawn)
+    before = np.array(picture_of(drawn.figure).convert("RGB"), float)
+    assert stored.words == drawn.words
+    assert np.abs(np.array(stored.figure.convert("RGB"), float) - before).mean() < 3
+    assert len(png(stored.figure)) < 0.6 * len(png(drawn.figure))
 
 
 def test_the_diagram_of_a_resblock():

@@ -7,7 +7,7 @@ names, so a U-Net built in the notebook is traced like the reference.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from sdlearn.course.costs import is_attention, macs
 from sdlearn.course.figures.diagrams import ATTENTION, CONV, LINEAR, MLP
 from sdlearn.course.figures.plots import ARROW
-from sdlearn.course.figures.style import BLUE, INK, MUTED, ORANGE, Described, in_style
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    VERMILION,
+    Described,
+    in_style,
+)
 
 BLOCK = re.compile(r"conv_in|conv_out|.*\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
 KINDS = {
@@ -298,6 +307,41 @@ def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     return Described(figure, f"A bar chart with two bars for each size of map. {'. '.join(told)}.")
+
+
+@in_style
+def probe_lines(scores: Mapping[str, Mapping[str, float]], title: str) -> Described:
+    """Draw the correlation that a probe reaches in each block, one line for each setting.
+
+    The name of a line is written at its end. Lines without a caption are dashed, and those
+    without an image dotted. Those of one timestep share a colour.
+
+    Args:
+        scores: The correlations by block, for each setting, "t = 800" or "t = 800, no caption".
+        title: Of the figure.
+    """
+    blocks = list(next(iter(scores.values())))
+    times = list(dict.fromkeys(name.partition(",")[0] for name in scores))
+    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    ends: list[float] = []
+    for name, score in sorted(scores.items(), key=lambda item: -item[1][blocks[-1]]):
+        time, _, lacks = name.partition(", ")
+        colour, values = (BLUE, VERMILION, GREEN)[times.index(time)], list(score.values())
+        line = {"": "o-", "no caption": "s--", "no image": "^:"}[lacks]
+        ax.plot(values, line, color=colour, ms=4.5, mfc="white" if lacks else colour)
+        ends.append(min(values[-1] + 0.02 * (not ends), *(y - 0.075 for y in ends[-1:]), 2.0))
+        ax.text(len(blocks) - 0.85, ends[-1], name, color=colour, va="center", fontsize=9)
+    ax.set(title=title, ylabel="correlation with the truth", ylim=(-0.06, 1.04))
+    ax.set(xlabel="block, in the order of a forward pass", xlim=(-0.2, len(blocks) + 0.75))
+    ax.set_xticks(range(len(blocks)), [block.replace(", ", "\n") for block in blocks])
+    told = (f"{n}: {', '.join(f'{x:.2f}' for x in s.values())}" for n, s in scores.items())
+    order = "; ".join(block.replace(",", "") for block in blocks)
+    words = (
+        f"A chart of correlations with one line for each of {len(scores)} settings, over the "
+        f"blocks {order}. The values, in this order: {'; '.join(told)}."
+    )
+    return Described(figure, words)
 
 
 def channel_image(feature_map: Tensor, size: int = 64) -> Image.Image:

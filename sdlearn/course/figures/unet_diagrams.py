@@ -3,9 +3,12 @@
 Both are upright and have large letters, so that they can be read on a phone. Lengths are in inches.
 """
 
+import io
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import (
@@ -19,6 +22,7 @@ from sdlearn.course.figures.diagrams import (
     arrow,
     plus,
 )
+from sdlearn.course.figures.images import png
 from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import INK, MUTED, PALE, Described, in_style
 from sdlearn.unet import UNetConfig, skip_widths, time_dim
@@ -232,6 +236,15 @@ def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
     arrow(ax, [(NARROW / 2, y - 0.36), (NARROW / 2, y - h / 2)], TEXT)
 
 
+def few_colours(drawn: Described, colours: int = 32) -> Described:
+    """Turn a diagram into an image of its most frequent colours, which takes less room."""
+    image = Image.open(io.BytesIO(png(drawn.figure))).convert("RGB")
+    counts = sorted(image.getcolors(image.width * image.height), reverse=True)[:colours]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for _, colour in counts for value in colour])
+    return Described(image.quantize(palette=palette, dither=Image.Dither.NONE), drawn.words)
+
+
 def unet_in_words(config: UNetConfig, side: int) -> str:
     """Describe the drawn U-Net."""
     widths, layers = config.block_out_channels, config.layers_per_block
@@ -239,11 +252,13 @@ def unet_in_words(config: UNetConfig, side: int) -> str:
     rows = []
     for i, (c, attends) in enumerate(zip(widths, config.cross_attention, strict=True)):
         size = -(-side // 2**i)
-        each = "a ResBlock with a transformer" if attends else "a ResBlock"
+        kind = "ResBlock" if layers == 1 else "ResBlocks"
+        if attends:
+            kind += " with a transformer" if layers == 1 else " with a transformer each"
         taken = ", ".join(map(str, skips[i * (layers + 1) : (i + 1) * (layers + 1)]))
         rows.append(
-            f"At {size} × {size} with {c} channels there is {layers} × {each} on the left and "
-            f"{layers + 1} × on the right, and the skips have {taken} channels"
+            f"At {size} × {size} with {c} channels the left has {layers} {kind}, the right "
+            f"{layers + 1}, and the skips have {taken} channels"
         )
     return (
         "A diagram in the form of a ladder. On the left the latent goes down through a convolution "
