@@ -109,10 +109,18 @@ def test_own_and_negative_shows_which_of_the_two_images_wins():
     assert heights[3] == [0] * 4
     colours = [to_hex(bar.get_facecolor()) for bar in drawn.figure.axes[0].patches]
     assert colours == [VERMILION.lower(), BLUE.lower()] * 2
-    assert "one, 2 of 4 right; two, 2 of 4 right; bag, 2 of 4 right; none, all tied." in drawn.words
+    assert drawn.words.count("2 of 4 right, one of each pair") == 3
+    assert drawn.words.endswith("none, all tied.")
     titles = [ax.get_title(loc="left") for ax in drawn.figure.axes]
-    assert titles[0] == "one: 2 of 4 right"
+    assert titles[0] == "one: 2 of 4 right, one of each pair"
     assert {ax.get_ylim() for ax in drawn.figure.axes} == {drawn.figure.axes[0].get_ylim()}
+
+
+def test_the_bars_of_a_swap_carry_their_values():
+    drawn = text_encoder.swap_changes({"neither": 0.0, "both": 0.3, "trained": 1.2}, "T", "change")
+    (ax,) = drawn.figure.axes
+    assert [text.get_text() for text in ax.texts] == ["0 %", "30 %", "120 %"]
+    assert drawn.words == "A bar for each encoder: neither, 0%; both, 30%; trained, 120%."
 
 
 def test_the_caption_lengths_end_at_the_number_of_words():
@@ -180,6 +188,7 @@ def test_the_towers_name_the_published_sizes():
     assert widths == [768, 1024, 768, 1280]
     assert sum(widths[2:]) == SPECS["sdxl"].unet.cross_attention_dim
     assert "pooled 1280" in words
+    assert f"concatenated: 77 × {SPECS['sdxl'].unet.cross_attention_dim}" in words
     assert [word for word in words if "not used" in word] == [
         "layer 24 (not used)", "layer 12 (not used)", "final norm (not used)",
     ]  # fmt: skip

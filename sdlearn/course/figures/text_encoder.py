@@ -172,13 +172,39 @@ def state_distances(
 
 
 @in_style
-def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
+def swap_changes(values: Mapping[str, float], title: str, ylabel: str) -> Described:
+    """Draw a labelled bar for each encoder; the last, a trained one, has another colour.
+
+    Args:
+        values: Relative changes, by the encoder's name.
+        title: Of the figure.
+        ylabel: What the bars show.
+    """
+    figure = Figure(figsize=(NARROW, 3.0), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    heights = [100 * value for value in values.values()]
+    places = [*range(len(heights) - 1), len(heights) - 0.5]
+    colours = [BLUE] * (len(heights) - 1) + [ORANGE]
+    ax.bar(places, heights, color=colours, width=0.6)
+    for place, height in zip(places, heights, strict=True):
+        ax.text(place, height + 2, f"{height:.0f} %", ha="center", va="bottom")
+    ax.set_xticks(places, [*values])
+    ax.set(title=title, ylabel=ylabel, ylim=(0, 1.15 * max(heights)))
+    ax.grid(visible=False, axis="x")
+    said = "; ".join(f"{name}, {value:.0%}" for name, value in values.items())
+    return Described(figure, f"A bar for each encoder: {said}.".replace("\n", " "))
+
+
+@in_style
+def own_and_negative(
+    matrices: Mapping[str, Tensor], title: str, pairs: Sequence[str] = ()
+) -> Described:
     """Draw how much more similar each caption is to its own image than to the hard negative.
 
     Items 2k and 2k + 1 are a hard-negative pair. A bar with a blue dot at its end is right, one
     with an orange cross wrong, so that the shortest bars show, too; a tie is a grey dot at 0. Each
     matrix of cosines, images in rows and captions in columns, is a panel, and all panels share one
-    scale.
+    scale. The two bars of a pair stand side by side, with their name in `pairs` below them.
     """
     size = NARROW, 0.9 + 1.5 * len(matrices)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
@@ -186,34 +212,38 @@ def own_and_negative(matrices: Mapping[str, Tensor], title: str) -> Described:
     said = []
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         captions = torch.arange(len(matrix))
+        places = captions + 0.8 * (captions // 2)  # with a gap after each pair
         lead = matrix.detach().diagonal() - matrix.detach()[captions ^ 1, captions]
         tied = lead.abs() < 1e-6
         heights = torch.where(tied, 0, lead)
         colours = [BLUE if flag else VERMILION for flag in (lead > 0).tolist()]
-        ax.bar(captions.tolist(), heights.tolist(), color=colours, width=0.35)
+        ax.bar(places.tolist(), heights.tolist(), color=colours, width=0.6)
         for chosen, colour, mark in (
             (~tied & (lead > 0), BLUE, "o"),
             (~tied & (lead < 0), VERMILION, "X"),
             (tied, MUTED, "o"),
         ):
-            ends = captions[chosen], heights[chosen]
+            ends = places[chosen], heights[chosen]
             ax.plot(*ends, mark, color=colour, ms=7, mec="white", mew=0.5)
         ax.axhline(0, color=INK, lw=0.8, zorder=1)
         right = int((lead > 1e-6).sum())
         result = "all tied" if tied.all() else f"{right} of {len(lead)} right"
-        ax.set_title(f"{name}: {result}", fontsize=10)
-        ax.set(xticks=range(0, len(matrix), 4))
+        once = len(matrix) > 2 and right * 2 == len(lead) and (lead[::2] * lead[1::2] < 0).all()
+        note = ", one of each pair" if once else ""
+        ax.set_title(f"{name}: {result}{note}", fontsize=10)
+        middles = (places[::2] + places[1::2]) / 2
+        ax.set_xticks(middles.tolist(), pairs or [f"{k}" for k in range(len(middles))], rotation=0)
         ax.grid(visible=False, axis="x")
-        said.append(f"{name}, {result}")
+        said.append(f"{name}, {result}{note}")
     axes[0].margins(y=0.12)
-    axes[-1].set_xlabel("test caption (dot: right, cross: wrong)")
+    axes[-1].set_xlabel("two captions of each pair (dot: right, cross: wrong)")
     figure.supylabel("cosine with own image – with hard negative", fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(
         figure,
-        f"{len(matrices)} panels with a bar for each test caption: its cosine similarity with its "
-        "own image minus that with the hard negative. Bars above 0 end in a blue dot and are "
-        f"right, bars below 0 end in an orange cross and are wrong. {'; '.join(said)}.",
+        f"{len(matrices)} panels with a bar for each test caption, in pairs: its cosine similarity "
+        "with its own image minus that with the hard negative. Bars above 0 end in a blue dot and "
+        f"are right, bars below 0 end in an orange cross and are wrong. {'; '.join(said)}.",
     )
 
 

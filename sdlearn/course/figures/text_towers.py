@@ -60,8 +60,8 @@ def two_towers() -> Described:
     arrow(ax, [(9.9, 7.7), (9.9, 6.95), (centre, 6.95), (centre, top + 0.03)], VERMILION)
     label(ax, 2.6, 5.9, "$u_i$", BLUE)
     label(ax, 10.4, 7.1, "$v_j$", VERMILION)
-    label(ax, centre, 0.75, "cosines: each row and each column is a classification,\n"
-          "and its right answer is orange")  # fmt: skip
+    label(ax, centre, 0.75, "cosines, to be divided by τ: each row and each column is\n"
+          "a classification, with the right answer in orange")  # fmt: skip
     words = (
         "Two columns of boxes that meet in a matrix. Image tower: the image is cut into patches, "
         "and a linear layer embeds each. Position embeddings and a class token are added, and 24 "
@@ -77,18 +77,29 @@ def two_towers() -> Described:
 @in_style
 def state_sources() -> Described:
     """Draw which hidden states each Stable Diffusion takes from its text encoders."""
-    figure = Figure(figsize=(NARROW, 7.0), dpi=100, layout="constrained")
-    axes = figure.subplots(2, 2, sharey="row", height_ratios=(4.8, 5.9)).flatten()
+    figure = Figure(figsize=(NARROW, 7.6), dpi=100, layout="constrained")
+    ratios = {"height_ratios": (4.8, 6.9)}
+    drawn = figure.subplot_mosaic([["SD 1", "SD 2"], ["SDXL", "SDXL"]], gridspec_kw=ratios)
+    wide, below = drawn["SDXL"], -0.75
+    for name in ("SD 1", "SD 2"):
+        drawn[name].set(xlim=(-0.12, 1.3), ylim=(0.2, 5.0))
+    wide.set(xlim=(-0.12, 2.72), ylim=(below - 0.2, 6.05))
     (one,), (two,), (first, second) = SD1_5.text, SD2_1.text, SDXL.text
     # The published files of SD 2 omit the last layer.
-    encoder_stack(axes[0], "SD 1", one.num_layers, [3], {3: f"77 ×\n{one.hidden_size}"})
-    encoder_stack(
-        axes[1], "SD 2", two.num_layers + 1, [3], {3: f"77 ×\n{two.hidden_size}"}, idle=[2]
-    )
+    top = {3: f"77 ×\n{one.hidden_size}"}
+    encoder_stack(drawn["SD 1"], "SD 1", one.num_layers, [3], top)
+    top = {3: f"77 ×\n{two.hidden_size}"}
+    encoder_stack(drawn["SD 2"], "SD 2", two.num_layers + 1, [3], top, idle=[2])
     taken = {1: f"77 ×\n{first.hidden_size}"}
-    encoder_stack(axes[2], "SDXL, encoder 1", first.num_layers, [], taken, idle=[2, 3])
+    encoder_stack(wide, "SDXL, encoder 1", first.num_layers, [], taken, idle=[2, 3], boxes=5)
     taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
-    encoder_stack(axes[3], "SDXL, encoder 2", second.num_layers, [3, 4], taken)
+    encoder_stack(wide, "SDXL, encoder 2", second.num_layers, [3, 4], taken, x=1.42)
+    both = first.hidden_size + second.hidden_size
+    frame = (0.86, below), 1.56, 0.6
+    wide.add_patch(Rectangle(*frame, facecolor="white", edgecolor=INK))
+    wide.text(1.64, below + 0.3, f"concatenated: 77 × {both}", ha="center", va="center")
+    for x in (1.03, 2.36):  # from the labels of the two contexts
+        wide.annotate("", (x, below + 0.6), (x, 1.36), arrowprops=ARROW)
     figure.suptitle("What the U-Net is conditioned on", x=0.01, ha="left", fontsize=11,
                     fontweight="bold")  # fmt: skip
     words = (
@@ -98,7 +109,8 @@ def state_sources() -> Described:
         "final norm. The context, 77 by 1024, is taken there. SDXL, encoder 1: 77 by 768 are "
         "taken after layers 1 to 11. Layer 12 and the final norm are not used. SDXL, encoder 2: "
         "77 by 1280 are taken after layers 1 to 31, without a norm. Layer 32, the final norm and "
-        "the projection give the pooled vector, 1280."
+        "the projection give the pooled vector, 1280. Arrows join the two contexts of SDXL in one "
+        f"box: concatenated, 77 by {both}."
     )
     return Described(figure, words)
 
@@ -110,6 +122,8 @@ def encoder_stack(
     above: Collection[int],
     taken: Mapping[int, str],
     idle: Collection[int] = (),
+    x: float = 0,
+    boxes: int = 0,
 ) -> None:
     """Draw one encoder as a stack of boxes, from the embedding (0) to the final norm (3).
 
@@ -120,14 +134,15 @@ def encoder_stack(
         above: If it contains 4, the stack ends with the projection (4).
         taken: For each box that the U-Net uses, the label of the arrow that leaves it.
         idle: Boxes that are skipped, drawn dashed.
+        x: Left edge of the boxes.
+        boxes: Height of the heading, as a number of boxes; 0 for the number drawn.
     """
     parts = ["embedding", f"layers 1 … {layers - 1}", f"layer {layers}", "final norm"]
     if 4 in above:
         parts[3] += " at the first\nend-of-text token"
         parts.append("projection")
-    x, width, high, step = 0.0, 0.78, 0.7, 1.05
-    ax.text(x + width / 2, step * len(parts) + 0.4, name, ha="center", fontweight="bold")
-    ax.set(xlim=(-0.12, 1.3), ylim=(0.2, max(ax.get_ylim()[1], step * len(parts) + 0.8)))
+    width, high, step = 0.78, 0.7, 1.05
+    ax.text(x + width / 2, step * (boxes or len(parts)) + 0.4, name, ha="center", fontweight="bold")
     ax.axis("off")
     colours = [LINEAR, ATTENTION, ATTENTION, NORM, LINEAR]
     below = None
@@ -136,7 +151,8 @@ def encoder_stack(
         used = k not in idle
         ink = INK if used else MUTED
         fill, dashes = (colours[k], "-") if used else ("white", "--")
-        frame = (x, bottom), width, high
+        extra = 0.08 if "\n" in part else 0  # on both sides, for the longest words
+        frame = (x - extra, bottom), width + 2 * extra, high
         ax.add_patch(Rectangle(*frame, facecolor=fill, edgecolor=ink, ls=dashes))
         words = part if used else f"{part}\n(not used)"
         ax.text(x + width / 2, bottom + high / 2, words, ha="center", va="center", color=ink,
