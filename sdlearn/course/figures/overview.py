@@ -127,7 +127,7 @@ def point_sets(
         words: What the figure shows.
     """
     size = NARROW, 0.4 + 1.05 * len(rows) * NARROW / len(columns)
-    figure = Figure(figsize=size, dpi=84, layout="constrained")
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for j, row in enumerate(rows):
         for i, points in enumerate(row):
