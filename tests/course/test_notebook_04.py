@@ -129,6 +129,7 @@ def test_its_figures_say_what_they_show():
         text.get_text() for text in drawn.figure.axes[0].texts
     }
     assert "head 1 0.75 on red, 0.25 on night" in drawn.words
+    assert "outputs of two heads 0.25 on red, 0.25 on night" in drawn.words
 
     lines = {"q·k": [0.3, 0.9], "q·k / √d": [0.1, 0.1]}
     drawn = figures.attention.saturation([4, 16], lines, lines)

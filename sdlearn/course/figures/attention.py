@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -81,7 +82,8 @@ def heads(
         one: (n, m), the attention weights of one head with all channels.
         halves: The weights of two heads, (n, m) each, one with each half of the channels.
         queries: What the n queries are.
-        words: What the m keys are, as many as the queries have channels.
+        words: What the m keys are, as many as the queries have channels. The values are the rows of
+            the identity matrix, so the outputs are weights.
     """
     figure, ax = diagrams.canvas(14.6, 11.4, "One head and two heads", NARROW)
     side, n = 0.7, len(queries)
@@ -94,14 +96,17 @@ def heads(
                 corner = (x + j * side, y - (i + 1) * side)
                 ax.add_patch(Rectangle(corner, side, side, fc=colour, ec=INK, lw=0.7))
 
-    def weights(x: float, y: float, values: Tensor) -> None:
-        matrix(x, y, [[tint(INK, 0.8 * float(w)) for w in row] for row in values])
+    def entries(x: float, y: float, values: Tensor, light: float = 1) -> None:
         for i, row in enumerate(values.tolist()):
             for j, w in enumerate(row):
                 ax.text(
                     x + (j + 0.5) * side, y - (i + 0.5) * side, f"{w:.2f}".lstrip("0"),
-                    ha="center", va="center", fontsize=6.5, color="white" if w > 0.6 else INK,
+                    ha="center", va="center", fontsize=6.5, color="white" if w > light else INK,
                 )  # fmt: skip
+
+    def weights(x: float, y: float, values: Tensor) -> None:
+        matrix(x, y, [[tint(INK, 0.8 * float(w)) for w in row] for row in values])
+        entries(x, y, values, 0.6)
 
     def titles(x: float, y: float, names: Sequence[str]) -> None:
         for j, name in enumerate(names):
@@ -109,10 +114,13 @@ def heads(
 
     half, width = len(words) // 2, len(words) * side
     plain, split = [[PALE] * len(words)] * n, [[first] * half + [second] * half] * n
+    both = torch.cat([halves[0][:, :half], halves[1][:, half:]], dim=1)  # the outputs of two heads
     tops = 9.6, 4.2  # of the matrices of one head and of two
-    for y, name, colours in zip(tops, ("one head", "two heads"), (plain, split), strict=True):
+    parts = (("one head", plain, one), ("two heads", split, both))
+    for y, (name, colours, outputs) in zip(tops, parts, strict=True):
         matrix(left, y, colours)
         matrix(right, y, colours)
+        entries(right, y, outputs)
         titles(left, y, ("colour", "object", "place", "time"))
         titles(right, y, words)
         ax.text(0.1, y + 0.55, name, fontsize=9.5, fontweight="bold", va="center")
@@ -143,6 +151,7 @@ def heads(
         for name, row in (
             ("one head", one[-1].tolist()),
             *((f"head {k}", values[-1].tolist()) for k, values in enumerate(halves)),
+            ("outputs of two heads", both[-1].tolist()),
         )
     )
     return Described(
@@ -151,7 +160,7 @@ def heads(
         f"one matrix of weights, {n} rows and {len(words)} columns, and that one gives all "
         "channels of the outputs. With two heads, the first half of the channels gives one matrix "
         "and the second half another; each gives its half of the outputs, and the halves stand "
-        f"side by side. The weights of {queries[-1]}: {described}.",
+        f"side by side. For {queries[-1]}: {described}.",
     )
 
 
@@ -221,7 +230,7 @@ def saturation(
         slopes: The same names, and the sums of the weights' slopes.
     """
     figure = Figure(figsize=(1.45 * NARROW, 3.3), dpi=100, layout="constrained")
-    panels = {"Largest of 64 weights, mean": largest, "Sum of their slopes, mean": slopes}
+    panels = {"Mean of the largest of 64 weights": largest, "Mean sum of the 64 slopes": slopes}
     said = []
     for ax, (title, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         ax.set(title=title, xlabel="width d")
@@ -255,7 +264,7 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
             line is proportional to the square of the tokens and meets the first one's second time.
     """
     figure, ax = axes_for(
-        "Time of one attention layer, two heads of width 32", "tokens n", "seconds of CPU time"
+        "Forward time of attention, two heads of width 32", "tokens n", "seconds of CPU time"
     )
     figure.set_size_inches(1.15 * NARROW, 3.4)
     first = next(iter(seconds.values()))[1]
@@ -291,7 +300,7 @@ def share_and_effect(
         named: The trials that get a label, and where it is put, in points from the mark.
     """
     figure, ax = axes_for(
-        f"Share of attention and effect of {len(shares)} masks",
+        f"{len(shares)} masks: attention and pixels changed (grey: see the tables)",
         "share of attention, %",
         "pixels changed, %",
     )
@@ -389,7 +398,7 @@ def token_overlays(
 
 def share_of(named: tuple[str, Tensor]) -> str:
     """The heading of a token's map: the token and its mean weight."""
-    return f"{named[0]}  {named[1].mean():.0%}"
+    return f"{named[0]}, mean {named[1].mean():.0%}"
 
 
 def described(named: tuple[str, Tensor]) -> str:
