@@ -18,16 +18,18 @@ from sdlearn.course.figures.diagrams import TEXT, TIME
 from sdlearn.course.figures.style import INK, MUTED
 from sdlearn.course.figures.unet import (
     by_resolution,
-    channel_image,
-    cost_bars,
     describe_block,
     ladder,
-    most_varying_channels,
-    probe_lines,
     skip_connections,
     trace,
     u_shape,
     zero_inputs,
+)
+from sdlearn.course.figures.unet_charts import (
+    channel_image,
+    cost_bars,
+    most_varying_channels,
+    probe_lines,
 )
 from sdlearn.course.figures.unet_diagrams import few_colours, res_block, unet_diagram
 from sdlearn.course.widgets.unet import UNetTour
