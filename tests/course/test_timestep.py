@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlearn.course.figures import timestep
+from sdlearn.course.figures import timestep, timestep_encodings
 from sdlearn.course.figures.style import BLUE, VERMILION
 from sdlearn.course.widgets.timestep import CHANNELS, PERIODS, TimestepWidget
 from sdlearn.embeddings import sinusoidal_embedding
@@ -145,7 +145,7 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
     fitted = {(curve, name): y + k * ~trained
               for curve, y in targets.items() for k, name in enumerate("ab")}  # fmt: skip
     windows = {"up": (0, 5), "down": (10, 17)}
-    drawn = timestep.fits(targets, fitted, trained, windows, "A title")
+    drawn = timestep_encodings.fits(targets, fitted, trained, windows, "A title")
     titles = [ax.get_title(loc="left") for ax in drawn.figure.axes]
     assert titles == ["up, t = 0 to 5", "down, t = 10 to 17", "", ""]
     assert [ax.get_ylabel() for ax in drawn.figure.axes] == ["a", "", "b", ""]
@@ -199,7 +199,7 @@ def test_rows_of_images_say_the_prompts_and_enlarge_details():
 
 def test_bars_of_frequencies_have_their_values():
     titles = "error", "loss"
-    drawn = timestep.frequency_needs("abc", [0.5, 0.4, 0.1], [0, 0.1, 0.6], (2, 0.9, 0.2), titles)
+    drawn = timestep_encodings.frequency_needs("abc", [0.5, 0.4, 0.1], [0, 0.1, 0.6], (2, 0.9, 0.2), titles)
     for ax, title, values in zip(
         drawn.figure.axes, titles, ([0.5, 0.4, 0.1], [0, 0.1, 0.6]), strict=True
     ):
@@ -212,12 +212,12 @@ def test_bars_of_frequencies_have_their_values():
 def test_each_clock_makes_the_time_more_precise():
     times = torch.tensor([0.0, 3.3, 500, 998.9], dtype=torch.float64)
     rounded = timestep.clock_hands(times, 8).round(decimals=2)
-    stages = timestep.clock_by_clock(rounded)
+    stages = timestep_encodings.clock_by_clock(rounded)
     errors = [float((t - times).abs().max()) for t in stages]
     assert len(errors) == 4
     assert all(a > 3 * b for a, b in pairwise(errors))
     assert errors[-1] < 0.01
-    drawn = timestep.reading_errors(times, {(4, "two"): rounded}, {(4, "two"): times + 5}, "Title")
+    drawn = timestep_encodings.reading_errors(times, {(4, "two"): rounded}, {(4, "two"): times + 5}, "Title")
     assert list(drawn.figure.axes[0].lines[0].get_ydata()) == errors
     assert "5 from read_clocks" in drawn.words
 

@@ -224,10 +224,11 @@ IDEAL = Exercise(
     difficulty=3,
     core=True,
     statement="Write the denoiser with the lowest possible loss, without any training. `data` "
-    "holds n clean points. Before $z$ is known, those that `allowed` marks for a row are equally "
-    "likely and the others impossible; then $z = \\alpha x + \\sigma\\epsilon$ for one of them, "
-    "with normal $\\epsilon$. Use Bayes' rule to find how probable each point is, given $z$, and "
-    "return the expected noise. It must also work for a $z$ far away from all points.",
+    "holds n clean points. Each row of `z` has its own row of `allowed`: the points marked true "
+    "are equally likely before $z$ is known, the others impossible. Then "
+    "$z = \\alpha x + \\sigma\\epsilon$ for one of them, with normal $\\epsilon$. Use Bayes' rule "
+    "to find how probable each point is, given $z$, and return the expected noise. It must also "
+    "work for a $z$ far away from all points.",
     hints=(
         "Given x, how likely is z? It has a normal distribution around `alpha * x` with standard "
         "deviation `sigma`. By Bayes' rule the probability of x is proportional to this density.",
@@ -287,14 +288,16 @@ SWITCH = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write a loop that edits an image while it is being generated. The first `at` steps "
-    "are conditioned on `first` and all later ones on `second`, so with `at = 0` only the second "
-    "prompt is used. (Web interfaces call this **prompt editing**.) Part of the image must survive "
-    "the edit. Where the mask `keep`, of shape `(1, 1, h, w)`, is 1, the final latent must be "
-    "exactly the one that `first` gives if the prompt never changes; where it is 0, the edit "
-    "decides. In every step the network must also see the kept part, at the same noise level as "
-    "the rest, so that it can fit the rest to it. `step(z, here, there, text)` is your "
-    "`denoise_step` with all but the prompt filled in. Return the final latent.",
+    statement="Write a loop that edits an image while it is being generated.\n\n"
+    "1. **Prompt editing**, as web interfaces call it. The first `at` steps are conditioned on "
+    "`first`, the later ones on `second`, so with `at = 0` only the second prompt is used.\n"
+    "2. **Masking**, as in **inpainting**. Where `keep`, of shape `(1, 1, h, w)`, is 1, the final "
+    "latent must be exactly the one that `first` alone would give; where it is 0, the edit "
+    "decides.\n"
+    "3. In every step the network must see both parts at the same noise level, so that it can fit "
+    "the edit to the kept part.\n\n"
+    "`step(z, here, there, text)`, your `denoise_step` with all but the prompt filled in, returns "
+    "the same tuple as in 00.2. Return the final latent.",
     hints=(
         "Which latent holds the kept part of the image with exactly the noise of `there`? You need "
         "one after every step, not just after the last.",

@@ -9,6 +9,7 @@ from sdlearn.course.figures import attention as attention
 from sdlearn.course.figures import attention_diagrams as attention_diagrams
 from sdlearn.course.figures import overview as overview
 from sdlearn.course.figures import timestep as timestep
+from sdlearn.course.figures import timestep_encodings as timestep_encodings
 from sdlearn.course.figures import vae as vae
 from sdlearn.course.figures import vae_diagrams as vae_diagrams
 from sdlearn.course.figures.attention import (

@@ -54,11 +54,11 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
     label(ax, 10.9, 13.1, "\n".join(lines))
     ax.imshow(noise[0, 0].numpy(), cmap="cividis", vmin=-3, vmax=3, extent=(0.5, 2.7, 12, 14.2))
-    label(ax, 0.5, 14.5, "initial noise $z$, from a seed", side="left")
+    label(ax, 0.5, 14.5, "initial noise $z$, from a seed (one of 4 channels)", side="left")
     ax.imshow(image, extent=(6.2, 9.6, 0.2, 3.6), zorder=3)
     label(ax, 5.9, 1.9, "image", side="right")
     ax.set(xlim=(0, 15.0), ylim=(0, 14.8))
-    arrow(ax, [(8.5, 13.1), (7.05, 13.1)])
+    arrow(ax, [(9.5, 13.1), (7.05, 13.1)])
     arrow(ax, [(5.6, 12.4), (5.6, 9.2)], TEXT)
     label(
         ax, 5.9, 11.2, "text embeddings: of the prompt\nand of the empty prompt", TEXT, side="left"

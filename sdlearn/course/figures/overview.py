@@ -1,6 +1,6 @@
 """Figures of notebook 00: latents, the schedule, the estimates, and a first denoiser's points."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -81,7 +81,10 @@ def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[floa
         unguided: The same for runs at scale 1.
     """
     figure, ax = axes_for(
-        "Distance of each estimate from the final image", "step", "levels of 255", NARROW
+        "Distance of each decoded estimate from its final image",
+        "step",
+        "mean difference, levels of 255",
+        NARROW,
     )
     figure.set_figheight(2.9)
     steps = range(1, len(guided[0]) + 1)
@@ -92,8 +95,9 @@ def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[floa
             ax.plot(steps, run, style, color=colour, lw=1.1)
     top = max(max(run) for run in guided)
     third = len(steps) // 3
-    ax.text(third + 2, max(run[third] for run in guided), "scale 5", color=BLUE)
-    ax.text(1, min(run[0] for run in unguided) - 2, "scale 1", color=VERMILION, va="top")
+    many, below = len(guided), min(min(run[:third]) for run in unguided) - 0.8
+    ax.text(third + 2, max(run[third] for run in guided), f"scale 5, {many} seeds", color=BLUE)
+    ax.text(1, below, f"scale 1, {len(unguided)} seeds", color=VERMILION, va="top")
     ax.text((first + middle) / 2, 1.1 * top, f"steps {first} to {middle}", ha="center", va="top")
     ax.set_ylim(0, 1.13 * top)
 
@@ -114,9 +118,11 @@ def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[floa
 @in_style
 def point_sets(
     rows: Sequence[Sequence[Tensor]], shapes: Sequence[Tensor], columns: Sequence[str],
-    names: Sequence[str], title: str, words: str,
+    names: Sequence[str], title: str, words: str, estimates: Collection[int] = (),
 ) -> Described:  # fmt: skip
     """Draw sets of points in the plane as a grid of scatter plots, each on its row's shape.
+
+    All plots have the same limits, which hold every point.
 
     Args:
         rows: The sets, each (n, 2).
@@ -125,21 +131,24 @@ def point_sets(
         names: One for each row.
         title: Of the figure.
         words: What the figure shows.
+        estimates: The rows that are estimates, drawn in another colour.
     """
-    size = NARROW, 0.4 + 1.05 * len(rows) * NARROW / len(columns)
-    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    limit = 1.02 * max(points.abs().max().item() for row in rows for points in row)
+    size = 1.0 + 1.45 * len(columns), 0.55 + 1.32 * len(rows)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for j, row in enumerate(rows):
+        colour = VERMILION if j in estimates else BLUE
         for i, points in enumerate(row):
             ax = axes[j, i]
-            ax.scatter(*shapes[j].T, s=12, marker="s", color=SHAPE, linewidths=0, antialiased=False)
+            ax.scatter(*shapes[j].T, s=6, marker="s", color=SHAPE, linewidths=0, antialiased=False)
             ax.scatter(
-                *points.detach().T, s=0.9, marker="s", color=(BLUE, VERMILION)[j % 2],
-                linewidths=0, antialiased=False,
+                *points.detach().T, s=0.6, marker="s", color=colour, linewidths=0,
+                antialiased=False,
             )  # fmt: skip
-            ax.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
+            ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
             if j == 0:
                 ax.set_title(columns[i], loc="center", fontsize=9)
-        axes[j, 0].set_ylabel(names[j], fontsize=9)
+        axes[j, 0].set_ylabel(names[j], fontsize=9, rotation=0, ha="right", va="center")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(figure, words)
