@@ -37,7 +37,10 @@ MEASURED = {
     "11": 105.1,
 }
 
-WEEKS = "00 01|02 03|04|05|06 07|08|09|10 11|12 13|14 15|16 17|18 19".split("|")
+WEEKS = (
+    *("00 01", "02 03", "04", "05", "06 07", "08", "09", "10 11"),
+    *("12 13", "14 15", "16 17", "18 19"),
+)
 # For each half day: the notebooks, the fraction of each that is read, and a description of it.
 HALF_DAYS = {
     "1, morning": (("00", 1, ""), ("01", 0.5, "sections 1, 2, 5, 8"), ("02", 0.5, "sections 1–6")),

@@ -182,8 +182,8 @@ def test_a_row_of_another_length_is_refused():
 
 def test_the_diagrams_of_attention_name_their_parts():
     for drawn, names in (
-        (figures.attention.attention_matrices(), ("$Q$", "$K$", "$V$", "n × m", "to_v")),
-        (figures.attention.transformer_block(), ("attn1", "attn2", "ff", "proj_out")),
+        (figures.attention_diagrams.attention_matrices(), ("$Q$", "$K$", "$V$", "n × m", "to_v")),
+        (figures.attention_diagrams.transformer_block(), ("attn1", "attn2", "ff", "proj_out")),
     ):
         texts = [text.get_text() for text in drawn.figure.axes[0].texts]
         assert set(names) <= {line for text in texts for line in text.split("\n")}

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from sdlearn.course.figures.latent_charts import rate_distortion, reconstruction_fid, unet_cost
 from sdlearn.course.figures.latents import (
     basis_images,
     blends,
@@ -18,10 +19,7 @@ from sdlearn.course.figures.latents import (
     image_table,
     pca_beside_jpeg,
     project_patches,
-    rate_distortion,
-    reconstruction_fid,
     two_stages,
-    unet_cost,
 )
 from sdlearn.course.widgets.latents import LatentBlendWidget
 from sdlearn.evaluation.image_metrics import as_tensor

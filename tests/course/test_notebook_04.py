@@ -124,11 +124,14 @@ def test_height_and_width_exchanged_are_noticed_on_an_oblong_map_alone():
 
 def test_its_figures_say_what_they_show():
     one = torch.tensor([[0.5, 0.5], [0.25, 0.75]])
-    drawn = figures.attention.heads(one, [one, one.flip(1)], ["ear", "sky"], ["red", "night"])
+    drawn = figures.attention_diagrams.heads(
+        one, [one, one.flip(1)], ["ear", "sky"], ["red", "night"]
+    )
     assert {"one head", "two heads", "head 0", "head 1", ".75"} <= {
         text.get_text() for text in drawn.figure.axes[0].texts
     }
     assert "head 1 0.75 on red, 0.25 on night" in drawn.words
+    assert "outputs of two heads 0.25 on red, 0.25 on night" in drawn.words
 
     lines = {"q·k": [0.3, 0.9], "q·k / √d": [0.1, 0.1]}
     drawn = figures.attention.saturation([4, 16], lines, lines)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from sdlearn.course.figures import text_encoder, text_towers
+from sdlearn.course.figures import text_encoder, text_images, text_towers
 from sdlearn.course.figures.style import BLUE, VERMILION
 from sdlearn.course.widgets.text_encoder import TextEncoderWidget, compare, describe
 from sdlearn.versions import SPECS
@@ -139,7 +139,7 @@ def test_a_padded_prompt_counts_its_padding():
 def test_a_wrong_caption_is_crossed_and_said():
     images = [Image.new("RGB", (8, 8), "white")] * 2
     plain, crossed = (
-        text_encoder.captioned(images, ["a cat", "a dog"], "Title", "Two images.", wrong)
+        text_images.captioned(images, ["a cat", "a dog"], "Title", "Two images.", wrong)
         for wrong in ((), (1,))
     )
     assert crossed.words == "Two images. The captions: a cat; a dog (wrong)."
@@ -149,7 +149,7 @@ def test_a_wrong_caption_is_crossed_and_said():
 
 def test_weighted_images_have_a_column_for_each_weight():
     images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
-    drawn = text_encoder.weighted({"a": [images] * 2, "b": [images]}, [0, 1.5], "Title", "Words.")
+    drawn = text_images.weighted({"a": [images] * 2, "b": [images]}, [0, 1.5], "Title", "Words.")
     assert drawn.words == (
         "Images in rows: a (2 rows); b (1 rows). Columns: weights 0, 1.5. Words."
     )
@@ -160,7 +160,7 @@ def test_weighted_images_have_a_column_for_each_weight():
 
 def test_images_in_several_rows_are_read_row_by_row():
     images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
-    page = text_encoder.captioned(images, ["a", "b", "c"], "T", "W", size=40, across=2).figure
+    page = text_images.captioned(images, ["a", "b", "c"], "T", "W", size=40, across=2).figure
     reds, greens, blues = (
         np.argwhere((np.array(page) == colour).all(-1))[0]
         for colour in ((255, 0, 0), (0, 128, 0), (0, 0, 255))

@@ -2,29 +2,34 @@
 
 import io
 import logging
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
+from PIL import Image, ImageColor
 from torch.utils.flop_counter import FlopCounterMode
 
 import sdlearn
 from sdlearn.course.figures import png
+from sdlearn.course.figures.diagrams import TEXT, TIME
+from sdlearn.course.figures.style import INK, MUTED
 from sdlearn.course.figures.unet import (
     by_resolution,
-    channel_image,
-    cost_bars,
     describe_block,
     ladder,
-    most_varying_channels,
-    probe_lines,
     skip_connections,
     trace,
     u_shape,
     zero_inputs,
+)
+from sdlearn.course.figures.unet_charts import (
+    channel_image,
+    cost_bars,
+    most_varying_channels,
+    probe_lines,
 )
 from sdlearn.course.figures.unet_diagrams import few_colours, res_block, unet_diagram
 from sdlearn.course.widgets.unet import UNetTour
@@ -263,7 +268,9 @@ def test_the_diagram_of_a_unet_follows_its_configuration(name):
     assert sum(word.split(" ×")[0] == "transformer" for word in words) == transformers
     assert words.count("downsampling") == words.count("upsampling") == levels - 1
     rungs = [f"skip {k}: {c}" for k, c in enumerate(skip_widths(config), start=1)]
-    assert [word for word in words if word.startswith("skip ")] == rungs
+    assert [word for word in words if re.match(r"skip \d", word)] == rungs
+    low, c = side // 2 ** (levels - 1), config.block_out_channels[-1]
+    assert f"middle block: {low} × {low}, {c} channels" in words
     for i, c in enumerate(config.block_out_channels):
         assert f"{side // 2**i} × {side // 2**i}, {c} channels" in words
     assert f"text, 77 × {config.cross_attention_dim} → every transformer" in words
@@ -296,6 +303,9 @@ def test_a_diagram_of_few_colours_looks_the_same_and_is_smaller():
     assert stored.words == drawn.words
     assert np.abs(np.array(stored.figure.convert("RGB"), float) - before).mean() < 3
     assert len(png(stored.figure)) < 0.6 * len(png(drawn.figure))
+    # Frequent colours alone gave the skips the colour of the timestep.
+    used = {colour for _, colour in stored.figure.convert("RGB").getcolors()}
+    assert used >= {ImageColor.getrgb(colour) for colour in (INK, MUTED, TIME, TEXT)}
 
 
 def test_the_diagram_of_a_resblock():

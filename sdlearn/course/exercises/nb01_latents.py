@@ -192,7 +192,7 @@ PATCHES = Exercise(
     "*unpatchify*. Each patch is a vector of `p * p * c` values: its pixels row by row, with the "
     "`c` channels of each pixel side by side. (`F.pixel_shuffle` expects the channels outermost.) "
     "The patches come in reading order, in `rows` rows. Return the image, of shape `(b, c, rows * "
-    "p, columns * p)`. It need not be square.",
+    "p, columns * p)`. It need not be square; `c` and `columns` follow from the shapes.",
     hints=(
         "First give every index an axis of its own: row of the patch, column of the patch, row of "
         "the pixel in the patch, its column, the channel. In which order do they lie in memory?",
@@ -279,7 +279,7 @@ def cheaper_cases(_: Generator) -> Iterator[Case]:
 
 CHEAPER = Exercise(
     number="01.6",
-    title="Times cheaper",
+    title="How many times cheaper",
     minutes=12,
     difficulty=2,
     core=True,
@@ -373,7 +373,7 @@ BETWEEN = Exercise(
     "only 0.71, which is too little for a model that expects 1. **Slerp** (spherical linear "
     "interpolation) follows the arc instead of the chord. Treat each latent as one long vector. "
     "If $w$ is the weight and $\\theta$ the angle between the vectors of `a` and `b`, then\n\n"
-    "$$\\text{between}(a, b) = "
+    "$$\\text{between}(a, b, w) = "
     "\\frac{\\sin((1 - w)\\,\\theta)\\; a + \\sin(w\\,\\theta)\\; b}{\\sin\\theta}$$\n\n"
     "A batch has `n` pairs, each with its own angle. If both vectors have the same "
     "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "

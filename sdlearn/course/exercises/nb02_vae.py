@@ -268,7 +268,8 @@ DOWNSAMPLE = Exercise(
     core=True,
     statement="Write `forward`. Add one column of zeros on the right of `x` and one row of zeros "
     "at the bottom, then apply the convolution, which itself adds none. From here on this is the "
-    "`Downsample` of your autoencoder, and section 9 gives its trained weights other zeros.",
+    "`Downsample` of your autoencoder, and section 9 shows what happens to trained weights with "
+    "zeros on both sides.",
     hints=(
         "`F.pad(x, sizes)` adds zeros around the last axes. `sizes` has two entries for each axis, "
         "before and after, and begins with the *last* axis.",
@@ -456,7 +457,7 @@ FIT = Exercise(
     "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
     "already fits. Since no pixel changes its place, you can crop the decoded image back to `h` "
     "and `w`.\n\n"
-    "The next cells use your function to send scenes cut to 50 × 61 pixels through the storybook's "
+    "The next cells use your function to send scenes cut to 50 × 61 pixels through the shipped "
     "autoencoder. Faint blotches in sky and ground are not your mistake: the text under the table "
     "says where they come from.",
     hints=(

@@ -305,7 +305,7 @@ COST = Exercise(
     "projections and the two products with the scores) and leave out the scale, the softmax and "
     "all additions. A matrix product of `(p, q)` with `(q, r)` takes `p * q * r` multiplications. "
     "When you have the formula, find the number of tokens above which the two products with the "
-    "scores cost more than the four projections. (The solution says.)",
+    'scores cost more than the four projections. (`solution("04.6")` gives the answer.)',
     hints=(
         "There are n = h · w tokens. Go through the matrix products one by one and write down the "
         "shapes.",
@@ -404,7 +404,8 @@ PROMPT_TO_PROMPT = Exercise(
     "prompt is token `alignment[j]` of the source prompt and takes that token's weights. If "
     "`alignment[j]` is -1, the token is new and keeps its own. The rows need not sum to 1 "
     "afterwards; leave them as they are. The cells after the check generate with your function. "
-    "(The authors also inject self-attention, in the early steps only.)",
+    "(For a swapped word the authors inject only in the early steps, so that the shape can still "
+    "adapt; their code also injects self-attention.)",
     hints=(
         "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
         "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",

@@ -6,6 +6,7 @@ so every figure can be read in black and white.
 """
 
 from sdlearn.course.figures import attention as attention
+from sdlearn.course.figures import attention_diagrams as attention_diagrams
 from sdlearn.course.figures import overview as overview
 from sdlearn.course.figures import timestep as timestep
 from sdlearn.course.figures import vae as vae

@@ -79,7 +79,8 @@ def state_sources() -> Described:
     """Draw which hidden states each Stable Diffusion takes from its text encoders."""
     figure = Figure(figsize=(NARROW, 7.6), dpi=100, layout="constrained")
     ratios = {"height_ratios": (4.8, 6.9)}
-    drawn = figure.subplot_mosaic([["SD 1", "SD 2"], ["SDXL", "SDXL"]], gridspec_kw=ratios)
+    mosaic = [["SD 1", "SD 2"], ["SDXL", "SDXL"]]
+    drawn: dict[str, Axes] = figure.subplot_mosaic(mosaic, gridspec_kw=ratios)
     wide, below = drawn["SDXL"], -0.75
     for name in ("SD 1", "SD 2"):
         drawn[name].set(xlim=(-0.12, 1.3), ylim=(0.2, 5.0))

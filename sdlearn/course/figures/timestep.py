@@ -381,8 +381,8 @@ def reading_errors(
         ax.set_title(f"{count} clocks", fontsize=10)
         ax.set(xlabel="clocks read", yscale="log", xticks=range(count // 4, count + 1, count // 4))
     axes[counts[0]].set_ylabel("largest error, steps")
-    ring = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=MUTED, label="read_clocks")
-    handles = [*axes[counts[0]].get_legend_handles_labels()[0], ring]
+    sign = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=MUTED, label="read_clocks")
+    handles = [*axes[counts[0]].get_legend_handles_labels()[0], sign]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     words = f"Curves of the error of t against the number of clocks read. {'; '.join(said)}."
@@ -394,7 +394,8 @@ def clock_by_clock(embeddings: Tensor) -> list[Tensor]:
     half = embeddings.shape[1] // 2
     speeds = frequencies(2 * half)
     angles = torch.atan2(embeddings[:, half:], embeddings[:, :half])
-    t, stages = torch.zeros(len(embeddings), dtype=embeddings.dtype), []
+    t = torch.zeros(len(embeddings), dtype=embeddings.dtype)
+    stages: list[Tensor] = []
     for i in reversed(range(half)):
         turns = torch.round((t * speeds[i] - angles[:, i]) / (2 * torch.pi))
         if not stages:

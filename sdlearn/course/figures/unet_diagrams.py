@@ -4,11 +4,12 @@ Both are upright and have large letters, so that they can be read on a phone. Le
 """
 
 import io
+from collections import Counter
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sdlearn.course.figures import diagrams
 from sdlearn.course.figures.diagrams import (
@@ -144,10 +145,10 @@ def unet_diagram(config: UNetConfig, title: str, side: int) -> Described:
     per_level, widths = config.layers_per_block + 1, skip_widths(config)
     levels = range(len(depths))
     tall = [(2 * HALF if depths[i] else 1.3 * HALF) + GAP for i in levels]
-    height = 1.4 + sum(HEADING + per_level * tall[i] + 0.08 for i in levels) + 1.0
+    height = 1.68 + sum(HEADING + per_level * tall[i] + 0.08 for i in levels) + 1.0
     figure, ax = upright(height, title)
     legend(ax, config)
-    y = -1.36
+    y = -1.64
     inner = f"{config.in_channels} × {side} × {side}"
     write(ax, LEFT, y + 0.13, f"$z_t$  ({inner})")
     write(ax, RIGHT, y + 0.13, rf"$\hat\epsilon$  ({inner})")
@@ -187,18 +188,20 @@ def unet_diagram(config: UNetConfig, title: str, side: int) -> Described:
             y -= tall[i]
         ground(ax, 0.08, NARROW - 0.08, top, y + GAP / 2)
         y -= 0.08
-    draw_middle(ax, config, y, down)
+    draw_middle(ax, config, side, y, down)
     return Described(figure, unet_in_words(config, side))
 
 
 def legend(ax: Axes, config: UNetConfig) -> None:
-    """Say below the title what the two colours of arrows bring."""
+    """Say below the title what the three colours of arrows bring."""
     for y, colour, text in (
         (-0.56, TIME, f"timestep, {time_dim(config)} channels → every ResBlock"),
         (-0.84, TEXT, f"text, 77 × {config.cross_attention_dim} → every transformer"),
     ):
         arrow(ax, [(0.12, y), (0.48, y)], colour)
         write(ax, 0.58, y, text, colour, "left")
+    arrow(ax, [(0.12, -1.12), (0.48, -1.12)], MUTED, dashed=True)
+    write(ax, 0.58, -1.12, "skip connection, with its channels", MUTED, "left")
 
 
 def draw_layer(ax: Axes, x: float, y: float, depth: int, downwards: bool) -> None:
@@ -216,11 +219,13 @@ def draw_layer(ax: Axes, x: float, y: float, depth: int, downwards: bool) -> Non
         arrow(ax, [(edge + outside * 0.32, at), (edge + outside * 0.01, at)], enters)
 
 
-def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
+def draw_middle(ax: Axes, config: UNetConfig, side: int, top: float, above: float) -> None:
     """Draw the middle block below the ladder, from the left path to the right one."""
+    size = smallest(config, side)
     y, h, depth = top - 0.53, 1.3 * HALF, config.transformer_depth[-1]
     ground(ax, 0.08, NARROW - 0.08, top, top - 0.92)
-    ax.text(NARROW / 2, top - 0.2, "middle block", ha="center", va="center", fontsize=10,
+    text = f"middle block: {size} × {size}, {config.block_out_channels[-1]} channels"
+    ax.text(NARROW / 2, top - 0.2, text, ha="center", va="center", fontsize=9.5,
             fontweight="bold")  # fmt: skip
     for x, way in ((LEFT, [above, y + h / 2]), (RIGHT, [y + h / 2, above])):
         arrow(ax, [(x, at) for at in way])
@@ -236,12 +241,23 @@ def draw_middle(ax: Axes, config: UNetConfig, top: float, above: float) -> None:
     arrow(ax, [(NARROW / 2, y - 0.36), (NARROW / 2, y - h / 2)], TEXT)
 
 
+def smallest(config: UNetConfig, side: int) -> int:
+    """Return the height and width of the smallest map."""
+    return -(-side // 2 ** (len(config.block_out_channels) - 1))
+
+
 def few_colours(drawn: Described, colours: int = 32) -> Described:
-    """Turn a diagram into an image of its most frequent colours, which takes less room."""
+    """Turn a diagram into an image of its most frequent colours, which takes less room.
+
+    The colours of arrows and text are kept even if others are more frequent.
+    """
     image = Image.open(io.BytesIO(png(drawn.figure))).convert("RGB")
-    counts = sorted(image.getcolors(image.width * image.height), reverse=True)[:colours]
+    counts = Counter(zip(*(channel.tobytes() for channel in image.split()), strict=True))
+    kept = [ImageColor.getrgb(colour) for colour in (INK, MUTED, TIME, TEXT)]
+    frequent = [colour for colour, _ in counts.most_common(colours)]
+    chosen = list(dict.fromkeys([*kept, *frequent]))[:colours]
     palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _, colour in counts for value in colour])
+    palette.putpalette([value for colour in chosen for value in colour])
     return Described(image.quantize(palette=palette, dither=Image.Dither.NONE), drawn.words)
 
 
@@ -263,9 +279,10 @@ def unet_in_words(config: UNetConfig, side: int) -> str:
     return (
         "A diagram in the form of a ladder. On the left the latent goes down through a convolution "
         f"and the levels, with a downsampling between two of them. {'. '.join(rows)}. At the "
-        "bottom the middle block, ResBlock, transformer, ResBlock, leads to the right, where the "
-        "path goes up through the levels, with an upsampling between two of them, and ends in a "
-        f"norm, a SiLU and a convolution, which gives the predicted noise. {len(skips)} dashed "
-        f"skip connections are the rungs, {layers + 1} on each level. An arrow for the timestep "
-        "enters every ResBlock, and one for the text every transformer."
+        f"bottom the middle block, at {smallest(config, side)} × {smallest(config, side)} with "
+        f"{widths[-1]} channels, consists of a ResBlock, a transformer and a ResBlock and leads to "
+        "the right, where the path goes up through the levels, with an upsampling between two of "
+        "them, and ends in a norm, a SiLU and a convolution, which gives the predicted noise. "
+        f"{len(skips)} dashed skip connections are the rungs, {layers + 1} on each level. An arrow "
+        "for the timestep enters every ResBlock, and one for the text every transformer."
     )

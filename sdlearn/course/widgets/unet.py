@@ -10,13 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from sdlearn.course.figures.images import grid, img, png
-from sdlearn.course.figures.unet import (
-    BlockTrace,
-    channel_image,
-    describe_block,
-    most_varying_channels,
-    u_shape,
-)
+from sdlearn.course.figures.unet import BlockTrace, describe_block, u_shape
+from sdlearn.course.figures.unet_charts import channel_image, most_varying_channels
 from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 
 TITLES = {
