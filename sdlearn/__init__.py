@@ -20,6 +20,7 @@ The chapters, in reading order:
     guidance.py      classifier-free guidance, and what the U-Net's output means
     pipeline.py      text to image: all parts put together
     inpainting.py    images to begin from, and masks that say what to repaint
+    editing.py       the noise of an image, one word of a prompt changed
     controlnet.py    a second image, such as edges or a pose, steers the U-Net
     versions.py      Stable Diffusion 1.4 to XL and the storybook model, a specification each
 

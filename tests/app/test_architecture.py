@@ -43,6 +43,7 @@ EXCEPTIONS = {
     ("training", "utils.metrics_file"): "and so do its metrics",
     ("training", "utils.run_limits"): "limits are checked before the first step",
     ("pipeline", "utils"): "what a caller hands in is checked there, and the device picked",
+    ("editing", "utils"): "it checks what a caller hands in as the pipeline does",
     ("utils.pipeline_inputs", "chapters"): "the first half of pipeline: it checks for all chapters",
     ("utils.sampling_checks", "chapters"): "pipeline_inputs' checks that need no weights",
     ("utils.png_metadata", "pipeline"): "the settings in a file are drawn again by the pipeline",
