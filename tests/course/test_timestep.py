@@ -199,7 +199,9 @@ def test_rows_of_images_say_the_prompts_and_enlarge_details():
 
 def test_bars_of_frequencies_have_their_values():
     titles = "error", "loss"
-    drawn = timestep_encodings.frequency_needs("abc", [0.5, 0.4, 0.1], [0, 0.1, 0.6], (2, 0.9, 0.2), titles)
+    drawn = timestep_encodings.frequency_needs(
+        "abc", [0.5, 0.4, 0.1], [0, 0.1, 0.6], (2, 0.9, 0.2), titles
+    )
     for ax, title, values in zip(
         drawn.figure.axes, titles, ([0.5, 0.4, 0.1], [0, 0.1, 0.6]), strict=True
     ):
@@ -217,7 +219,9 @@ def test_each_clock_makes_the_time_more_precise():
     assert len(errors) == 4
     assert all(a > 3 * b for a, b in pairwise(errors))
     assert errors[-1] < 0.01
-    drawn = timestep_encodings.reading_errors(times, {(4, "two"): rounded}, {(4, "two"): times + 5}, "Title")
+    drawn = timestep_encodings.reading_errors(
+        times, {(4, "two"): rounded}, {(4, "two"): times + 5}, "Title"
+    )
     assert list(drawn.figure.axes[0].lines[0].get_ydata()) == errors
     assert "5 from read_clocks" in drawn.words
 
