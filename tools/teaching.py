@@ -23,13 +23,13 @@ PAGE = ROOT / "notebooks" / "teaching.md"
 # CPU time of each notebook with one thread, in seconds of the reference machine, from the table at
 # the end of `python lab.py test notebooks` (tools/nbwatch.py).
 MEASURED = {
-    "00": 49.4,
-    "01": 15.8,
-    "02": 30.6,
-    "03": 36.9,
-    "04": 48.2,
-    "05": 47.9,
-    "06": 50.0,
+    "00": 47.6,
+    "01": 19.1,
+    "02": 39.0,
+    "03": 36.8,
+    "04": 43.4,
+    "05": 54.3,
+    "06": 49.5,
     "07": 63.5,
     "08": 222.8,
     "09": 108.2,
