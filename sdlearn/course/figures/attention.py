@@ -1,4 +1,4 @@
-"""Figures of attention: its matrices, its cost, the transformer block, and attention maps."""
+"""Figures of attention: its cost, the softmax's slopes, masked tokens, and attention maps."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 01: what latents save, linear codes of patches, and reconstructions."""
+"""Figures of notebook 01: the two stages, linear codes of patches, and reconstructions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Figures of the text encoder: tokens, changed embeddings, similarities, captioned images."""
+"""Figures of the text encoder: tokens, changed embeddings, hard negatives."""
 
 from collections.abc import Collection, Mapping, Sequence
 

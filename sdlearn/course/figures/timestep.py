@@ -1,4 +1,4 @@
-"""Figures of the timestep embedding: its path, its frequencies as clocks, maps and curves."""
+"""Figures of the timestep embedding: its path, maps of vectors, errors, and rows of images."""
 
 from collections.abc import Mapping, Sequence
 
