@@ -158,7 +158,11 @@ def test_fits_show_the_target_the_network_and_the_trained_timesteps():
         assert list(ax.lines[1].get_ydata()) == fitted[curve, name][first : last + 1].tolist()
     assert "down, b: RMS error 0.00 at trained timesteps and 1.00 between them" in drawn.words
     (legend,) = drawn.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["target", "network", "trained"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "target",
+        "network",
+        "trained timesteps",
+    ]
 
 
 @pytest.mark.parametrize(

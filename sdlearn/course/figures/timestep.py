@@ -209,7 +209,7 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     """
     figure = Figure(figsize=(NARROW, 4.2), dpi=110, layout="constrained")
     ax = figure.subplots()
-    ax.set(title="Error of the noise prediction for each input")
+    ax.set_title("Error of the noise prediction,\nwith the true timestep and with each replacement")
     ax.set(xlabel="true timestep", ylabel="mean squared error")
     colours = (INK, BLUE, VERMILION, PURPLE, ORANGE)
     dashes = "-", "--", "-.", ":", (0, (6, 1.5))

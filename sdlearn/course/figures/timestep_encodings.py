@@ -48,7 +48,7 @@ def fits(
         title: Of the figure.
     """
     inputs = list(dict.fromkeys(name for _, name in fitted))
-    figure = Figure(figsize=(NARROW, 1.2 + 1.5 * len(inputs)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.6, 1 + len(inputs)), dpi=110, layout="constrained")
     axes = figure.subplots(len(inputs), len(targets), sharex="col", sharey="col", squeeze=False)
     said = []
     for (curve, target), column in zip(targets.items(), axes.T, strict=True):
@@ -60,7 +60,7 @@ def fits(
             ax.plot(times, target[t], color=tint(BLUE, 0.3), lw=5, label="target")
             ax.plot(times, values, color=VERMILION, lw=1.3, label="network")
             ax.plot(times[dots], target[t][dots], "o", color=INK, mfc="white", ms=3.5,
-                    label="trained")  # fmt: skip
+                    label="trained timesteps")  # fmt: skip
             off = values - target[t]
             said.append(
                 f"{curve}, {name}: RMS error {rms(off, dots):.2f} at trained timesteps and "
@@ -127,7 +127,7 @@ def frequency_needs(
         shares = "; ".join(f"{g}: {x}" for g, x in zip(groups, texts, strict=False))
         said.append(f"{title}: {shares}; the first {count} together: {texts[-1]}")
     axes[1].set_xticks(range(len(groups)), groups)
-    axes[1].set_xlabel("frequencies i, and their turns in 1000 steps")
+    axes[1].set_xlabel("frequency i of the storybook model's 64, and turns in 1000 steps")
     lines = " ".join(". ".join(said).replace("\n", ", ").split())
     return Described(figure, f"Bars for {len(groups)} groups of frequencies. {lines}.")
 
