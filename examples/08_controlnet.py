@@ -1,4 +1,4 @@
-"""A ControlNet on the storybook: at first it changes nothing, after ten steps it does.
+"""A ControlNet on the storybook: at first it changes nothing, after twenty steps it does.
 
 python examples/08_controlnet.py [FOLDER]
 
@@ -28,8 +28,8 @@ image, hint = as_images("drawn", drawn, "RGB", (64, 64), 8).split(1)  # (1, 3, 6
 z_0, context = sd.vae.to_latent(2 * image - 1), sd.text([prompt]).context
 controlled = unet_with(sd.unet, None, [(controlnet, hint, 1.0)])
 optimizer = torch.optim.AdamW(controlnet.parameters())
-for step in range(11):
-    if step in (0, 10):
+for step in range(21):
+    if step in (0, 20):
         with_hint = sd.text_to_image(prompt, control=(controlnet, drawn[1]), progress=False)[0]
         with_hint.save(folder / f"{'trained' if step else 'untrained'}.png")
     t, eps = torch.randint(0, 1000, (1,)), torch.randn(z_0.shape)

@@ -16,19 +16,26 @@ The chapters, in reading order:
     unet.py          the U-Net, which predicts the noise in a latent
     schedule.py      the noise schedule, and the points that a sampler visits
     training.py      the diffusion loss, an average of the weights, the training loop
+    distributed.py   the same training in several processes, each with its share of the batch
+    sharding.py      weights divided among the processes, for networks too large for one device
     samplers.py      from noise to a clean latent: DDPM, DDIM, PLMS, Heun, DPM-Solver++ and others
     guidance.py      classifier-free guidance, and what the U-Net's output means
+    flow.py          rectified flow: straight paths, and the network read as a velocity
     pipeline.py      text to image: all parts put together
     inpainting.py    images to begin from, and masks that say what to repaint
     editing.py       the noise of an image, one word of a prompt changed
     controlnet.py    a second image, such as edges or a pose, steers the U-Net
+    lora.py          low-rank adapters: a small trained change of a large network
+    lora_layers.py   the layers that can have one
+    lora_merging.py  adapters merged into weights, extracted from them, stacked
+    textual_inversion.py  a new word, whose vectors are all that is trained
     versions.py      Stable Diffusion 1.4 to XL and the storybook model, a specification each
 
 Below them:
 
     weights/         published weight files, read and written
     utils/           checks of input, checkpoints, devices, settings stored in a PNG file
-    storybook/       the drawn world that the small model is trained on
+    storybook/       the drawn dataset that the small model is trained on
     recipes/         how each trained part of the storybook model is trained
     evaluation/      how good a model is: the judge, caption accuracy, the model card
     course/          checks, hints, quizzes, figures and widgets for the notebooks
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     from .clip import CLIPTextConfig as CLIPTextConfig
     from .clip import CLIPTextEncoder as CLIPTextEncoder
     from .controlnet import ControlNet as ControlNet
+    from .lora import Adapter as Adapter
     from .pipeline import StableDiffusion as StableDiffusion
     from .schedule import NoiseSchedule as NoiseSchedule
     from .text import Conditioning as Conditioning
@@ -76,6 +84,7 @@ _HOME = {
     "StableDiffusion": "pipeline",
     "Sampling": "utils.sampling",
     "ControlNet": "controlnet",
+    "Adapter": "lora",
     "ModelSpec": "versions",
     "SPECS": "versions",
 }

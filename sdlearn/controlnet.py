@@ -2,9 +2,9 @@
 
 A ControlNet is a trainable copy of the U-Net's downsampling path and middle block that also
 receives the hint. Its outputs go through zero convolutions, 1x1 convolutions that start at zero,
-and are added to the U-Net's skip connections and to the output of its middle block. At first
-nothing changes, and training learns what to add (Zhang et al., arXiv:2302.05543). Modules have the
-names used in the published files.
+and are added to the U-Net's skip connections and to the output of its middle block. At first the
+U-Net's output is unchanged; training teaches the ControlNet what to add (Zhang et al.,
+arXiv:2302.05543). Modules have the names used in the published files.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 # for the middle block.
 Residuals = tuple[list[Tensor], Tensor]
 
-# Entries of UNetConfig in which a ControlNet and its U-Net must agree.
-MUST_AGREE = (
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "cross_attention_dim",
-    "added_dim",
-    "added_time_dim",
-)
-
 
 def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
     """Set the weights and the bias of a convolution to zero, in place, and return it.
@@ -53,8 +43,8 @@ class HintEncoder(nn.Module):
     """Convolutions that encode the hint in the shape of the output of the U-Net's conv_in.
 
     Args:
-        channels: Each entry after the first halves height and width. The published 16, 32, 96, 256
-            do so three times, like the autoencoder.
+        channels: Channels of the layers. Each entry after the first halves height and width; the
+            published 16, 32, 96, 256 do so three times, like the autoencoder.
         width: Output channels.
     """
 
@@ -73,6 +63,24 @@ class HintEncoder(nn.Module):
         for conv in self.blocks:
             h = F.silu(conv(h))
         return self.conv_out(h)
+
+
+def keep_signal(encoder: HintEncoder) -> HintEncoder:
+    """Initialise a hint encoder, in place, so that its layers preserve the hint's variance.
+
+    With weights of standard deviation 1.7 / sqrt(fan-in), a signal that goes through SiLU and a
+    convolution keeps its standard deviation. With PyTorch's default, a third of that, the hint
+    reaches the last layer more than a hundred times weaker, and training has to amplify it first.
+    The zero convolution at the end stays zero.
+
+    Returns:
+        The same encoder.
+    """
+    for conv in (encoder.conv_in, *encoder.blocks):
+        assert isinstance(conv, nn.Conv2d)
+        nn.init.normal_(conv.weight, std=1.7 / conv.weight[0].numel() ** 0.5)
+        nn.init.zeros_(conv.get_parameter("bias"))
+    return encoder
 
 
 class ControlNet(UNetEncoder):
@@ -124,7 +132,8 @@ class ControlNet(UNetEncoder):
             context: As in `UNet.forward`.
             hint: RGB, (b, 3, 8h, 8w), or (1, 3, 8h, 8w) for the whole batch, in [0, 1], unlike the
                 autoencoder's images in [-1, 1].
-            scale: Factor of the residuals, 0 is off: one for all, or one for each, the middle last.
+            scale: Factor of the residuals; 0 is off. One number for all, or one for each residual,
+                the middle block's last.
             added: As in `UNet.forward`.
 
         Returns:
@@ -148,7 +157,7 @@ class ControlNet(UNetEncoder):
         return residuals[:-1], residuals[-1]
 
     def per_residual_scales(self, scale: float | Sequence[float]) -> Sequence[float]:
-        """One scale for each residual, the middle last."""
+        """One scale for each residual, the middle block's last."""
         n = len(self.controlnet_down_blocks) + 1
         scales = scale if isinstance(scale, Sequence) else [scale] * n
         if len(scales) != n:
@@ -157,22 +166,6 @@ class ControlNet(UNetEncoder):
                 f"{n} residuals"
             )
         return scales
-
-    def check_fits(self, unet: UNet) -> None:
-        """Raise ValueError if the residuals cannot be added to this U-Net's feature maps."""
-        for name in MUST_AGREE:
-            ours, theirs = getattr(self.config, name), getattr(unet.config, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"the ControlNet is for another U-Net: its {name} is {ours}, here it is "
-                    f"{theirs}"
-                )
-        own, other = self.conv_in.weight, unet.conv_in.weight
-        if (own.device, own.dtype) != (other.device, other.dtype):
-            raise ValueError(
-                f"the ControlNet is {own.dtype} on {own.device}, but the U-Net is {other.dtype} "
-                f"on {other.device}; convert one with controlnet.to(device, dtype)"
-            )
 
     # -------------------------------------------------------------------------- create, read, write
 
@@ -190,6 +183,7 @@ class ControlNet(UNetEncoder):
             raise ValueError(f"unet is a {type(unet).__name__}; it must be a UNet, such as sd.unet")
         conv_in = unet.conv_in.weight
         controlnet = cls(unet.config, hint_channels).to(conv_in.device, conv_in.dtype)
+        keep_signal(controlnet.controlnet_cond_embedding)
         state = controlnet.state_dict()
         copied = {key: value for key, value in unet.state_dict().items() if key in state}
         copied["conv_in.weight"] = conv_in[:, : unet.config.out_channels]  # z comes first
@@ -211,9 +205,9 @@ class ControlNet(UNetEncoder):
                 hub, "organisation/name", which is downloaded once; or a .safetensors or pickle
                 file such as control_v11p_sd15_canny.pth, in the diffusers or the original layout.
             dtype: Type of the weights in memory, whatever their type in the file.
-            spec: The system that a file is for, or its name in SPECS, if the shapes in the file
-                fit several; only for a file.
-            variant: The variant of the weights, such as "fp16"; only for a folder.
+            spec: Only for a file: the system that it belongs to, or its name in SPECS. Needed if
+                the shapes in the file fit several systems.
+            variant: Only for a folder: the variant of the weights, such as "fp16".
 
         Raises:
             FileNotFoundError, ValueError: If it cannot be read.
@@ -221,6 +215,18 @@ class ControlNet(UNetEncoder):
         from sdlearn.weights.controlnet_files import load_controlnet
 
         return load_controlnet(cls, source, dtype, spec, variant)
+
+    @classmethod
+    def storybook(
+        cls, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+    ) -> Self:
+        """The ControlNet of the storybook model, for edges, depth, poses and segmentation.
+
+        For the arguments see `StableDiffusion.storybook`.
+        """
+        from sdlearn.weights.storybook_models import read_storybook_controlnet
+
+        return read_storybook_controlnet(cls, dtype, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder in the published layout; dtype None keeps the module's."""
@@ -245,8 +251,8 @@ def unet_with(
 ) -> Callable[..., Tensor]:
     """A function with the U-Net's signature that adds extra input channels and ControlNets.
 
-    A batch of 2b, as in classifier-free guidance, receives channels and hints twice. The residuals
-    of a ControlNet with `global_pool` are added to the conditional half only, as in diffusers.
+    For a batch of 2b, as in classifier-free guidance, channels and hints are repeated. As in
+    diffusers, a ControlNet with `global_pool` adds its residuals to the conditional half only.
 
     Args:
         unet: The U-Net; returned unchanged if there is nothing to add.
@@ -275,7 +281,7 @@ def unet_with(
 
 
 def guess_mode_scales(n: int) -> list[float]:
-    """The n scales of guess mode: 1 for the middle, and a factor of 0.825 less for each skip above.
+    """The n scales of guess mode: 1 for the middle block, times 0.825 for each skip above it.
 
     Guess mode generates images from the hint without a prompt. The published code uses
     0.825 ** (12 - i) for the 13 residuals of Stable Diffusion 1, and no residuals for the
@@ -299,7 +305,7 @@ def check_hint(hint: Tensor, z: Tensor, factor: int) -> None:
     if hint.is_meta:
         return
     low, high = (float(x) for x in hint.aminmax())
-    if not (low >= 0 and high <= 1):  # refuses NaN, too
+    if not (low >= 0 and high <= 1):  # also refuses NaN
         raise ValueError(
             f"hint runs from {low:.4g} to {high:.4g}; its values must be in [0, 1]: divide bytes "
             "by 255, or take (x + 1) / 2 of an image in [-1, 1]"

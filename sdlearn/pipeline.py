@@ -5,24 +5,25 @@ noise to a clean latent, and the autoencoder turns that into an image. `trajecto
 state on the way; `text_to_image` runs to the end and decodes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, Unpack, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sdlearn.controlnet import unet_with
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.inpainting import initial_latent, replace_known, restore_known
+from sdlearn.lora import Adapter, Attachment, detach_all
 from sdlearn.samplers import State, checked, get_sampler
 from sdlearn.schedule import NoiseSchedule, Point, Spacing
 from sdlearn.text import TextEncoder
 from sdlearn.unet import UNet
 from sdlearn.utils import images
 from sdlearn.utils import pipeline_inputs as inputs
-from sdlearn.utils.device import check_device, check_dtype
+from sdlearn.utils.device import check_device
 from sdlearn.utils.images import ImageList, Images
 from sdlearn.utils.pipeline_inputs import Options, Output, Request, prepare
 from sdlearn.utils.sampling import Sampling
@@ -36,12 +37,7 @@ class StableDiffusion:
     """A text-to-image model: a U-Net, an autoencoder, a text encoder and their specification."""
 
     def __init__(self, unet: UNet, vae: VAE, text: TextEncoder, spec: ModelSpec) -> None:
-        self.unet = unet
-        self.vae = vae
-        self.text = text
-        self.spec = spec
-
-    # ----------------------------------------------------------------------- loading and saving
+        self.unet, self.vae, self.text, self.spec = unet, vae, text, spec
 
     @classmethod
     def from_pretrained(
@@ -60,37 +56,39 @@ class StableDiffusion:
             dtype: None for float32, whatever the files hold.
             device: None for a GPU or Apple device where there is one, else the CPU.
             spec, tokenizer: For a file only, see weights.single_file.read_single_file.
-            variant: The variant of a folder's weights, such as "fp16", see
-                weights.weight_names.pick_weights.
+            variant: Of a folder's weights, such as "fp16", see weights.weight_names.pick_weights.
 
         Raises:
             FileNotFoundError, ValueError: In one sentence, for what cannot be read.
         """
         from sdlearn.weights.single_file import read_system
 
-        place, number_type, chosen = check_place(source), check_dtype(dtype), check_device(device)
-        words = None if tokenizer is None else check_place(tokenizer, "tokenizer")
-        own, unet, vae, text = read_system(place, number_type, spec, words, variant)
+        chosen = check_device(device)
+        own, unet, vae, text = read_system(source, dtype, spec, tokenizer, variant)
         for module in (unet, vae, text):
             module.to(chosen).eval().requires_grad_(False)
         return cls(unet, vae, text, own)
 
     @classmethod
     def storybook(
-        cls, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        cls,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        inpaint: bool = False,
+        few_steps: bool = False,
     ) -> Self:
-        """The small model that comes with this package, in a clone and in an installed wheel."""
-        from sdlearn.utils.resources import data_folder
+        """The model in this package; or its U-Net for inpainting, or the one for four steps."""
+        from sdlearn.weights.storybook_models import read_storybook
 
-        return cls.from_pretrained(data_folder("storybook"), dtype, device)
+        return read_storybook(cls, dtype, device, inpaint, few_steps)
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, max_bytes: int | None = None
     ) -> None:
-        """Write the model as a folder in the published layout, which diffusers reads, too.
+        """Write the model, without adapters, as a folder in the published layout.
 
         Args:
-            folder: Made if it is not there.
+            folder: Made if it is not there. diffusers reads it, too.
             dtype: Of the files, None for the modules' own.
             max_bytes: Larger files are split into shards.
         """
@@ -99,7 +97,42 @@ class StableDiffusion:
         place = Path(check_place(folder, "folder"))
         write_folder(place, self.spec, self.unet, self.vae, self.text, dtype, max_bytes)
 
-    # ------------------------------------------------------------------------------- properties
+    def load_adapter(self, source: str | Path, scale: float = 1.0) -> Attachment:
+        """Attach a LoRA file, folder or hub id; see weights.adapter_files.load_adapter."""
+        from sdlearn.weights.adapter_files import load_adapter
+
+        return load_adapter(self.adaptable, source, scale)
+
+    def unload_adapters(self) -> None:
+        """Detach every adapter; the model is then what it was, to the bit."""
+        detach_all(*self.adaptable.values())
+
+    def save_adapter(
+        self, path: str | Path, adapter: Adapter | Mapping[str, Adapter],
+        layout: Literal["peft", "kohya"] = "peft", dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        """Write an adapter of the U-Net or of several parts, see weights.adapter_saving."""
+        from sdlearn.weights.adapter_saving import save_adapter
+
+        save_adapter(self.adaptable, path, adapter, layout, dtype)
+
+    def load_embedding(self, source: str | Path, word: str | None = None) -> str:
+        """Learn a word from a textual-inversion file; see weights.embedding_files. Returns it."""
+        from sdlearn.weights.embedding_files import load_embedding
+
+        return load_embedding(self.text, source, word)
+
+    def save_embedding(self, path: str | Path, word: str, dtype: torch.dtype | None = None) -> None:
+        """Write a learnt word, see weights.embedding_files."""
+        from sdlearn.weights.embedding_files import save_embedding
+
+        save_embedding(self.text, path, word, dtype)
+
+    @property
+    def adaptable(self) -> dict[str, nn.Module]:
+        """What adapters are for: "unet", "text_encoder" and SDXL's "text_encoder_2"."""
+        names = ("text_encoder", "text_encoder_2")
+        return {"unet": self.unet, **dict(zip(names, self.text.encoders, strict=False))}
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -126,20 +159,12 @@ class StableDiffusion:
         return resolve(sampling, self.spec)
 
     def path(
-        self,
-        steps: int | None = None,
-        sampler: str | None = None,
-        spacing: Spacing | None = None,
-        sigmas: str | None = None,
-    ) -> list[Point]:
-        """The points that a sampler visits with this model, see NoiseSchedule.path.
-
-        None stands for the specification's own.
-        """
+        self, steps: int | None = None, sampler: str | None = None,
+        spacing: Spacing | None = None, sigmas: str | None = None,
+    ) -> list[Point]:  # fmt: skip
+        """The points that a sampler visits, see NoiseSchedule.path; None is the spec's own."""
         asked = self.resolve(Sampling(steps=steps, sampler=sampler, sigmas=sigmas))
         return sampler_path(asked, self.spec, spacing)
-
-    # ---------------------------------------------------------------------------- making images
 
     def trajectory(
         self,
@@ -157,8 +182,7 @@ class StableDiffusion:
         Args:
             prompt: One, or a list of them.
             image: Where to start from: PIL, or a Tensor (b, 3, H, W) in [0, 1]; one for all prompts
-                or one for each. It gets the noise that belongs to the last strength * steps of the
-                path, and only those are run.
+                or one for each. It gets the noise of the last strength * steps of the path.
             mask: White, or 1, where the image is repainted, see inpainting.
             strength: 0 … 1.
             **options: negative_prompt, noise, control, control_scale and sizes, see
@@ -207,24 +231,16 @@ class StableDiffusion:
     def text_to_image(self, prompt: str | list[str], *, output: Literal["latent"],
         progress: bool = ..., **options: Unpack[Options]) -> Tensor: ...  # fmt: skip
     def text_to_image(
-        self,
-        prompt: str | list[str],
-        *,
-        output: Output = "image",
-        progress: bool = True,
+        self, prompt: str | list[str], *, output: Output = "image", progress: bool = True,
         **options: Unpack[Options],
-    ) -> ImageList | Tensor:
-        """Images of the prompts, the n of the first prompt first.
+    ) -> ImageList | Tensor:  # fmt: skip
+        """Images of the prompts, the n of the first prompt first; errors are those of `trajectory`.
 
         Args:
             prompt: One, or a list of them.
             output: "image" for PIL images, "latent" for the clean latents (b, c, h, w).
             progress: Whether to show a progress bar.
-            **options: negative_prompt, steps, guidance_scale, sampler, seed, height, width, n,
-                noise, control, control_scale, sizes and all else that `trajectory` takes.
-
-        Raises:
-            ValueError, FloatingPointError: As `trajectory`.
+            **options: negative_prompt, steps, seed and all else that `trajectory` takes.
         """
         return self.run(output, progress, self.request(prompt, options))
 
@@ -237,15 +253,9 @@ class StableDiffusion:
         output: Literal["latent"], progress: bool = ...,
         **options: Unpack[Options]) -> Tensor: ...  # fmt: skip
     def image_to_image(
-        self,
-        prompt: str | list[str],
-        image: Images,
-        *,
-        strength: float = 0.6,
-        output: Output = "image",
-        progress: bool = True,
-        **options: Unpack[Options],
-    ) -> ImageList | Tensor:
+        self, prompt: str | list[str], image: Images, *, strength: float = 0.6,
+        output: Output = "image", progress: bool = True, **options: Unpack[Options],
+    ) -> ImageList | Tensor:  # fmt: skip
         """Images of the prompts that begin from an image (SDEdit, arXiv:2108.01073).
 
         Args:
@@ -254,9 +264,6 @@ class StableDiffusion:
             image: PIL, a list of them, or a Tensor (b, 3, H, W) in [0, 1].
             strength: 0 … 1, the fraction of the path that is run. 0 gives the image back as the
                 autoencoder reconstructs it, 1 keeps next to nothing.
-
-        Raises:
-            ValueError, FloatingPointError: As `trajectory`.
         """
         start = inputs.need_image("image", image)
         return self.run(output, progress, self.request(prompt, options, start, None, strength))
@@ -289,9 +296,6 @@ class StableDiffusion:
             prompt, image, output, progress, **options: As in `image_to_image`.
             mask: Like `image`, of one channel; white, or at least 0.5, where to repaint.
             strength: 0 … 1; at 1 nothing is left of what the white region showed.
-
-        Raises:
-            ValueError, FloatingPointError: As `trajectory`.
         """
         start, repaint = inputs.need_image("image", image), inputs.need_image("mask", mask)
         want = self.request(prompt, options, start, repaint, strength)
@@ -311,10 +315,4 @@ class StableDiffusion:
     def to_images(self, z: Tensor) -> ImageList:
         """Clean latents (b, c, h, w) -> b images. Raises FloatingPointError for NaN."""
         inputs.check_latents(z, self.vae.config.latent_channels)
-        # Decoding needs far more memory than denoising: at most one image of 512² at a time.
-        at_once = max(1, 64**2 // (z.shape[-1] * z.shape[-2]))
-        z = z.to(self.device, self.vae.dtype)
-        x = torch.cat([self.vae.to_image(part) for part in z.split(at_once)])
-        if not x.isfinite().all():
-            raise FloatingPointError("the autoencoder's image is not finite; use float32")
-        return images.to_pil(x)
+        return images.decoded(self.vae.to_image, z.to(self.device, self.vae.dtype))

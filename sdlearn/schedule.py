@@ -76,8 +76,8 @@ class NoiseSchedule:
             2023, algorithm 1). This needs a network that predicts velocity, and trailing spacing.
 
     Raises:
-        ValueError: For an unknown kind, a table of no or more than a million entries, and a beta
-            outside 0 … 1.
+        ValueError: For an unknown kind, a table with no entries or more than a million, or a beta
+            that is not between 0 and 1.
     """
 
     num_steps: int = 1000
@@ -146,7 +146,7 @@ class NoiseSchedule:
         try:
             t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
             inside = bool(((t >= 0) & (t <= self.num_steps - 1)).all())
-        except (TypeError, RuntimeError) as error:  # no numbers, or a tensor without values
+        except (TypeError, RuntimeError) as error:  # not numbers, or a tensor without values
             given = type(t).__name__
             raise ValueError(
                 f"t is a {given}; it must be a number or a Tensor of numbers"
@@ -186,11 +186,11 @@ class NoiseSchedule:
             rounded: Whether "linspace" is rounded to whole timesteps.
 
         Raises:
-            ValueError: For steps outside 1 … num_steps and for an unknown spacing.
+            ValueError: For steps outside 1 … num_steps, or an unknown spacing.
         """
         try:
             steps = index("" if isinstance(steps, bool) else steps)  # type: ignore[arg-type]
-        except (TypeError, RuntimeError):  # such as of a float, or of a Tensor of several
+        except (TypeError, RuntimeError):  # a float, or a Tensor with several elements
             raise ValueError(f"steps is {reprlib.repr(steps)}; it must be a whole number") from None
         if not 1 <= steps <= self.num_steps:
             raise ValueError(f"steps is {reprlib.repr(steps)}; it must lie in 1 … {self.num_steps}")
@@ -228,7 +228,7 @@ class NoiseSchedule:
             spacing: As in `timesteps`.
             final_sigma: Where the path ends. "min" is the table's smallest noise level, alphabar_0,
                 with t = 0, as in Stable Diffusion's published DDIM (its set_alpha_to_one is false).
-                "zero" is alpha = 1 and sigma = 0 with t = -1, one before the table, as in DDPM.
+                "zero" is alpha = 1 and sigma = 0 with t = -1, before the table, as in DDPM.
             steps_offset: As in `timesteps`.
             sigmas: The noise levels sigma / alpha of the other points. "table": those at the
                 timesteps. "karras": evenly spaced in the seventh root (Karras et al. 2022, eq. 5),
@@ -288,8 +288,8 @@ class NoiseSchedule:
 
         Args:
             sigmas: Noise levels sigma / alpha, (n,).
-            rounded: Whether to round the timesteps. They are those at which the table has these
-                noise levels, interpolated linearly in log(sigma / alpha).
+            rounded: Whether to round the timesteps, which are interpolated linearly in
+                log(sigma / alpha) from those of the table.
         """
         table = self.sigmas.log().numpy()
         times = np.interp(sigmas.log().numpy(), table, np.arange(self.num_steps))

@@ -4,13 +4,12 @@ The loop, `train`, is a generator. It takes a `TrainingJob` (networks, their opt
 function that does one step) and yields the metrics of every step. All random numbers of step k come
 from a generator seeded with (seed, k), so the batch is a function of the step. A run that was
 killed and resumed from its last checkpoint therefore ends with exactly the weights of an
-uninterrupted run.
+uninterrupted run. Several processes share the batch as `sdlearn.distributed` describes.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,20 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from sdlearn import distributed
 from sdlearn.schedule import NoiseSchedule, prediction_type
-from sdlearn.utils.atomic_files import atomic_write, sync_file
-from sdlearn.utils.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from sdlearn.utils.atomic_files import sync_file
+from sdlearn.utils.checkpoint import checkpoints, load_checkpoint, save_checkpoint, take_part
 from sdlearn.utils.metrics_file import append_metrics, truncate_metrics
 from sdlearn.utils.run_limits import RunLimits
+from sdlearn.utils.sample_files import save_samples
+from sdlearn.utils.sharded_tensors import local, whole
 
 Metrics = dict[str, float]
 N = TypeVar("N", bound=nn.Module)
+UNSCALED = GradScaler("cpu", enabled=False)  # passes everything on as it is
 
 
 class TrainingDiverged(RuntimeError):
@@ -109,9 +113,8 @@ class EMA(Generic[N]):
     def update(self, network: nn.Module, step: int) -> None:
         """Set average = decay * average + (1 - decay) * weights after step `step`, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = [*self.module.parameters()]
-        weights: list[Tensor] = [*network.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        own = [[local(p) for p in net.parameters()] for net in (self.module, network)]
+        torch._foreach_lerp_(own[0], own[1], 1 - decay)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.01) -> float:
@@ -122,28 +125,34 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def update(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, clip: float = 1.0) -> Tensor:
-    """One optimizer step on `loss`, with the gradients clipped to the norm `clip`.
+def update(
+    loss: Tensor | Iterable[Tensor],
+    optimizer: torch.optim.Optimizer,
+    lr: float,
+    clip: float = 1.0,
+    scaler: GradScaler = UNSCALED,
+) -> Tensor:
+    """One optimizer step on `loss`; the gradients, those of all processes, are clipped to `clip`.
+
+    Of a loss in several terms, each is computed and differentiated before the next (gradient
+    accumulation). A scaler, for float16, multiplies the loss so that small gradients do not become
+    0, and skips the step if one of them is not finite.
 
     Returns:
         The norm of the gradients before clipping, a scalar.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for term in [loss] if isinstance(loss, Tensor) else loss:
+        scaler.scale(term).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    distributed.average_gradients(parameters)
+    scaler.unscale_(optimizer)  # first, because the limit is for the gradients themselves
+    norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     return norm
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator, which initialises layers, and restore it afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set every GPU's
-        yield
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
@@ -158,15 +167,6 @@ def step_generator(
     return torch.Generator(device).manual_seed(step_seed(seed, step, stream))
 
 
-def draw_noise(
-    shape: Sequence[int], seed: int, step: int, device: torch.device, stream: int = 0
-) -> Tensor:
-    """Standard normal noise of one step, drawn on the GPU for CUDA, else on the CPU."""
-    source = "cuda" if device.type == "cuda" else "cpu"
-    generator = step_generator(seed, step, stream, source)
-    return torch.randn(*shape, generator=generator, device=source).to(device)
-
-
 # --------------------------------------------------------------------------------------- the loop
 
 
@@ -176,20 +176,22 @@ class TrainingJob:
 
     Attributes:
         networks: All networks in a checkpoint, averages included, by name.
-        optimizers: The optimizers of these networks, by name.
+        optimizers: The optimizers of these networks, and scalers that are used, by name.
         step: Does step k, from 0, which must depend on the weights and k only. Returns its losses,
-            scalars by name.
-        batch: Images in one step.
+            scalars by name; of several processes, each returns those of its rows.
+        batch: Images in one step, of all processes.
         samples: Draws a contact sheet of samples without changing random state that a step uses.
         frozen: Short hashes of the weights that are used but not trained, by name.
+        skeletons: Those of the sharded networks that are exported, see `sharding.skeleton`.
     """
 
     networks: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
+    optimizers: Mapping[str, torch.optim.Optimizer | GradScaler]
     step: Callable[[int], dict[str, Tensor]]
     batch: int
     samples: Callable[[], Image.Image] | None = None
     frozen: Mapping[str, str] = field(default_factory=dict)
+    skeletons: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def train(
@@ -207,7 +209,7 @@ def train(
     """Train until `steps` steps are done, `minutes` have passed or `should_stop()` is true.
 
     On CUDA the metrics are fetched, and yielded, twenty steps at a time, so that the GPU does not
-    wait for Python.
+    wait for Python. All processes call this; process 0 alone writes.
 
     Args:
         job: What to train.
@@ -216,7 +218,7 @@ def train(
             training ends or the caller stops iterating, but not after an exception.
         resume: Start from the newest checkpoint in the folder.
         minutes: Time limit of this run, more than 0. At least one step is done.
-        should_stop: Called before every step.
+        should_stop: Called before every step, in every process; one of them stops all.
         checkpoint_steps: Write a checkpoint every so many steps; None to go by time only.
         checkpoint_seconds: Write a checkpoint every so many seconds.
         samples_seconds: Save samples every so many seconds.
@@ -243,7 +245,9 @@ def _train(
     """The generator of `train`, whose numbers have been checked."""
     home = folder if resume else None
     done = load_checkpoint(home, job.networks, job.optimizers, limits.steps) if home else 0
+    distributed.check_same(done, f"the last checkpoint of {folder}")
     begin = on_disk = done
+    folder = folder if distributed.is_first_process() else None  # the others write nothing
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         truncate_metrics(folder / "metrics.jsonl", done)
@@ -258,11 +262,9 @@ def _train(
         now = time.monotonic()
         speed = round(job.batch * len(pending) / max(now - fetched, 1e-9), 2)
         fetched = now
-        first = done - len(pending) + 1
         rows: list[Metrics] = []
-        for step, metrics in enumerate(pending, start=first):
-            values = torch.stack([value.float() for value in metrics.values()]).tolist()
-            named = dict(zip(metrics, values, strict=True))
+        for step, metrics in enumerate(pending, start=done - len(pending) + 1):
+            named = dict(zip(metrics, torch.stack([*metrics.values()]).tolist(), strict=True))
             for name, value in named.items():
                 if not math.isfinite(value):
                     raise TrainingDiverged(f"step {step}: {name} is {value}")
@@ -278,43 +280,41 @@ def _train(
         if folder and done > on_disk:
             sync_file(folder / "metrics.jsonl")
             save_checkpoint(folder, done, job.networks, job.optimizers)
-            on_disk, saved = done, time.monotonic()
+        elif done > on_disk:
+            take_part(job.networks, job.optimizers)
+        on_disk, saved = done, time.monotonic()
+
+    def draw() -> None:
+        """Save samples; all processes draw them if each has a part of the weights only."""
+        if done and (folder or job.skeletons):
+            save_samples(job.samples, folder, done)
 
     def finish() -> list[Metrics]:
         """The remaining metrics; writes the last checkpoint."""
         rows = fetch()  # first, because it raises at a NaN, which must not be saved
         save()
-        if folder and done:
-            save_samples(job, folder, done)
+        draw()
         return rows
 
     try:
-        while done < limits.steps and not limits.should_stop():
-            if done > begin and limits.late(time.monotonic() - start):
-                break  # a run does one step at least
-            pending.append({k: v.detach() for k, v in job.step(done).items()})
+        while done < limits.steps:
+            late = done > begin and limits.late(time.monotonic() - start)  # after one step at least
+            if distributed.any_process(limits.should_stop() or late):
+                break
+            pending.append(distributed.average_metrics(job.step(done)))
             done += 1
             due = limits.checkpoint_due(done, time.monotonic() - saved)
-            show = folder is not None and time.monotonic() - drawn > limits.samples_seconds
+            show = time.monotonic() - drawn > limits.samples_seconds
+            due, show = distributed.decided_by_first(due, show)
             if due or show or len(pending) == fetch_every:
                 rows = fetch()
                 if due:
                     save()
                 yield from rows
-            if folder and show:
-                save_samples(job, folder, done)
+            if show:
+                draw()
                 drawn = time.monotonic()
     except GeneratorExit:
         finish()  # the caller stopped iterating between two steps, so the state is consistent
         raise
     yield from finish()
-
-
-def save_samples(job: TrainingJob, folder: Path, step: int) -> None:
-    """Save the job's contact sheet of samples, for example as samples/step-00001000.png."""
-    if job.samples is None:
-        return
-    (folder / "samples").mkdir(exist_ok=True)
-    path = folder / "samples" / f"step-{step:08d}.png"
-    with torch.no_grad(), atomic_write(path) as part:
-        job.samples().save(part, format="PNG")

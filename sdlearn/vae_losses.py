@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdlearn.distributed import average
+
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, summed over a latent, averaged over the batch.
@@ -117,8 +119,9 @@ def adversarial_weight(reconstruction: Tensor, adversarial: Tensor, last_weight:
         last_weight: Weight of the decoder's last layer.
 
     Returns:
-        A scalar in [0, 1e4], without gradient.
+        A scalar in [0, 1e4], without gradient, for the batch of all processes.
     """
     (g_reconstruction,) = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)
     (g_adversarial,) = torch.autograd.grad(adversarial, last_weight, retain_graph=True)
+    g_reconstruction, g_adversarial = average(g_reconstruction), average(g_adversarial)
     return (g_reconstruction.norm() / (g_adversarial.norm() + 1e-4)).clamp(0.0, 1e4)

@@ -4,6 +4,7 @@ argparse itself would print the name of a Python function ("invalid user_path va
 """
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,18 @@ def home_path(text: str) -> str:
     if text:
         path(text)
     return os.path.expanduser(text)
+
+
+def scaled_file(text: str) -> tuple[str, float]:
+    """The type of an option that takes FILE, or FILE:SCALE; the scale is 1 if it is left out."""
+    place, _, scale = text.rpartition(":")
+    try:
+        factor = float(scale) if place else 1.0
+    except ValueError:  # a colon of the name, as in C:\\style.safetensors
+        factor, place = 1.0, text
+    if not math.isfinite(factor):
+        raise argparse.ArgumentTypeError(f"the scale is {scale}; it must be a finite number")
+    return home_path(place or text), factor
 
 
 TYPES: dict[type, Callable[[str], Any]] = {

@@ -1,4 +1,4 @@
-"""`sdlearn evaluate`: measure caption accuracy, PSNR and SSIM of a model."""
+"""`sdlearn evaluate`: measure caption accuracy, Fréchet distance, PSNR and more of a model."""
 
 import argparse
 
@@ -56,6 +56,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder; without it, images go into the folder of --out or into evaluation/",
     )
     add(
+        "--against",
+        metavar="FOLDER",
+        help="a second model, drawn from the same captions and seeds: the difference of the two, "
+        "with intervals for pairs",
+    )
+    add(
+        "--clip",
+        action="store_true",
+        help="also measure the CLIP score; first trains an image encoder for the storybook's text "
+        "encoder, for about a minute",
+    )
+    add(
+        "--images",
+        type=path,
+        metavar="FOLDER",
+        help="measure the images of this folder instead of a model, against those of --real",
+    )
+    add("--real", type=path, metavar="FOLDER", help="with --images: a folder of real images")
+    add(
+        "--features",
+        choices=("inception", "judge"),
+        help="with --images: whose features are compared (default: Inception's if torch-fidelity "
+        "or torchvision has stored its weights on this machine, else the judge's)",
+    )
+    add(
         "--runs",
         type=path,
         nargs="+",
@@ -78,6 +103,11 @@ def main(args: argparse.Namespace) -> int:
         ValueError: If an argument is wrong.
         OSError: If a file cannot be read or written.
     """
+    if args.images is not None or args.real is not None or args.features is not None:
+        check_folders_alone(args)
+        from sdlearn.evaluation.own_images import evaluate_folders
+
+        return evaluate_folders(args)
     for name in ("n", "seeds"):
         check_range(f"--{name}", check_positive_int(f"--{name}", getattr(args, name)), 1, MOST)
     if args.n * args.seeds > MOST:
@@ -90,8 +120,9 @@ def main(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None:
             knobs(Sampling)[field].checked(f"--{option}", value)
-    if args.model is not None:
-        check_place(args.model, "--model")
+    for option in ("model", "against"):
+        if getattr(args, option) is not None:
+            check_place(getattr(args, option), f"--{option}")
     if args.out is not None:
         check_writable(args.out, ".json", "the results")
 
@@ -100,3 +131,24 @@ def main(args: argparse.Namespace) -> int:
     typed = {"guidance_scale": "--guidance", "steps": "--steps", "sampler": "--sampler"}
     with as_typed(typed):
         return evaluate(args)
+
+
+def check_folders_alone(args: argparse.Namespace) -> None:
+    """Check the options of a comparison of two folders of images.
+
+    Raises:
+        ValueError: If one of the folders is missing, or an option is given that only a model has.
+    """
+    if args.images is None or args.real is None:
+        missing = "--images" if args.images is None else "--real"
+        raise ValueError(f"{missing} is missing; --images and --real are given together")
+    usual = argparse.ArgumentParser()
+    add_arguments(usual)
+    kept = {"images", "real", "features", "out"}
+    for name, default in vars(usual.parse_args([])).items():
+        if name not in kept and getattr(args, name) != default:
+            raise ValueError(
+                f"--{name} is for a model; accepted beside --images and --real: --features, --out"
+            )
+    if args.out is not None:
+        check_writable(args.out, ".json", "the results")

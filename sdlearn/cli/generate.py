@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sdlearn.cli.arguments import TYPES, as_typed, path, whole
+from sdlearn.cli.arguments import TYPES, as_typed, path, scaled_file, whole
 from sdlearn.utils import memory, sampling
 from sdlearn.utils.atomic_files import check_writable
 from sdlearn.utils.resources import data_folder
@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="PLACE", help="a folder, hub id or single file (default: the storybook)")
     add("--spec", metavar="NAME", help="which system a single file holds, such as sd1.5")
+    add(
+        "--lora",
+        type=scaled_file,
+        action="append",
+        default=[],
+        metavar="FILE:SCALE",
+        help="an adapter, with a scale other than 1 after a colon; may be given several times",
+    )
     add("--tokenizer", metavar="FOLDER", help="of a single file, which holds none")
 
 
@@ -56,17 +64,23 @@ def draw(args: argparse.Namespace) -> int:
     asked, place = check(args)
     # Only now, because these imports take seconds.
     from sdlearn.pipeline import StableDiffusion
-    from sdlearn.utils.png_metadata import GenerationSettings, write_png
+    from sdlearn.utils.png_metadata import GenerationSettings, adapters_name, write_png
 
     check_against_model(asked, place)
     if args.seed == ANY_SEED:
         print(f"sdlearn: the seed is {asked.seed}", file=sys.stderr)
     sd = StableDiffusion.from_pretrained(place, spec=args.spec, tokenizer=args.tokenizer)
+    for file, scale in args.lora:
+        sd.load_adapter(file, scale)
     if sd.spec.name == "storybook":
         warn_unknown_words(args.prompt)
     resolved, negative = sd.resolve(asked), args.negative or ""
     own = [replace(resolved, seed=asked.seed + k, n=1) for k in range(asked.n)]
-    made = [GenerationSettings(args.prompt, negative, each, model=sd.spec.name) for each in own]
+    model, adapters = sd.spec.name, adapters_name(sd)
+    made = [
+        GenerationSettings(args.prompt, negative, each, model=model, adapters=adapters)
+        for each in own
+    ]
     options = asked.to_options()
     images = sd.text_to_image(args.prompt, negative_prompt=negative or None, **options)
     paths = output_files(args.out, asked.n)

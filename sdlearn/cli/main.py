@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
+from sdlearn.cli.processes import OtherProcessFailed, is_quiet, may_speak
 from sdlearn.cli.streams import (
     end_progress,
     escape_what_cannot_be_printed,
@@ -72,6 +73,8 @@ def run(argv: Sequence[str]) -> int:
         with suppress(BrokenPipeError):
             flush_stdout()
         return 141
+    except OtherProcessFailed:
+        return 2
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         return report(error)
     except RuntimeError as error:
@@ -90,8 +93,11 @@ def report(error: Exception) -> int:
         message = f"{place_of(error)}: {one_line(error.strerror)}"
     else:
         message = one_line(error)
-    end_progress()
-    print(f"sdlearn: {message}", file=sys.stderr)
+    if may_speak():
+        end_progress()
+        # A process that has died leaves its progress bar on the line.
+        start = "\n" if isinstance(error, ConnectionError) else ""
+        print(f"{start}sdlearn: {message}", file=sys.stderr)
     return 2
 
 
@@ -109,7 +115,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
-        self.exit(2, f"sdlearn: {one_line(message)}; see {self.prog} --help\n")
+        said = f"sdlearn: {one_line(message)}; see {self.prog} --help\n"
+        self.exit(2, said if may_speak() else None)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -128,6 +135,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning on stderr without the source line that caused it."""
+    """Print a warning on stderr without the source line that caused it; one process does so."""
+    if is_quiet():
+        return
     end_progress()
     print(f"sdlearn: {one_line(message)}", file=sys.stderr)

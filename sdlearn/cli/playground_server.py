@@ -40,6 +40,7 @@ IP = "127.0.0.1"
 MOST_KERNELS = 4  # about 550 MB each with the storybook model
 UNSEEN = timedelta(seconds=10)  # after so long without a page, a kernel makes way for another
 LARGEST = 100 * 2**20  # bytes of an uploaded image; tornado's own limit is 10 MB
+TEMPLATES = Path(__file__).with_name("templates")  # of the page, in addition to Voilà's own
 ASK = "open the address that `sdlearn playground` printed, with its token"
 
 
@@ -99,11 +100,17 @@ class Server(Voila):
     """Voilà with a gate before each handler, on sockets that are already bound."""
 
     sockets: list[socket.socket]
+    template_paths: list[str]  # Voilà has no annotations
 
     def init_handlers(self) -> list[tuple[Any, ...]]:
         """Voilà's handlers, each behind the gate."""
         handlers = super().init_handlers()
         return [(pattern, gated(handler), *rest) for pattern, handler, *rest in handlers]
+
+    def setup_template_dirs(self) -> None:
+        """Put the playground's template before Voilà's."""
+        super().setup_template_dirs()
+        self.template_paths = [str(TEMPLATES), *self.template_paths]
 
     def listen(self) -> None:
         """Serve until the process is interrupted."""

@@ -8,17 +8,19 @@ import argparse
 import errno
 import os
 import reprlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sdlearn.cli import dry_run
 from sdlearn.cli.arguments import as_typed, home_path, number, whole
+from sdlearn.cli.event_log import LOGS, check_log, event_log
+from sdlearn.cli.processes import check_same_settings, first_process_first, joined, locked
+from sdlearn.cli.stop_signals import stop_signals
 from sdlearn.cli.streams import say
 from sdlearn.recipes import PARTS
 from sdlearn.recipes.recipe import SHORTCUTS
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdlearn.recipes.recipe import Recipe
+    from sdlearn.training import TrainingJob
 
 DEFAULT = "storybook"  # the recipe
 CACHE = "cache"  # a folder beside those of the runs, which share it
@@ -41,17 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder: dict[str, Any] = {"type": home_path, "metavar": "FOLDER"}
     add("part", choices=PARTS, help="the network to train")
     add("--recipe", help=f"named settings (default: {DEFAULT}; with --resume the run's own)")
-    add("--out", required=True, **folder, help="folder of the run, such as runs/vae")
+    add("--out", **folder, help="folder of the run, such as runs/vae")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--steps", type=whole, help="training steps, over which the learning rate decays")
     add("--minutes", type=number, help="stop after this time; continue with --resume")
     add("--init", **folder, help="start from the weights of a run or a published part")
-    add("--data", **folder, help="train on your images with captions (.jsonl, .csv, .txt)")
+    add("--data", **folder, help="train on your captioned images: a folder, or shards")
     add("--vae", **folder, help="autoencoder for `train unet` (default: the shipped one)")
     add("--text", **folder, help="text encoder for `train unet` (default: the shipped one)")
+    add("--model", **folder, help="model the others start from (default: the shipped one)")
+    add("--hint", help="for `train controlnet`: edges, depth, pose, segmentation or all")
     add("--batch", type=whole, help="images in a batch")
     add("--lr", type=number, help="peak learning rate")
     add("--scenes", type=whole, help="number of storybook pages to train on")
+    add("--accumulate", type=whole, metavar="N", help="parts of a batch, for less memory")
+    add("--shard", action="store_const", const=True, help="share the weights out among processes")
+    add("--precision", help="float32, bf16 or fp16 (default: bf16 on CUDA, else float32)")
     add("--seed", type=whole, help="seed of weights, batches and noise")
     add(
         "--set",
@@ -60,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="change another setting of the recipe; may be repeated",
     )
+    add("--log", metavar="NAME", help=f"write the metrics also for: {', '.join(LOGS)}")
     add("--device", help="cuda, mps or cpu (default: the first available)")
     add(
         "--checkpoint-steps",
@@ -67,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also write a checkpoint every N steps",
     )
+    dry_run.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -82,19 +92,18 @@ def main(args: argparse.Namespace) -> int:
         ValueError: If an argument is wrong, or a file of the run is damaged.
         OSError: If a folder or file is missing, cannot be written, or is used by another training.
     """
-    from sdlearn.utils.device import pick_device
-    from sdlearn.utils.run_lock import check_unlocked, run_lock
-
     module = import_module(f"sdlearn.recipes.{args.part}")
     check_options(args)
-    folder = run_folder(args.out)
     typed = {name: f"--{name}" for name in SHORTCUTS if getattr(args, name) is not None}
+    if args.dry_run:
+        with as_typed(typed):
+            return dry_run.dry_run(args, module, changed_settings(args), DEFAULT)
+    folder = run_folder(args.out)
     try:
-        with as_typed(typed | {"device": "--device"}):
-            check_unlocked(folder)
-            resolve_recipe(args, module, folder)
-            device = pick_device(args.device)
-            with run_lock(folder) as check_held:  # a refused request leaves no folder
+        with as_typed(typed | {"device": "--device"}), joined(args.device) as device:
+            with first_process_first():
+                check_request(args, module, folder)
+            with locked(folder) as check_held:  # a refused request leaves no folder
                 return run(args, module, folder, device, check_held)
     except OSError as error:
         if error.errno in (None, errno.ENOMEM):  # it is a sentence, or not about a file
@@ -124,15 +133,38 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         ValueError: If one is out of range.
     """
-    if not args.out:
+    dry_run.check_options(args)
+    if args.out is None and not args.dry_run:
+        raise ValueError("--out is missing; accepted: the folder of the run, such as runs/vae")
+    if args.out == "":
         raise ValueError("--out is empty; accepted: the folder of the run")
-    for name in ("init", "data", "vae", "text"):
+    for name in ("init", "data", "vae", "text", "model"):
         if getattr(args, name) == "":  # such as a variable of the shell that is not set
             raise ValueError(f"--{name} is empty; accepted: a folder, or leave it out")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise ValueError(f"--checkpoint-steps is {args.checkpoint_steps}; accepted: 1 or more")
     if args.minutes is not None:
         check_minutes("--minutes", args.minutes)
+    check_log(args.log)
+
+
+def check_request(args: argparse.Namespace, module: ModuleType, folder: Path) -> None:
+    """Check what is asked for before anything is written.
+
+    Raises:
+        ValueError: If the recipe, a setting or the folder is wrong.
+        OSError: If another training uses the folder.
+    """
+    from sdlearn.distributed import is_first_process, process_count
+    from sdlearn.recipes.ranges import check_multiples
+    from sdlearn.utils.run_lock import check_unlocked
+
+    if is_first_process():
+        check_unlocked(folder)
+    recipe = resolve_recipe(args, module, folder)
+    count, parts = process_count(), getattr(recipe, "accumulate", 1)
+    why = "the number of processes" if parts == 1 else f"for {count} processes of {parts} parts"
+    check_multiples("batch", recipe.batch, count * parts, why)
 
 
 def run(
@@ -145,28 +177,25 @@ def run(
     """Train in a folder that this process has locked; the rest is as for `main`."""
     from tqdm import tqdm
 
-    from sdlearn.recipes.run_folder import begin
+    from sdlearn.distributed import is_first_process
+    from sdlearn.sharding import consolidated
     from sdlearn.training import TrainingDiverged, train
     from sdlearn.utils.checkpoint import checkpoints
 
-    recipe = resolve_recipe(
-        args, module, folder
-    )  # again: another training may have started in between
-    cache = folder.parent / CACHE
-    remove_leftovers(folder)
-    remove_abandoned(cache)
-    recover_folder(folder / "export")
-    goes_on = args.resume and checkpoints(folder)
-    job = module.make_job(recipe, cache, device, folder if goes_on else None)
-    begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
-    if args.resume and not checkpoints(folder):
-        say(f"{folder} has no checkpoint yet; the run starts with its first step")
+    first = is_first_process()
+    with first_process_first():  # again: another training may have started in between
+        recipe = resolve_recipe(args, module, folder)
+    check_same_settings(args.part, recipe)
+    with first_process_first():
+        job = prepare(args, module, folder, recipe, device)
 
     def should_stop() -> bool:
         check_held()
         return stopped.is_set()
 
-    with stop_signals() as stopped, tqdm(total=recipe.steps, unit="step", desc=args.part) as bar:
+    progress = tqdm(total=recipe.steps, unit="step", desc=args.part, disable=not first)
+    events = event_log(args.log if first else None, folder)
+    with stop_signals() as stopped, progress as bar, events as write_events:
         loop = train(
             job, recipe.steps, folder, resume=args.resume, minutes=args.minutes,
             should_stop=should_stop, checkpoint_steps=args.checkpoint_steps,
@@ -174,24 +203,59 @@ def run(
         step = 0
         try:
             for metrics in loop:
+                write_events(metrics)
                 bar.initial = bar.initial if step else int(metrics["step"]) - 1
                 bar.n = step = int(metrics["step"])
                 bar.set_postfix(
                     {"loss": f"{metrics['loss']:.4f}", "images/s": metrics["images_per_second"]}
                 )
         except TrainingDiverged as error:
+            if not first:
+                return 1
             good = checkpoints(folder)
             advice = f"the last good state is {good[-1]}: --init {folder} with" if good else "try"
             print(f"\nsdlearn: stopped at {error}; {advice} a smaller --lr", file=sys.stderr)
             return 1
+    networks = {
+        name: consolidated(job.networks[name], job.skeletons[name]) for name in job.skeletons
+    }
+    if not first:
+        return 0
     if not checkpoints(folder):
         print("sdlearn: stopped before the first step; nothing was exported", file=sys.stderr)
         return 130
     if 0 < step < recipe.steps:
         say(f"stopped at step {step} of {recipe.steps}; continue with --resume")
-    replace_folder(folder / "export", lambda part: module.export(job, recipe, cache, part))
+    cache = folder.parent / CACHE
+    finished = replace(job, networks=job.networks | networks)
+    replace_folder(folder / "export", lambda part: module.export(finished, recipe, cache, part))
     say(f"the trained part is in {folder / 'export'}")
     return 0
+
+
+def prepare(
+    args: argparse.Namespace,
+    module: ModuleType,
+    folder: Path,
+    recipe: "Recipe",
+    device: "torch.device",
+) -> "TrainingJob":
+    """Make the job of a training, and write or check what its folder says about it."""
+    from sdlearn.distributed import is_first_process
+    from sdlearn.recipes.run_folder import begin
+    from sdlearn.utils.checkpoint import checkpoints
+
+    cache = folder.parent / CACHE
+    if is_first_process():
+        remove_leftovers(folder)
+        remove_abandoned(cache)
+        recover_folder(folder / "export")
+    goes_on = args.resume and checkpoints(folder)
+    job: TrainingJob = module.make_job(recipe, cache, device, folder if goes_on else None)
+    begin(folder, args.part, args.recipe or DEFAULT, recipe, job, device)
+    if args.resume and not goes_on and is_first_process():
+        say(f"{folder} has no checkpoint yet; the run starts with its first step")
+    return job
 
 
 def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -> "Recipe":
@@ -206,19 +270,17 @@ def resolve_recipe(args: argparse.Namespace, module: ModuleType, folder: Path) -
         ValueError: If the recipe or a setting is unknown, the folder holds something else, or the
             arguments would change a resumed run.
     """
-    from sdlearn.recipes.recipe import override
+    from sdlearn.recipes.recipe import named, override
     from sdlearn.recipes.run_folder import check_unused, may_move, started_recipe
 
     name = args.recipe or DEFAULT
-    if name not in module.RECIPES:
-        known = ", ".join(module.RECIPES)
-        raise ValueError(f"{args.part} has no recipe {reprlib.repr(name)}; accepted: {known}")
+    chosen: Recipe = named(module.RECIPES, name, args.part)
     changes = changed_settings(args)
     if not args.resume:
         check_unused(folder)
     started = started_recipe(folder, args.part, module.RECIPES)
     if started is None:
-        return override(module.RECIPES[name], changes)
+        return override(chosen, changes)
     began, recipe = started
     if args.recipe and args.recipe != began:
         raise ValueError(
@@ -255,31 +317,3 @@ def changed_settings(args: argparse.Namespace) -> dict[str, object]:
             raise ValueError(f"{reprlib.repr(name)} is given twice; accepted: one value")
         changes[name] = value
     return changes
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C, SIGTERM and SIGHUP set: the loop then stops between two steps.
-
-    A terminal that is closed sends SIGHUP, unless `nohup` has it ignored. After any of them, Ctrl-C
-    interrupts at once. Outside the main thread no signal is handled.
-    """
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    if os.name == "posix" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -18,6 +18,7 @@ from sdlearn.course.grading.exercise import Exercise, Question, Refused, check_c
 from sdlearn.course.grading.judge import Finding, judge
 
 NOTHING = object()  # no second argument; None and `...` are blank answers
+EMPHASIS = r"(?<!\w)\*([^*\s][^*]*)\*(?!\w)"
 MARKS = {"right": "✓", "not yet": "✗", "not attempted": "○"}
 
 
@@ -206,5 +207,8 @@ def reason(right: bool, why: str) -> str:
 
 
 def marked_up(text: str) -> str:
-    """Convert plain text with `code` to HTML."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    """Convert plain text with `code` and *emphasis* to HTML."""
+    pieces = re.split(r"`([^`]+)`", html.escape(text))
+    pieces[1::2] = [f"<code>{code}</code>" for code in pieces[1::2]]
+    pieces[::2] = [re.sub(EMPHASIS, r"<em>\1</em>", words) for words in pieces[::2]]
+    return "".join(pieces)

@@ -2,21 +2,21 @@
 
 The same captions are measured three times: on their true renders (the errors of the judge itself),
 on those renders encoded and decoded by the autoencoder (the upper bound for any U-Net), and on a
-model's images. The captions have one or two things. If a caption does not mention the sky or the
-ground, it is not judged.
+model's images. A caption describes one or two things. The sky and the ground are judged only if it
+mentions them.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 
 from sdlearn.evaluation.image_metrics import as_tensor, psnr, ssim
-from sdlearn.evaluation.judge import Judge
+from sdlearn.evaluation.judge import Judge, Reading
 from sdlearn.evaluation.matching import Match, matches
+from sdlearn.evaluation.resampling import Rate, bootstrap_mean, interval
 from sdlearn.storybook import Scene, caption, render, sample_scene
 from sdlearn.storybook.captions import PLACES, TIMES
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 # What is measured, in the order of every table, and its label there.
 FACTS = {
-    "kind": "kind of the things",
-    "colour": "their colour",
-    "side": "side, of two things",
+    "kind": "kind of object",
+    "colour": "colour of object",
+    "side": "side of two objects",
     "right": "kind, colour and side",
     "sky": "sky",
     "ground": "ground",
-    "count": "number of things",
-    "page": "all of this on one page",
+    "count": "number of objects",
+    "page": "everything on one page",
 }
 
 
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         number: Index of the caption.
-        seed: Of the image.
+        seed: Seed of the image.
         case: The caption and its scene.
         image: The image.
         match: What is right in the image.
@@ -61,26 +61,10 @@ class Outcome(NamedTuple):
     match: Match
 
 
-class Rate(NamedTuple):
-    """A fraction in 0..1 with its 95 % confidence interval.
-
-    Attributes:
-        rate: The fraction.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        cases: Number of cases.
-    """
-
-    rate: float
-    low: float
-    high: float
-    cases: int
-
-
 def prompt_cases(split: str, n: int) -> list[PromptCase]:
     """Return the first n evaluation captions of a split.
 
-    They are always the same. For the splits "test" and "held_out" they are never used in training.
+    They are always the same. Those of the splits "test" and "held_out" are never used in training.
     """
     return [prompt_case(split, f"evaluation-{split}-{k}") for k in range(n)]
 
@@ -124,48 +108,32 @@ def facts(case: PromptCase, match: Match) -> dict[str, list[bool]]:
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:
     """Return the rate at which each fact is right, over all images."""
-    clusters: dict[int, list[dict[str, list[bool]]]] = {}
+    return {name: interval(clusters) for name, clusters in outcome_clusters(outcomes).items()}
+
+
+def outcome_clusters(outcomes: Sequence[Outcome]) -> dict[str, list[list[bool]]]:
+    """Return, for each fact and each caption, the truth values of all things and seeds."""
+    captions: dict[int, list[dict[str, list[bool]]]] = {}
     for outcome in outcomes:
-        clusters.setdefault(outcome.number, []).append(facts(outcome.case, outcome.match))
+        captions.setdefault(outcome.number, []).append(facts(outcome.case, outcome.match))
     return {
-        name: interval([[x for one in ones for x in one[name]] for ones in clusters.values()])
+        name: [[x for one in ones for x in one[name]] for ones in captions.values()]
         for name in FACTS
     }
-
-
-def interval(clusters: Sequence[Sequence[bool]]) -> Rate:
-    """Return the fraction of True with Wilson's 95 % confidence interval.
-
-    The things and seeds of one caption are correlated, so they count as fewer independent cases.
-    Their effective number gives the variance of the ratio estimator over captions (Cochran,
-    Sampling Techniques, section 2.11).
-
-    Args:
-        clusters: For each caption, one truth value for each thing and seed.
-
-    Returns:
-        The rate; NaN for no cases.
-    """
-    clusters = [cluster for cluster in clusters if cluster]
-    n, cases = len(clusters), sum(map(len, clusters))
-    if not cases:
-        return Rate(math.nan, math.nan, math.nan, 0)
-    p = sum(map(sum, clusters)) / cases
-    squares = sum((sum(cluster) - p * len(cluster)) ** 2 for cluster in clusters)
-    variance = n / max(1, n - 1) * squares / cases**2
-    independent = min(cases, p * (1 - p) / variance) if variance > 0 else n
-    z = 1.96
-    scale = 1 + z**2 / independent
-    middle = (p + z**2 / (2 * independent)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / independent + (z / (2 * independent)) ** 2)
-    return Rate(p, max(0.0, middle - half), min(1.0, middle + half), cases)
 
 
 # ----------------------------------------------------------------------------------- measurements
 
 
+class Reader(Protocol):
+    """What reads images: a `Judge`, or a `BackgroundJudge`."""
+
+    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
+        """Return what each image shows."""
+
+
 def judge_images(
-    judge: Judge, cases: Sequence[PromptCase], images: Sequence[Image.Image], seeds: Sequence[int]
+    judge: Reader, cases: Sequence[PromptCase], images: Sequence[Image.Image], seeds: Sequence[int]
 ) -> list[Outcome]:
     """Compare image k with the scene of cases[k % len(cases)].
 
@@ -204,7 +172,8 @@ def vae_report(
         batch: Renders in a batch.
 
     Returns:
-        Mean PSNR in dB, mean SSIM and the number of renders; and the outcomes.
+        Mean PSNR in dB ("psnr") and mean SSIM ("ssim") with the ends of their 95 % intervals
+        ("psnr_low" ...), and the number of renders ("pictures"); and the outcomes.
     """
     size = sd.spec.resolution
     images: list[Image.Image] = []
@@ -217,8 +186,10 @@ def vae_report(
         y = as_tensor(decoded)
         metrics += zip(psnr(y, x).tolist(), ssim(y, x).tolist(), strict=True)
         images += decoded
-    decibels, similarity = (sum(column) / len(metrics) for column in zip(*metrics, strict=True))
-    report = {"psnr": decibels, "ssim": similarity, "pictures": len(images)}
+    report: dict[str, float] = {"pictures": len(images)}
+    for name, values in zip(("psnr", "ssim"), zip(*metrics, strict=True), strict=True):
+        mean, low, high = bootstrap_mean([[value] for value in values])
+        report |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return report, judge_images(judge, cases, images, [0] * len(cases))
 
 

@@ -12,7 +12,15 @@ from torch import nn
 
 from sdlearn.evaluation.accuracy import FACTS
 from sdlearn.evaluation.contact_sheets import DECODED, UNCHOSEN, WORST
-from sdlearn.evaluation.tables import GUIDANCES, STEPS, markdown, percent
+from sdlearn.evaluation.tables import (
+    GUIDANCES,
+    SET_NAMES,
+    SET_SCORES,
+    STEPS,
+    markdown,
+    percent,
+    score_text,
+)
 from sdlearn.evaluation.training_record import commands, training_section
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import COLOURS, KINDS
@@ -53,32 +61,28 @@ def write_card(sd: StableDiffusion, folder: Path) -> None:
         ValueError: If metrics.json or training.json cannot be read.
     """
     figures = read_json(folder / "metrics.json")
-    path = folder / "training.json"
-    training = read_json(path)["runs"] if path.is_file() else []
+    record = folder / "training.json"
+    training = read_json(record)["runs"] if record.is_file() else []
     sections = [
         HEAD,
         introduction(sd),
         data_section(),
         training_section(training),
         accuracy_section(figures),
-        table_section(figures),
+        distance_section(figures),
+        table_section(sd, figures),
         sheets_section(figures),
         reproduction_section(figures, training),
     ]
-    text = "\n".join(section for section in sections if section)
     with atomic_write(folder / "README.md") as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text("\n".join(filter(None, sections)), encoding="utf-8")
 
 
 def introduction(sd: StableDiffusion) -> str:
     """Describe the model: name, parts, sizes and use."""
     spec = sd.spec
     latent, factor = spec.vae.latent_channels, sd.vae.factor
-    rows = [
-        ("U-Net", sd.unet),
-        ("autoencoder", sd.vae),
-        ("text encoder", sd.text.encoders[0]),
-    ]
+    rows = [("U-Net", sd.unet), ("autoencoder", sd.vae), ("text encoder", sd.text.encoders[0])]
     table = markdown(["part", "class", "parameters"], [
         [name, f"`{type(module).__name__}`", f"{count(module):,}"] for name, module in rows
     ])  # fmt: skip
@@ -87,9 +91,9 @@ def introduction(sd: StableDiffusion) -> str:
     return f"""\
 # {spec.name.capitalize()}: Stable Diffusion in miniature
 
-A latent text-to-image model of {size} x {size} pixels, trained from random weights with the code
-of this repository. It has the parts of Stable Diffusion at a smaller size: an autoencoder with a
-factor of {factor} ({size} x {size} x 3 pixel values become {side} x {side} x {latent} latent
+A latent text-to-image model for images of {size} x {size} pixels, trained from random weights with
+the code in this repository. It has the parts of Stable Diffusion at a smaller size: an autoencoder
+with a factor of {factor} ({size} x {size} x 3 pixel values become {side} x {side} x {latent} latent
 values), a frozen text encoder, and a U-Net with cross-attention.
 
 {table}
@@ -122,30 +126,67 @@ def accuracy_section(figures: dict[str, Any]) -> str:
 ## Accuracy
 
 A judge (`data/judge/`, a small detector trained on rendered pages alone) checks whether an image
-shows what its caption says: guidance scale {figures["guidance"]:g}, {figures["steps"]} steps of
-{figures["sampler"]}, {figures["captions"]} captions of one or two things, {seeds(figures)} each,
-95 % intervals. Patterns, poses and the position of a single thing are not judged. The first column
-shows the judge's result on the true renders of the same captions. The second shows its result on
-those renders after the autoencoder, which is an upper bound for any U-Net. The third shows what a
-small probe decodes from the text encoder's hidden states of the captions. What the hidden states
-do not contain, the U-Net has to guess.
+shows what its caption says. Settings: guidance scale {figures["guidance"]:g},
+{figures["steps"]} steps of {figures["sampler"]}, {figures["captions"]} captions of one or two
+things, {seeds(figures)} each, 95 % intervals. Patterns, poses and the position of a single thing
+are not judged. The first column shows the judge's result on the true renders of the same captions.
+The second shows its result on those renders after the autoencoder, which is an upper bound for any
+U-Net. The third shows what a small probe decodes from the text encoder's hidden states of the
+captions. The U-Net has to guess what the hidden states do not contain.
 """
     for split, measured in splits(figures):
-        rows = [
-            [words, *(percent(measured.get(c, {}).get(fact), c == "pictures") for c in COLUMNS)]
-            for fact, words in FACTS.items()
-        ]
         vae = measured["vae"]
         text += f"""
 **{SPLIT_NAMES[split]}**
 
-{markdown(["", *COLUMNS.values()], rows)}
+{rates_table("", measured)}
+{rates_table("without a network, by subtracting the background", measured.get("background", {}))}
 Autoencoder on these {vae["pictures"]} renders: PSNR {vae["psnr"]:.2f} dB, SSIM {vae["ssim"]:.4f}.
 """
     return text
 
 
-def table_section(figures: dict[str, Any]) -> str:
+def rates_table(title: str, measured: dict[str, Any]) -> str:
+    """Report the rates of every fact by the columns that were measured, if any were."""
+    columns = [name for name in COLUMNS if name in measured]
+    rows = [
+        [words, *(percent(measured[c].get(fact), c == "pictures") for c in columns)]
+        for fact, words in FACTS.items()
+    ]
+    return markdown([title, *(COLUMNS[c] for c in columns)], rows) if columns else ""
+
+
+def distance_section(figures: dict[str, Any]) -> str:
+    """Report the distances of the sets of images, or nothing if they were not measured."""
+    text = ""
+    for split, measured in splits(figures):
+        if "sets" not in measured:
+            continue
+        columns = [name for name in SET_NAMES if name in measured["sets"]]
+        rows = [
+            [words.strip(), *(score_text(key, measured["sets"][name]) for name in columns)]
+            for key, words in SET_SCORES.items()
+        ]
+        if "clip" in measured:
+            scores = [f"{measured['clip'][name]['value']:.1f}" for name in columns]
+            rows.append(["CLIP score, 100 max(cos, 0)", *scores])
+        sizes = measured["sets"]["pictures"]
+        text += f"""
+**{SPLIT_NAMES[split]}**: {sizes["images"]} images
+
+{markdown(["", *(SET_NAMES[name] for name in columns)], rows)}"""
+    if not text:
+        return ""
+    return f"""\
+## Distance to true pages
+
+Sets of images, one image for each caption, compared with as many renders of other captions by the
+judge's {sizes["dimensions"]} features. These distances cannot be compared with those from other
+networks. The first column shows the scores of true renders in sets of this size.
+{text}"""
+
+
+def table_section(sd: StableDiffusion, figures: dict[str, Any]) -> str:
     """Report accuracy over guidance scale and steps, or nothing if it was not measured."""
     if "table_captions" not in figures:
         return ""
@@ -158,7 +199,7 @@ intervals; `metrics.json` holds them for every value. For rates of {100 * HIGH:.
 extend at most {widest_interval(figures):.1f} points to either side.
 
 ![Accuracy against guidance, one line for each number of steps](table.png)
-"""
+{default_scale(sd, figures)}"""
     for split, measured in splits(figures):
         text += f"\n### {SPLIT_NAMES[split]}\n"
         cells = {(c["guidance"], c["steps"]): c["pictures"] for c in measured["table"]}
@@ -168,7 +209,7 @@ extend at most {widest_interval(figures):.1f} points to either side.
     text += f"""
 ### Few steps
 
-A fast sampler with few steps compared with the usual one with many, at guidance scale
+This table compares a fast sampler with few steps and the usual one with many, at guidance scale
 {figures["guidance"]:g}, on all {figures["captions"]} captions, {seeds(figures)} each. Both use the
 same seeds:
 
@@ -182,6 +223,23 @@ same seeds:
     return text + markdown(["captions", "", FACTS["right"], FACTS["page"]], rows)
 
 
+def default_scale(sd: StableDiffusion, figures: dict[str, Any]) -> str:
+    """Compare the model's default guidance scale with the measured one, if they differ."""
+    own, measured, steps = sd.spec.guidance_scale, figures["guidance"], figures["steps"]
+    cells = {
+        cell["guidance"]: cell["pictures"]["right"]["rate"]
+        for cell in figures["splits"].get("test", {}).get("table", [])
+        if cell["steps"] == steps and "right" in cell["pictures"]
+    }
+    if own == measured or not {own, measured} <= cells.keys():
+        return ""
+    return f"""
+The model's default guidance scale is {own:g}. With {steps} steps and the test
+captions, {100 * cells[own]:.1f} % of the objects have the right kind, colour and side at this
+scale, and {100 * cells[measured]:.1f} % at {measured:g}.
+"""
+
+
 def splits(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the measured splits in the order of SPLIT_NAMES, which JSON does not keep."""
     return [(name, figures["splits"][name]) for name in SPLIT_NAMES if name in figures["splits"]]
@@ -190,11 +248,11 @@ def splits(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def widest_interval(figures: dict[str, Any]) -> float:
     """Return the largest distance, in points, from a rate of HIGH or more to its interval's end."""
     rates = [
-        cell["pictures"][fact]
+        rate
         for _, measured in splits(figures)
         for cell in measured["table"]
-        for fact in TABLE
-        if fact in cell["pictures"]
+        for fact, rate in cell["pictures"].items()
+        if fact in TABLE
     ]
     reach = [max(r["high"] - r["rate"], r["rate"] - r["low"]) for r in rates if r["rate"] >= HIGH]
     return 100 * max(reach, default=0.0)
@@ -224,13 +282,15 @@ The worst {min(WORST, n)} of {n:,} images according to the judge:
 
 def reproduction_section(figures: dict[str, Any], training: Sequence[dict[str, Any]]) -> str:
     """List the commands that repeat the training and the evaluation, and the model's limits."""
+    clip = any("clip" in measured for _, measured in splits(figures))
     return f"""\
 ## Reproduction
 
 ```
 {commands(training)}sdlearn evaluate --card --n {figures["captions"]} --seeds {figures["seeds"]} \
 --guidance {figures["guidance"]:g} --steps {figures["steps"]} --sampler {figures["sampler"]}\
-{f" --table {figures['table_captions']}" if "table_captions" in figures else ""}
+{f" --table {figures['table_captions']}" if "table_captions" in figures else ""}\
+{" --clip" if clip else ""}
 ```
 
 ## Limits

@@ -28,10 +28,9 @@ def worst(outcomes: Sequence[Outcome], n: int = WORST) -> list[Outcome]:
 
 
 def contact_sheet(outcomes: Sequence[Outcome], columns: int = 6, scale: int = 2) -> Image.Image:
-    """Draw images with their captions and seeds, and in red what the judge does not find.
+    """Draw images with their captions and seeds, and print in red what the judge does not find.
 
-    Six columns of 128 pixels have the width at which a README is displayed, so they are not
-    resampled there.
+    Six columns of 128 pixels are as wide as a README is displayed, so they are not resampled there.
 
     Args:
         outcomes: The images.
@@ -58,7 +57,7 @@ def contact_sheet(outcomes: Sequence[Outcome], columns: int = 6, scale: int = 2)
 
 
 def reconstruction_sheet(decoded: Sequence[Outcome], columns: int = 3) -> Image.Image:
-    """Draw rows of renders, each above their reconstructions, enlarged four times."""
+    """Draw rows of renders, each above a row of its reconstructions, enlarged four times."""
     rows = []
     for first in range(0, len(decoded), columns):
         row = decoded[first : first + columns]
@@ -106,7 +105,7 @@ def plot(tables: Mapping[str, Sequence[Figures]], path: Path) -> None:
     and bars show the 95 % intervals.
 
     Args:
-        tables: For each split the results of `report.sweep`.
+        tables: For each split, the results of `report.sweep`.
         path: The PNG file to write.
     """
     import matplotlib
@@ -125,7 +124,7 @@ def plot(tables: Mapping[str, Sequence[Figures]], path: Path) -> None:
                 line = [c for c in cells if c["steps"] == steps and fact in c["pictures"]]
                 rates = [c["pictures"][fact] for c in line]
                 axis.errorbar(
-                    [c["guidance"] + 0.07 * (k - 2) for c in line],  # bars do not overlap
+                    [c["guidance"] + 0.07 * (k - 2) for c in line],  # so that bars don't overlap
                     [100 * r["rate"] for r in rates],
                     [[100 * (r["rate"] - r["low"]) for r in rates],
                      [100 * (r["high"] - r["rate"]) for r in rates]],
@@ -146,7 +145,7 @@ def plot(tables: Mapping[str, Sequence[Figures]], path: Path) -> None:
 
 
 def need_matplotlib() -> None:
-    """Check before the evaluation that matplotlib is installed.
+    """Check that matplotlib is installed, before the evaluation starts.
 
     Raises:
         ValueError: If it is not.

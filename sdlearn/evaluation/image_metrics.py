@@ -38,7 +38,8 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 2.0) -> Tensor:
     """Compute the structural similarity of each pair of images (Wang et al. 2004).
 
     The windows are 11 x 11 pixels with Gaussian weights of standard deviation 1.5, K1 = 0.01 and
-    K2 = 0.03, and covariances are weighted (not sample) covariances.
+    K2 = 0.03, and covariances are weighted (not sample) covariances. Only windows inside the image
+    count; torchmetrics mirrors the image at its border and counts the windows there, too.
 
     Args:
         a: (b, c, h, w) with h, w >= 11.

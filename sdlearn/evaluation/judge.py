@@ -132,14 +132,33 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor) -> Logits:
         """Return the logits of images (b, 3, h, w) in [-1, 1]."""
-        quarter = self.block1(self.down1(F.silu(self.conv_in(x))))
-        eighth = self.block2(self.down2(F.silu(quarter)))
+        quarter, eighth = self.maps(x)
         wide = F.interpolate(self.up(eighth), scale_factor=2.0, mode="nearest")
         h = F.silu(self.conv(F.silu(self.norm(quarter + wide))))
         centre, kind, colour, pattern, offset = self.thing(h).split(self.parts, dim=1)
         page = self.page(self.features(eighth))
         sky, ground = page.split([len(self.config.skies), len(self.config.grounds)], dim=1)
         return Logits(centre, kind, colour, pattern, offset.sigmoid(), sky, ground)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the feature maps at 1/4 and 1/8 of the resolution of images in [-1, 1]."""
+        quarter = self.block1(self.down1(F.silu(self.conv_in(x))))
+        return quarter, self.block2(self.down2(F.silu(quarter)))
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Image.Image] | Tensor) -> Tensor:
+        """Return one feature vector for each image, (b, 96), float64 on the CPU.
+
+        The heads for the sky and the ground take these vectors as their input. The things are read
+        from the feature map before it is pooled. `sdlearn.evaluation.frechet` and related modules
+        compare sets of such vectors.
+
+        Args:
+            images: Images of any sizes, or a tensor (b, 3, 64, 64) in [-1, 1].
+        """
+        x = images if isinstance(images, Tensor) else self.prepare(images)
+        rows = [self.features(self.maps(b.to(self.conv_in.weight))[1]) for b in x.split(64)]
+        return torch.cat(rows).double().cpu()
 
     @staticmethod
     def features(eighth: Tensor) -> Tensor:
@@ -196,7 +215,7 @@ class Judge(nn.Module):
 
 
 def distinct(found: Sequence[Detection]) -> tuple[Detection, ...]:
-    """Suppress detections close to one with a higher score; the rest in descending order."""
+    """Drop detections close to one with a higher score; return the rest in descending order."""
     kept: list[Detection] = []
     for thing in sorted(found, key=lambda thing: -thing.score):
         if all((thing.x - k.x) ** 2 + (thing.y - k.y) ** 2 >= APART**2 for k in kept):

@@ -16,7 +16,7 @@ MARGIN = 0.05  # smallest distance, as a fraction of the page, that counts as le
 
 
 class Verdict(NamedTuple):
-    """What is right about one thing of a scene; nothing for a missing thing.
+    """What is right about one thing of a scene; all False for a missing thing.
 
     Attributes:
         kind: The detection has the thing's kind.
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Kind and colour right, on the right side."""
+        """Whether kind, colour and side are all right."""
         return self.kind and self.colour and self.side
 
 
@@ -64,8 +64,8 @@ def matches(scene: Scene, reading: Reading) -> Match:
     """Compare the judge's reading of a page with the scene of its caption.
 
     For two things the side is the relation that captions state (`storybook.relation`): left of,
-    above, or in front of, which means lower on the page. Three things are in a row. A single thing
-    has no side, and neither have two identical things.
+    above, or in front of, which means lower on the page. Three things are compared as a row. A
+    single thing has no side, and neither do two identical things.
     """
     # One None for every thing, so that any of them can be missing.
     found: list[Detection | None] = [*reading.things, *[None] * len(scene.things)]

@@ -1,4 +1,4 @@
-"""The work of `sdlearn evaluate`: measure a model, print the results, write sheets and plots."""
+"""What `sdlearn evaluate` does: measure a model, print the results, write sheets and plots."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,16 @@ from tqdm.auto import tqdm
 from sdlearn.evaluation.accuracy import (
     Outcome,
     PromptCase,
-    Rate,
     caption_accuracy,
+    judge_images,
     prompt_cases,
     rates,
     render_accuracy,
     vae_report,
 )
+from sdlearn.evaluation.background_judge import BackgroundJudge
 from sdlearn.evaluation.card import write_card
+from sdlearn.evaluation.clip_score import StorybookClip, train_storybook_clip
 from sdlearn.evaluation.contact_sheets import (
     DECODED,
     UNCHOSEN,
@@ -27,7 +29,10 @@ from sdlearn.evaluation.contact_sheets import (
     save,
     worst,
 )
+from sdlearn.evaluation.image_sets import FEWEST, clip_figures, measure_sets
 from sdlearn.evaluation.judge import Judge, load_judge
+from sdlearn.evaluation.paired import compare_outcomes, comparison_json, comparison_table
+from sdlearn.evaluation.resampling import Rate
 from sdlearn.evaluation.tables import (
     FEW,
     GUIDANCES,
@@ -35,6 +40,7 @@ from sdlearn.evaluation.tables import (
     STEPS,
     Figures,
     figures_table,
+    sets_table,
     sweep_table,
 )
 from sdlearn.evaluation.text_probe import text_accuracy, train_probe
@@ -69,32 +75,53 @@ def evaluate(args: argparse.Namespace) -> int:
     source = user_path(args.model) if args.model else data_folder("storybook")
     if args.card and not source.is_dir():
         raise ValueError(f"--card writes into the model's folder, and {source} is not a folder")
+    if args.card and args.against:
+        raise ValueError(
+            "--against compares two models, and --card describes one; give only one of them"
+        )
     training = collect(args.runs, source)
     judge = load_judge()
     sd = StableDiffusion.from_pretrained(args.model or source)
     figures = settings(sd, args)
+    second = StableDiffusion.from_pretrained(args.against) if args.against else None
+    if second is not None:
+        figures["against"] = {"folder": str(args.against), **settings(second, args)}
     place = source if args.card else args.out.parent if args.out else Path("evaluation")
     splits = ("test", "held_out") if args.card or args.split == "both" else (args.split,)
 
     figures["splits"] = {}
     sheets = {}
     probe = train_probe(sd.text) if args.card else None
+    clip = storybook_clip(judge) if args.clip else None
     for split in splits:
         cases = prompt_cases(split, args.n)
-        measured, outcomes, decoded = measure(sd, judge, cases, figures, split)
+        measured, rows = measure(sd, judge, cases, figures, split)
+        if second is not None:
+            rows["against"] = draw(second, judge, cases, figures["against"], f"{split}, second")
+            compared = compare_outcomes(rows["pictures"], rows["against"])
+            measured["against"] = comparison_json(compared)
+        images = {name: [outcome.image for outcome in row] for name, row in rows.items()}
+        if args.n >= FEWEST:
+            one_each = {name: row[: args.n] for name, row in images.items()}
+            measured["sets"] = measure_sets(judge, split, one_each)
+        if clip is not None:
+            measured["clip"] = clip_figures(clip, [case.caption for case in cases], images)
         if probe is not None:
             measured["text"] = as_json(text_accuracy(probe, sd.text, cases))
         figures["splits"][split] = measured
         print(figures_table(split, figures))
+        print(sets_table(split, figures))
+        if second is not None:
+            print(comparison_table(split, figures))
         if args.table is not None:
             figures["table_captions"] = args.table or args.n
             measured["table"] = sweep(sd, judge, cases[: figures["table_captions"]], split, figures)
             measured["quick"] = compare(sd, judge, cases, split, figures)
             print(sweep_table(measured["table"], "right"))
         if sheet and split == splits[0]:
-            sheets["unchosen.png"] = contact_sheet(outcomes[:UNCHOSEN])
-            sheets["worst.png"] = contact_sheet(worst(outcomes))
-            sheets["autoencoder.png"] = reconstruction_sheet(decoded[:DECODED])
+            sheets["unchosen.png"] = contact_sheet(rows["pictures"][:UNCHOSEN])
+            sheets["worst.png"] = contact_sheet(worst(rows["pictures"]))
+            sheets["autoencoder.png"] = reconstruction_sheet(rows["round_trip"][:DECODED])
 
     # All files are written at the end, so that they always belong to the same evaluation.
     for name, drawn in sheets.items():
@@ -149,7 +176,7 @@ def compare(
 
 def measure(
     sd: StableDiffusion, judge: Judge, cases: Sequence[PromptCase], how: Figures, split: str
-) -> tuple[Figures, list[Outcome], list[Outcome]]:
+) -> tuple[Figures, dict[str, list[Outcome]]]:
     """Measure one split.
 
     Args:
@@ -160,18 +187,44 @@ def measure(
         split: Name of the split, for the progress bar.
 
     Returns:
-        The results, the outcomes of the model's images, and those of the reconstructed renders.
+        The results, and the outcomes of the true renders, of their reconstructions ("round_trip")
+        and of the model's images ("pictures").
     """
     rendered = render_accuracy(judge, cases)
     vae, decoded = vae_report(sd, judge, cases, BATCH)
-    with tqdm(total=len(cases) * how["seeds"], desc=f"{split} captions", unit="image") as bar:
-        outcomes = caption_accuracy(
+    outcomes = draw(sd, judge, cases, how, f"{split} captions")
+    rows = {"renders": rendered, "round_trip": decoded, "pictures": outcomes}
+    figures = {name: as_json(rates(row)) for name, row in rows.items()}
+    figures["background"] = {name: as_json(rates(judge_again(row))) for name, row in rows.items()}
+    return {"vae": vae, **figures}, rows
+
+
+def judge_again(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Judge the same images again, without a network."""
+    cases = [outcome.case for outcome in outcomes]
+    images, seeds = [o.image for o in outcomes], [o.seed for o in outcomes]
+    judged = judge_images(BackgroundJudge(), cases, images, seeds)
+    return [o._replace(match=j.match) for o, j in zip(outcomes, judged, strict=True)]
+
+
+def storybook_clip(judge: Judge) -> StorybookClip:
+    """Train the CLIP score's image encoder, for the shipped text encoder.
+
+    Every model is measured with this text encoder, whatever its own is.
+    """
+    text = StableDiffusion.from_pretrained(data_folder("storybook")).text
+    return train_storybook_clip(judge, text)
+
+
+def draw(
+    sd: StableDiffusion, judge: Judge, cases: Sequence[PromptCase], how: Figures, title: str
+) -> list[Outcome]:
+    """Generate the images of all captions and seeds, with a progress bar, and judge them."""
+    with tqdm(total=len(cases) * how["seeds"], desc=title, unit="image") as bar:
+        return caption_accuracy(
             sd, judge, cases, how["seeds"], how["guidance"], how["steps"], how["sampler"],
             BATCH, bar.update,
         )  # fmt: skip
-    rows = {"renders": rendered, "round_trip": decoded, "pictures": outcomes}
-    figures = {name: as_json(rates(row)) for name, row in rows.items()}
-    return {"vae": vae, **figures}, outcomes, decoded
 
 
 def sweep(

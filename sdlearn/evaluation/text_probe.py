@@ -1,8 +1,8 @@
 """A probe of the text encoder: what its hidden states say about the things of a caption.
 
 A small network is trained on the hidden states of training captions to predict the kind, the
-colour and the spatial relation of the things. The U-Net uses the same hidden states through the
-same sort of attention, so it is unlikely to get right what the probe gets wrong on new captions.
+colour and the spatial relation of the things. The U-Net uses the same hidden states, through the
+same kind of attention, so it is unlikely to get right what the probe gets wrong on new captions.
 A text encoder that confuses kinds leads to images of the wrong kind, however good the U-Net is.
 """
 
@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdlearn.evaluation.accuracy import PromptCase, Rate, interval, prompt_case
+from sdlearn.evaluation.accuracy import PromptCase, prompt_case
+from sdlearn.evaluation.resampling import Rate, interval
 from sdlearn.storybook import COLOURS, KINDS, Scene, relation
 from sdlearn.text import TextEncoder
-from sdlearn.training import learning_rate, seeded, update
+from sdlearn.training import learning_rate, update
+from sdlearn.utils.device import seeded
 
 RELATIONS = ("left", "above", "front")
 NUM_CAPTIONS = 8000  # captions that the probe is trained on
@@ -92,7 +94,7 @@ def train_probe(text: TextEncoder) -> TextProbe:
 def text_accuracy(
     probe: TextProbe, text: TextEncoder, cases: Sequence[PromptCase]
 ) -> dict[str, Rate]:
-    """Measure how much of captions of one or two things the probe finds in their hidden states.
+    """Measure how much of captions with one or two things the probe finds in their hidden states.
 
     Returns:
         The rates of kind, colour, side (of two things) and right, as in `accuracy.rates`.

@@ -18,6 +18,8 @@ from sdlearn.utils.validation import shown
 
 LISTED = {"run", "part", "recipe", "settings", "steps_done", "seconds"}  # in every record
 MACHINE = {"device", "threads", "torch"}
+FROM_A_MODEL = ("controlnet", "inpaint", "flow", "distill")
+STARTS = dict.fromkeys(FROM_A_MODEL, "the U-Net")  # if the run has no `init`
 SHOWN = ("batch", "lr", "scenes")  # the settings in the table
 
 
@@ -48,7 +50,7 @@ def collect(runs: Sequence[Path], model: Path) -> list[dict[str, Any]]:
         if unreadable:
             raise ValueError(
                 f"{path} is damaged: line {unreadable} is not a step's line; `sdlearn train "
-                f"{record['part']} --resume --out {folder}` mends it"
+                f"{record['part']} --resume --out {folder}` repairs it"
             )
         batch = record["settings"]["batch"]
         speeds = [row.get("images_per_second", 0) for row in rows]
@@ -114,7 +116,7 @@ def training_section(training: Sequence[dict[str, Any]]) -> str:
         rows.append([
             record["run"],
             record["part"],
-            settings.get("init") or "random weights",
+            settings.get("init") or STARTS.get(record["part"], "random weights"),
             steps(record),
             str(settings["batch"]),
             f"{settings['lr']:g}",
@@ -139,7 +141,7 @@ def training_section(training: Sequence[dict[str, Any]]) -> str:
 
 
 def steps(record: dict[str, Any]) -> str:
-    """Format the steps done, and of how many if the run was stopped early."""
+    """Format the steps done, with the number planned if the run was stopped early."""
     done, horizon = record["steps_done"], record["settings"].get("steps", record["steps_done"])
     return f"{done:,}" if done == horizon else f"{done:,} of {horizon:,}"
 
@@ -154,7 +156,7 @@ def machine(record: dict[str, Any]) -> str:
 
 
 def commands(training: Sequence[dict[str, Any]]) -> str:
-    """Return one command line for each run that repeats it."""
+    """Return, for each run, the command line that repeats it."""
     return "".join(
         f"sdlearn train {record['part']} --recipe {record['recipe']} --out runs/{record['run']}"
         f"{changes(record)}\n"
@@ -165,7 +167,7 @@ def commands(training: Sequence[dict[str, Any]]) -> str:
 def changes(record: dict[str, Any]) -> str:
     """Return the settings in which a run differs from its recipe, as arguments of `sdlearn train`.
 
-    A setting that did not exist when the run was made has the class's default value.
+    A setting that did not exist when the run was made counts with its class's default value.
     """
     recipe = recipes(record["part"])[record["recipe"]]
     before = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}

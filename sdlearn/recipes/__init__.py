@@ -5,4 +5,7 @@ returns the `TrainingJob`, and `export(job, recipe, cache, folder)`, which write
 published layout. `sdlearn train PART` (sdlearn/cli/train.py) runs them.
 """
 
-PARTS = ("vae", "clip", "unet", "perceptual", "judge")
+PARTS = (
+    "vae", "clip", "unet", "inpaint", "controlnet", "flow", "distill", "lora", "embedding",
+    "perceptual", "judge",
+)  # fmt: skip

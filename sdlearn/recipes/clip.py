@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder, contrastive_loss
+from sdlearn.distributed import gather_rows, own_rows
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import (
     Batches,
@@ -31,9 +32,11 @@ from sdlearn.recipes.data import (
     scene,
     to_pixels,
     to_tensor,
+    training_images,
 )
 from sdlearn.recipes.hard_negatives import hard_negative, hard_negative_captions
 from sdlearn.recipes.initial_weights import check_initial_weights, load_initial_weights
+from sdlearn.recipes.mixed_precision import gradient_metrics, with_scalers
 from sdlearn.recipes.ranges import Range, check_multiples
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
 from sdlearn.recipes.room import check_memory
@@ -46,9 +49,9 @@ from sdlearn.recipes.tokenizer import (
     run_tokenizer,
     tokenizer_key,
 )
-from sdlearn.training import TrainingJob, learning_rate, seeded, update
+from sdlearn.training import TrainingJob, learning_rate, update
 from sdlearn.utils.atomic_files import write_json
-from sdlearn.utils.device import autocast
+from sdlearn.utils.device import autocast, loss_scaler, seeded
 from sdlearn.versions import STORYBOOK
 from sdlearn.weights.text_config import text_config_to_json
 from sdlearn.weights.tokenizer_files import read_tokenizer, write_tokenizer
@@ -157,7 +160,7 @@ def make_job(
         device: Where to train.
         run: Folder of the run that goes on from its checkpoint; None for a new one.
     """
-    frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
+    frozen = {"images": images_key(recipe, cache)} if recipe.data else {}
     check_initial_weights(recipe.init, "text", run)
     check_memory(recipe, device, lambda: nn.ModuleList(new_networks(recipe, MERGES, 0)), 3)
     tokenizer = run_tokenizer(recipe.init, recipe.data, recipe.size, cache, run)
@@ -175,7 +178,8 @@ def make_job(
     ]
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=fused)
-    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
+    scaler = loss_scaler(device, recipe.precision)
+    pages = training_images(recipe, cache)
     half = recipe.batch if recipe.data else recipe.batch // 2
     batches = Batches(pages, recipe.seed, half, device)
     if recipe.data:
@@ -197,15 +201,17 @@ def make_job(
 
     def step(k: int) -> dict[str, Tensor]:
         x, captions = draw(k)
-        ids = token_batch(tokenizer, captions).to(device)
-        with autocast(device):
-            images, texts = image(x).float(), image.text_projection(text(ids).pooled).float()
+        ids = own_rows(token_batch(tokenizer, captions)).to(device)
+        with autocast(device, recipe.precision):
+            images = image(own_rows(x)).float()
+            texts = image.text_projection(text(ids).pooled).float()
+        # Each image is compared with the texts of the whole batch, also of other processes.
+        images, texts = gather_rows(images), gather_rows(texts)
         loss = contrastive_loss(images, texts, image.logit_scale)
         metrics = accuracies(images, texts, captions)
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
-        gradient = update(loss, optimizer, lr)
-        scale = image.logit_scale.detach().exp()
-        return {"loss": loss, **metrics, "scale": scale, "gradient": gradient}
+        gradient = gradient_metrics(update(loss, optimizer, lr, scaler=scaler), scaler)
+        return {"loss": loss, **metrics, "scale": image.logit_scale.detach().exp(), **gradient}
 
     shown = to_tensor(pages[:200], device)
     queries = [
@@ -219,9 +225,9 @@ def make_job(
         found = (F.normalize(texts) @ F.normalize(image(shown)).T).argmax(1)
         return grid([to_pixels(shown[:12]), to_pixels(shown[found])])
 
-    return TrainingJob(
-        {"text": text, "image": image}, {"clip": optimizer}, step, recipe.batch, samples, frozen
-    )
+    networks: dict[str, nn.Module] = {"text": text, "image": image}
+    states = with_scalers({"clip": optimizer}, scaler=scaler)
+    return TrainingJob(networks, states, step, recipe.batch, samples, frozen)
 
 
 @torch.no_grad()

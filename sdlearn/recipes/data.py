@@ -1,4 +1,7 @@
-"""Training images and captions: the storybook, rendered once and cached, or a user's own folder.
+"""Training images and captions: the storybook, rendered once and cached, or a user's own.
+
+A user's own images are in a folder, all of which is read at the start, or in shards, of which each
+batch is read when it is needed. Both give the same batches.
 
 Rendering a page takes one or two milliseconds, and training uses each page many times. So all CPU
 cores render the pages in parallel into a memory-mapped file, whose name identifies its contents.
@@ -16,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +29,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdlearn.recipes.array_cache import cached_array
+from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.shard_index import load_shards
 from sdlearn.storybook import Scene, caption, read_folder, render, sample_scene
+from sdlearn.storybook.shards import ShardImages, is_shards
 from sdlearn.utils.atomic_files import atomic_write
 
 Pixels = NDArray[np.uint8]
+Images = Pixels | ShardImages  # (n, size, size, 3), in memory or on the disk
 SceneOf = Callable[[int, str, int], Scene]
+Draw = Callable[[Scene, int], Image.Image]
 CHUNK = 1000
 
 
@@ -38,16 +47,31 @@ def scene(k: int, split: str = "train", seed: int = 0) -> Scene:
     return sample_scene(random.Random(f"{seed}-{k}"), split=split)
 
 
+def training_images(recipe: Recipe, cache: Path) -> Images:
+    """Load the images that a recipe trains on: a user's own, or pages of the storybook.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for rendered pages, and for the indexes of shards.
+
+    Returns:
+        Bytes, (n, size, size, 3).
+    """
+    if recipe.data:
+        return own_images(recipe.data, recipe.size, cache).images
+    return load_images(recipe.scenes, recipe.size, cache)
+
+
 def load_images(
     n: int,
     size: int,
     cache: Path,
-    folder: str = "",
     split: str = "train",
     seed: int = 0,
     scene_of: SceneOf = scene,
+    draw: Draw = render,
 ) -> Pixels:
-    """Load rendered scenes, or all images of a user's folder.
+    """Load rendered scenes.
 
     Two runs may call this at the same time with the same cache.
 
@@ -55,26 +79,26 @@ def load_images(
         n: Number of scenes; they are scenes 0 ... n - 1 of the split.
         size: Side of the images in pixels.
         cache: Folder for the rendered images.
-        folder: A user's folder (see `storybook.read_folder`), or "" for the storybook.
         split: Split of the scenes.
         seed: Seed of the scenes.
         scene_of: Returns the scene of image k. Other processes call it, so it must be a function
             of a module.
+        draw: Draws an RGB image of a scene, such as `storybook.edges`; also a function of a module.
 
     Returns:
         Bytes, (n, size, size, 3).
     """
-    if folder:
-        return np.stack([np.asarray(image) for image, _ in own_images(folder, size)])
-    name = "pages"
+    name = "pages" if draw is render else draw.__name__
     identity: list[object] = [seed, storybook_hash()]
+    if draw is not render:
+        identity.append(file_hash(Path(inspect.getfile(draw))))
     if scene_of is not scene:
-        name = f"{scene_of.__name__}-pages"
+        name = f"{scene_of.__name__}-{name}"
         identity.append(file_hash(Path(inspect.getfile(scene_of))))
     path = cache / f"{name}-{split}-{n}-{size}px-{key(*identity)}.npy"
 
     def fill(part: Path, offset: int) -> None:
-        _draw(part, offset, n, size, split, seed, scene_of)
+        _draw(part, offset, n, size, split, seed, scene_of, draw)
 
     pages: Pixels = cached_array(path, np.uint8, (n, size, size, 3), fill)  # type: ignore[assignment]
     return pages
@@ -89,22 +113,22 @@ def load_captions(
     per_scene: int = 1,
     size: int = 64,
 ) -> list[list[str]]:
-    """Load the captions of the images that `load_images` loads.
+    """Load the captions of the images that `training_images` or `load_images` loads.
 
     Args:
         n: Number of scenes.
         cache: Folder for the captions.
-        folder: A user's folder, or "" for the storybook.
+        folder: A user's folder or shards, or "" for the storybook.
         split: Split of the scenes.
         seed: Seed of the scenes.
         per_scene: Paraphrases of each scene.
-        size: Of the images. With the size given to `load_images`, a user's folder is read once.
+        size: Of the images. With the recipe's size, a user's folder is read once.
 
     Returns:
-        For each image its paraphrases; one for each image of a user's folder.
+        For each image its paraphrases; one for each of a user's own images.
     """
     if folder:
-        return [[text] for _, text in own_images(folder, size)]
+        return [[text] for text in own_images(folder, size, cache).captions]
     path = cache / f"captions-{split}-{n}-{per_scene}-{key(seed, storybook_hash())}.json"
     if path.exists():
         captions = _read_captions(path, n, per_scene)
@@ -146,16 +170,19 @@ def to_pixels(x: Tensor) -> Pixels:
 class Batches:
     """Random batches of an array, each determined by (seed, step).
 
-    On a GPU the whole array is moved there once, and batches are gathered there.
+    On a GPU an array that is small beside the free memory is moved there once, and batches are
+    gathered there.
     """
 
-    def __init__(self, array: NDArray[np.generic], seed: int, batch: int, device: torch.device):
+    def __init__(
+        self, array: NDArray[np.generic] | ShardImages, seed: int, batch: int, device: torch.device
+    ):
         """Prepare batches of `batch` rows of an array (n, ...), drawn with replacement."""
         self.array, self.seed, self.batch = array, seed, batch
         self.device = device
-        self.resident = (
-            torch.from_numpy(np.array(array)).to(device) if device.type == "cuda" else None
-        )
+        self.resident: Tensor | None = None
+        if isinstance(array, np.ndarray) and is_small(array, device):
+            self.resident = torch.from_numpy(np.array(array)).to(device)
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return the row numbers of batch number `step`, (batch,)."""
@@ -170,6 +197,11 @@ class Batches:
         if self.resident is not None:
             return self.resident[torch.from_numpy(rows).to(self.device)]
         return torch.from_numpy(self.array[rows]).to(self.device)
+
+
+def is_small(array: NDArray[np.generic], device: torch.device) -> bool:
+    """Whether an array may be moved to a GPU: it takes at most a quarter of the free memory."""
+    return device.type == "cuda" and array.nbytes <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 @lru_cache(maxsize=1)
@@ -201,22 +233,60 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def images_key(folder: str, size: int) -> str:
-    """Return a hash of the images and captions of a user's folder."""
-    return key(*((image.tobytes(), text) for image, text in own_images(folder, size)))
+class OwnImages(NamedTuple):
+    """A user's own images.
+
+    Attributes:
+        images: Bytes, (n, size, size, 3).
+        captions: One for each image.
+        key: A hash of all of them.
+    """
+
+    images: Images
+    captions: list[str]
+    key: str
+
+
+def images_key(recipe: Recipe, cache: Path) -> str:
+    """Return a hash of the images and captions of a user, on which a recipe trains."""
+    return own_images(recipe.data, recipe.size, cache).key
 
 
 @lru_cache(maxsize=1)
-def own_images(folder: str, size: int) -> list[tuple[Image.Image, str]]:
-    """Return the captioned images of a user's folder, read once for each training."""
-    return read_folder(folder, size)
+def own_images(place: str, size: int, cache: Path) -> OwnImages:
+    """Return a user's captioned images, found once for each training.
+
+    Args:
+        place: A folder (see `storybook.read_folder`) or shards (see `storybook.shards`).
+        size: Side of the images in pixels.
+        cache: Folder for the indexes of shards.
+
+    Raises:
+        FileNotFoundError: If the folder, a shard or the captions are missing.
+        ValueError: If something in them is malformed, or no image can be read.
+    """
+    if is_shards(place):
+        shards = load_shards(place, size, cache, min(16, workers()))
+        texts = [image.caption for _, image in shards.images]
+        contents = [(image.digest, image.caption) for _, image in shards.images]
+        return OwnImages(shards, texts, key(*contents))
+    pairs = read_folder(place, size)
+    pixels = np.stack([np.asarray(image) for image, _ in pairs])
+    identity = key(*((image.tobytes(), text) for image, text in pairs))
+    return OwnImages(pixels, [text for _, text in pairs], identity)
+
+
+def own_name(place: str) -> str:
+    """Return the name of a user's images: that of their folder, or of the folder of the shards."""
+    path = Path(place.partition("::")[0]) if is_shards(place) else Path(place)
+    return (path.parent if is_shards(place) else path).resolve().name
 
 
 def _draw(
-    path: Path, offset: int, n: int, size: int, split: str, seed: int, scene_of: SceneOf
+    path: Path, offset: int, n: int, size: int, split: str, seed: int, scene_of: SceneOf, draw: Draw
 ) -> None:
     """Render scenes 0 ... n - 1 in parallel chunks into a file, from a position in bytes on."""
-    chunks = [(path, offset, n, size, split, seed, scene_of, a) for a in range(0, n, CHUNK)]
+    chunks = [(path, offset, n, size, split, seed, scene_of, draw, a) for a in range(0, n, CHUNK)]
     with tqdm(total=n, desc="drawing pages", unit="page", leave=False) as bar:
         if len(chunks) == 1:
             bar.update(_draw_chunk(chunks[0]))
@@ -233,11 +303,11 @@ def _draw(
                 ) from error
 
 
-def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, SceneOf, int]) -> int:
-    path, offset, n, size, split, seed, scene_of, first = chunk
+def _draw_chunk(chunk: tuple[Path, int, int, int, str, int, SceneOf, Draw, int]) -> int:
+    path, offset, n, size, split, seed, scene_of, draw, first = chunk
     pages = np.memmap(path, np.uint8, mode="r+", offset=offset, shape=(n, size, size, 3))
     last = min(n, first + CHUNK)
     for k in range(first, last):
-        pages[k] = np.asarray(render(scene_of(k, split, seed), size))
+        pages[k] = np.asarray(draw(scene_of(k, split, seed), size))
     pages.flush()
     return last - first

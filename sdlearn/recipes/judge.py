@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sdlearn.distributed import gather_rows, own_rows
 from sdlearn.evaluation.judge import Judge, JudgeConfig, Logits, save_judge
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import Batches, Pixels, load_images, scene, to_pixels, to_tensor
 from sdlearn.recipes.initial_weights import load_initial_weights
+from sdlearn.recipes.mixed_precision import gradient_metrics, with_scalers
 from sdlearn.recipes.ranges import Range, check_multiples
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.recipes.room import check_memory, check_pages
 from sdlearn.storybook import SPLITS
-from sdlearn.training import TrainingJob, learning_rate, seeded, step_generator, update
-from sdlearn.utils.device import autocast
+from sdlearn.training import TrainingJob, learning_rate, step_generator, update
+from sdlearn.utils.device import autocast, loss_scaler, seeded
 
 SEEDS = {split: 15_000 + k for k, split in enumerate(SPLITS)}  # of the judge's own scenes
 THINGS = 3  # at most on one page
@@ -99,6 +101,7 @@ def make_job(
     load_initial_weights(recipe.init, {"judge": judge}, run)
     judge = judge.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    scaler = loss_scaler(device, recipe.precision)
 
     pages = all_pages(recipe, cache)
     things, skies, grounds = (torch.from_numpy(x).to(device) for x in labels(recipe))
@@ -109,19 +112,22 @@ def make_job(
         x, moved = augment(to_tensor(batches(k), device), recipe, k)
         truth = things[rows].clone()
         truth[..., :2] += moved.to(device)
-        with autocast(device):
-            out = judge(x)
-        metrics = judge_loss(Logits(*(y.float() for y in out)), truth, skies[rows], grounds[rows])
+        with autocast(device, recipe.precision):
+            out = judge(own_rows(x))
+        # Its terms are divided by numbers of things and cells, not of rows: the whole batch counts.
+        whole = Logits(*(gather_rows(y.float()) for y in out))
+        metrics = judge_loss(whole, truth, skies[rows], grounds[rows])
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
-        metrics["gradient"] = update(metrics["loss"], optimizer, lr)
-        return metrics
+        gradient = update(metrics["loss"], optimizer, lr, scaler=scaler)
+        return metrics | gradient_metrics(gradient, scaler)
 
     def samples() -> Image.Image:
         """Draw twelve pages and, below, the same pages augmented."""
         shown = to_tensor(pages[:: max(1, len(pages) // 12)][:12], "cpu")
         return grid([to_pixels(shown), to_pixels(augment(shown, recipe, 0)[0])], scale=2)
 
-    return TrainingJob({"judge": judge}, {"judge": optimizer}, step, recipe.batch, samples)
+    states = with_scalers({"judge": optimizer}, scaler=scaler)
+    return TrainingJob({"judge": judge}, states, step, recipe.batch, samples)
 
 
 def all_pages(recipe: JudgeRecipe, cache: Path) -> Pixels:
@@ -251,7 +257,7 @@ def blurred(x: Tensor, std: float) -> Tensor:
 
 def quantise_dct(x: Tensor, step: Tensor) -> Tensor:
     """Round 8 x 8 DCT coefficients to multiples of `step` (b, 1, 1, 1), as JPEG does."""
-    n = torch.arange(8, device=x.device, dtype=torch.float32)
+    n = torch.arange(8, device=x.device, dtype=x.dtype)
     cosine = torch.cos(math.pi / 8 * (n[None] + 0.5) * n[:, None]) / 2
     cosine[0] /= math.sqrt(2)  # orthonormal: the inverse is the transpose
     b, c, h, w = x.shape

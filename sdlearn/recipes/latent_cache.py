@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sdlearn import weights
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.recipes.array_cache import cached_array
-from sdlearn.recipes.data import Pixels, file_hash, key, to_tensor
+from sdlearn.recipes.data import Images, file_hash, key, to_tensor
 from sdlearn.recipes.room import check_disk
 from sdlearn.text import TextEncoder
 from sdlearn.utils.device import channels_last
@@ -111,7 +111,7 @@ def check_cache_room(
     check_disk(cache, amount, f"{scenes:,} pages, their latents and their encoded captions")
 
 
-def encode_pages(vae: VAE, pages: Pixels, path: Path) -> HALF:
+def encode_pages(vae: VAE, pages: Images, path: Path) -> HALF:
     """Encode pages, or load them from `path`.
 
     The mean and the standard deviation are kept, because each training step samples a new latent.

@@ -15,15 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlearn import weights
+from sdlearn.distributed import own_rows
 from sdlearn.recipes.data import Batches, load_images, scene, to_tensor
 from sdlearn.recipes.initial_weights import load_initial_weights
+from sdlearn.recipes.mixed_precision import gradient_metrics, with_scalers
 from sdlearn.recipes.ranges import Channels, check_size
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.recipes.room import check_memory
 from sdlearn.storybook import COLOURS, GROUNDS, KINDS, PATTERNS, SKIES, Scene
-from sdlearn.training import TrainingJob, learning_rate, seeded, update
+from sdlearn.training import TrainingJob, learning_rate, update
 from sdlearn.utils.atomic_files import read_json, write_json
-from sdlearn.utils.device import autocast, channels_last
+from sdlearn.utils.device import autocast, channels_last, loss_scaler, seeded
 from sdlearn.utils.resources import data_folder
 
 PAIRS = [(kind, colour) for kind in KINDS for colour in COLOURS]
@@ -131,26 +133,29 @@ def make_job(
         network = channels_last(PerceptualNetwork(recipe.widths), device)
     load_initial_weights(recipe.init, {"perceptual": network}, run)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
+    scaler = loss_scaler(device, recipe.precision)
     pages = load_images(recipe.scenes, recipe.size, cache)
     shown = np.array([scene_labels(scene(k)) for k in range(recipe.scenes)])
     batches = Batches(pages, recipe.seed, recipe.batch, device)
     labels = Batches(shown, recipe.seed, recipe.batch, device)
 
     def step(k: int) -> dict[str, Tensor]:
-        x = to_tensor(batches(k), device).contiguous(memory_format=torch.channels_last)
-        wanted = labels(k)
-        with autocast(device):
+        rows = own_rows(batches.indices(k))
+        x = to_tensor(batches.rows(rows), device).contiguous(memory_format=torch.channels_last)
+        wanted = labels.rows(rows)
+        with autocast(device, recipe.precision):
             sky, ground, things = (logits.float() for logits in network.classify(x))
         truth = wanted[:, 2:].float()
         # Summed over the labels: in a mean, the many absent ones would dominate.
         present = F.binary_cross_entropy_with_logits(things, truth, reduction="none").sum(1).mean()
         loss = F.cross_entropy(sky, wanted[:, 0]) + F.cross_entropy(ground, wanted[:, 1]) + present
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
-        gradient = update(loss, optimizer, lr)
+        gradient = gradient_metrics(update(loss, optimizer, lr, scaler=scaler), scaler)
         found = ((things > 0) == (truth > 0)).all(1).float().mean()
-        return {"loss": loss, "all_right": found, "gradient": gradient}
+        return {"loss": loss, "all_right": found, **gradient}
 
-    return TrainingJob({"perceptual": network}, {"perceptual": optimizer}, step, recipe.batch)
+    states = with_scalers({"perceptual": optimizer}, scaler=scaler)
+    return TrainingJob({"perceptual": network}, states, step, recipe.batch)
 
 
 def export(job: TrainingJob, recipe: PerceptualRecipe, cache: Path, folder: Path) -> None:

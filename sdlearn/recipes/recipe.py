@@ -3,6 +3,7 @@
 import ast
 import os
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +18,11 @@ from sdlearn.recipes.ranges import (
 from sdlearn.utils.run_limits import MAX_STEPS
 
 # Settings that have their own option in `sdlearn train`; the others need --set.
-SHORTCUTS = ("steps", "batch", "lr", "seed", "scenes", "init", "data", "vae", "text")
+SHORTCUTS = (
+    "steps", "batch", "lr", "seed", "scenes", "init", "data", "vae", "text", "model", "hint",
+    "accumulate", "precision", "shard",
+)  # fmt: skip
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
 MAX_BYTES = 15 * 2**20  # size of an exported file; larger weights are written in shards
 MAX_LETTERS = 1000  # of a value on the command line that is not a text
 
@@ -37,6 +42,8 @@ class Recipe:
         size: Side of the images in pixels, a multiple of 8.
         data: A folder of captioned images, or "" for the storybook.
         init: Folder of the weights to start from, or "" for random weights.
+        precision: "float32"; "bf16" or "fp16" for mixed precision; "auto" for bf16 on CUDA and
+            float32 elsewhere.
         compile: Use torch.compile for the autoencoder or the U-Net. It needs a C++ compiler and
             takes minutes before the first step. Later steps are much faster.
 
@@ -53,10 +60,13 @@ class Recipe:
     size: Annotated[int, Range(32, 1024)] = 64
     data: Place = ""
     init: Place = ""
+    precision: Annotated[str, Range(1, 20)] = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; accepted: {', '.join(PRECISIONS)}")
         check_multiples("size", self.size, 8, "in pixels")
 
 
@@ -83,6 +93,18 @@ def override(recipe: R, settings: dict[str, object]) -> R:
             )
         changed[name] = _parse(kinds[name], name, value)
     return replace(recipe, **changed)
+
+
+def named(recipes: Mapping[str, R], name: str, part: str) -> R:
+    """Return the recipe of this name.
+
+    Raises:
+        ValueError: If the part has none.
+    """
+    if name not in recipes:
+        known = ", ".join(recipes)
+        raise ValueError(f"{part} has no recipe {reprlib.repr(name)}; accepted: {known}")
+    return recipes[name]
 
 
 def _parse(annotation: Any, name: str, value: object) -> object:

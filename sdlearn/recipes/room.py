@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sdlearn.distributed import process_count
 from sdlearn.recipes.recipe import Recipe
 
 TRAINED = 4  # a weight, its gradient, and two averages of the optimizer
@@ -38,14 +39,16 @@ def check_memory(
     with torch.device("meta"):
         weights = sum(p.numel() for p in networks().parameters())
     total = memory(device)
+    shares = process_count() if getattr(recipe, "shard", False) else 1
     need(
-        4 * copies * weights, total,
+        4 * copies * weights // shares, total,
         f"the networks have {weights:,} weights, and training them", "smaller ones",
     )  # fmt: skip
-    layer = recipe.batch * recipe.size**2 * width
+    rows = recipe.batch // (process_count() * getattr(recipe, "accumulate", 1))
+    layer = rows * recipe.size**2 * width
     need(
         4 * layer, total,
-        f"one layer's output for {recipe.batch} images of {recipe.size} pixels",
+        f"one layer's output for {rows} images of {recipe.size} pixels",
         "a smaller batch or size",
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from sdlearn.distributed import is_first_process, process_count, process_rank
 from sdlearn.recipes.recipe import Recipe, override
 from sdlearn.training import TrainingJob
 from sdlearn.utils.atomic_files import read_json, write_json
@@ -25,7 +26,14 @@ OTHERS = {
     ".DS_Store", "desktop.ini", "Thumbs.db", ".directory", ".gitkeep", ".gitignore",
     ".ipynb_checkpoints", "lost+found",
 }  # fmt: skip
-PLACES = {"data": "images", "vae": "vae", "text": "text"}  # setting -> its hash in "frozen"
+PLACES = {
+    "data": "images",
+    "vae": "vae",
+    "text": "text",
+    "model": "model",
+}  # setting -> its hash in "frozen"
+# Settings that change the rounding alone.
+REARRANGED = {"accumulate", "activation_checkpointing", "shard"}
 ALWAYS = {"steps", "batch", "lr", "warmup", "seed", "scenes", "size"}  # in every recipe.json
 
 
@@ -121,13 +129,14 @@ def check_unused(folder: Path) -> None:
 
 
 def may_move(folder: Path) -> set[str]:
-    """Return the settings of a run that may name another place when it is resumed.
+    """Return the settings of a run that may differ when it is resumed.
 
-    These are the folders whose contents recipe.json identifies, so `begin` notices others.
+    These are the folders whose contents recipe.json identifies, so `begin` notices others, and the
+    settings that only arrange the same arithmetic in another way.
     """
     frozen = read_json(folder / RECIPE).get("frozen", {})
     kept = frozen if isinstance(frozen, dict) else {}
-    return {setting for setting, content in PLACES.items() if content in kept}
+    return REARRANGED | {setting for setting, content in PLACES.items() if content in kept}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
@@ -136,6 +145,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": process_count(),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
     if device.type == "cuda":
@@ -163,6 +173,7 @@ def begin(
     """
     path, now = folder / RECIPE, machine(device)
     if not path.exists():
+        check_shared(path)
         record: dict[str, Any] = {"part": part, "recipe": name, "settings": vars(recipe)}
         write_json(path, record | {"machine": now, "frozen": dict(job.frozen)})
         return
@@ -171,7 +182,8 @@ def begin(
     before = record.get("machine")
     before = before if isinstance(before, dict) else {}
     if not checkpoints(folder):  # it starts again, on this machine
-        write_json(path, record | {"machine": now})
+        if is_first_process():
+            write_json(path, record | {"machine": now})
         return
     changes = [
         f"{name} {reprlib.repr(before[name])}, now {now[name]!r}"
@@ -183,6 +195,19 @@ def begin(
             f"{folder} began with {' and '.join(changes)}; the last bits of its results may differ "
             "from those of a run that was not interrupted",
             stacklevel=2,
+        )
+
+
+def check_shared(path: Path) -> None:
+    """Check that this process sees a file or folder that process 0 has written before.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not is_first_process() and not path.exists():
+        raise ValueError(
+            f"process {process_rank()} does not find {path}, which process 0 has written; "
+            "accepted: a folder that all machines share"
         )
 
 

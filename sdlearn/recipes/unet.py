@@ -1,57 +1,39 @@
 """Training of the U-Net: the training step, and the settings of the shipped model."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
+from sdlearn.clip import CLIPTextConfig
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.recipes.captioned_latents import (
+    CaptionedLatents,
+    DiffusionRecipe,
+    FrozenParts,
+    frozen_hashes,
+)
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import (
-    Batches,
-    images_key,
-    key,
-    load_captions,
-    load_images,
-    storybook_hash,
-    to_pixels,
-)
+from sdlearn.recipes.data import own_name, to_pixels
+from sdlearn.recipes.denoising_step import compiled, denoising_step, in_training
 from sdlearn.recipes.initial_weights import load_initial_weights
-from sdlearn.recipes.latent_cache import (
-    check_cache_room,
-    encode_captions,
-    encode_pages,
-    encoder_config,
-    load_text,
-    load_vae,
-    part_folder,
-    weights_key,
-)
-from sdlearn.recipes.ranges import Channels, Decay, Place, Range, check_levels, check_multiples
-from sdlearn.recipes.recipe import MAX_BYTES, Recipe
+from sdlearn.recipes.latent_cache import encoder_config
+from sdlearn.recipes.ranges import Channels, Place, Range, check_levels, check_multiples
+from sdlearn.recipes.recipe import MAX_BYTES
 from sdlearn.recipes.room import check_memory
 from sdlearn.text import TextEncoder
-from sdlearn.training import (
-    EMA,
-    TrainingJob,
-    diffusion_loss,
-    draw_noise,
-    learning_rate,
-    seeded,
-    step_generator,
-    update,
-)
+from sdlearn.training import TrainingJob
 from sdlearn.unet import UNet, UNetConfig, zero_init_residuals
-from sdlearn.utils.device import autocast, need_compiler
-from sdlearn.vae import VAE
-from sdlearn.versions import STORYBOOK
+from sdlearn.utils.device import seeded
+from sdlearn.vae import VAE, VAEConfig
+from sdlearn.versions import SD1_5, STORYBOOK, ModelSpec
 
 CONFIG = STORYBOOK.unet
+SYSTEMS = {spec.name: spec for spec in (STORYBOOK, SD1_5)}
 PROMPTS = (
     "a red cat to the left of a blue house on the sand at night",
     "a yellow star above a green tree on the grass at night",
@@ -65,25 +47,22 @@ PROMPTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetRecipe(Recipe):
+class UNetRecipe(DiffusionRecipe):
     """Settings of the U-Net's training.
 
     Attributes:
+        system: The system that the U-Net is for, "storybook" or "sd1.5". It decides the noise
+            schedule and, if the number of levels is its own, which of them have attention. The
+            parts of "sd1.5" have its sizes; those of the storybook may have any.
         block_out_channels: Channels of the levels.
         layers_per_block: ResBlocks of a level.
         num_heads: Attention heads of the levels.
         transformer_depth: Transformer blocks of the levels.
         vae: Folder of the frozen autoencoder, or "" for the shipped one.
         text: Folder of the frozen text encoder, or "" for the shipped one.
-        captions: Paraphrases of each scene.
-        dropout: Fraction of captions replaced by the empty one, for classifier-free guidance.
-        min_snr: The gamma of Min-SNR weighting, or 0 for none.
-        t_mean: See `draw_times`.
-        t_std: See `draw_times`; 0 for uniform timesteps.
-        weight_decay: Of AdamW.
-        ema: Decay of the exponential moving average of the weights.
     """
 
+    system: Annotated[str, Range(1, 20)] = STORYBOOK.name
     block_out_channels: Channels = CONFIG.block_out_channels
     layers_per_block: Annotated[int, Range(1, 8)] = CONFIG.layers_per_block
     num_heads: Annotated[tuple[int, ...], Range(1, 64, entries=(1, 6))] = CONFIG.num_heads
@@ -92,21 +71,21 @@ class UNetRecipe(Recipe):
     )
     vae: Place = ""
     text: Place = ""
-    captions: Annotated[int, Range(1, 1000)] = 1
-    dropout: Annotated[float, Range(0, 1)] = 0.1
-    min_snr: Annotated[float, Range(0, 1000)] = 0.0
-    t_mean: Annotated[float, Range(-10, 10)] = 0.0
-    t_std: Annotated[float, Range(0, 10)] = 0.0
-    weight_decay: Annotated[float, Range(0, 1)] = 0.01
-    ema: Decay = 0.999
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.system not in SYSTEMS:
+            raise ValueError(f"system is {self.system!r}; accepted: {', '.join(SYSTEMS)}")
         check_levels(self, "num_heads", "transformer_depth")
         for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
             check_multiples("block_out_channels", channels, heads, "the level's num_heads")
         groups = CONFIG.norm_num_groups
         check_multiples("block_out_channels", self.block_out_channels, groups, "groups of a norm")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The specification of the system."""
+        return SYSTEMS[self.system]
 
 
 RECIPES = {
@@ -117,6 +96,20 @@ RECIPES = {
     "small": UNetRecipe(
         steps=400, batch=32, lr=2e-3, warmup=30, scenes=1000, size=32,
         block_out_channels=(64, 96), layers_per_block=1, num_heads=(2, 3), ema=0.98,
+    ),
+    # The last stage of Stable Diffusion 1.5: 595,000 steps from the weights of 1.2 (--init), which
+    # three stages had trained (`course.published_budgets.SD1_STAGES`). Steps, resolution and 10 %
+    # empty captions: model card of stable-diffusion-v1-5. Batch 32 x 8 GPUs x 2 x 4 with 2 gradient
+    # accumulations, AdamW, lr 1e-4 after a warm-up of 10,000 steps and then constant: the same, and
+    # the card of v1-4. EMA: LitEma's default in ldm/modules/ema.py. Weight decay: AdamW's default.
+    # Only here: gradients clipped to a norm of 1, AdamW's second beta 0.99 instead of 0.999, and
+    # latents that are encoded once.
+    "sd1.5": UNetRecipe(
+        steps=595_000, batch=2048, lr=1e-4, warmup=10_000, size=512, accumulate=2, lr_floor=1.0,
+        dropout=0.1, ema=0.9999, weight_decay=0.01, system="sd1.5",
+        block_out_channels=SD1_5.unet.block_out_channels,
+        layers_per_block=SD1_5.unet.layers_per_block, num_heads=SD1_5.unet.num_heads,
+        transformer_depth=SD1_5.unet.transformer_depth,
     ),
 }  # fmt: skip
 
@@ -134,137 +127,73 @@ def make_job(
 
     Raises:
         FileNotFoundError: If the autoencoder or the text encoder is missing.
+        ValueError: If they do not fit the recipe, or the memory is too small.
     """
-    vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
-    text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
-    vae, text = load_vae(vae_folder, device), load_text(text_folder, device)
-    config = new_config(recipe, vae, text)
+    parts = FrozenParts.load(recipe.vae, recipe.text, cache, device)
+    vae, text = parts.vae, parts.text
+    config = new_config(recipe, vae.config, encoder_config(text))
     levels = len(recipe.block_out_channels)
     check_multiples("size", recipe.size, vae.factor * 2 ** (levels - 1), f"for {levels} levels")
     width = max(1, recipe.block_out_channels[0] // vae.factor**2)
     check_memory(recipe, device, lambda: UNet(config), width, copies=5)  # and its EMA
-    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
-    if recipe.data:
-        frozen["images"] = images_key(recipe.data, recipe.size)
+    frozen = frozen_hashes(recipe, parts, cache)
     with seeded(recipe.seed):
         unet = UNet(config)
     zero_init_residuals(unet)
     load_initial_weights(recipe.init, {"unet": unet}, run)
-    unet.to(device)
-    average = EMA(unet, recipe.ema)
-    predict: Callable[..., Tensor] = unet
-    if recipe.compile:
-        need_compiler(device)
-        predict = torch.compile(unet)
-    optimizer = torch.optim.AdamW(
-        unet.parameters(),
-        betas=(0.9, 0.99),
-        weight_decay=recipe.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    trained = in_training(unet, recipe, device)
+    predict = compiled(unet, recipe, device)
+    data = CaptionedLatents(recipe, parts, recipe.spec.schedule.num_steps, cache, device)
 
-    if not recipe.data:
-        check_cache_room(recipe.scenes, recipe.captions, recipe.size, vae, text, cache)
-    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
-    captions = load_captions(
-        len(pages), cache, recipe.data, per_scene=recipe.captions, size=recipe.size
-    )
-    each = len(captions[0])
-    texts = [caption for paraphrases in captions for caption in paraphrases]
-    # The cached file of a user's images is named after their contents, that of rendered pages after
-    # the settings of the renderer.
-    identity = pages.tobytes() if recipe.data else (recipe.size, recipe.scenes, storybook_hash())
-    kept = cache / f"latents-{weights_key(vae_folder, identity)}.npy"
-    latents = Batches(encode_pages(vae, pages, kept), recipe.seed, recipe.batch, device)
-    kept = cache / f"states-{weights_key(text_folder, key(texts))}.npy"
-    states = Batches(encode_captions(text, texts, kept), recipe.seed, recipe.batch, device)
-    with torch.no_grad():
-        empty = text([""]).context  # (1, 77, d)
-
-    def draw(k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """z_0 (b, c, h, w), t (b,) on the CPU, and context (b, 77, d) of batch k."""
-        generator = step_generator(recipe.seed, k)
-        b = recipe.batch
-        t = draw_times(b, STORYBOOK.schedule.num_steps, recipe.t_mean, recipe.t_std, generator)
-        wording = torch.randint(each, (b,), generator=generator).numpy()
-        silent = torch.rand(b, generator=generator) < recipe.dropout
-        rows = latents.indices(k)
-        mean, std = latents.rows(rows).float().unbind(1)
-        z_0 = mean + std * draw_noise(mean.shape, recipe.seed, k, device, stream=1)
-        context = states.rows(rows * each + wording).float()
-        context = torch.where(silent.to(device).view(-1, 1, 1), empty, context)
-        return z_0 * vae.config.scaling_factor, t, context
-
-    def step(k: int) -> dict[str, Tensor]:
-        z_0, t, context = draw(k)
-        eps = draw_noise(z_0.shape, recipe.seed, k, device, stream=2)
-        with autocast(device):
-            loss = diffusion_loss(
-                predict, z_0, t, eps, context, STORYBOOK.schedule, min_snr=recipe.min_snr or None
-            )
-        lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
-        gradient = update(loss, optimizer, lr)
-        average.update(unet, k)
-        return {"loss": loss, "gradient": gradient}
-
-    model = assemble(average.module, vae, text)
-    prompts = [*texts[: 8 * each : each]] if recipe.data else [*PROMPTS]
+    step = denoising_step(recipe, data, recipe.spec, trained, lambda k, batch: predict, device)
+    model = assemble(trained.average.module, vae, text, spec=recipe.spec)
+    prompts = [*data.texts[: 8 * data.each : data.each]] if recipe.data else [*PROMPTS]
 
     def samples() -> Image.Image:
         """Draw the images of eight prompts from the same noise every time."""
-        z = model.text_to_image(
-            prompts, steps=20, guidance_scale=5.0, seed=0, output="latent", progress=False
-        )
+        z = model.text_to_image(prompts, steps=20, seed=0, output="latent", progress=False)
         images = to_pixels(vae.to_image(z))
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
 
-    networks: dict[str, nn.Module] = {"unet": unet, "ema": average.module}
-    return TrainingJob(networks, {"unet": optimizer}, step, recipe.batch, samples, frozen)
+    networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
+    states = trained.states("unet")
+    return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
 
 
-def draw_times(
-    n: int, num_steps: int, mean: float, std: float, generator: torch.Generator
-) -> Tensor:
-    """Draw training timesteps, uniformly or from a logit-normal distribution.
+def new_config(recipe: UNetRecipe, vae: VAEConfig, text: CLIPTextConfig) -> UNetConfig:
+    """Return the U-Net's configuration for a recipe and the frozen networks.
 
-    Stable Diffusion 1 and 2 draw them uniformly. The logit-normal distribution (arXiv:2403.03206,
-    section 3.1) has few timesteps near both ends, where there is little to learn. Half of its
-    timesteps are below num_steps / (1 + exp(-mean)).
-
-    Args:
-        n: Number of timesteps.
-        num_steps: Length of the noise schedule.
-        mean: Mean of the normal variable.
-        std: Its standard deviation, or 0 for uniform timesteps.
-        generator: The source of random numbers.
-
-    Returns:
-        Integers in 0 ... num_steps - 1, (n,).
+    Raises:
+        ValueError: If the networks do not have the sizes of the recipe's system.
     """
-    if std == 0:
-        return torch.randint(num_steps, (n,), generator=generator)
-    t = torch.sigmoid(mean + std * torch.randn(n, generator=generator)) * num_steps
-    return t.long().clamp(max=num_steps - 1)
-
-
-def new_config(recipe: UNetRecipe, vae: VAE, text: TextEncoder) -> UNetConfig:
-    """Return the U-Net's configuration for a recipe and the frozen networks."""
+    base, levels = recipe.spec.unet, len(recipe.block_out_channels)
+    if recipe.spec is not STORYBOOK:
+        found = ("text", recipe.text, text.hidden_size), ("vae", recipe.vae, vae.latent_channels)
+        for (name, place, c), wanted in zip(
+            found, (base.cross_attention_dim, base.in_channels), strict=True
+        ):
+            if c != wanted:
+                raise ValueError(
+                    f"{name} is {place or 'empty, the shipped one'}, with {c} channels; accepted "
+                    f"for {recipe.system}: a folder of its own, with {wanted} channels"
+                )
+    has_attention = base.cross_attention
     return dataclasses.replace(
-        CONFIG,
-        in_channels=vae.config.latent_channels,
-        out_channels=vae.config.latent_channels,
+        base,
+        in_channels=vae.latent_channels,
+        out_channels=vae.latent_channels,
         block_out_channels=recipe.block_out_channels,
         layers_per_block=recipe.layers_per_block,
-        cross_attention=(True,) * len(recipe.block_out_channels),
+        cross_attention=has_attention if len(has_attention) == levels else (True,) * levels,
         transformer_depth=recipe.transformer_depth,
         num_heads=recipe.num_heads,
-        cross_attention_dim=encoder_config(text).hidden_size,
-        sample_size=recipe.size // vae.factor,
+        cross_attention_dim=text.hidden_size,
+        sample_size=recipe.size // 2 ** (len(vae.block_out_channels) - 1),
     )
 
 
 def assemble(
-    unet: UNet, vae: VAE, text: TextEncoder, name: str = STORYBOOK.name
+    unet: UNet, vae: VAE, text: TextEncoder, name: str = "", spec: ModelSpec = STORYBOOK
 ) -> StableDiffusion:
     """Assemble a pipeline from its networks.
 
@@ -272,11 +201,12 @@ def assemble(
         unet: The U-Net.
         vae: The autoencoder.
         text: The text encoder.
-        name: Name of the model, after its training data.
+        name: Name of the model, after its training data; "" for that of the system.
+        spec: The system that they belong to.
     """
     spec = dataclasses.replace(
-        STORYBOOK,
-        name=name,
+        spec,
+        name=name or spec.name,
         unet=unet.config,
         vae=vae.config,
         text=(encoder_config(text),),
@@ -299,15 +229,13 @@ def export(job: TrainingJob, recipe: UNetRecipe, cache: Path, folder: Path) -> N
     """
     unet = job.networks["ema"]
     assert isinstance(unet, UNet)
-    cpu = torch.device("cpu")
-    vae_folder = part_folder(recipe.vae, "vae", cache.parent / "vae")
-    text_folder = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
-    frozen = {"vae": weights_key(vae_folder), "text": weights_key(text_folder)}
-    if not frozen.items() <= job.frozen.items():
+    parts = FrozenParts.load(recipe.vae, recipe.text, cache, torch.device("cpu"))
+    if not parts.hashes().items() <= job.frozen.items():
         raise ValueError(
-            f"{vae_folder} or {text_folder} has changed while the U-Net was trained on it; restore "
-            "the old weights and use --resume to write the model"
+            f"{parts.vae_folder} or {parts.text_folder} has changed while the U-Net was trained on "
+            "it; restore the old weights and use --resume to write the model"
         )
-    vae, text = load_vae(vae_folder, cpu), load_text(text_folder, cpu)
-    name = Path(recipe.data).resolve().name if recipe.data else STORYBOOK.name
-    assemble(unet, vae, text, name).save_pretrained(folder, torch.float16, MAX_BYTES)
+    name = own_name(recipe.data) if recipe.data else ""
+    assemble(unet, parts.vae, parts.text, name, recipe.spec).save_pretrained(
+        folder, torch.float16, MAX_BYTES
+    )

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from sdlearn import weights
+from sdlearn.distributed import average, own_rows
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import Batches, images_key, load_images, to_pixels, to_tensor
+from sdlearn.recipes.data import Batches, images_key, to_pixels, to_tensor, training_images
 from sdlearn.recipes.initial_weights import check_initial_weights, load_initial_weights
 from sdlearn.recipes.muon import Muon
+from sdlearn.recipes.noise import draw_noise
 from sdlearn.recipes.perceptual import load_features
 from sdlearn.recipes.ranges import Channels, Decay, Place, Range, check_multiples, check_size
 from sdlearn.recipes.recipe import MAX_BYTES, Recipe
@@ -22,14 +24,12 @@ from sdlearn.recipes.room import check_memory
 from sdlearn.training import (
     EMA,
     TrainingJob,
-    draw_noise,
     learning_rate,
-    seeded,
     step_generator,
     update,
 )
 from sdlearn.utils.atomic_files import write_json
-from sdlearn.utils.device import autocast, channels_last, need_compiler
+from sdlearn.utils.device import autocast, channels_last, need_compiler, seeded
 from sdlearn.utils.run_limits import MAX_STEPS
 from sdlearn.vae import VAE, VAEConfig
 from sdlearn.vae_losses import (
@@ -102,6 +102,8 @@ class VAERecipe(Recipe):
             "block_out_channels", self.block_out_channels, self.norm_num_groups, "norm_num_groups"
         )
         check_size(self.size, len(self.block_out_channels))
+        if self.precision == "fp16":  # gradients balance the losses before they are scaled
+            raise ValueError("precision is fp16; accepted for the vae: auto, float32, bf16")
 
     @property
     def has_perceptual(self) -> bool:
@@ -144,7 +146,7 @@ def make_job(
         FileNotFoundError: If the network of the perceptual loss is missing.
         ValueError: If the recipe needs torchvision or a compiler that is not installed.
     """
-    frozen = {"images": images_key(recipe.data, recipe.size)} if recipe.data else {}
+    frozen = {"images": images_key(recipe, cache)} if recipe.data else {}
     check_initial_weights(recipe.init, "vae", run)
     channels = recipe.block_out_channels[0]
     check_memory(recipe, device, lambda: new_vae(recipe), channels, copies=4)  # and its EMA
@@ -174,7 +176,7 @@ def make_job(
     networks["ema"] = average.module
     optimizers: dict[str, torch.optim.Optimizer] = {"vae": optimizer}
 
-    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
+    pages = training_images(recipe, cache)
     batches = Batches(pages, recipe.seed, recipe.batch, device)
 
     if has_discriminator:
@@ -190,37 +192,37 @@ def make_job(
     discriminator_from = round(recipe.discriminator_start * recipe.steps)
 
     def batch(k: int) -> Tensor:
-        x = to_tensor(batches(k), device)
+        x = to_tensor(batches.rows(own_rows(batches.indices(k))), device)
         if recipe.flip:  # no captions are used, so left and right may be swapped
-            coins = torch.rand(len(x), generator=step_generator(recipe.seed, k, 1)) < 0.5
-            x = torch.where(coins.to(device).view(-1, 1, 1, 1), x.flip(3), x)
+            coins = torch.rand(recipe.batch, generator=step_generator(recipe.seed, k, 1)) < 0.5
+            x = torch.where(own_rows(coins).to(device).view(-1, 1, 1, 1), x.flip(3), x)
         return x.contiguous(memory_format=torch.channels_last)
 
     def step(k: int) -> dict[str, Tensor]:
         x = batch(k)
         lr = learning_rate(k, recipe.steps, recipe.lr, recipe.warmup)
-        with autocast(device):
+        with autocast(device, recipe.precision):
             mean, logvar = encode(x)
             mean, logvar = mean.float(), logvar.float()
-            noise = draw_noise(mean.shape, recipe.seed, k, device)
+            noise = own_rows(draw_noise((recipe.batch, *mean.shape[1:]), recipe.seed, k, device))
             y = decode(mean + torch.exp(0.5 * logvar) * noise).float()
         l1, kl = (y - x).abs().mean(), kl_divergence(mean, logvar)
         reconstruction = l1 + recipe.mse * (y - x).square().mean() if recipe.mse else l1
         metrics = {"l1": l1, "kl": kl, "psnr": psnr(y, x)}
         if uses_perceptual and k >= perceptual_from:
-            with autocast(device):
+            with autocast(device, recipe.precision):
                 metrics["perceptual"] = perceptual(y, x).float()
             reconstruction = reconstruction + recipe.perceptual * metrics["perceptual"]
         loss = reconstruction + recipe.kl * kl
         if has_discriminator and k >= discriminator_from + recipe.discriminator_warmup:
-            with autocast(device):
+            with autocast(device, recipe.precision):
                 adversarial = generator_loss(discriminator(y)).float()
             weight = adversarial_weight(reconstruction, adversarial, vae.decoder.conv_out.weight)
             loss = loss + recipe.discriminator * weight * adversarial
             metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
         metrics["gradient"] = update(loss, optimizer, lr)
         if has_discriminator and k >= discriminator_from:
-            with autocast(device):
+            with autocast(device, recipe.precision):
                 d_loss = discriminator_loss(
                     discriminator(x).float(), discriminator(y.detach()).float()
                 )
@@ -272,7 +274,8 @@ def psnr(y: Tensor, x: Tensor) -> Tensor:
         y: Reconstructions, (b, 3, h, w), clamped to [-1, 1].
         x: Originals, (b, 3, h, w).
     """
-    return 10 * torch.log10(4 / (y.detach().clamp(-1, 1) - x).square().mean().clamp(min=1e-10))
+    error = average((y.detach().clamp(-1, 1) - x).square().mean())  # over all processes
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
 @torch.no_grad()
@@ -307,7 +310,7 @@ def export(job: TrainingJob, recipe: VAERecipe, cache: Path, folder: Path) -> No
     vae = job.networks["ema"]
     assert isinstance(vae, VAE)
     device = next(vae.parameters()).device
-    pages = load_images(recipe.scenes, recipe.size, cache, recipe.data)
+    pages = training_images(recipe, cache)
     std = latent_std(vae, Batches(pages, recipe.seed, 64, device))
     vae.config = dataclasses.replace(vae.config, scaling_factor=1 / std)
     write_json(folder / "vae" / "config.json", vae_config_to_json(vae.config, recipe.size))

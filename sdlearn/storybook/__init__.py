@@ -7,10 +7,11 @@ folder_captions  which images that folder names, and their captions
 rendering        a scene as an image
 scenes           the scenes and their splits
 shapes           the polygons of the things
+shards           a user's own captioned images in tar files
 """
 
 from .captions import WORDS, caption
-from .conditions import CLASSES, depth, edges, masks, pose, segmentation
+from .conditions import CLASSES, HINTS, depth, edges, masks, pose, segmentation
 from .folder import read_folder
 from .rendering import render
 from .scenes import (
@@ -32,6 +33,7 @@ __all__ = [
     "CLASSES",
     "COLOURS",
     "GROUNDS",
+    "HINTS",
     "KINDS",
     "PATTERNS",
     "POSES",

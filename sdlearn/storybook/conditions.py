@@ -5,6 +5,8 @@ geometry is known, so all of them are exact. They are derived from one map of la
 the same polygons at the same positions as the image itself.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
@@ -202,3 +204,9 @@ def _labels(scene: Scene, size: int) -> NDArray[np.int32]:
         for pixels, label in zip(outlines, labels, strict=True):
             draw.polygon(pixels, fill=label)
     return np.asarray(page)
+
+
+# The condition images of a ControlNet, by name.
+HINTS: dict[str, Callable[[Scene, int], Image.Image]] = {
+    "edges": edges, "depth": depth, "pose": pose, "segmentation": segmentation,
+}  # fmt: skip

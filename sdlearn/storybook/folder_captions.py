@@ -56,14 +56,23 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[dict[str, object], str]]:
     for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
-        where, example = f"{file}, line {number}", EXAMPLES[file.name]
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON ({error}); accepted: {example}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where} is not a JSON object; accepted: {example}")
-        yield row, where
+        where = f"{file}, line {number}"
+        yield json_object(line, where, EXAMPLES[file.name]), where
+
+
+def json_object(text: str, where: str, example: str) -> dict[str, object]:
+    """The JSON object in a text; `where` begins the error messages, and `example` ends them.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}); accepted: {example}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not a JSON object; accepted: {example}")
+    return row
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[dict[str, object], str]]:
@@ -96,11 +105,10 @@ def _csv_rows(file: Path) -> Iterator[tuple[dict[str, object], str]]:
 
 def _pair(folder: Path, row: dict[str, object], where: str, example: str) -> tuple[Path, str]:
     """The image and the caption of one line; `where` begins the error messages."""
-    file_name, text = row.get("file_name"), row.get("text", row.get("caption"))
+    file_name = row.get("file_name")
     if not isinstance(file_name, str) or not file_name.strip():
         raise ValueError(f"{where} has no file_name; accepted: {example}")
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where} has no text (the caption); accepted: {example}")
+    text = caption_in(row, where, example)
     # As Windows reads it, where "\" separates folders and "C:" is a drive; and as others do.
     written = PureWindowsPath(file_name)
     if written.drive or written.root or ".." in written.parts or "\0" in file_name:
@@ -109,7 +117,19 @@ def _pair(folder: Path, row: dict[str, object], where: str, example: str) -> tup
         )
     file = folder / written.as_posix()
     _check_inside(folder, file, where)
-    return file, text.strip()
+    return file, text
+
+
+def caption_in(row: dict[str, object], where: str, example: str) -> str:
+    """The caption of a line of metadata, or of another JSON object; see `json_object`.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    text = row.get("text", row.get("caption"))
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where} has no text (the caption); accepted: {example}")
+    return text.strip()
 
 
 def _check_inside(folder: Path, file: Path, where: str) -> None:
@@ -135,7 +155,7 @@ def _beside(folder: Path) -> Iterator[tuple[Path, str]]:
 
     Images without a caption cause one warning and are skipped.
     """
-    images = sorted(_images(folder))
+    images = sorted(image_files(folder))
     captions = {image: _caption_file(image) for image in images}
     if not any(captions.values()):
         raise FileNotFoundError(
@@ -154,13 +174,22 @@ def _beside(folder: Path) -> Iterator[tuple[Path, str]]:
             continue
         for file in (image, caption):
             _check_inside(folder, file, str(folder))
-        lines = [line.strip() for line in _text(caption).splitlines() if line.strip()]
-        if len(lines) != 1:
-            raise ValueError(f"{caption} has {len(lines)} lines of text; accepted: one caption")
-        yield image, lines[0]
+        yield image, one_line(_text(caption), str(caption))
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def one_line(text: str, where: str) -> str:
+    """The caption in the text of a caption file; `where` begins the error message.
+
+    Raises:
+        ValueError: If the text has no line, or several.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise ValueError(f"{where} has {len(lines)} lines of text; accepted: one caption")
+    return lines[0]
+
+
+def image_files(folder: Path) -> Iterator[Path]:
     """Yield the image files of a folder and of the folders in it, by their endings."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -183,7 +212,16 @@ def _caption_file(image: Path) -> Path | None:
 
 def _text(file: Path) -> str:
     """The content of a text file."""
+    return decoded(file.read_bytes(), str(file))
+
+
+def decoded(content: bytes, where: str) -> str:
+    """The text of a file, with or without a byte order mark; `where` begins the error message.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+        raise ValueError(f"{where} is not UTF-8 text: {error}") from error

@@ -87,6 +87,11 @@ def shadow(thing: Thing) -> Points | None:
     return None if thing.flies else oval(0, 1.0, 0.95, 0.16)
 
 
+def shadow_colour(sky: str, ground: str) -> RGB:
+    """Return the colour of shadows on a ground under a sky: darker, but lighter on the sea."""
+    return shade(_tint(GROUND[ground], sky), 1.35 if ground == "sea" else 0.8)
+
+
 def draw_rim(
     draw: ImageDraw.ImageDraw, pixels: list[tuple[float, float]], size: int, fill: RGB | int
 ) -> None:
@@ -120,8 +125,7 @@ def _paint(page: Image.Image, scene: Scene, thing: Thing) -> None:
     roles = {"body": body, "dark": shade(body, 0.7), "light": shade(body, 1.5)}
     foot = shadow(thing)
     if foot is not None:
-        around = shade(_tinted(scene), 1.35 if scene.ground == "sea" else 0.8)
-        draw.polygon(outline(thing, foot, size), fill=around)
+        draw.polygon(outline(thing, foot, size), fill=shadow_colour(scene.sky, scene.ground))
     parts = [(outline(thing, p.points, size), p) for p in drawing(thing.kind, thing.pose)]
     for pixels, _ in parts:
         draw_rim(draw, pixels, size, PAPER)
@@ -160,11 +164,6 @@ def _marks(pattern: str) -> tuple[Points, ...]:
         (u + 0.25 * (k % 2), 0.42 * (k - 2.5)) for k in range(6) for u in np.arange(-1.25, 1.3, 0.5)
     ]
     return tuple(oval(u, v, 0.125, 0.125) for u, v in rows)
-
-
-def _tinted(scene: Scene) -> RGB:
-    """Return the colour of a scene's ground under its sky."""
-    return _tint(GROUND[scene.ground], scene.sky)
 
 
 def _tint(colour: RGB, sky: str) -> RGB:

@@ -7,33 +7,32 @@ and then renamed, which is atomic. The last two checkpoints are kept.
 
 import hashlib
 import os
-import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
 
 from sdlearn.utils.atomic_files import read_json, sync_folder, sync_tree, write_json
+from sdlearn.utils.checkpoint_states import (
+    UNREADABLE,
+    Networks,
+    Optimizers,
+    contiguous,
+    load_network,
+    load_optimizer,
+    states_of,
+)
 from sdlearn.utils.part_files import remove_leftovers, temporary_name
+from sdlearn.utils.sharded_tensors import gathered
 from sdlearn.utils.validation import one_line, shown
 
 KEEP = 2
 CHECKSUMS = "checksums.json"
-# What the readers of safetensors and of torch raise for damaged files.
-UNREADABLE = (
-    SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
-    AttributeError, IndexError, pickle.UnpicklingError,
-)  # fmt: skip
-
-Networks = Mapping[str, nn.Module]
-Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -51,6 +50,9 @@ def step_number(checkpoint: Path) -> int:
 def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Optimizers) -> Path:
     """Write the state after `step` steps to folder/checkpoints and delete all but the last two.
 
+    Sharded tensors are written whole, so a run may go on in another number of processes, or in one.
+    While one process is in here, the others must be in `take_part`.
+
     Returns:
         The folder of the checkpoint.
     """
@@ -63,8 +65,7 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
     try:
         for name, network in networks.items():
             save_file(contiguous(network), part / f"{name}.safetensors")
-        states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-        torch.save(states, part / "optimizers.pt")
+        torch.save(states_of(optimizers), part / "optimizers.pt")
         sums = {path.name: checksum(path) for path in part.iterdir()}
         write_json(part / CHECKSUMS, {"step": step, "sha256": sums})
         sync_tree(part)
@@ -80,6 +81,12 @@ def save_checkpoint(folder: Path, step: int, networks: Networks, optimizers: Opt
     for other in set(checkpoints(folder)) - set(kept):
         shutil.rmtree(other)
     return target
+
+
+def take_part(networks: Networks, optimizers: Optimizers) -> None:
+    """Send the parts of sharded tensors to the process that writes a checkpoint."""
+    for each in (*networks.values(), *optimizers.values()):
+        gathered(each.state_dict(), keep=False)
 
 
 def disk_error(error: Exception) -> str:
@@ -193,40 +200,6 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_network(path: Path, network: nn.Module) -> None:
-    """Load a network from a file of a checkpoint, in place.
-
-    Raises:
-        ValueError: If the file cannot be read, or its tensors have other names or shapes.
-    """
-    try:
-        found = load_file(path)
-    except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read: {one_line(error, 400)}") from error
-    wanted = network.state_dict()
-    for key in sorted(wanted.keys() | found.keys()):
-        if key not in found or key not in wanted:
-            where = "is missing" if key in wanted else "does not belong there"
-            raise ValueError(f"{path.name}: the tensor {key!r} {where}")
-        if found[key].shape != wanted[key].shape:
-            shapes = f"{tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
-            raise ValueError(f"{path.name}: the tensor {key!r} has the shape {shapes}")
-    network.load_state_dict(found)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of an optimizer, in place.
-
-    Raises:
-        ValueError: If it is that of other parameters.
-    """
-    optimizer.load_state_dict(state)
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
-
-
 def load_networks(path: Path, networks: Networks) -> None:
     """Initialise `networks` from a checkpoint of another run, in place.
 
@@ -297,8 +270,3 @@ def networks_of(path: Path) -> list[str]:
         raise ValueError("it is empty")
     suffix = ".safetensors"
     return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
-
-
-def contiguous(network: nn.Module) -> dict[str, Tensor]:
-    """A network's state dict for safetensors, which does not accept channels-last strides."""
-    return {key: value.contiguous() for key, value in network.state_dict().items()}

@@ -2,11 +2,14 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
+from torch.overrides import TorchFunctionMode
 
 from sdlearn.utils.validation import one_line, shown
 
@@ -68,9 +71,66 @@ def channels_last(network: N, device: torch.device) -> N:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context manager for mixed precision: bfloat16 on CUDA, where it is faster, else float32."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator, which initialises layers, and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set every GPU's
+        yield
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """A context in which networks are built on torch's meta device.
+
+    Their parameters have shapes but no memory until weights are loaded, and are not initialised.
+    """
+    with torch.device("meta"), NoInitialisation():
+        yield
+
+
+class NoInitialisation(TorchFunctionMode):
+    """Skips the functions of torch.nn.init.
+
+    On the meta device they change nothing, but the first of them makes torch import its compiler,
+    which takes five seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, or return the tensor that it'd have initialised."""
+        kwargs = kwargs or {}
+        skipped = getattr(func, "__module__", None) == "torch.nn.init"
+        return kwargs["tensor"] if skipped else func(*args, **kwargs)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """A context manager for mixed precision: matrix products and convolutions in half precision.
+
+    Args:
+        device: Where to compute.
+        precision: "float32", "bf16", "fp16"; or "auto" for bf16 on CUDA, where it is faster, and
+            float32 elsewhere.
+    """
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def loss_scaler(device: torch.device, precision: str) -> GradScaler:
+    """A scaler of the loss for "fp16", in which gradients below 6e-8 would become 0.
+
+    It starts at 2^16, is halved after a step whose gradients are not finite, and doubled after
+    2,000 good ones (Micikevicius et al., arXiv:1710.03740). For the other precisions it does
+    nothing.
+    """
+    return GradScaler(device.type, enabled=precision == "fp16")
 
 
 def need_compiler(device: torch.device) -> None:

@@ -10,6 +10,7 @@ the reader of training folders, the playground's uploads, and the image inside a
 import io
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ DAMAGE = (
     ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
     AssertionError,  # of a file that was closed before it was read
 )  # fmt: skip
+# Which warnings are shown is a setting of all threads, so one at a time may change it.
+ONE_THREAD = threading.Lock()
 # A step of grey in PNG files of few bits, by Pillow's name of how the pixels are stored.
 GREY_STEPS = {"L;2": 85, "L;4": 17}
 
@@ -70,7 +73,7 @@ def open_image(
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
             raise OSError("it is not a file")  # a folder, or a pipe that would be waited for
-        with warnings.catch_warnings():
+        with ONE_THREAD, warnings.catch_warnings():
             # Pillow warns from half of its limit, which is a photo of 90 megapixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", known)

@@ -4,6 +4,7 @@ Every error is a ValueError of one sentence: the argument, its value, and what i
 """
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -125,6 +126,25 @@ def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int
             )
         sizes.append(check_int(name, pixels) // factor)
     return sizes[0], sizes[1]
+
+
+def decoded(to_image: Callable[[Tensor], Tensor], z: Tensor) -> ImageList:
+    """Latents (b, c, h, w), decoded to b images.
+
+    Decoding needs far more memory than denoising: at most one image of 512² at a time.
+
+    Args:
+        to_image: Decodes some of the latents, to (b, 3, H, W) in [-1, 1].
+        z: The latents.
+
+    Raises:
+        FloatingPointError: If a value of the images is not finite.
+    """
+    at_once = max(1, 64**2 // (z.shape[-1] * z.shape[-2]))
+    x = torch.cat([to_image(part) for part in z.split(at_once)])
+    if not x.isfinite().all():
+        raise FloatingPointError("the autoencoder's image is not finite; use float32")
+    return to_pil(x)
 
 
 def to_pil(x: Tensor) -> ImageList:

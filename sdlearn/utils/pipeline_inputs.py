@@ -31,6 +31,7 @@ from sdlearn.utils.images import (
 from sdlearn.utils.noise import Noise, check_noise, noise_source
 from sdlearn.utils.sampling import Sampling, SamplingOptions
 from sdlearn.utils.sampling_checks import (
+    check_control_fits,
     check_first_point,
     check_memory,
     check_sampling,
@@ -285,7 +286,7 @@ def control_inputs(
     for (net, image), each in zip(pairs, scales, strict=True):
         hint = as_images("control", image, "RGB", pixels, factor)
         hint = per_prompt("control", hint, prompts, n)
-        net.check_fits(unet)
+        check_control_fits(net, unet)
         if net.factor != factor:
             raise ValueError(
                 f"the ControlNet reads {net.factor} x {net.factor} pixels for each position of the "

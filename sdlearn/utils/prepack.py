@@ -51,7 +51,8 @@ def prepack(module: nn.Module) -> int:
     """Replace the convolutions of a module by prepacked ones, in place.
 
     Only float32 convolutions on the CPU with at least 16 input and output channels are replaced,
-    and none if torch was built without oneDNN. Outputs differ by rounding only.
+    and none if torch was built without oneDNN. A convolution with a forward hook, such as that of
+    an attached adapter, is left as it is. Outputs differ by rounding only.
 
     Returns:
         The number of convolutions that were replaced.
@@ -78,4 +79,5 @@ def can_prepack(conv: nn.Conv2d) -> bool:
     """Whether `prepack` replaces this convolution."""
     weight = conv.weight
     enough_channels = min(conv.in_channels, conv.out_channels) >= 16
-    return enough_channels and weight.device.type == "cpu" and weight.dtype == torch.float32
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return enough_channels and on_cpu and not conv._forward_hooks

@@ -147,8 +147,8 @@ class Sampling:
         spec="steps", advanced=False,
     )  # fmt: skip
     guidance_scale: float | None = knob(
-        None, "Guidance", "guidance scale; 1 is off (some recipes for diffusers write 0 for off), "
-        "0 draws the negative or empty prompt alone", float, check_scale, 0, 15, 0.5,
+        None, "Guidance scale", "guidance scale; 1 is off (some recipes for diffusers write 0 for "
+        "off), 0 draws the negative or empty prompt alone", float, check_scale, 0, 15, 0.5,
         option="--guidance", metavar="SCALE", spec="guidance_scale", advanced=False,
     )  # fmt: skip
     sampler: str | None = knob(
@@ -156,35 +156,40 @@ class Sampling:
         check_sampler, metavar="NAME", spec="sampler", advanced=False,
     )  # fmt: skip
     seed: int = knob(
-        0, "Seed", "image k has seed N + k (default: 0)", int, check_seed, 0, 2**31 - 1, 1,
-        advanced=False,
+        0, "Seed", "seed of the first image; each further one has the next (default: 0)", int,
+        check_seed, 0, 2**31 - 1, 1, advanced=False,
     )  # fmt: skip
     height: int | None = knob(
-        None, "Height", "in pixels", int, check_side, 8, 1024, 8, metavar="PX", spec="resolution"
-    )
+        None, "Height (pixels)", "in pixels", int, check_side, 8, 1024, 8, metavar="PX",
+        spec="resolution",
+    )  # fmt: skip
     width: int | None = knob(
-        None, "Width", "in pixels", int, check_side, 8, 1024, 8, metavar="PX", spec="resolution"
-    )
-    n: int = knob(1, "Images", "number of images (default: 1)", int, check_images)
+        None, "Width (pixels)", "in pixels", int, check_side, 8, 1024, 8, metavar="PX",
+        spec="resolution",
+    )  # fmt: skip
+    n: int = knob(
+        1, "Images at once", "number of images (default: 1)", int, check_images, 1, 16, 1,
+        advanced=False,
+    )  # fmt: skip
     sigmas: str | None = knob(
         None, "Noise levels", "noise levels of the path: table, karras or uniform_lambda", str,
         check_text, metavar="NAME", choices=("table", "karras", "uniform_lambda"),
     )  # fmt: skip
     eta: float = knob(
-        0.0, "Eta", "fresh noise of ddim, 0 to 1 (default: 0)", float, check_unit_interval,
-        0, 1, 0.05, metavar="ETA",
+        0.0, "Fresh noise (eta)", "fresh noise of ddim, 0 to 1 (default: 0)", float,
+        check_unit_interval, 0, 1, 0.05, metavar="ETA",
     )  # fmt: skip
     guidance_rescale: float = knob(
-        0.0, "Rescale", "0 to 1, how far to undo the contrast that guidance adds "
+        0.0, "Guidance rescale", "0 to 1, how far to undo the contrast that guidance adds "
         "(default: 0)", float, check_unit_interval, 0, 1, 0.05, metavar="PHI",
     )  # fmt: skip
     guidance_interval: tuple[float, float] | None = knob(
-        None, "Guide between", "guide only at the timesteps LO to HI of 0 to 999", float,
+        None, "Guided timesteps", "guide only at the timesteps in this range, of 0 to 999", float,
         check_interval, 0, 999, 1, metavar=("LO", "HI"), size=2,
     )  # fmt: skip
     clip_skip: int | None = knob(
-        0, "CLIP skip", "leave out the last N layers of the text encoder; 1 is CLIP skip 2 in "
-        "web interfaces (default: 0)", int, check_clip_skip, 0, 12, 1,
+        0, "CLIP layers skipped", "leave out this many of the text encoder's last layers; 1 is "
+        "CLIP skip 2 in web interfaces (default: 0)", int, check_clip_skip, 0, 12, 1,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

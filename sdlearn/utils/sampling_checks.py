@@ -1,10 +1,10 @@
 """Settings checked against a model: does it have them, and do the images fit in memory?
 
-All of this needs the model's specification only, so a command can ask before it reads the weights.
+Most of this needs the model's specification only, so a command can ask before it reads the weights.
 """
 
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from sdlearn.utils.images import latent_size
 from sdlearn.utils.sampling import Sampling
 from sdlearn.utils.validation import check_range, shown
 from sdlearn.versions import ModelSpec
+
+if TYPE_CHECKING:
+    from sdlearn.controlnet import ControlNet
+    from sdlearn.unet import UNet
 
 
 def resolve(sampling: Sampling, spec: ModelSpec) -> Sampling:
@@ -136,3 +140,30 @@ def sampler_path(
     if method.final_sigma is None and spacing == "leading" and end >= 0:
         points[-1] = Point(end, *schedule.at(end))
     return points
+
+
+# Entries of UNetConfig in which a ControlNet and its U-Net must agree.
+MUST_AGREE = (
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "added_dim",
+    "added_time_dim",
+)
+
+
+def check_control_fits(controlnet: "ControlNet", unet: "UNet") -> None:
+    """Raise ValueError if a ControlNet's residuals cannot be added to a U-Net's feature maps."""
+    for name in MUST_AGREE:
+        ours, theirs = getattr(controlnet.config, name), getattr(unet.config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"the ControlNet is for another U-Net: its {name} is {ours}, here it is {theirs}"
+            )
+    own, other = controlnet.conv_in.weight, unet.conv_in.weight
+    if (own.device, own.dtype) != (other.device, other.dtype):
+        raise ValueError(
+            f"the ControlNet is {own.dtype} on {own.device}, but the U-Net is {other.dtype} "
+            f"on {other.device}; convert one with controlnet.to(device, dtype)"
+        )

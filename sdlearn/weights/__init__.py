@@ -30,6 +30,13 @@ The modules, in reading order:
     scheduler_fallback  what is done instead of a setting that is not supported
     json_config       a JSON file's entries, checked
     controlnet_files  ControlNets, as a folder or as one file
+    adapter_files     files of low-rank adapters, read and attached
+    adapter_names     their names in each format: peft, diffusers, kohya
+    adapter_metadata  their alpha, as tensors or in the file's header
+    adapter_saving    low-rank adapters, written
+    embedding_files   vectors of new words (textual inversion), read and written
+    differences       a fine-tuned network as its difference to another
+    storybook_models  the small models in this package
     hub               folders on the Hugging Face hub
 
 Importing this package does not import torch: each name is loaded when it is first used (PEP 562).

@@ -13,7 +13,7 @@ import torch
 from sdlearn.controlnet import ControlNet
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
-from sdlearn.utils.device import check_dtype
+from sdlearn.utils.device import check_dtype, without_memory
 from sdlearn.utils.validation import check_place
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
@@ -77,8 +77,7 @@ def load_controlnet(
             config, hint_channels, global_pool = controlnet_config_from_json(config_file)
         path = find_weights(folder, variant)
         tensors = open_weights(path)
-    # On the meta device, parameters have shapes but no memory until they are loaded.
-    with errors_name_file(config_file), torch.device("meta"):
+    with errors_name_file(config_file), without_memory():
         controlnet = cls(config, hint_channels, global_pool).to(dtype)
     check_parameters(config_file, controlnet)
     load_part(controlnet, tensors, path)

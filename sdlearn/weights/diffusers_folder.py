@@ -22,7 +22,7 @@ from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.text import TextEncoder, context_length
 from sdlearn.unet import UNet
 from sdlearn.utils.atomic_files import check_folder, user_path, write_json
-from sdlearn.utils.device import check_dtype
+from sdlearn.utils.device import check_dtype, without_memory
 from sdlearn.vae import VAE
 from sdlearn.versions import SPECS, ModelSpec
 from sdlearn.weights.configs import (
@@ -38,10 +38,13 @@ from sdlearn.weights.model_index import (
     TEXT_ENCODERS,
     TOKENIZERS,
     detect_kind,
+    like_its_system,
+    own_sampling,
     part_class,
     pipeline_class,
     read_index,
     reading_class,
+    with_own_sampling,
 )
 from sdlearn.weights.saving import check_save, replace_weights
 from sdlearn.weights.scheduler_classes import scheduler_class
@@ -128,8 +131,7 @@ def empty_system(
             "model_max_length; both must be from the same model"
         )
     spec = replace(spec, text=tuple(configs))
-    # On the meta device, parameters have shapes but no memory until they are loaded.
-    with errors_name_file(folder), torch.device("meta"):
+    with errors_name_file(folder), without_memory():
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
     parts = {"unet": unet, "vae": vae, **dict(zip(TEXT_ENCODERS, encoders, strict=False))}
@@ -145,8 +147,8 @@ def empty_system(
 def read_spec(folder: Path) -> ModelSpec:
     """The specification of a published folder, from its JSON files.
 
-    The files do not contain the number of steps and the guidance scale. These are taken from the
-    system in SPECS with the name in model_index.json, or with the same U-Net, or of the same kind.
+    Published files do not contain the number of steps and the guidance scale. If model_index.json
+    does not either, they are those of the system in SPECS that `like_its_system` finds.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -188,9 +190,8 @@ def read_spec(folder: Path) -> ModelSpec:
         raise index.wrong("_name_or_path", "a string")
     if name not in SPECS:
         name = repo_id(folder) or name or folder.resolve().name
-    alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
     spec = replace(
-        alike[0] if alike else kind,
+        with_own_sampling(index, like_its_system(name, unet, kind)),
         name=name,
         unet=unet,
         vae=vae,
@@ -295,6 +296,7 @@ def write_folder(
         folder / "model_index.json",
         {
             **class_entries(spec),
+            **own_sampling(spec),
             **classes,
             "_diffusers_version": "0.6.0",
             "_name_or_path": spec.name,

@@ -53,6 +53,7 @@ SYSTEM = Layout(
     ("scheduler", "tokenizer", "tokenizer_2"),
 )
 CONTROLNET = Layout("config.json", ("",))
+ADAPTER = Layout("pytorch_lora_weights.safetensors", ())
 
 
 def local_folder(source: str | Path, layout: Layout = SYSTEM, variant: str | None = None) -> Path:

@@ -6,12 +6,13 @@ the parts of Stable Diffusion 1, 2 or XL can be read, community pipelines includ
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from sdlearn.unet import UNetConfig
 from sdlearn.utils.validation import shown
-from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, ModelSpec
-from sdlearn.weights.json_config import Config
+from sdlearn.versions import SD1_5, SD1_5_INPAINT, SDXL, SPECS, ModelSpec
+from sdlearn.weights.json_config import Config, Json
 from sdlearn.weights.text_config import TEXT_CLASSES
 from sdlearn.weights.tokenizer_files import ANY, CLASSES
 
@@ -26,6 +27,9 @@ PARTS = {
 }
 # Parts that do not change an image: filters, and what encodes images for adapters.
 HARMLESS = ("scheduler", "safety_checker", "feature_extractor", "image_encoder", "watermarker")
+# Entries of ours, which diffusers ignores: the steps and the guidance scale of a model, if they are
+# not those of its system. A model that was distilled to a few steps needs both.
+STEPS, GUIDANCE = "_steps", "_guidance_scale"
 # What U-Nets with other input channels than z, or z, a mask and an image, are for.
 PURPOSES = {5: "depth to image", 7: "upscaling", 8: "edits by instruction or depth estimation"}
 
@@ -132,6 +136,34 @@ def detect_kind(index: Config, unet: UNetConfig) -> ModelSpec:
             "inpainting, are supported"
         )
     return SDXL if is_xl else SD1_5_INPAINT if extra else SD1_5
+
+
+def like_its_system(name: str, unet: UNetConfig, kind: ModelSpec) -> ModelSpec:
+    """The system in SPECS of this name, or with the same U-Net, or of the same kind.
+
+    Args:
+        name: Of the model.
+        unet: Its U-Net.
+        kind: See `detect_kind`.
+    """
+    alike = [SPECS[name]] if name in SPECS else [s for s in SPECS.values() if s.unet == unet]
+    return alike[0] if alike else kind
+
+
+def with_own_sampling(index: Config, spec: ModelSpec) -> ModelSpec:
+    """The specification with the steps and the guidance scale that the file names, if any."""
+    return replace(
+        spec,
+        steps=index.integer(STEPS, spec.steps, most=spec.schedule.num_steps),
+        guidance_scale=index.number(GUIDANCE, spec.guidance_scale),
+    )
+
+
+def own_sampling(spec: ModelSpec) -> Json:
+    """The entries that `with_own_sampling` reads: none if they are those of the system."""
+    system = like_its_system(spec.name, spec.unet, spec)
+    both = {STEPS: spec.steps, GUIDANCE: spec.guidance_scale}
+    return both if (system.steps, system.guidance_scale) != tuple(both.values()) else {}
 
 
 def reading_class(index: Config, spec: ModelSpec) -> str:

@@ -89,6 +89,11 @@ def unpickled(path: Path, device: str) -> dict[str, Tensor]:
         ValueError: If the file is damaged, holds no tensors by name, or names a function or class
             that is not known to be harmless.
     """
+    return state_dict_in(pickle_content(path, device), path, device)
+
+
+def pickle_content(path: Path, device: str) -> object:
+    """All that a pickle holds, with stand-ins for objects of a training; see `unpickled`."""
     names = names_in_file(path)
     unknown = sorted(name for name in names if not (DATA.match(name) or TORCH.match(name)))
     if unknown:
@@ -102,7 +107,7 @@ def unpickled(path: Path, device: str) -> dict[str, Tensor]:
             content = torch.load(file, map_location=device, weights_only=True, mmap=False)
     except Exception as error:  # damaged bytes can raise any exception
         raise reading_error(path, error) from error
-    return state_dict_in(content, path, device)
+    return content
 
 
 def stand_in(use: Use) -> type:

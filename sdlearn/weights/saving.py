@@ -4,6 +4,7 @@ A network whose file could not be read again is refused before anything is writt
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -174,13 +175,15 @@ def split_shards(state: dict[str, Tensor], max_bytes: int | None) -> list[list[s
     return shards
 
 
-def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
+def write_safetensors(
+    path: Path, state: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a file of tensors that is complete or absent, with the usual permissions."""
     with atomic_write(path) as part:
         part.touch()
         mode = part.stat().st_mode  # save_file makes files that only their owner can read
         try:
-            save_file(state, part, metadata={"format": "pt"})
+            save_file(state, part, metadata={"format": "pt", **(metadata or {})})
         except SafetensorError as error:  # such as a full disk
             reason = str(error).rpartition("I/O error: ")[2]
             raise OSError(f"{path} cannot be written: {one_line(reason)}") from error

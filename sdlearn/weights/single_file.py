@@ -20,7 +20,8 @@ from sdlearn.schedule import Prediction
 from sdlearn.text import TextEncoder
 from sdlearn.utils.atomic_files import user_path
 from sdlearn.utils.device import check_dtype
-from sdlearn.versions import SDXL, SPECS, ModelSpec
+from sdlearn.utils.validation import check_place
+from sdlearn.versions import SDXL, SPECS, STORYBOOK_FEW_STEPS, ModelSpec
 from sdlearn.weights.diffusers_folder import System, check_system_folder, read_folder
 from sdlearn.weights.file_parts import is_system, unwrap
 from sdlearn.weights.hub import FETCH_ERRORS, SYSTEM, local_folder
@@ -45,7 +46,7 @@ CONFIGURATIONS = ("model_index.json", "config.json", "scheduler_config.json")
 
 def read_system(
     source: str | Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
     spec: ModelSpec | str | None = None,
     tokenizer: str | Path | None = None,
     variant: str | None = None,
@@ -55,7 +56,7 @@ def read_system(
     Args:
         source: A folder in the published layout; the id of one on the Hugging Face hub,
             "organisation/name"; or an original file.
-        dtype: Of the networks.
+        dtype: Of the networks; None for float32.
         spec: For a file only, as in `read_single_file`.
         tokenizer: For a file only, as in `read_single_file`.
         variant: For a folder only, as in `read_folder`.
@@ -64,7 +65,9 @@ def read_system(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or not supported.
     """
-    path = user_path(source)
+    path, dtype = user_path(check_place(source)), check_dtype(dtype)
+    if tokenizer is not None:
+        check_place(tokenizer, "tokenizer")
     if path.is_file():
         check_no_configuration(path)
         if variant is not None:
@@ -234,6 +237,9 @@ def detect_spec(
 ) -> ModelSpec:
     """The system that a file is for, from the shapes of the U-Net and from what the file says.
 
+    A U-Net distilled to a few steps has its teacher's shapes, so a file of one is read as the
+    teacher's; name its system with `spec=`.
+
     Args:
         path: The file, for error messages.
         tensors: Its tensors by name.
@@ -249,6 +255,7 @@ def detect_spec(
         spec
         for spec in (*SPECS.values(), SDXL_INPAINT)
         if (spec.unet.cross_attention_dim, spec.unet.in_channels) == unet_input(shapes)
+        and spec is not STORYBOOK_FEW_STEPS
     ]
     family = detect_model(shapes) or "no known system"
     if not alike and foreign_family(shapes):

@@ -11,7 +11,7 @@ from torch import nn
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.unet import UNet
-from sdlearn.utils.device import check_dtype
+from sdlearn.utils.device import check_dtype, without_memory
 from sdlearn.utils.validation import shown
 from sdlearn.vae import VAE
 from sdlearn.versions import ModelSpec
@@ -49,7 +49,7 @@ def new_parts(spec: ModelSpec, dtype: torch.dtype) -> Parts:
         ValueError: If the networks cannot compute in this dtype.
     """
     dtype = check_dtype(dtype)
-    with torch.device("meta"):
+    with without_memory():
         unet, vae = UNet(spec.unet), VAE(spec.vae)
         encoders = [CLIPTextEncoder(config) for config in spec.text]
     vae_dtype = torch.promote_types(dtype, torch.float32) if spec.vae.force_upcast else dtype

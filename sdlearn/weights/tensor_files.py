@@ -120,9 +120,10 @@ def container(path: Path) -> str | None:
         head = file.read(9)
     if head.startswith(ARCHIVE):
         return None if describe_content(path) else "pickle"
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "pickle"
-    return "safetensors" if is_safetensors(head) else None
+    if is_safetensors(head):  # first, because a header of 640 bytes also begins like a pickle
+        return "safetensors"
+    is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    return "pickle" if is_pickle else None
 
 
 def open_shards(index: Path) -> dict[str, LazyTensor]:

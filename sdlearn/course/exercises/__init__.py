@@ -1,8 +1,8 @@
 """The exercises and quizzes of the course: one file per notebook, `nb04_attention.py` for 04.
 
 Each file holds EXERCISES and QUESTIONS, tuples of plain data (see
-sdlearn.course.grading.exercise), and is imported when one of its exercises is needed. The mistakes
-are in a text file next to it, `nb04_attention.md` (see `edits`).
+sdlearn.course.grading.exercise), and is imported when one of its exercises is needed. The words and
+the mistakes are in a text file next to it, `nb04_attention.md` (see `texts` and `edits`).
 """
 
 import re

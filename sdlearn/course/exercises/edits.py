@@ -1,9 +1,6 @@
-"""Mistakes as edits of the solution, in a text file that can be proof-read as prose.
+"""Join the text file of a notebook's exercises (see `texts`) to its Python file.
 
-`nb04_attention.md` is next to `nb04_attention.py`. Each mistake in it has a name, an edit and the
-text that the learner reads:
-
-    ## 04.2 Splitting heads
+A mistake in the text file is an edit of the solution:
 
     ### heads left inside
         - .transpose(1, 2)
@@ -11,131 +8,82 @@ text that the learner reads:
     You stop at (b, n, heads, d). Attention takes the last two axes for tokens and channels.
 
 The text after `-` must occur exactly once in the solution's source, and the text after `+` replaces
-it. Both may be several lines, and a mistake may have several such pairs, which all refer to the
-unchanged solution. The indentation of `-` lines is not compared, and `+` lines are indented like
-the first line that they replace. Instead of an edit, `= expression` gives a whole other answer: a
-value, or a function of the Python file.
+it. Both may have several lines, and a mistake may have several such pairs, which all refer to the
+unchanged solution. The indentation of `-` lines is ignored, and `+` lines are indented like the
+first line that they replace. Instead of an edit, `= expression` gives a complete answer of its own:
+a value, or a function of the Python file.
 """
 
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sdlearn.course.grading.exercise import Exercise, Mistake, source
+from sdlearn.course.exercises.texts import QUIZ, Entry, Section, questions, read
+from sdlearn.course.grading.exercise import Exercise, Mistake, Question, source
 
 
-@dataclass
-class Edit:
-    """One replacement in the solution.
-
-    Attributes:
-        line: Line number in the text file.
-        old: The lines after `-`, without the sign.
-        new: The lines after `+`, without the sign.
-    """
-
-    line: int
-    old: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Entry:
-    """A mistake as it is written in the text file.
-
-    Attributes:
-        file: Name of the text file.
-        line: Line number of its heading.
-        exercise: Number and title of the exercise.
-        name: Name of the mistake.
-        edits: Its edits.
-        instead: The lines after `=`, without the sign.
-        words: The text for the learner, in words.
-    """
-
-    file: str
-    line: int
-    exercise: str
-    name: str
-    edits: list[Edit] = field(default_factory=list)
-    instead: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-
-    def error(self, trouble: str, line: int = 0) -> ValueError:
-        """An exception that names file, line, exercise and mistake."""
-        place = f"{self.file}, line {line or self.line}"
-        return ValueError(f"{place}: {self.exercise}, {self.name!r}: {trouble}")
-
-
-def with_mistakes(module: str, *exercises: Exercise) -> tuple[Exercise, ...]:
-    """The exercises of a module, with the mistakes in the `.md` file next to it.
+def with_texts(
+    module: str, *exercises: Exercise
+) -> tuple[tuple[Exercise, ...], tuple[Question, ...]]:
+    """Return the exercises of a module with their texts and mistakes, and the quiz.
 
     Args:
-        module: The module's `__name__`.
-        *exercises: Its exercises. Mistakes that they already have come first.
+        module: The module's `__name__`. The text file is the `.md` file next to it.
+        *exercises: Its exercises.
 
     Raises:
-        ValueError: If an entry of the file does not fit; names file, line, exercise and mistake.
+        ValueError: If something in the file doesn't fit. The message names the file, and the
+            exercise and mistake where there is one.
     """
     names = vars(sys.modules[module])
+    path = Path(names["__file__"]).with_suffix(".md")
     known = {f"{exercise.number} {exercise.title}": exercise for exercise in exercises}
-    solutions = {title: source(exercise) for title, exercise in known.items()}
-    mistakes = {title: list(exercise.mistakes) for title, exercise in known.items()}
-    for entry in read(Path(names["__file__"]).with_suffix(".md")):
-        if entry.exercise not in known:
-            raise entry.error(f"there is no such exercise; there are: {', '.join(known)}")
-        before = mistakes[entry.exercise]
-        if entry.name in [mistake.name for mistake in before]:
+    quiz: tuple[Question, ...] = ()
+    found: dict[str, Exercise] = {}
+    for section in read(path):
+        if section.title == QUIZ:
+            quiz = questions(section)
+        elif section.title in known:
+            found[section.title] = complete(known[section.title], section, names)
+        else:
+            trouble = f"there is no exercise {section.title!r}; there are: {', '.join(known)}"
+            raise ValueError(f"{section.place}: {trouble}")
+    for title in known:
+        if title not in found:
+            raise ValueError(f"{path.name}: the section {title!r} is missing")
+    return tuple(found[title] for title in known), quiz
+
+
+def complete(exercise: Exercise, section: Section, names: dict[str, Any]) -> Exercise:
+    """Return the exercise with the statement, hints and mistakes of its section."""
+    solution = source(exercise)
+    mistakes = list(exercise.mistakes)
+    for entry in section.mistakes:
+        if entry.name in [mistake.name for mistake in mistakes]:
             raise entry.error("another mistake there has this name")
         if not entry.words:
             raise entry.error("the sentence for the learner is missing")
         if entry.edits and entry.instead:
             raise entry.error("it has edits and another answer: one of them is not used")
-        called = known[entry.exercise].name
-        answer = mistaken(entry, called, solutions[entry.exercise], names)
-        before.append(Mistake(entry.name, answer, " ".join(entry.words)))
-    return tuple(replace(known[title], mistakes=tuple(mistakes[title])) for title in known)
-
-
-def read(path: Path) -> list[Entry]:
-    """Read the entries of a text file.
-
-    Text above an exercise's first mistake is a note for the authors and is skipped.
-    """
-    found: list[Entry] = []
-    exercise, entry = "no exercise", None
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if text.startswith("## "):
-            exercise, entry = text[3:].strip(), None
-        elif text.startswith("### "):
-            entry = Entry(path.name, line, exercise, text[4:].strip())
-            found.append(entry)
-        elif entry and text.startswith("    ") and text.strip():
-            add_code(entry, line, text[4], text[5:].removeprefix(" ").rstrip())
-        elif entry:
-            entry.words += text.split()
-    return found
-
-
-def add_code(entry: Entry, line: int, sign: str, code: str) -> None:
-    """Add an indented line of the text file to its entry."""
-    if sign == "-":
-        if not entry.edits or entry.edits[-1].new:
-            entry.edits.append(Edit(line))
-        entry.edits[-1].old.append(code.strip())
-    elif sign == "+" and entry.edits:
-        entry.edits[-1].new.append(code)
-    elif sign == "=":
-        entry.instead.append(code)
-    else:
-        raise entry.error("an indented line begins with `-`, then `+`, or with `=`", line)
+        answer = mistaken(entry, exercise.name, solution, names)
+        mistakes.append(Mistake(entry.name, answer, " ".join(entry.words)))
+    if not section.statement or len(section.hints) != 3:
+        trouble = f"needs a statement and three hints, not {len(section.hints)}"
+        raise ValueError(f"{section.place}: {section.title!r} {trouble}")
+    one, two, three = section.hints
+    return replace(
+        exercise,
+        statement=section.statement,
+        hints=(one, two, three),
+        mistakes=tuple(mistakes),
+    )
 
 
 def mistaken(entry: Entry, called: str, solution: str, names: dict[str, Any]) -> Any:
-    """The mistake as running code or a value, in the namespace of the solution's module."""
+    """Return the mistake as a value or running code, in the namespace of the solution's module."""
     instead = f"{called} = " + "\n".join(entry.instead)
     text = instead if entry.instead else edited(entry, solution)
     if text == solution:
@@ -149,7 +97,7 @@ def mistaken(entry: Entry, called: str, solution: str, names: dict[str, Any]) ->
 
 
 def edited(entry: Entry, text: str) -> str:
-    """The solution's source with all edits of a mistake applied."""
+    """Return the solution's source with all edits of a mistake applied."""
     spans = []
     for edit in entry.edits:
         found = list(re.finditer(r"\n *".join(map(re.escape, edit.old)), text))

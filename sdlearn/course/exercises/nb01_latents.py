@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.course.exercises.edits import with_texts
+from sdlearn.course.grading.exercise import Case, Exercise, normal
 
 # ------------------------------------------------------------------------------ 01.1 three factors
 
@@ -37,19 +37,6 @@ SHRINKAGE = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="An image of `h` × `w` pixels has three channels of 8 bits each. Each "
-    "position of its latent covers `f` × `f` pixels and holds `channels` values of `bits` bits. If "
-    "`f` does not divide a side, the image is first padded to the next multiple, so that nothing "
-    "is cut off. Return three factors: how many times *fewer* elements, positions and bits the "
-    "latent has than the image had *before* padding.",
-    hints=(
-        "Start with the positions of the latent: how many rows of f pixels does it take to cover "
-        "h pixels? The last row may be only partly full.",
-        "`-(-h // f)` is h / f rounded up. The image has `h * w` positions and `3 * h * w` "
-        "elements of 8 bits; the latent has `channels` elements of `bits` bits at each position.",
-        "The second factor is `h * w / positions`. The first factor is `3 / channels` times the "
-        "second, and the third is `8 / bits` times the first.",
-    ),
     solution=shrinkage,
     cases=shrinkage_cases,
     trained=False,
@@ -96,20 +83,6 @@ CODEC = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write an encoder and a decoder for whole images. You are given the mean patch, "
-    "`mean`, of shape `(d,)` with $d = 3 \\cdot 8 \\cdot 8$, and `basis`, of shape `(k, d)`, whose "
-    "rows are orthonormal directions. Cut `x` into patches with `F.pixel_unshuffle`, compute the "
-    "$k$ coefficients of each patch, and rebuild the image from these alone. Return `z` and the "
-    "reconstruction, unclamped, so that the codec stays linear.",
-    hints=(
-        "Each position of `F.pixel_unshuffle(x, 8)`, `(b, d, h / 8, w / 8)`, is one patch. The "
-        "two formulas above apply to all of them at once. `mean` needs two more axes "
-        "before you can subtract it: `mean[:, None, None]`.",
-        "For the coefficients, multiply `basis` by the centred patches and sum over d: "
-        '`torch.einsum("kd,bdhw->bkhw", basis, ...)`.',
-        'The decoder sums over k: `torch.einsum("kd,bkhw->bdhw", basis, z)`. Add the mean back, '
-        "and let `F.pixel_shuffle` reassemble the image.",
-    ),
     solution=patch_codec,
     cases=codec_cases,
     trained=False,  # a pseudo-inverse of `basis` is right, and has other gradients
@@ -139,22 +112,6 @@ PREVIEW = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Find the matrix $M$ of shape `(c, 3)` that best predicts colours from latents. The "
-    "colour of a position is the *mean* colour of its 8 × 8 pixels. “Best” means the smallest "
-    "sum of squared differences between $z^\\top M$ and these colours, over all positions of all "
-    "`n` latents. `z` has shape `(n, c, h, w)` and `x` has shape `(n, 3, 8 * h, 8 * w)`. Don't fit "
-    "a constant term. The matrix that minimises $\\lVert A M - B "
-    "\\rVert^2$ solves the **normal equations** $A^\\top A\\, M = A^\\top B$; "
-    "`torch.linalg.lstsq(A, B).solution` finds it as well.",
-    hints=(
-        "Every position gives one equation, with its c latent values on the left and its three "
-        "colour values on the right. So A has n · h · w rows and c columns, and B the same number "
-        "of rows and 3 columns.",
-        "`F.avg_pool2d(x, 8)` gives the mean colours, `(n, 3, h, w)`. To make rows of positions, "
-        "first move the channels to the end, then flatten all other axes.",
-        "`z.movedim(1, -1).flatten(0, -2)` is `(n * h * w, c)`. Do the same with the colours, and "
-        "return `torch.linalg.solve(A.T @ A, A.T @ B)`.",
-    ),
     solution=preview_matrix,
     cases=preview_cases,
     trained=False,
@@ -187,20 +144,6 @@ PATCHES = Exercise(
     title="Patches to an image",
     minutes=12,
     difficulty=2,
-    statement="In section 4, `F.pixel_shuffle` put the patches back together. A diffusion "
-    "transformer (DiT) does the same at its output, but in another order; its authors call this "
-    "*unpatchify*. Each patch is a vector of `p * p * c` values: its pixels row by row, with the "
-    "`c` channels of each pixel side by side. (`F.pixel_shuffle` expects the channels outermost.) "
-    "The patches come in reading order, in `rows` rows. Return the image, of shape `(b, c, rows * "
-    "p, columns * p)`. It need not be square; `c` and `columns` follow from the shapes.",
-    hints=(
-        "First give every index an axis of its own: row of the patch, column of the patch, row of "
-        "the pixel in the patch, its column, the channel. In which order do they lie in memory?",
-        "`patches.reshape(b, rows, columns, p, p, c)`. Now move the axes so that those that belong "
-        "together are neighbours: row of the patch with row of the pixel, column with column.",
-        "`permute(0, 5, 1, 3, 2, 4)` gives `(b, c, rows, p, columns, p)`, and one more `reshape` "
-        "joins `rows, p` and `columns, p`.",
-    ),
     solution=unpatchify,
     cases=patch_cases,
 )
@@ -238,20 +181,6 @@ PSNR = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Section 8 pooled the pixels of all images. Now compute one PSNR for each image, "
-    "using only the pixels where the image's own `mask` is True. `a` and `b` have shape "
-    "`(n, c, h, w)` and values from -1 to 1, and `mask` has shape `(n, h, w)`. Return the decibels "
-    "of the images, of shape `(n,)`. If a region has no error at all, its PSNR is infinite. No "
-    "mask is empty.\n\nThe cells below sort the test images by their PSNR near outlines and show "
-    "the four best and the four worst. How do you expect them to differ?",
-    hints=(
-        "What range do the values have? The peak in the formula is the largest possible "
-        "difference between two values, squared.",
-        "The mean squared error of a region is the sum of its squared errors divided by the number "
-        "of values in it: c for each pixel of the mask. Sum over all axes but the first.",
-        "`((a - b).square() * mask[:, None]).sum(dim=(1, 2, 3))` divided by "
-        "`mask.sum(dim=(1, 2)) * a.shape[1]`, and then `10 * torch.log10(4 / error)`.",
-    ),
     solution=psnr_where,
     cases=psnr_cases,
     trained=False,
@@ -283,21 +212,6 @@ CHEAPER = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Take one level of a U-Net: two 3 × 3 convolutions and one self-attention layer, "
-    "all with `c` channels. Count its multiplications, as in section 2, for the `h` × `w` "
-    "positions of an image and for the `h / f` × `w / f` positions of its latent, with the *same* "
-    "`c`. Return how many times fewer the latent needs. `f` divides both sides.\n\nThe cells "
-    "below then take `c = 320`, `f = 8` and square images with sides of 64, 512 and 4,096 pixels. "
-    "Which two limits does the factor approach, and what moves it from one to the other?",
-    hints=(
-        "Both counts have the same form; only the number n of positions differs. Write a small "
-        "function of n and call it twice.",
-        "Each output of a 3 × 3 convolution needs 9 c multiplications, and there are n · c "
-        "outputs. Each of the four projections is `(n, c)` times `(c, c)`. The two products "
-        "between positions are `(n, c)` times `(c, n)` and `(n, n)` times `(n, c)`.",
-        "One level takes 2 · 9 n c² + 4 n c² + 2 n² c. The image has n = h · w positions, the "
-        "latent (h / f) · (w / f).",
-    ),
     solution=times_cheaper,
     cases=cheaper_cases,
     trained=False,
@@ -369,114 +283,18 @@ BETWEEN = Exercise(
     minutes=15,
     difficulty=2,
     core=True,
-    statement="Halfway between two independent noises, `torch.lerp` gives a standard deviation of "
-    "only 0.71, which is too little for a model that expects 1. **Slerp** (spherical linear "
-    "interpolation) follows the arc instead of the chord. Treat each latent as one long vector. "
-    "If $w$ is the weight and $\\theta$ the angle between the vectors of `a` and `b`, then\n\n"
-    "$$\\text{between}(a, b, w) = "
-    "\\frac{\\sin((1 - w)\\,\\theta)\\; a + \\sin(w\\,\\theta)\\; b}{\\sin\\theta}$$\n\n"
-    "A batch has `n` pairs, each with its own angle. If both vectors have the same "
-    "direction, then $\\theta = 0$ and there is no arc: take the straight line there. (Vectors of "
-    "exactly opposite directions have no single arc between them, but they don't occur here.)\n\n"
-    "One chord removes less than a third of the standard deviation. To magnify the effect, the "
-    "cells below average 2, 4, 8 and 16 noises in pairs, each time halfway along the chord or "
-    "along your arc, and generate an image from each average, without a prompt. Which images do "
-    "you expect to suffer, and how? "
-    "Afterwards, try a seed and a prompt of your own. With a prompt, the guidance scale is 7.5: "
-    "watch whether guidance brings back the objects.",
-    hints=(
-        "How long are the vectors? `a.flatten(1)` is `(n, c * h * w)`: one vector for each image. "
-        "The cosine of the angle is their dot product divided by both lengths.",
-        "`F.cosine_similarity(a.flatten(1), b.flatten(1))` is `(n,)`. Rounding may push it above "
-        "1, where `acos` is nan, so clamp it. View the angle as `(n, 1, 1, 1)`, then multiply.",
-        "Compute both, the arc and `torch.lerp(a, b, weight)`, and choose for each image with "
-        "`torch.where(theta.sin() < 1e-6, line, arc)`.",
-    ),
     solution=between,
     cases=between_cases,
     trained=False,
 )
 
-EXERCISES = with_mistakes(__name__, SHRINKAGE, CODEC, PREVIEW, PATCHES, PSNR, CHEAPER, BETWEEN)
-
-# -------------------------------------------------------------------------------------------- quiz
-
-QUESTIONS = (
-    Question(
-        "Stable Diffusion's latent has 48 times fewer elements than the image. Why does a call of "
-        "the same U-Net become far more than 48 times cheaper?",
-        (
-            Answer(
-                "Because the values of a latent need fewer bits.",
-                False,
-                "They need more: 16 or 32 bits each, whereas a channel of a pixel takes 8. "
-                "Besides, the cost of a call lies in its multiplications, not in the bits of its "
-                "input.",
-            ),
-            Answer(
-                "Because self-attention multiplies every position with every other, so its cost "
-                "falls with the square of the number of positions.",
-                True,
-                "With 64 times fewer positions there are 4,096 times fewer pairs. The convolutions "
-                "become 64 times cheaper, and the whole network lies in between.",
-            ),
-            Answer(
-                "Because the autoencoder takes over most of the work.",
-                False,
-                "The autoencoder has a cost of its own, paid once per image rather than once per "
-                "step. It isn't part of the U-Net's cost.",
-            ),
-        ),
-    ),
-    Question(
-        "You train the U-Net until it makes no mistake at all, yet small faces still come out "
-        "with smeared eyes. What can help?",
-        (
-            Answer(
-                "A better autoencoder, for example one with more channels.",
-                True,
-                "Whatever the U-Net does, the decoder comes last, and it can generate only what "
-                "the latent describes. This is why later systems trained new autoencoders, several "
-                "of them with 16 channels instead of 4.",
-            ),
-            Answer(
-                "More sampling steps.",
-                False,
-                "They bring the latent closer to what the U-Net has learnt, but it has learnt from "
-                "latents in which the eyes are already lost.",
-            ),
-            Answer(
-                "A larger U-Net.",
-                False,
-                "The U-Net already makes no mistake: it generates exactly the latents of real "
-                "images. When those are decoded, the eyes are smeared as well.",
-            ),
-        ),
-    ),
-    Question(
-        "No linear codec with four values per patch has a smaller squared error on the training "
-        "patches than PCA. How can the autoencoder do better?",
-        (
-            Answer(
-                "It keeps more values: a mean and a variance for each.",
-                False,
-                "The decoder is given one value for each of them, the mean or a sample. That makes "
-                "four at each position, as in the linear codec.",
-            ),
-            Answer(
-                "It doesn't minimise the squared error.",
-                False,
-                "That should make it worse by this measure, not better. A codec can beat PCA only "
-                "where an assumption of the theorem doesn't hold.",
-            ),
-            Answer(
-                "It is not linear, and its patches are not isolated: encoder and decoder also use "
-                "the neighbouring positions.",
-                True,
-                "Both break an assumption of the theorem. A network can use four values to choose "
-                "among very different patches, and it can continue an outline from the patch next "
-                "to it.",
-            ),
-        ),
-    ),
+EXERCISES, QUESTIONS = with_texts(
+    __name__,
+    SHRINKAGE,
+    CODEC,
+    PREVIEW,
+    PATCHES,
+    PSNR,
+    CHEAPER,
+    BETWEEN,
 )

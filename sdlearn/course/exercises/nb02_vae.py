@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.course.exercises.edits import with_texts
+from sdlearn.course.grading.exercise import Case, Exercise, normal
 
 # --------------------------------------------------------------------------------- 02.1 the KL term
 
@@ -30,19 +30,6 @@ KL_TERM = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write the KL divergence of the posterior from $N(0, 1)$. `mean` and `logvar` have "
-    "shape `(b, ...)`: the first axis is the batch, and any others index the entries of a code. "
-    "The entries are independent, so their divergences add up. Sum over the entries of each image, "
-    "then average over the images. As in every exercise, the notebook uses the library's code "
-    "until your answer is right.",
-    hints=(
-        "Start with the divergence of each entry, a tensor of the same shape as `mean`. The "
-        "variance $s^2$ is `logvar.exp()`, and $\\ln s^2$ is `logvar` itself.",
-        "The divergence of each entry is ½ (m² + s² − 1 − ln s²), in code "
-        "`0.5 * (mean**2 + logvar.exp() - 1 - logvar)`.",
-        "`.flatten(1)` joins all axes but the first, so `.flatten(1).sum(1)` gives one value for "
-        "each image. End with `.mean()`.",
-    ),
     solution=kl_divergence,
     cases=kl_term_cases,
 )
@@ -67,19 +54,6 @@ SAMPLE = Exercise(
     minutes=5,
     difficulty=1,
     core=True,
-    statement="Draw `n` samples from the posterior of each image in a batch, in such a way that "
-    "gradients reach the encoder. You are given the encoder's `mean` and `logvar`, of shape "
-    "`(b, ...)`, and standard normal `noise` of shape `(n, b, ...)`. Sample $i$ of image $j$ uses "
-    "`noise[i, j]`. Your code should also accept `noise` without the axis `n`, in which case it "
-    "draws one sample for each image.",
-    hints=(
-        "A normal variable with mean m and standard deviation s is m + s · noise. The encoder "
-        "returns neither s nor s² but the logarithm of s².",
-        "s is the square root of exp(logvar), which is `torch.exp(0.5 * logvar)`. It is positive "
-        "for any `logvar`.",
-        "PyTorch broadcasts `(b, ...)` over the samples, because the additional axis of `noise` "
-        "comes first.",
-    ),
     solution=sample_posterior,
     cases=sample_cases,
 )
@@ -131,22 +105,6 @@ GUESS = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Suppose that `n` different images fit the same code. `images` has shape "
-    "`(n, c, h, w)`, and image $i$ is the right one with probability `probabilities[i]`. The "
-    "probabilities sum to 1 but needn't be equal. Return two images of shape `(c, h, w)`: first "
-    "the one with the smallest expected squared error, then the one with the smallest expected "
-    "absolute error. You may choose every value separately, so neither result need be one of the "
-    "`n`. The next figure shows your two images.",
-    hints=(
-        "The first is a mean in which each image is weighted by its probability. For the second, "
-        "think of a single value of one pixel: section 5 says what minimises the absolute error.",
-        "Sort the n candidates for that value and put their probabilities in the same order. Then "
-        "add these up, from the smallest candidate upwards, until the sum is at least one half. "
-        "The candidate at which you stop is the median.",
-        "After `values, order = images.sort(dim=0)`, the mask "
-        "`probabilities[order].cumsum(0) >= 0.5` has shape `(n, c, h, w)`. `.int().argmax(0)` "
-        "finds the first True, and `gather` takes the value there.",
-    ),
     solution=best_guesses,
     cases=guess_cases,
 )
@@ -172,17 +130,6 @@ HINGE = Exercise(
     minutes=5,
     difficulty=1,
     core=True,
-    statement="Write $L_D$, the discriminator's loss. You are given its logits for real images and "
-    "for generated ones, both of shape `(b, 1, h, w)`, with one logit for each patch. The two "
-    "batches may differ in size, so take the mean of each separately. Section 7 trains its "
-    "discriminator with your function, and the stripes in the next figure show whether it has "
-    "learnt anything.",
-    hints=(
-        "`F.relu(x)` is max(0, x), entry by entry.",
-        "A real patch costs `F.relu(1 - logit)`: nothing once the logit reaches 1, and more the "
-        "lower it is. For a generated patch the sign of the logit is reversed.",
-        "`0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())`",
-    ),
     solution=discriminator_loss,
     cases=hinge_cases,
 )
@@ -225,17 +172,6 @@ RESBLOCK = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`. The activation is SiLU, $x / (1 + e^{-x})$, available as `F.silu`. "
-    "Normalise, activate and convolve, then do the same again with the second norm and "
-    "convolution. Finally add the input `x`, passed through `conv_shortcut`. That layer is an "
-    "`Identity`, or a 1 × 1 convolution if the number of channels changes.",
-    hints=(
-        "There are two branches, which meet in a sum at the end. One goes through all norms and "
-        "convolutions, the other through `conv_shortcut` alone.",
-        "The first half of the long branch is `h = self.conv1(F.silu(self.norm1(x)))`. The second "
-        "half has the same form and starts from `h`.",
-        "The last line is `return self.conv_shortcut(x) + h`.",
-    ),
     solution=ResBlock,
     cases=resblock_cases,
 )
@@ -266,16 +202,6 @@ DOWNSAMPLE = Exercise(
     minutes=4,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Add one column of zeros on the right of `x` and one row of zeros "
-    "at the bottom, then apply the convolution, which itself adds none. From here on this is the "
-    "`Downsample` of your autoencoder, and section 9 shows what happens to trained weights with "
-    "zeros on both sides.",
-    hints=(
-        "`F.pad(x, sizes)` adds zeros around the last axes. `sizes` has two entries for each axis, "
-        "before and after, and begins with the *last* axis.",
-        "For two axes the four entries are left, right, top and bottom.",
-        "`return self.conv(F.pad(x, (0, 1, 0, 1)))`",
-    ),
     solution=Downsample,
     cases=downsample_cases,
 )
@@ -302,19 +228,6 @@ KL = Exercise(
     title="From one normal distribution to another",
     minutes=12,
     difficulty=2,
-    statement="Section 2 computes the divergence of a posterior from $N(0, 1)$. Now derive it from "
-    "*any* normal distribution: write $\\mathrm{KL}(N(m, s^2) \\,\\|\\, N(m_p, s_p^2))$, given the "
-    "means and log-variances as tensors of shape `(b, c, h, w)`. Sum over the entries, and return "
-    "one value for each image, in a tensor of shape `(b,)`. (The loss of a diffusion model starts "
-    "from this formula, because every step of its bound compares two normal distributions.)",
-    hints=(
-        "Begin as in section 2, with the mean over q of ln q(z) − ln p(z). Now ln p contains "
-        "(z − mₚ)² / sₚ² and ln sₚ².",
-        "The mean of (z − mₚ)² over q is (m − mₚ)² + s². Check your formula: with mₚ = 0 and "
-        "sₚ = 1 it must reduce to that of section 2, and with q = p it must be 0.",
-        "½ ( (m − mₚ)²/sₚ² + s²/sₚ² − 1 − ln(s²/sₚ²) ), where s²/sₚ² is "
-        "`(logvar - logvar_p).exp()`. Then `.flatten(1).sum(1)`.",
-    ),
     solution=kl_normal,
     cases=kl_cases,
 )
@@ -346,22 +259,6 @@ FACTOR = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="A diffusion model is trained on *samples* of the posterior, so its scaling factor "
-    "is one over the standard deviation of all entries of all samples. Section 10 draws noise to "
-    "measure it. Here you compute it exactly and without any noise, from `mean` and `logvar` of "
-    "shape `(b, c, h, w)`, as if you had infinitely many samples of every image. Return one value "
-    "for all channels, as in Stable Diffusion, and use the population variance: divide by $n$, not "
-    "by $n - 1$.\n\n"
-    "The next cells apply your function to the posteriors of section 10, `book_mean` and "
-    "`book_logvar`, and print the result beside the 1.060 measured there.",
-    hints=(
-        "The entries vary for two reasons: the means of the posteriors differ from each other, and "
-        "every sample differs from its mean.",
-        "Variances of independent variables add up: the variance of the means, plus the mean of "
-        "the variances around them. Standard deviations don't.",
-        "`mean.var(correction=0) + logvar.exp().mean()` is the whole variance. The factor is one "
-        "over its square root.",
-    ),
     solution=scaling_factor,
     cases=factor_cases,
 )
@@ -395,26 +292,6 @@ FIELD = Exercise(
     title="The receptive field of a latent position",
     minutes=12,
     difficulty=2,
-    statement="The encoder halves the image `levels` times, each time with a 3 × 3 convolution of "
-    "stride 2 and *one* column of zeros on the right. Consider these convolutions alone, without "
-    "the ResBlocks between them. Which columns of an image of `width` pixels does latent column "
-    "`i` depend on? Return the first and the last, counted from 0. The zeros are not columns of "
-    "the image.\n\n"
-    "Once `check` passes, there is one more question, for three levels. How far is the middle of "
-    "the receptive field from the middle of the latent position's own 8 × 8 pixels, and where "
-    "would it be with zeros on both sides? The third hint ends with the answer and with what it "
-    "explains.",
-    hints=(
-        "Start with one level. Which three columns are in the window of output i? Draw eight "
-        "pixels and the first two windows.",
-        "The window of output i covers the columns 2 i, 2 i + 1 and 2 i + 2. With several levels, "
-        "ask the same question of the first and last columns that you found, once for every level.",
-        "`first, last = 2 * first, 2 * last + 2` for every level, beginning with i and i. At the "
-        "end, the last column cannot be beyond `width - 1`. (With three levels, and away from the "
-        "borders, the middle of the field is 3.5 columns to the right of the middle of the "
-        "position's own pixels. With zeros on both sides it is 3.5 to the left. That is 7 apart, "
-        "the shift of section 9.)",
-    ),
     solution=receptive_field,
     cases=field_cases,
     trained=False,
@@ -451,22 +328,6 @@ FIT = Exercise(
     minutes=7,
     difficulty=1,
     core=True,
-    statement="The library's autoencoder refuses images whose height or width is not a multiple of "
-    "`factor`, and the one built above returns a smaller image. Write a function that pads an "
-    "image to a size that fits. Add as few columns as possible on the *right* and as few rows as "
-    "possible at the *bottom*, by repeating the last column and row. Leave a side alone if it "
-    "already fits. Since no pixel changes its place, you can crop the decoded image back to `h` "
-    "and `w`.\n\n"
-    "The next cells use your function to send scenes cut to 50 × 61 pixels through the shipped "
-    "autoencoder. Faint blotches in sky and ground are not your mistake: the text under the table "
-    "says where they come from.",
-    hints=(
-        "How many columns are missing up to the next multiple? For w = 11 and a factor of 8 it is "
-        "5, but for w = 16 it must be 0, not 8. In Python, `-11 % 8` is a useful number.",
-        "`F.pad(x, (left, right, top, bottom), mode='replicate')` repeats the border. Mind the "
-        "order: F.pad begins with the *last* axis, the width.",
-        "`F.pad(x, (0, -w % factor, 0, -h % factor), mode='replicate')`",
-    ),
     solution=fit,
     cases=fit_cases,
 )
@@ -531,37 +392,12 @@ INFORMATION = Exercise(
     minutes=25,
     difficulty=3,
     core=True,
-    statement="Let $q(z) = \\frac{1}{b} \\sum_k q(z \\mid x_k)$ be the aggregate posterior of $b$ "
-    "images. Averaged over the images, the KL term is the sum of two divergences:\n\n"
-    "$$\\frac{1}{b} \\sum_j \\mathrm{KL}\\big(q(z \\mid x_j) \\,\\|\\, "
-    "p(z)\\big) = \\underbrace{\\frac{1}{b} \\sum_j \\mathbb{E}_{z \\sim q(z \\mid x_j)}\\big[\\ln "
-    "q(z \\mid x_j) - \\ln q(z)\\big]}_{\\text{mutual information}} + \\mathrm{KL}\\big(q(z) "
-    "\\,\\|\\, p(z)\\big) .$$\n\n"
-    "The **mutual information** is how much a code says, in nats, about *which* image it comes "
-    "from. Show on paper that the equation holds (the first hint has the proof).\n\n"
-    "Then estimate the mutual information. Draw samples as in exercise 02.2, from `mean` and "
-    "`logvar` of shape `(b, ...)` and `noise` of shape `(n, b, ...)`, and average over all of "
-    "them. A code may have thousands of entries, whose joint density is too small for a float, so "
-    "compute with logarithms throughout. The next cells apply your function to the networks of "
-    "section 4.",
-    hints=(
-        "On paper: insert − ln q(z) + ln q(z) into ln q(z | xⱼ) − ln p(z). The first half is the "
-        "mutual information. The second depends on z alone, and a mean over j and q(z | xⱼ) is a "
-        "mean over q(z), so it is KL(q(z) ‖ p(z)). In code you need ln q(z | xₖ) for each sample z "
-        "and *every* image k, an `(n, b, b)` tensor. The ½ ln 2π cancels, but the ln s doesn't, "
-        "because the posteriors differ in width.",
-        "`sample_posterior(...).flatten(2)[:, :, None]` is `(n, b, 1, d)` and broadcasts with "
-        "`mean.flatten(1)`, which is `(b, d)`. Sum over the last axis. The entries in which k is "
-        "the sample's own image are on the diagonal: `.diagonal(dim1=1, dim2=2)`.",
-        "ln q(z) is the logarithm of a mean, `ln_q.logsumexp(-1) - np.log(b)`, which never leaves "
-        "the logarithms. The result is `(own - ln_q.logsumexp(-1)).mean() + np.log(b)`.",
-    ),
     solution=information,
     cases=information_cases,
     tolerance=1e-6,  # a logarithm of b in float32 is right
 )
 
-EXERCISES = with_mistakes(
+EXERCISES, QUESTIONS = with_texts(
     __name__,
     KL_TERM,
     SAMPLE,
@@ -574,87 +410,4 @@ EXERCISES = with_mistakes(
     FIELD,
     FIT,
     INFORMATION,
-)
-
-# -------------------------------------------------------------------------------------------- quiz
-
-QUESTIONS = (
-    Question(
-        "Why does the encoder return a mean and a variance, and why does training decode a noisy "
-        "sample instead of the mean?",
-        (
-            Answer(
-                "So that the decoder returns a different image every time.",
-                False,
-                "It does, a little, but that is not the aim. During generation the decoder gets no "
-                "noise of its own.",
-            ),
-            Answer(
-                "So that everything near the codes of training images, and not only those codes, "
-                "decodes to a plausible image.",
-                True,
-                "A diffusion model never hits a code exactly. The noise trains the decoder on a "
-                "neighbourhood of each code, and the KL term keeps the neighbourhoods from "
-                "shrinking to points.",
-            ),
-            Answer(
-                "So that gradients can pass through the encoder.",
-                False,
-                "They would pass without any noise. The noise is what makes the reparameterisation "
-                "trick necessary.",
-            ),
-        ),
-    ),
-    Question(
-        "Stable Diffusion multiplies its latents by 0.18215. What does that say about them?",
-        (
-            Answer(
-                "The KL term made them standard normal, and 0.18215 is the standard deviation of "
-                "the posterior.",
-                False,
-                "If they were standard normal, no factor would be needed.",
-            ),
-            Answer(
-                "They are compressed to about a fifth.",
-                False,
-                "The factor only changes the unit. It is undone before decoding, and no "
-                "information is lost or gained.",
-            ),
-            Answer(
-                "Their standard deviation was about 5.5: a KL term with a weight of a millionth "
-                "did not make them standard normal.",
-                True,
-                "The factor is one over the measured standard deviation. It gives the diffusion "
-                "model inputs of about unit variance but doesn't change the shape of their "
-                "distribution.",
-            ),
-        ),
-    ),
-    Question(
-        "You train two decoders on the same latents, one with the absolute error alone, the other "
-        "with an adversarial loss as well. Which of them has, as a rule, the better PSNR on new "
-        "images?",
-        (
-            Answer(
-                "The one with the adversarial loss: its images look sharper.",
-                False,
-                "Looking real and being close to the original are different aims. An invented "
-                "texture in the wrong place costs more PSNR than a smooth area.",
-            ),
-            Answer(
-                "The one with the absolute error alone.",
-                True,
-                "PSNR measures the squared pixel error, and that decoder minimises another pixel "
-                "error and nothing else. Where it can't know, it blurs, which is the safe guess. "
-                "This is the perception–distortion trade-off: a better PSNR does not mean a better "
-                "image.",
-            ),
-            Answer(
-                "Neither, since the latents hold the same information.",
-                False,
-                "They do, but the decoders make different guesses about what the latents do not "
-                "contain.",
-            ),
-        ),
-    ),
 )

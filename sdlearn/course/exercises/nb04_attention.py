@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sdlearn.attention import GatedFeedForward
-from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.course.exercises.edits import with_texts
+from sdlearn.course.grading.exercise import Case, Exercise, normal
 
 # ----------------------------------------------------------------------------------- 04.1 one query
 
@@ -43,18 +43,6 @@ ONE_QUERY = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Write the formula for a batch of queries. `q`, `(b, d)`, holds one query for each "
-    "example; `k`, `(b, m, d)`, and `v`, `(b, m, e)`, hold the keys and values of $m$ tokens. "
-    "Return the output, `(b, e)`. You need one product, the division by $\\sqrt d$, one softmax "
-    "and one more product. Scores may be very large, but the output must stay finite.",
-    hints=(
-        "Start with one score for each key: how well does it match the query? That is a product "
-        "summed over `d`, so the scores have the shape `(b, m)`.",
-        "Divide by the square root of `d`, then apply `softmax` along the last axis. "
-        "`torch.einsum('bd,bmd->bm', q, k)` is one way to write the products.",
-        "The output is the sum of `weights[:, j, None] * v[:, j]` over all tokens j, which is "
-        "`torch.einsum('bm,bme->be', weights, v)`.",
-    ),
     solution=attend_once,
     cases=one_query_cases,
 )
@@ -79,16 +67,6 @@ SPLIT = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Split the channels of `x`, `(b, n, heads * d)`, so that every head has its own "
-    "sequence: `(b, heads, n, d)`. Head 0 gets the first `d` channels of every token, head 1 the "
-    "next `d`, and so on. Several ways of doing this give the right *shape*, but only one of them "
-    "puts the right entries in it.",
-    hints=(
-        "Which axis is split? Only the last one. Every token must keep its own channels.",
-        "Split first and move axes afterwards: `(b, n, heads * d)` -> `(b, n, heads, d)` -> "
-        "`(b, heads, n, d)`. `reshape` splits axes; it never moves them.",
-        "The first step is `x.reshape(b, n, heads, -1)`, the second `.transpose(1, 2)`.",
-    ),
     solution=split_heads,
     cases=split_cases,
 )
@@ -141,19 +119,6 @@ MULTI_HEAD = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write `forward`. Make the queries from `x` and the keys and values from the "
-    "context, split all three into heads, attend, concatenate the heads, and send the result "
-    "through `self.to_out[0]`. (`to_out` is a list of one layer, because published files call it "
-    "`to_out.0`.) Without a context, the layer does self-attention. Use `split_heads` and "
-    "`attention_weights`.",
-    hints=(
-        "Four steps: project (three linear layers), split, attend, merge. Write the shape beside "
-        "each line.",
-        "After the attention you have `(b, heads, n, d)`. Merging undoes the split, in reverse "
-        "order: first move the axes back, then flatten the last two.",
-        "`out.transpose(1, 2).flatten(2)` is `(b, n, heads * d)`, and `self.to_out[0]` takes it "
-        "from there.",
-    ),
     solution=Attention,
     cases=multi_head_cases,
 )
@@ -191,18 +156,6 @@ BLOCK = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write `forward`, with one line for each layer of the diagram: self-attention among "
-    "the tokens, cross-attention to the context, and the MLP. Each layer reads the normalised "
-    "stream and adds its result to the stream itself. From top to bottom, the LayerNorms of the "
-    "diagram are `norm1`, `norm2` and `norm3`.",
-    hints=(
-        "Follow one branch in the diagram. It leaves the residual stream, passes a norm and a "
-        "layer, and is added back to the stream.",
-        "The first branch is `x = x + self.attn1(self.norm1(x))`. The other two have the same "
-        "form.",
-        "`attn2` gets the context as its second argument: "
-        "`x = x + self.attn2(self.norm2(x), context)`. The last line ends with `self.ff`.",
-    ),
     solution=TransformerBlock,
     cases=block_cases,
 )
@@ -257,22 +210,6 @@ SPATIAL = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write `forward`, which follows the diagram in section 8 from top to bottom. First "
-    "comes `norm`, an `nn.GroupNorm`, which divides the channels into groups and normalises each "
-    "group over all positions. Turn the map into a sequence with one token for each position, "
-    "`(b, h * w, c)`, and let `proj_in` mix the channels of each token. (In SD 1 it is a 1 × 1 "
-    "convolution, the same matrix.) Then apply all blocks and `proj_out`, turn the tokens back "
-    "into a map, and add it to the feature map that came in. The norm's epsilon, the small "
-    "constant added to the variance before the square root, is `1e-6` here, but `1e-5` in the rest "
-    "of the U-Net.",
-    hints=(
-        "`flatten(2)` joins the last two axes into one, so the map becomes `(b, c, h * w)`. Which "
-        "axis has to be last for a token to be a row?",
-        "`tokens = self.norm(x).flatten(2).transpose(1, 2)` makes the tokens. After `proj_in`, the "
-        "blocks follow in a loop: `tokens = block(tokens, context)`.",
-        "To get back to a map, undo both steps in reverse order: "
-        "`x + self.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w)`.",
-    ),
     solution=SpatialTransformer,
     cases=spatial_cases,
 )
@@ -299,21 +236,6 @@ COST = Exercise(
     title="What self-attention costs",
     minutes=8,
     difficulty=1,
-    statement="How many multiplications (in the literature, multiply–accumulates or **MACs**) does "
-    "one self-attention layer take for a feature map with `c` channels, `h` rows and `w` columns? "
-    "The layer has `heads` heads of width `c / heads`. Count only the matrix products (four "
-    "projections and the two products with the scores) and leave out the scale, the softmax and "
-    "all additions. A matrix product of `(p, q)` with `(q, r)` takes `p * q * r` multiplications. "
-    "When you have the formula, find the number of tokens above which the two products with the "
-    'scores cost more than the four projections. (`solution("04.6")` gives the answer.)',
-    hints=(
-        "There are n = h · w tokens. Go through the matrix products one by one and write down the "
-        "shapes.",
-        "Each projection is `(n, c)` times `(c, c)`. In one head, q kᵀ is `(n, d)` times `(d, n)` "
-        "and the weights times v is `(n, n)` times `(n, d)`, with d = c / heads.",
-        "Sum the two products over all heads: heads · n · n · d = n · n · c. The number of heads "
-        "drops out, and the sum is 4 n c² + 2 n² c.",
-    ),
     solution=multiplications,
     cases=cost_cases,
     trained=False,
@@ -349,21 +271,6 @@ PADDING = Exercise(
     title="Ignoring the padding",
     minutes=10,
     difficulty=2,
-    statement="Captions differ in length, so shorter ones are padded to a common number $m$ of "
-    "tokens. Write single-head attention from an image to a caption that ignores the padding. In "
-    "example $i$, the first `lengths[i]` tokens of `k` and `v` are real. Every query must give the "
-    "padding a weight of *exactly* 0, and its weights must still sum to 1. The mask that does this "
-    "is called a **key padding mask** (`key_padding_mask` in PyTorch's `nn.MultiheadAttention`, "
-    "where True means *ignore*). Stable Diffusion has none, and section 10.3 showed what its "
-    "padding tokens carry.",
-    hints=(
-        "The weights sum to 1 if the softmax is the last step, so the padding must be excluded "
-        "before it. Which score gives a weight of exactly 0?",
-        "exp(-inf) is 0. Build a mask `(b, m)` of the tokens that count by comparing "
-        "`torch.arange(m)` with `lengths[:, None]`.",
-        "`scores` is `(b, n, m)`, so the mask needs an axis for the queries: "
-        "`scores.masked_fill(~counts[:, None, :], float('-inf'))`. The softmax comes after it.",
-    ),
     solution=attend_to_words,
     cases=padding_cases,
 )
@@ -396,24 +303,6 @@ PROMPT_TO_PROMPT = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="You have an image and want to change one word of its prompt without changing the "
-    "composition. [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) generates again from the "
-    "same noise and, in every cross-attention, replaces the attention weights with those of the "
-    "source image, so that each word stays where it was. Write that replacement. `edited` and "
-    "`source`, both `(heads, n, m)`, are the weights for the two prompts. Token $j$ of the edited "
-    "prompt is token `alignment[j]` of the source prompt and takes that token's weights. If "
-    "`alignment[j]` is -1, the token is new and keeps its own. The rows need not sum to 1 "
-    "afterwards; leave them as they are. The cells after the check generate with your function. "
-    "(For a swapped word the authors inject only in the early steps, so that the shape can still "
-    "adapt; their code also injects self-attention.)",
-    hints=(
-        "Think of one token. Its column `edited[..., j]` becomes `source[..., alignment[j]]`, or "
-        "stays as it is. Indexing with the whole of `alignment` picks all columns at once.",
-        "In Python the index -1 means the last token, so the new tokens need separate treatment: "
-        "clamp the indices to 0 first, and choose afterwards.",
-        "`torch.where(alignment >= 0, source[..., alignment.clamp(min=0)], edited)`: the "
-        "condition has one entry for each column.",
-    ),
     solution=inject,
     cases=inject_cases,
 )
@@ -457,29 +346,11 @@ STREAMING = Exercise(
     title="Attention without the matrix",
     minutes=25,
     difficulty=3,
-    statement="As section 7 said, fused attention never stores the matrix of all scores. Write its "
-    "core, the **online softmax**. Go through the keys and values `block` at a time (the last "
-    "block may be shorter) and keep three running results for each query: the largest score so "
-    "far, the sum of the exponentials, and the weighted sum of the values. Never hold more than "
-    "`n × block` scores at a time. The difficulty is that every exponential is relative to the "
-    "largest score so far, which the next block may raise. The output must equal that of ordinary "
-    "attention for scores of any size. (`check` sees only the output, so not holding the matrix is "
-    "up to you.)",
-    hints=(
-        "If scores were never large, two running sums, of exp(s) and of exp(s) · v, and one "
-        "division at the end would do. Write that first.",
-        "Now use exp(s - largest). If a new block raises the maximum from `largest` to `higher`, "
-        "both running sums are too large by the factor exp(higher - largest). Correct them before "
-        "you add the new block.",
-        "With `shrink = (largest - higher).exp()`: `total = total * shrink + weights.sum(-1, "
-        "keepdim=True)` and `out = out * shrink + weights @ values`. `largest`, `shrink` and "
-        "`total` have the shape `(b, n, 1)`. Start with a maximum of -inf and sums of 0.",
-    ),
     solution=streaming_attention,
     cases=streaming_cases,
 )
 
-EXERCISES = with_mistakes(
+EXERCISES, QUESTIONS = with_texts(
     __name__,
     ONE_QUERY,
     SPLIT,
@@ -490,88 +361,4 @@ EXERCISES = with_mistakes(
     PADDING,
     PROMPT_TO_PROMPT,
     STREAMING,
-)
-
-# --------------------------------------------------------------------------------------------- quiz
-
-QUESTIONS = (
-    Question(
-        "In a model, the padding tokens get a third of all attention. You mask them in every layer "
-        "and generate again from the same noise, and the image doesn't change. What follows?",
-        (
-            Answer(
-                "The attention maps were computed wrongly: a third of the attention must matter.",
-                False,
-                "The maps are right, but attention changes an image only through the values it "
-                "brings. Other tokens may bring the same, or later layers may ignore them.",
-            ),
-            Answer(
-                "The values of the padding tokens are all zero.",
-                False,
-                "They need not be, since other tokens may bring the same. And even with zero "
-                "values the image could change, because masking a token makes the weights of the "
-                "others grow.",
-            ),
-            Answer(
-                "This image did not depend on the padding, whatever its share of the attention.",
-                True,
-                "Only the intervention, masking and generating again, shows what depends on what, "
-                "and only for this image and this noise. An attention map can't show it.",
-            ),
-            Answer(
-                "The padding is never needed and may be masked for every prompt.",
-                False,
-                "You have tested one image and one prompt. Other tokens may have carried the same "
-                "information, and without them the padding might be needed.",
-            ),
-        ),
-    ),
-    Question(
-        "You double the height and the width of a feature map. By what factor does the number of "
-        "scores grow in self-attention, and by what factor in cross-attention to the text?",
-        (
-            Answer(
-                "16 and 4",
-                True,
-                "There are 4 times as many tokens n. Self-attention has n · n scores and "
-                "cross-attention n · m, and the number m of text tokens stays the same.",
-            ),
-            Answer(
-                "4 and 4",
-                False,
-                "There are 4 times as many tokens, but in self-attention they provide both queries "
-                "and keys, so the factor is 4 times 4.",
-            ),
-            Answer(
-                "16 and 16",
-                False,
-                "Right for self-attention. In cross-attention only the queries come from the "
-                "feature map; the number of text tokens does not grow.",
-            ),
-        ),
-    ),
-    Question(
-        "You shuffle the positions of a feature map, send it through self-attention, and undo the "
-        "shuffle. What has changed, compared with no shuffle?",
-        (
-            Answer(
-                "The neighbours of each position, and therefore the result.",
-                False,
-                "Attention has no notion of neighbours. Every position attends to all others, and "
-                "nothing tells it where they are. A convolution would notice.",
-            ),
-            Answer(
-                "Nothing.",
-                True,
-                "Each query meets the same keys and values in another order, and a sum does not "
-                "depend on the order. In Stable Diffusion the convolutions supply the positions.",
-            ),
-            Answer(
-                "Only the attention weights; the result is the same.",
-                False,
-                "The weights move along with the tokens and come back with them, just as the "
-                "result does.",
-            ),
-        ),
-    ),
 )

@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from sdlearn.clip import CLIPTextConfig, Embeddings, Encoder
 from sdlearn.clip import CLIPTextOutput as TextOutput
-from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.grading.exercise import Answer, Case, Exercise, Question, normal
+from sdlearn.course.exercises.edits import with_texts
+from sdlearn.course.grading.exercise import Case, Exercise, normal
 
 Pair = tuple[str, str]
 Inputs = Callable[[Generator], Iterator[Case]]
@@ -77,20 +77,6 @@ MERGES = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the training loop of byte-pair encoding. `words` maps each word of a text to "
-    "its frequency. Spell each word with `letters`, then repeat these steps:\n\n"
-    "1. Count all pairs of neighbouring pieces, each weighted by the frequency of its word.\n"
-    "2. Choose the most frequent pair. In a tie, take the one that Python sorts last.\n"
-    "3. Append it to the list of merges, and `join` it in every word.\n\n"
-    "Stop after `number` merges, or earlier if no pair is left, and return the list of pairs.",
-    hints=(
-        "Keep a dictionary from each word to its current pieces. Each pass of the loop counts the "
-        "pairs, chooses one, appends it and replaces the pieces of all words.",
-        "`pairwise(pieces)` gives the neighbours. With a `Counter`, `counts[pair] += words[word]` "
-        "counts them.",
-        "Choose with `max(counts, key=lambda pair: (counts[pair], pair))`. If the `Counter` is "
-        "empty, every word is a single piece, and you can stop.",
-    ),
     solution=learn_merges,
     cases=merge_cases,
     trained=False,
@@ -134,16 +120,6 @@ CAUSAL = Exercise(
     minutes=6,
     difficulty=1,
     core=True,
-    statement="Write scaled dot-product attention with a causal mask, for all heads at once. "
-    "Token $i$ attends to itself and to the tokens before it.",
-    hints=(
-        "Compute the scores first. They form one square matrix per head, with queries in rows and "
-        "keys in columns. On which side of the diagonal are the later tokens?",
-        "They are to the right of the diagonal. Set their scores to minus infinity before the "
-        "softmax, because exp(-inf) is 0, but leave the diagonal itself as it is.",
-        "`mask = torch.full((n, n), float('-inf')).triu(1)` is minus infinity above the diagonal "
-        "and 0 elsewhere. Add it to the scores, then apply the softmax along the last axis.",
-    ),
     solution=causal_attention,
     cases=causal_cases,
 )
@@ -211,28 +187,6 @@ ENCODER = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write `forward`, which turns token ids into the three outputs. `__init__` makes "
-    "the parts.\n\n"
-    "1. Look up the token embeddings of the ids, and add the first $n$ rows of "
-    "`position_embedding.weight`. The sum is the first entry of `hidden`.\n"
-    "2. Send it through `self.encoder.layers`, one after another, and append the output of each "
-    "to `hidden`.\n"
-    "3. Apply `final_layer_norm` to the output of the last layer. This is `last`.\n"
-    "4. Find the *first* end-of-text token of each text (its id is `self.end`), pick its row of "
-    "`last`, and apply `text_projection`. This is `pooled`.\n"
-    "5. Return `TextOutput(last, tuple(hidden), pooled)`.\n\n"
-    "Step 4 has two traps. The padding token may or may not be the end-of-text token, and words "
-    "may have been added to the vocabulary with ids above `self.end`.",
-    hints=(
-        "Keep a list of hidden states that begins with the embeddings. Each layer takes the last "
-        "entry of the list, and its output becomes the next. The norm and the pooling come after "
-        "the loop.",
-        "`ids == self.end` is True at every end-of-text token. Converted to integers it is 0 or "
-        "1, and `argmax(dim=1)` returns the position of the first 1 in each row.",
-        "`hidden = [self.embeddings.token_embedding(ids) + positions]`, and in the loop "
-        "`hidden.append(layer(hidden[-1]))`. The pooled rows are "
-        "`last[torch.arange(len(ids)), first_end]`.",
-    ),
     solution=TextTransformer,
     cases=encoder_cases,
     trained=False,
@@ -261,20 +215,6 @@ INFO_NCE = Exercise(
     minutes=10,
     difficulty=2,
     core=True,
-    statement="Write the InfoNCE loss for a batch in which image $i$ belongs to text $i$.\n\n"
-    "1. Scale all vectors to length 1.\n"
-    "2. Compute the cosine of each image with each text, and multiply it by $1/\\tau$. Since "
-    "`log_scale` is the logarithm of $1/\\tau$, use `log_scale.exp().clamp(max=100)`, as CLIP "
-    "does. The limit keeps the temperature from falling below 0.01.\n"
-    "3. Return the mean of the two cross-entropies, images among texts and texts among images.",
-    hints=(
-        "One matrix of cosines serves both directions. What is its shape, and where in it are the "
-        "right answers?",
-        "`F.normalize(x, dim=-1)` scales each vector to length 1. Row i of the logits is a "
-        "classification among b captions, and its label is i.",
-        "`own = torch.arange(b)`. The loss is the mean of `F.cross_entropy(logits, own)` and "
-        "`F.cross_entropy(logits.T, own)`.",
-    ),
     solution=info_nce,
     cases=info_nce_cases,
 )
@@ -346,22 +286,6 @@ SPELL = Exercise(
     title="Tokenizing a word",
     minutes=10,
     difficulty=2,
-    statement="Use the merges you have learnt to tokenize a new word, as CLIP's tokenizer does. "
-    "Start from its `letters` and repeat these steps:\n\n"
-    "1. List the neighbouring pairs that are in `merges`. If there are none, return the pieces.\n"
-    "2. Choose the pair that comes **first** in `merges`.\n"
-    "3. Join it wherever it occurs in the word, from left to right, never reusing a piece.\n\n"
-    "This isn't quite what `pieces_after` in section 1 does, because that goes through the list "
-    "only once. With the merges `[('ab', 'c</w>'), ('a', 'b')]`, it cuts *abc* into *ab* and *c*, "
-    "while CLIP's rule returns to the first merge and gives *abc*.",
-    hints=(
-        "You need two loops. The outer one chooses a pair, and the inner one, which is `join`, "
-        "joins it everywhere. When does the outer one end?",
-        "`min(pairs, key=merges.index)` is the pair that was learnt first. The outer loop ends "
-        "when none of the neighbouring pairs is in `merges`.",
-        "`known = [pair for pair in pairwise(pieces) if pair in merges]`. Return `pieces` if it "
-        "is empty; otherwise `pieces = join(pieces, min(known, key=merges.index))`.",
-    ),
     solution=tokenize_word,
     cases=spell_cases,
     trained=False,
@@ -396,23 +320,6 @@ CHUNKS = Exercise(
     title="Prompts longer than 77 tokens",
     minutes=8,
     difficulty=1,
-    statement="Web interfaces for Stable Diffusion accept prompts of any length. They split the "
-    "tokens into **chunks**, encode each chunk separately, and concatenate the embeddings along "
-    "the token axis, which gives `(1, 154, d)` for two chunks. That works because cross-attention "
-    "takes any number of tokens.\n\n"
-    "Split a prompt's ids into rows, and return a list of lists:\n\n"
-    "1. Each row has exactly `length` ids: the start-of-text token, up to `length - 2` ids of the "
-    "prompt, the end-of-text token, and `pad` in the positions that are left.\n"
-    "2. Only the last row may contain padding, and there are no more rows than necessary.\n"
-    "3. An empty prompt gives one row.",
-    hints=(
-        "How many of the `length` positions are left for the prompt itself? Split the ids first, "
-        "then complete each part.",
-        "`range(0, len(ids), length - 2)` gives the start of each part. For an empty prompt the "
-        "range is empty as well, so treat that case separately.",
-        "A row is `[start, *part, end]`, followed by `pad` as many times as the part falls short "
-        "of `length - 2`.",
-    ),
     solution=chunks,
     cases=chunk_cases,
     trained=False,
@@ -443,22 +350,6 @@ BACK = Exercise(
     title="The key–value cache",
     minutes=10,
     difficulty=2,
-    statement="When two captions share a beginning, the causal mask makes the hidden states of "
-    "that beginning the same in both, so its keys and values can be stored and reused. Language "
-    "models do this for every new token, and the store is called the **key–value cache**. Write "
-    "causal attention with such a cache, for one head:\n\n"
-    "1. There are $m$ tokens with keys `k` and values `v`, but queries `q` only for the last $n "
-    "\\le m$ of them, in order.\n"
-    "2. Each query attends to its own token and to all tokens before it.\n"
-    "3. The result equals the last $n$ rows of causal attention over all $m$ tokens.",
-    hints=(
-        "Query 0 doesn't belong to token 0. To which token does it belong, and to how many "
-        "tokens may it attend?",
-        "Query i belongs to token m - n + i. Compare that with `torch.arange(m)`: tokens with a "
-        "larger index come later and are masked. The mask is `(n, m)`.",
-        "`torch.ones(n, m, dtype=torch.bool).tril(m - n)` is True where attention is allowed. "
-        "Set the other scores to minus infinity, then apply the softmax along the last axis.",
-    ),
     solution=cached_attention,
     cases=back_cases,
 )
@@ -485,23 +376,6 @@ LOSS = Exercise(
     title="Hard negatives in the loss",
     minutes=6,
     difficulty=2,
-    statement="In section 9 each hard-negative caption came with a hard-negative *image*, but "
-    "captions from the web have none. NegCLIP therefore has a program swap words in the true "
-    "captions and adds the results to the batch. Extend the loss to such captions:\n\n"
-    "1. `texts` holds the captions of the $b$ images, followed by $m - b$ others that belong to "
-    "no image. The vectors aren't normalised, and `temperature` is $\\tau$ itself.\n"
-    "2. Each image is classified among all $m$ captions.\n"
-    "3. Each of the first $b$ captions is classified among the $b$ images.\n"
-    "4. The loss is the mean of the two cross-entropies.",
-    hints=(
-        "Both cross-entropies use the same matrix of cosines. What is its shape, and which "
-        "columns of it does each direction use?",
-        "`logits` is `(b, m)`. The images use whole rows, and the label of row i is i. For the "
-        "captions, remove the additional columns and transpose.",
-        "`own = torch.arange(b)`. The loss is the mean of `F.cross_entropy(logits, own)` and "
-        "`F.cross_entropy(logits[:, :b].T, own)`, with `logits` the cosines divided by the "
-        "temperature.",
-    ),
     solution=matching_loss,
     cases=loss_cases,
 )
@@ -545,121 +419,20 @@ WEIGHTS = Exercise(
     minutes=12,
     difficulty=3,
     core=True,
-    statement="In many web interfaces you can write `(with spots:1.5)` to give words a **prompt "
-    "weight**, which changes their embeddings *after* the text encoder. The rules differ from "
-    "program to program. Write this one, which starts from the empty prompt:\n\n"
-    "1. `pieces` are the prompt's tokens with the marks among them: `(` opens a group, and "
-    "`:1.5)` closes the group that was opened last and gives its weight, as in `['a', '(', 'cat', "
-    "'(', 'with', 'spots', ':2)', ':0.5)']`.\n"
-    "2. Groups can be nested, and then their weights are multiplied: here *with* has 2 · 0.5 = 1.\n"
-    "3. Tokens outside all groups have weight 1, and so do the start-of-text token, the "
-    "end-of-text token and the padding.\n"
-    "4. `context` holds the embeddings of the prompt without its marks, beginning with the "
-    "start-of-text token, and `empty` holds those of the empty prompt. Each new embedding lies on "
-    "the line through the empty prompt's embedding at the same position (weight 0) and the "
-    "token's own (weight 1). Weights above 1 extrapolate.",
-    hints=(
-        "Split the task. The first half turns `pieces` into one weight for each token, and the "
-        "second uses it to combine two vectors. A group's weight appears only where the group "
-        "ends, so remember where it began.",
-        "Keep a list of the weights so far, and a list of the positions at which groups were "
-        "opened. A `(` appends `len(weights)` to the second list, and a `:1.5)` takes the last "
-        "entry off it and multiplies all weights from there on.",
-        "The first token of the prompt is at position 1. Fill `row`, of shape `(n, 1)`, with ones "
-        "and set `row[1 : 1 + len(weights), 0] = torch.tensor(weights)`. The result is `empty + "
-        "row * (context - empty)`.",
-    ),
     solution=weight_tokens,
     cases=weight_cases,
     trained=False,
 )
 
-EXERCISES = with_mistakes(
-    __name__, MERGES, CAUSAL, ENCODER, INFO_NCE, SPELL, CHUNKS, BACK, LOSS, WEIGHTS
-)
-
-# --------------------------------------------------------------------------------------------- quiz
-
-QUESTIONS = (
-    Question(
-        "The prompt is `a red cat`. Which of the 77 embeddings can tell the U-Net of Stable "
-        "Diffusion 1 that the cat is red?",
-        (
-            Answer(
-                "Only that of `red`.",
-                False,
-                "It knows `red`, but not yet what is red, because `cat` comes later. Only `cat` "
-                "and the tokens after it can know.",
-            ),
-            Answer(
-                "Those of `cat`, of the end-of-text token and of all padding tokens.",
-                True,
-                "`cat` is the first token that attends to both words. Every later token attends "
-                "to them, too, and the U-Net, which has no mask, gets all 77 embeddings.",
-            ),
-            Answer(
-                "Only the pooled vector.",
-                False,
-                "Stable Diffusion 1 doesn't use the pooled vector. Its U-Net attends to the "
-                "embeddings of the tokens.",
-            ),
-            Answer(
-                "All 77.",
-                False,
-                "The start-of-text token, `a` and `red` come before `cat`, and no token attends "
-                "to later ones.",
-            ),
-        ),
-    ),
-    Question(
-        "You add a position embedding to each token's embedding, and then sum everything into "
-        "one vector for the caption. Can it distinguish `a red cat and a blue house` from `a "
-        "blue cat and a red house`?",
-        (
-            Answer(
-                "Yes: the position embeddings say which word came first.",
-                False,
-                "They do, token by token, but the sum no longer shows which position belonged to "
-                "which word.",
-            ),
-            Answer(
-                "No: the sum is the same.",
-                True,
-                "The same words and the same positions are summed in another order, and no "
-                "training, not even with hard negatives, can change that. Word and position must "
-                "be combined nonlinearly, or words must attend to each other, before the sum.",
-            ),
-            Answer(
-                "Only if the vectors are long enough.",
-                False,
-                "The two sums are equal at any length.",
-            ),
-        ),
-    ),
-    Question(
-        "CLIP's loss compares images with the pooled vectors of their captions, and uses nothing "
-        "else from the text. Which hidden states of the last layer get a gradient?",
-        (
-            Answer(
-                "All 77.",
-                False,
-                "Pooling picks one row of the last layer, and no gradient from the loss reaches "
-                "the others.",
-            ),
-            Answer(
-                "Those of the caption, but not those of the padding.",
-                False,
-                "That is true one layer below. The end-of-text token of the last layer attends "
-                "to the penultimate hidden states of all tokens of the caption, so these do get "
-                "a gradient.",
-            ),
-            Answer(
-                "The one at the first end-of-text token.",
-                True,
-                "The pooled vector is computed from that one. The others were never trained for "
-                "anything, which is a reason to take the penultimate hidden states. Stable "
-                "Diffusion 1 takes the last ones all the same.",
-            ),
-        ),
-    ),
+EXERCISES, QUESTIONS = with_texts(
+    __name__,
+    MERGES,
+    CAUSAL,
+    ENCODER,
+    INFO_NCE,
+    SPELL,
+    CHUNKS,
+    BACK,
+    LOSS,
+    WEIGHTS,
 )

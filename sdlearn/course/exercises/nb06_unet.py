@@ -1,4 +1,4 @@
-"""Exercises of notebook 06, the U-Net. Its quiz is in unet_quiz.py."""
+"""Exercises of notebook 06, the U-Net."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sdlearn.course.exercises.edits import with_mistakes
-from sdlearn.course.exercises.unet_quiz import QUESTIONS as QUESTIONS
+from sdlearn.course.exercises.edits import with_texts
 from sdlearn.course.grading.exercise import Case, Exercise, normal
 from sdlearn.unet import UNet, UNetConfig, UpBlock
 
@@ -53,19 +52,6 @@ RES_BLOCK = Exercise(
     minutes=8,
     difficulty=1,
     core=True,
-    statement="Write `forward`. Follow the diagram from top to bottom: norm, SiLU and convolution, "
-    "then the projected time embedding, then norm, SiLU and convolution again, with the residual "
-    "connection around it all. If the number of channels stays the same, `conv_shortcut` is the "
-    "identity.",
-    hints=(
-        "You need four lines: the first half, the timestep, the second half and the sum. Keep `x` "
-        "untouched for the sum, and call the rest `h`.",
-        "The first half is `h = self.conv1(F.silu(self.norm1(x)))`. The time embedding also goes "
-        "through a SiLU before its linear layer, which gives `(b, c_out)`.",
-        "The timestep adds one value to each channel, the same at all positions: `[:, :, None, "
-        "None]` turns `(b, c_out)` into `(b, c_out, 1, 1)`. The last line is `return "
-        "self.conv_shortcut(x) + h`.",
-    ),
     solution=ResBlock,
     cases=block_cases,
 )
@@ -103,21 +89,6 @@ WIDTHS = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="The levels of a U-Net have `widths` channels, with the largest map first. Each has "
-    "`layers` ResBlocks in the downsampling path and one more in the upsampling path. How many "
-    "channels go *into* each ResBlock of the upsampling path? Return a list in the order of a "
-    "forward pass, smallest map first. Section 6 builds the network with your list.",
-    hints=(
-        "First write down the list of skips in the order in which they are stored: `conv_in`, then "
-        "for each level its ResBlocks and, except on the last level, its downsampling. As a check, "
-        "`layers = 2` and four levels give twelve.",
-        "The skips are a stack: the last one stored is the first one taken, `skips.pop()`. The "
-        "current map has `widths[-1]` channels when it comes out of the middle block, and the "
-        "level's own width after each ResBlock.",
-        "You need two loops: `for c in reversed(widths)`, and inside it `for _ in range(layers + "
-        "1)`, where you append `h + skips.pop()` and then set `h = c`. Upsampling leaves the "
-        "channels as they are.",
-    ),
     solution=up_widths,
     cases=widths_cases,
     trained=False,
@@ -190,20 +161,6 @@ UP_LEVEL = Exercise(
     minutes=12,
     difficulty=2,
     core=True,
-    statement="Write the forward pass of one level. `skips` holds all skips that no level has "
-    "taken yet, in the order in which they were stored. Each ResBlock in `level.resnets` takes the "
-    "last one left, and its input is `h` concatenated with that skip, `h` first. `level.layer(n, "
-    "x, emb, context)` runs ResBlock n on x, and then its transformer if there is one. The "
-    "upsampling comes last: `level.upsamplers` holds one, or none on the top level, and "
-    "`upsample(h, size)` brings `h` to the size of the skip that is *next in line*. Don't change "
-    "the list `skips`: the network still needs it.",
-    hints=(
-        "Work on a copy, `list(skips)`. Each `pop()` then takes the last skip, and those that "
-        "remain are for the levels after this one.",
-        "For each n: `h = level.layer(n, torch.cat([h, skips.pop()], dim=1), emb, context)`.",
-        "`level.upsamplers` holds one upsampling, or none on the top level. Call it with the size: "
-        "`for upsample in level.upsamplers: h = upsample(h, skips[-1].shape[-2:])`.",
-    ),
     solution=upsampling_level,
     cases=up_cases,
 )
@@ -239,24 +196,6 @@ LEVEL = Exercise(
     title="The parameters of a level",
     minutes=12,
     difficulty=2,
-    statement="How many parameters does one level of the upsampling path have, not counting "
-    "transformers? The level has `c` channels, and the map comes in with `below` channels. `skips` "
-    "lists the channels of the skips in the order in which they are taken, and there is one "
-    "ResBlock for each. An upsampling layer with its convolution follows, except on the `top` "
-    "level. `dim` is the width of `emb`. Count every weight and bias. For the real model, "
-    "`level_parameters(1280, 1280, [1280, 1280, 1280], 1280, False)` must equal `sum(p.numel() for "
-    "p in large.up_blocks[0].parameters())`.",
-    hints=(
-        "Go through `ResBlock.__init__` line by line. A convolution with kernel size $k$ has $k^2 "
-        "c_{in} c_{out}$ weights and $c_{out}$ biases. A linear layer has $c_{in} c_{out}$ weights "
-        "and $c_{out}$ biases. A group norm has one weight and one bias per channel.",
-        "The first ResBlock gets `below + skips[0]` channels, and each later one `c + skip`. Its "
-        "first norm has as many channels as its input. There is a shortcut only where the number "
-        "of channels changes.",
-        "If a ResBlock has c_in input channels, it has `2 * c_in + 9 * c_in * c + c + dim * c + c "
-        "+ 2 * c + 9 * c * c + c` parameters, plus `c_in * c + c` where `c_in != c`. The "
-        "upsampling has `9 * c * c + c`.",
-    ),
     solution=level_parameters,
     cases=level_cases,
     trained=False,
@@ -292,21 +231,6 @@ ADAPTIVE = Exercise(
     title="Adaptive group normalisation",
     minutes=8,
     difficulty=1,
-    statement="Stable Diffusion adds the timestep after `conv1`. "
-    "[ADM](https://arxiv.org/abs/2105.05233) uses **adaptive group normalisation** instead. The "
-    "projection gives *two* values per channel, first all the scales and then all the shifts, and "
-    "they act on the output of the second norm, before the SiLU: `norm2(h) * (1 + scale) + shift`. "
-    "The norm can thus no longer subtract any of the timestep (section 2.3). Everything else is as "
-    "in section 2, including the SiLU on `emb` and the residual connection. Write `forward`.",
-    hints=(
-        "Start from the `forward` of `ResBlock`. Remove the line that adds the timestep, and "
-        "change the one with `norm2`.",
-        "The projection has the shape `(b, 2 * c_out)`. Give it two axes of length one for height "
-        "and width, then split it in two along the channels: `scale, shift = ... .chunk(2, "
-        "dim=1)`.",
-        "`h = self.norm2(h) * (1 + scale) + shift`, then `self.conv2(F.silu(h))`, added to "
-        "`self.conv_shortcut(x)`.",
-    ),
     solution=AdaptiveBlock,
     cases=block_cases,
 )
@@ -343,26 +267,6 @@ FREE_U = Exercise(
     minutes=15,
     difficulty=2,
     core=True,
-    statement="[FreeU](https://arxiv.org/abs/2309.11497) claims better images from a trained U-Net "
-    "without further training. Its authors found that the map `h` from below, the *backbone*, "
-    "mainly denoises, while the skips mainly add fine detail, so FreeU rescales both before each "
-    "concatenation. (1) Multiply the first `c // 2` channels of `h` by `b`. (2) Take the 2D "
-    "Fourier transform of `skip` over height and width, and multiply by `s` every entry whose two "
-    "frequencies are both -1, 0 or 1. (`fft2` puts frequency 0 first and the negative ones last.) "
-    "(3) Transform back to a real tensor. Then change `factors` in the cells after the check, and "
-    "look for better images.",
-    hints=(
-        "Begin with the backbone: join the scaled and the unscaled half with `torch.cat`. Don't "
-        "change `h` in place.",
-        "`torch.fft.fft2` transforms the last two axes. Along each, its entries have the "
-        "frequencies 0, 1, 2, …, -2, -1, which `torch.fft.fftfreq(n, 1 / n)` returns: the low ones "
-        "are the first two and the last.",
-        "Let `rows` and `columns` be true where the absolute frequency is below 1.5. Then `low = "
-        "rows[:, None] & columns` and `spectrum = torch.where(low, s * spectrum, spectrum)`, and "
-        "`torch.fft.ifft2(spectrum).real` transforms back. (The authors' code scales only four of "
-        "these nine entries, and diffusers leaves the two upper levels of Stable Diffusion as they "
-        "are.)",
-    ),
     solution=free_u,
     cases=free_u_cases,
     tolerance=1e-6,  # of a mask in float32
@@ -388,7 +292,7 @@ def cached_forward(
 
 
 def idle(*_: object) -> None:
-    """Stand for the forward pass of a block below the top level, where `kept` is given."""
+    """Replace the forward pass of a block below the top level, where `kept` is given."""
     raise RuntimeError(
         "a block below the top level ran although `kept` is given. Its result is in `kept`: run "
         "only conv_in, down_blocks[0], up_blocks[-1] and the output layers"
@@ -418,28 +322,17 @@ CACHED = Exercise(
     minutes=20,
     difficulty=3,
     core=True,
-    statement="[DeepCache](https://arxiv.org/abs/2312.00858) speeds up a trained U-Net without any "
-    "training. From one sampling step to the next, the map that enters the top level changes "
-    "little. So for a few steps, DeepCache *reuses* this map and computes only the top level. (The "
-    "*bottom* means all lower levels.) Write the forward pass with the parts from section 6. If "
-    "`kept` is None, run everything. Otherwise `kept` is the input of the last upsampling level, "
-    "`unet.up_blocks[-1]`, and no block below the top level may run. Return the predicted noise "
-    "and the map to keep. `emb` is the embedded timestep, and the network has at least two levels. "
-    "The cells after the check use your function.",
-    hints=(
-        "In both cases, the last upsampling level gets a map and its skips, and then the output "
-        "layers follow. Only the origin of the map and the skips differs.",
-        "If `kept` is None, write out `UNet.forward` and stop before the last level: the loop runs "
-        "over `unet.up_blocks[:-1]`, and the h it ends with is the map to keep. Otherwise the "
-        "skips are the output of `conv_in` and all that `unet.down_blocks[0]` returns except its "
-        "last map.",
-        "The last map of `unet.down_blocks[0](skips[0], emb, context)` comes from the downsampling "
-        "and is a skip of the next level, so `[:-1]` drops it. At the end: "
-        "`h = unet.up_blocks[-1](kept, skips, emb, context)`, then "
-        "`return unet.conv_out(F.silu(unet.conv_norm_out(h))), kept`.",
-    ),
     solution=cached_forward,
     cases=cached_cases,
 )
 
-EXERCISES = with_mistakes(__name__, RES_BLOCK, WIDTHS, UP_LEVEL, LEVEL, ADAPTIVE, FREE_U, CACHED)
+EXERCISES, QUESTIONS = with_texts(
+    __name__,
+    RES_BLOCK,
+    WIDTHS,
+    UP_LEVEL,
+    LEVEL,
+    ADAPTIVE,
+    FREE_U,
+    CACHED,
+)

@@ -1,25 +1,21 @@
-"""Figures of attention: its cost, the softmax's slopes, masked tokens, and attention maps."""
+"""Figures of attention: its cost, the softmax's slopes, and attention maps."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from sdlearn.course.figures.images import grid, rows_of
+from sdlearn.course.figures.images import grid, letters_for, rows_of
 from sdlearn.course.figures.plots import NARROW, axes_for
 from sdlearn.course.figures.style import (
     BLUE,
-    GREY,
     MUTED,
     VERMILION,
     Described,
     in_style,
 )
-
-# ---------------------------------------------------------------------------------------- diagrams
-
 
 # ------------------------------------------------------------------------------------------ curves
 
@@ -96,41 +92,6 @@ def attention_time(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]
     return Described(figure, words)
 
 
-@in_style
-def share_and_effect(
-    shares: Mapping[str, float], effects: Mapping[str, float], named: Mapping[str, tuple[int, int]]
-) -> Described:
-    """Draw what masking some tokens changes over the share of attention that they get.
-
-    Args:
-        shares: By trial, the share of attention of its tokens, 0 to 1.
-        effects: By trial, the fraction of the pixels that masking them changes, 0 to 1.
-        named: The trials that get a label, and where it is put, in points from the mark.
-    """
-    figure, ax = axes_for(
-        f"{len(shares)} masks: attention and pixels changed (grey: see the tables)",
-        "share of attention, %",
-        "pixels changed, %",
-    )
-    figure.set_size_inches(1.2 * NARROW, 3.9)
-    for name, share in shares.items():
-        at, bold = (100 * share, 100 * effects[name]), name in named
-        ax.plot(*at, "o", color=VERMILION if bold else GREY, clip_on=False, zorder=3)
-        if bold:
-            dx, dy = named[name]
-            ax.annotate(
-                name, at, (dx, dy), textcoords="offset points", va="center", fontsize=9,
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-            )  # fmt: skip
-    ax.set(xlim=(0, 100), ylim=(0, 100))
-    said = "; ".join(f"{n}: {share:.0%} and {effects[n]:.0%}" for n, share in shares.items())
-    return Described(
-        figure,
-        f"A point for each of {len(shares)} trials: the share of attention of the masked tokens "
-        f"and the pixels that masking them changes. {said}.",
-    )
-
-
 # ------------------------------------------------------------------------------------------ images
 
 
@@ -189,7 +150,7 @@ def token_overlays(
     most = float(maps.max())
     tiles = [image, *(overlay(image, one, most) for one in maps)]
     named = [*zip(words, maps, strict=True)]
-    figure = rows_of(tiles, ["the image", *map(share_of, named)], title, across)
+    figure = rows_of(tiles, ["the image", *map(share_of, named)], title, across, letters=18)
     said = "; ".join(map(described, named))
     words_of_figure = (
         "The image, and the same image once for each token, bright where the token gets attention "
@@ -198,7 +159,8 @@ def token_overlays(
     if alone:
         below = [overlay(image, one) for one in alone.values()]
         names = [share_of(one) for one in alone.items()]
-        figure = stacked(figure, rows_of(below, names, "Each on its own scale", across))
+        scaled = rows_of(below, names, "Each on its own scale", across, letters=18)
+        figure = stacked(figure, scaled)
         said = "; ".join(map(described, alone.items()))
         words_of_figure += f" Below, each on its own scale: {said}."
     return Described(figure, words_of_figure)
@@ -206,7 +168,7 @@ def token_overlays(
 
 def share_of(named: tuple[str, Tensor]) -> str:
     """The heading of a token's map: the token and its mean weight."""
-    return f"{named[0]}, mean {named[1].mean():.0%}"
+    return f"{named[0]}, {named[1].mean():.1%}"
 
 
 def described(named: tuple[str, Tensor]) -> str:
@@ -256,7 +218,11 @@ def variants(images: Mapping[str, Image.Image], title: str, words: Mapping[str, 
 
 
 def variant_rows(
-    rows: Mapping[str, Sequence[Image.Image]], seeds: Sequence[int], title: str, words: str
+    rows: Mapping[str, Sequence[Image.Image]],
+    seeds: Sequence[int],
+    title: str,
+    words: str,
+    silhouettes: Sequence[np.ndarray] = (),
 ) -> Described:
     """Draw variants of several images: a row for each variant, a column for each seed.
 
@@ -265,12 +231,37 @@ def variant_rows(
         seeds: Of the columns.
         title: Of the figure.
         words: What the images show.
+        silhouettes: For each seed (h, w), True on an object of the first row's image, whose outline
+            is then drawn in the other rows.
     """
     names = [f"seed {seed}" for seed in seeds]
-    figure = grid([*rows.values()], names, [*rows], title, scale=2)
+    first, *others = rows.values()
+    if silhouettes:
+        others = [[*map(outlined, row, silhouettes)] for row in others]
+        first = [enlarged(image) for image in first]
+    scale = 1 if silhouettes else 2
+    letters = letters_for(scale * sum(image.width for image in first))
+    figure = grid([first, *others], names, [*rows], title, scale, letters)
     return Described(
         figure, f"A grid with a column for each seed and the rows: {'; '.join(rows)}. {words}"
     )
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """Double an image, without smoothing."""
+    return ImageOps.scale(image.convert("RGB"), 2, Image.Resampling.NEAREST)
+
+
+def outlined(image: Image.Image, silhouette: np.ndarray) -> Image.Image:
+    """Double an image and draw the outer outline of a silhouette (h, w) as a thin dark line."""
+    inside = np.pad(silhouette.repeat(2, 0).repeat(2, 1), 1)
+    sea = Image.fromarray(inside.astype(np.uint8) * 255).copy()
+    ImageDraw.floodfill(sea, (0, 0), 128)  # what it does not reach is a hole
+    inside = np.array(sea) != 128
+    near = inside[:-2, 1:-1] | inside[2:, 1:-1] | inside[1:-1, :-2] | inside[1:-1, 2:]
+    pixels = np.array(enlarged(image))
+    pixels[near & ~inside[1:-1, 1:-1]] = (20, 20, 20)
+    return Image.fromarray(pixels)
 
 
 def seed_grid(

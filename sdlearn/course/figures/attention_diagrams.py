@@ -67,7 +67,11 @@ def attention_matrices() -> Described:
 
 @in_style
 def heads(
-    one: Tensor, halves: Sequence[Tensor], queries: Sequence[str], words: Sequence[str]
+    one: Tensor,
+    halves: Sequence[Tensor],
+    queries: Sequence[str],
+    words: Sequence[str],
+    asked: Tensor | None = None,
 ) -> Described:
     """Draw how one head and two heads attend, from the queries to the outputs.
 
@@ -77,6 +81,8 @@ def heads(
         queries: What the n queries are.
         words: What the m keys are, as many as the queries have channels. The values are the rows of
             the identity matrix, so the outputs are weights.
+        asked: The queries themselves, (n, channels), written into their cells. None leaves the
+            cells empty.
     """
     figure, ax = diagrams.canvas(14.6, 11.4, "One head and two heads", NARROW)
     side, n = 0.7, len(queries)
@@ -89,12 +95,14 @@ def heads(
                 corner = (x + j * side, y - (i + 1) * side)
                 ax.add_patch(Rectangle(corner, side, side, fc=colour, ec=INK, lw=0.7))
 
-    def entries(x: float, y: float, values: Tensor, light: float = 1) -> None:
+    def entries(x: float, y: float, values: Tensor, light: float = 1, form: str = ".2f") -> None:
         for i, row in enumerate(values.tolist()):
             for j, w in enumerate(row):
+                written = f"{w:{form}}"
                 ax.text(
-                    x + (j + 0.5) * side, y - (i + 0.5) * side, f"{w:.2f}".lstrip("0"),
-                    ha="center", va="center", fontsize=6.5, color="white" if w > light else INK,
+                    x + (j + 0.5) * side, y - (i + 0.5) * side,
+                    written.lstrip("0") if "." in written else written,
+                    ha="center", va="center", fontsize=9, color="white" if w > light else INK,
                 )  # fmt: skip
 
     def weights(x: float, y: float, values: Tensor) -> None:
@@ -103,7 +111,7 @@ def heads(
 
     def titles(x: float, y: float, names: Sequence[str]) -> None:
         for j, name in enumerate(names):
-            ax.text(x + (j + 0.5) * side, y + 0.12, name, rotation=45, fontsize=7.5, color=MUTED)
+            ax.text(x + (j + 0.5) * side, y + 0.12, name, rotation=45, fontsize=9, color=MUTED)
 
     half, width = len(words) // 2, len(words) * side
     plain, split = [[PALE] * len(words)] * n, [[first] * half + [second] * half] * n
@@ -114,6 +122,8 @@ def heads(
         matrix(left, y, colours)
         matrix(right, y, colours)
         entries(right, y, outputs)
+        if asked is not None:
+            entries(left, y, asked, light=float("inf"), form="g")
         titles(left, y, ("colour", "object", "place", "time"))
         titles(right, y, words)
         ax.text(0.1, y + 0.55, name, fontsize=9.5, fontweight="bold", va="center")
@@ -147,13 +157,20 @@ def heads(
             ("outputs of two heads", both[-1].tolist()),
         )
     )
+    said = ""
+    if asked is not None:
+        rows = zip(queries, asked.tolist(), strict=True)
+        said = " The queries: " + "; ".join(
+            f"{query} {', '.join(f'{entry:g}' for entry in row)}" for query, row in rows
+        )
+        said += "."
     return Described(
         figure,
         f"A diagram of matrices for {n} queries. With one head, all channels of the queries give "
         f"one matrix of weights, {n} rows and {len(words)} columns, and that one gives all "
         "channels of the outputs. With two heads, the first half of the channels gives one matrix "
         "and the second half another; each gives its half of the outputs, and the halves stand "
-        f"side by side. For {queries[-1]}: {described}.",
+        f"side by side. For {queries[-1]}: {described}.{said}",
     )
 
 

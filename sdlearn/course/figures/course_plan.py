@@ -83,8 +83,9 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
     label(
         ax,
         0.5,
-        1.9,
-        "not shown:\n08 training the U-Net\n11 the pipeline,\npart by part",
+        2.0,
+        "not shown:\n08 training the U-Net\n11 the pipeline,\npart by part\n12 editing images\n"
+        "13 inpainting\n14 ControlNet\n15 published systems\n16 evaluation\n17 many devices",
         side="left",
     )
     return Described(
@@ -96,5 +97,7 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         "noisy z, which goes back to both. The noise schedule (07) supplies α and σ to the "
         "sampler and the time t to the time embedding (03), which enters the U-Net. After the "
         "last step z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
-        "training the U-Net (08) and the pipeline, part by part (11).",
+        "training the U-Net (08), the pipeline, part by part (11), editing images (12), "
+        "inpainting (13), ControlNet (14), the published systems (15), evaluation (16), and "
+        "training on many devices (17).",
     )

@@ -14,8 +14,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdlearn.course.figures.plots import WIDE, legend_below, stroke_lines
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.plots import WIDE, legend_below
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    VERMILION,
+    Described,
+    in_style,
+    tint,
+)
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.samplers import ddim
 from sdlearn.schedule import NoiseSchedule
@@ -130,25 +139,35 @@ def density_from_quantiles(ends: Tensor) -> tuple[Tensor, Tensor]:
 
 # ----------------------------------------------------------------------------------------- figures
 
+CURVES = ((INK, "-", 1.6), (VERMILION, "--", 2.0), (GREEN, "-.", 2.0))
+Curve = tuple[Tensor, Tensor]
+
 
 class DensityPanel(NamedTuple):
     """One pair of axes.
 
     Attributes:
         title: Of the axes.
-        filled: (xs, ys) of the sampled density, drawn as a grey area.
+        filled: (xs, ys) of the sampled density, drawn as a filled area.
         lines: Up to three other densities (xs, ys), by name.
     """
 
     title: str
-    filled: tuple[Tensor, Tensor]
-    lines: Mapping[str, tuple[Tensor, Tensor]]
+    filled: Curve
+    lines: Mapping[str, Curve]
+
+
+def above_threshold(curve: Curve) -> float:
+    """Return the fraction of a density's area that is above THRESHOLD."""
+    xs, ys = (x.double() for x in curve)
+    areas = (ys[1:] + ys[:-1]) / 2 * xs.diff()
+    return float(areas[(xs[1:] + xs[:-1]) / 2 > THRESHOLD].sum() / areas.sum())
 
 
 @in_style
 def densities(
     parts: Sequence[DensityPanel], title: str, name: str, span: tuple[float, float], top: float
-) -> Figure:
+) -> Described:
     """Draw densities over the size, two panels a row.
 
     Args:
@@ -159,29 +178,41 @@ def densities(
         top: Highest density.
     """
     down = -(-len(parts) // 2)
-    figure = Figure(figsize=(WIDE, 0.8 + 2.2 * down), dpi=100, layout="constrained")
+    height = 3.4 if len(parts) == 1 else 0.9 + 2.0 * down
+    figure = Figure(figsize=(WIDE, height), dpi=100, layout="constrained")
     axes = figure.subplots(down, min(2, len(parts)), squeeze=False, sharex=True).flatten()
-    for ax, part in zip(axes, parts, strict=False):
+    said = []
+    for k, (ax, part) in enumerate(zip(axes, parts, strict=False)):
         xs, ys = (x.tolist() for x in part.filled)
-        ax.fill_between(xs, ys, color="0.8", label=name)
-        ax.plot(xs, ys, "-", color="0.35", lw=1.0)
-        stroke_lines(ax, part.lines)
-        ax.set(title=part.title, xlim=span, ylim=(0, top), xlabel="size z", ylabel="density")
-        ax.grid(alpha=0.3)
+        ax.fill_between(xs, ys, color=tint(BLUE, 0.3), lw=0, label=name)
+        ax.plot(xs, ys, "-", color=BLUE, lw=1.0)
+        for (label, curve), (colour, dashes, width) in zip(
+            part.lines.items(), CURVES[: len(part.lines)], strict=True
+        ):
+            ax.plot(*(x.tolist() for x in curve), dashes, color=colour, lw=width, label=label)
+        ax.set(title=part.title, xlim=span, ylim=(0, top))
+        if k % 2 == 0:
+            ax.set_ylabel("density")
+        if k + min(2, len(parts)) >= len(parts):
+            ax.set_xlabel("size z")
+        grown = {name: part.filled, **part.lines}
+        shares = ", ".join(f"{x} {above_threshold(curve):.0%}" for x, curve in grown.items())
+        said.append(f"{part.title + ': ' if part.title else ''}{shares}.")
     for ax in axes[len(parts) :]:
         ax.axis("off")
     legend_below(figure)
-    figure.suptitle(title)
-    return figure
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    words = f"{title}: densities over the size. Share above {THRESHOLD:g}: {' '.join(said)}"
+    return Described(figure, words)
 
 
 @in_style
 def trajectories(
     walks: Mapping[str, Tensor], times: Sequence[float], title: str, every: int = 20
-) -> Figure:
+) -> Described:
     """Draw trajectories z over t in panels side by side, from noise on the left to data.
 
-    Trajectories that end above THRESHOLD, at grown cats, are dark.
+    Trajectories that end above THRESHOLD, at grown cats, have another colour.
 
     Args:
         walks: States by name, (points, n) each.
@@ -189,15 +220,50 @@ def trajectories(
         title: Of the figure.
         every: Draw one of so many trajectories.
     """
-    figure = Figure(figsize=(WIDE, 2.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.1), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(walks), squeeze=False, sharey=True)[0]
+    said = []
     for ax, (name, walk) in zip(axes, walks.items(), strict=True):
-        for k in range(every // 2, walk.shape[1], every):
+        chosen = range(every // 2, walk.shape[1], every)
+        for k in chosen:
             grown = float(walk[-1, k]) > THRESHOLD
-            colour, width = ("black", 1.3) if grown else ("0.65", 1.0)
+            colour, width = (VERMILION, 1.4) if grown else (GREY, 1.0)
             ax.plot(times, walk[:, k].tolist(), color=colour, lw=width)
-        ax.set(title=name, xlabel="time t", xlim=(times[0], times[-1]))
-        ax.grid(alpha=0.3)
+        ax.set(title=name, xlabel="timestep t (noise on the left)", xlim=(times[0], times[-1]))
+        number = sum(float(walk[-1, k]) > THRESHOLD for k in chosen)
+        said.append(f"{name}: {number} of {len(chosen)} end as grown cats.")
     axes[0].set_ylabel("z")
-    figure.suptitle(title)
-    return figure
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    return Described(figure, f"Trajectories over the timestep, in panels. {' '.join(said)}")
+
+
+@in_style
+def dataset(curves: Mapping[str, Curve], probability: Curve) -> Described:
+    """Draw densities over the size, and below them the probability of being a cat.
+
+    Args:
+        curves: Two densities by name.
+        probability: Sizes and p(cat | z).
+    """
+    figure = Figure(figsize=(WIDE, 3.0), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, curve), (colour, dashes, width) in zip(
+        curves.items(), ((INK, "-", 1.8), (BLUE, "--", 2.2)), strict=True
+    ):
+        left.plot(*(x.tolist() for x in curve), dashes, color=colour, lw=width, label=name)
+    left.legend(loc="upper right")
+    top = max(float(curve[1].max()) for curve in curves.values())
+    left.set(title="Density", xlabel="size z", ylabel="density", ylim=(0, 1.45 * top))
+    for mean, name in zip(MEANS.tolist(), ("kittens", "grown cats", "dogs"), strict=True):
+        peak = max(float(ys[(xs - mean).abs().argmin()]) for xs, ys in curves.values())
+        left.annotate(name, (mean, peak + 0.05 * top), ha="center", fontsize=9)
+    xs, ys = probability
+    right.plot(xs.tolist(), ys.tolist(), color=VERMILION)
+    right.set(title="Probability of a cat, p(cat | z)", xlabel="size z", ylabel="p(cat | z)")
+    half = float(xs[(ys - 0.5).abs().argmin()])
+    words = (
+        f"Left, densities over the size: {' and '.join(curves)}, with kittens around -1.8, grown "
+        "cats around -0.2 and dogs around 1. Right, the probability of being a cat: 1 on the "
+        f"left, 0 on the right, one half at {half:.1f}."
+    )
+    return Described(figure, words)

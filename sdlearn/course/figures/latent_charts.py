@@ -77,24 +77,36 @@ def reconstruction_fid(
 
     Args:
         published: Downsampling factor f, channels c, PSNR and R-FID of each.
-        marked: The (f, c) that are highlighted.
+        marked: The (f, c) that are highlighted, up to three, in the order of `published`. A line
+            joins them if their latents have equally many elements.
         side: Of the image, in pixels.
     """
     figure, ax = narrow(0.68)
-    ax.set(title="Quality against the size of the latent", ylabel="R-FID (lower is better)")
+    ax.set(title="Reconstruction error against positions", ylabel="R-FID (lower is better)")
     ax.set_xlabel(f"positions of the latent of {side} × {side} pixels")
-    told = []
+    # Around the line through the highlighted points: the last of three is labelled above it.
+    places = [((9, -4), "left"), ((0, -19), "center"), ((-27, 9), "left")]
+    told: list[str] = []
+    line: list[tuple[int, float]] = []
+    last = (side // min(row[0] for row in published)) ** 2
     for f, c, _, fid in published:
         positions, chosen = (side // f) ** 2, (f, c) in marked
         colour = VERMILION if chosen else BLUE
         ax.plot([positions], [fid], "D" if chosen else "o", color=colour, ms=8, ls="none")
-        # To the left of the last point, and of one that has a neighbour at its height.
-        left = f == min(row[0] for row in published) or any(
-            f / 4 < other < f and 0.8 < fid / height < 1.25 for other, _, _, height in published
-        )
-        shift, align = ((-9, -4), "right") if left else ((9, -4), "left")
+        # The label of the last point is to its left.
+        shift, align = ((-9, -4), "right") if positions == last else ((9, -4), "left")
+        if chosen:
+            shift, align = places[min(len(line), 2)]
+            line.append((positions, fid))
         beside(ax, f"f = {f}, c = {c}", (positions, fid), shift, colour, align)
         told.append(f"f = {f} and c = {c}: {positions:,} positions, {fid:g}")
+    same = ""
+    fewer = {3 * f**2 / c for f, c in marked}
+    if len(fewer) == 1 < len(marked):
+        ax.plot(*zip(*line, strict=True), color=VERMILION, lw=1)
+        same = f"{fewer.pop():g} times fewer elements"
+        beside(ax, same, line[1], (4, 10), VERMILION)
+        same = f", joined by a line, with {same} than the image"
     sides = sorted({side // f for f, *_ in published})
     ax.set(xscale="log", yscale="log", xlim=(sides[0] ** 2 / 2, sides[-1] ** 2 * 2))
     ax.set_xticks([n**2 for n in sides], [f"{n}²" for n in sides])
@@ -103,7 +115,7 @@ def reconstruction_fid(
     words = (
         "R-FID against positions, on logarithmic axes, one point for each autoencoder. "
         f"{'; '.join(told)}. The fewer positions, the worse, unless there are more channels. "
-        f"Highlighted are {' and '.join(f'f = {f}, c = {c}' for f, c in marked)}."
+        f"Highlighted are {'; '.join(f'f = {f} and c = {c}' for f, c in marked)}{same}."
     )
     return Described(figure, words)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.attention import heatmap
@@ -241,6 +241,17 @@ def image_table(
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     figure = grid(rows, [*columns], names, title, scale, letters)
     return Described(figure, f"Images in columns: {'; '.join(columns)}. {words}")
+
+
+def outlined(picture: Image.Image, row: int, column: int, scale: int) -> Image.Image:
+    """Enlarge an image and outline the patch of one position of its latent."""
+    enlarged = picture.convert("RGB").resize(
+        (scale * picture.width, scale * picture.height), Image.Resampling.NEAREST
+    )
+    left, top, size = scale * PATCH * column, scale * PATCH * row, scale * PATCH
+    pen = ImageDraw.Draw(enlarged)
+    pen.rectangle((left - 2, top - 2, left + size + 1, top + size + 1), outline=VERMILION, width=2)
+    return enlarged
 
 
 def error_image(a: Tensor, b: Tensor, gain: float) -> Image.Image:

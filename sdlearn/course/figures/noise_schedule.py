@@ -1,32 +1,19 @@
-"""Figures of noise schedules: noisy latents, (alpha, sigma) arcs, histograms, sampled timesteps."""
+"""Figures of notebook 07: images and latents under noise."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sdlearn.course.figures.images import grid
-from sdlearn.course.figures.plots import STROKES, WIDE, legend_below, stroke_lines
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.images import grid, rows_of
+from sdlearn.course.figures.style import Described
 
-MARKS = ("o", "s", "^")
 SHADES = 16  # grey levels of a latent: the squares stay apart, and the file stays small
 LIMIT = 3.0  # a latent's darkest and lightest value
-
-
-class Schedule(Protocol):
-    """The only method of a schedule that these figures use; a learner's own class has it too."""
-
-    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at the times t, each in the shape of t."""
-        ...
-
+COLOURS = 96  # of a figure of noisy images, which hardly compresses
 
 # ------------------------------------------------------------------------------------ noisy latents
 
@@ -81,7 +68,7 @@ def noise_and_nearest(
     """
     blank = Image.new("RGB", page.size, "white")
     pictures = [page, mosaic(z[0], page.width), decode(z), found or blank]
-    return grid([pictures], ["the page", "z_t", "z_t decoded", "the nearest"], scale=2)
+    return grid([pictures], ["the image", "z_t", "z_t decoded", "the nearest"], scale=2)
 
 
 def describe_noise_level(t: int, alpha: float, sigma: float) -> str:
@@ -94,119 +81,120 @@ def describe_noise_level(t: int, alpha: float, sigma: float) -> str:
     )
 
 
-# -------------------------------------------------------------------------------------- with axes
+# ------------------------------------------------------------------------------ images under noise
 
 
-@in_style
-def arcs(schedules: Mapping[str, Schedule], every: int = 50, num_steps: int = 1000) -> Figure:
-    """Draw the quarter circle of (alpha, sigma) for each schedule.
-
-    A dot marks every `every`-th timestep and the last one. The last dot is labelled with its time,
-    and so is every other dot whose label does not overlap.
-    """
-    figure = Figure(figsize=(WIDE, 3.5), dpi=100, layout="constrained")
-    axes = figure.subplots(1, max(len(schedules), 2), squeeze=False)[0]
-    times = torch.tensor([*range(0, num_steps, every), num_steps - 1]).unique()
-    turn = torch.linspace(0, math.pi / 2, 91)
-    for ax, (name, schedule) in zip(axes, schedules.items(), strict=False):
-        alpha, sigma = schedule.at(times)
-        ax.plot(turn.cos(), turn.sin(), "-", color="0.7", lw=1)
-        ax.plot(alpha, sigma, "o", color="black", ms=3.5)
-        label_arc(ax, *(x.flip(0).tolist() for x in (times, alpha, sigma)))
-        ax.set(title=name, xlabel="alpha: how much of $z_0$", aspect="equal")
-        ax.set(xlim=(-0.22, 1.28), ylim=(-0.03, 1.25), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    for ax in axes[len(schedules) :]:
-        ax.axis("off")
-    axes[0].set_ylabel("sigma: how much noise")
-    return figure
+def few_colours(figure: Image.Image, colours: int = COLOURS) -> Image.Image:
+    """Reduce a figure to a palette, so that noisy images need a third of the bytes."""
+    return figure.quantize(colours, dither=Image.Dither.NONE)
 
 
-def label_arc(
-    ax: Axes, times: Sequence[float], alpha: Sequence[float], sigma: Sequence[float]
-) -> None:
-    """Write each dot's time outside the arc, unless it would touch the previous label."""
-    previous = (math.inf, math.inf)
-    for t, a, s in zip(times, alpha, sigma, strict=True):
-        position = (1.11 * a, 1.11 * s)
-        if math.dist(position, previous) > 0.16:
-            ax.text(*position, f"{t:.0f}", fontsize=8, ha="center", va="center")
-            previous = position
-
-
-@in_style
-def over_time(panels: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> Figure:
-    """Draw curves over the timesteps in panels side by side, with one legend.
+def noise_strip(images: Mapping[int, Image.Image], alphas: Sequence[float]) -> Described:
+    """Draw an image under growing noise, four in a row.
 
     Args:
-        panels: By title, (ylabel, up to four curves (n,) over the times 0 ... n - 1, by name).
-            All panels have curves of the same names.
+        images: By timestep.
+        alphas: Factor of the clean image in each.
     """
-    figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (title, (ylabel, lines)) in zip(axes, panels.items(), strict=True):
-        stroke_lines(ax, {name: (range(len(ys)), ys) for name, ys in lines.items()})
-        ax.set(title=title, xlabel="time t", ylabel=ylabel)
-        ax.grid(alpha=0.3)
-    legend_below(figure)
-    return figure
+    names = [f"t = {t}" for t in images]
+    figure = rows_of([*images.values()], names, "One image under more and more noise", 4)
+    said = "; ".join(f"t = {t}: {alpha:.2f}" for t, alpha in zip(images, alphas, strict=True))
+    words = (
+        f"{len(images)} panels of one image, with more noise in its pixels from each to the next. "
+        f"The factor of the clean image is {said}. Outlines can be made out in the first half; "
+        "the last panel seems to be nothing but coloured specks."
+    )
+    return Described(few_colours(figure), words)
 
 
-@in_style
-def histograms(
-    panels: Mapping[str, Mapping[str, Tensor]],
-    xlabel: str,
-    bins: int = 30,
-    title: str = "",
-    sharey: bool = False,
-) -> Figure:
-    """Draw histograms as outlines that differ in dashes, in panels side by side.
+def latent_and_decoded(latents: Mapping[int, Tensor], decoded: Sequence[Image.Image]) -> Described:
+    """Draw noisy latents (4, h, w), by timestep, and what the decoder makes of them."""
+    rows = [[mosaic(z, decoded[0].width) for z in latents.values()], decoded]
+    columns = [f"t = {t}" for t in latents]
+    title = "Noise in the latent, and what the decoder makes of it"
+    words = (
+        f"Two rows at {', '.join(columns)}. Above, the four channels of a latent as grey squares, "
+        "which dissolve into specks. Below, the same latents decoded: the noise turns into "
+        "coloured blotches the size of objects, not into fine grain."
+    )
+    figure = grid(rows, columns, ["latent", "decoded"], title, 2, letters=19)
+    return Described(few_colours(figure, 256), words)
 
-    All panels share the bins, which range from the smallest to the largest value. The area of each
-    histogram is 1.
+
+def under_schedules(
+    rows: Mapping[str, Sequence[Image.Image]], times: Sequence[int], alphas: Mapping[str, Tensor]
+) -> Described:
+    """Draw one image under the noise of several schedules, at the same timesteps.
 
     Args:
-        panels: By title, up to four sets of values (n,), by name.
-        xlabel: Of every panel.
-        bins: Number of bins.
+        rows: By schedule, an image for each timestep.
+        times: The timesteps.
+        alphas: By schedule, the factor of the clean image at each of them.
+    """
+    columns = [f"t = {t}" for t in times]
+    title = "The same image and timesteps under different schedules"
+    figure = grid([*rows.values()], columns, [*rows], title, 2, letters=16)
+    said = "; ".join(
+        f"{name}: {', '.join(f'{a:.2f}' for a in alphas[name].tolist())}" for name in rows
+    )
+    words = f"A row for each schedule, at {', '.join(columns)}. Factor of the image: {said}."
+    return Described(few_colours(figure), words)
+
+
+def averaged_sizes(
+    images: Sequence[Image.Image], sides: Sequence[int], title: str, noise: Sequence[float]
+) -> Described:
+    """Draw images that had noise added at several sizes, after averaging to the smallest one.
+
+    Args:
+        images: Of one size.
+        sides: Of the images to which the noise was added, in pixels.
         title: Of the figure.
-        sharey: Give all panels the same vertical scale.
+        noise: Standard deviation of what is left of the noise, relative to the image.
     """
-    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
-    values = torch.cat([x.flatten() for sets in panels.values() for x in sets.values()])
-    edges = np.linspace(float(values.min()), float(values.max()), bins + 1)
-    for ax, (name, sets) in zip(axes, panels.items(), strict=True):
-        strokes = STROKES[: len(sets)]
-        for (label, x), (colour, dashes, width) in zip(sets.items(), strokes, strict=True):
-            heights, _ = np.histogram(x.numpy(), edges, density=True)
-            ax.stairs(heights, edges, color=colour, ls=dashes, lw=width, label=label)
-        ax.set(title=name, xlabel=xlabel)
-        ax.grid(alpha=0.3)
-    axes[0].set_ylabel("density")
-    legend_below(figure)
-    if title:
-        figure.suptitle(title)
-    return figure
+    figure = grid([images], [f"{side} pixels" for side in sides], title=title, scale=2)
+    said = "; ".join(f"{side} pixels: {x:.2f}" for side, x in zip(sides, noise, strict=True))
+    words = (
+        "The same scene, with noise added at several sizes and then averaged to one size. "
+        f"Standard deviation of the remaining noise, relative to the image, by size: {said}."
+    )
+    return Described(few_colours(figure), words)
 
 
-@in_style
-def visited_timesteps(times: Mapping[str, Sequence[float]], num_steps: int = 1000) -> Figure:
-    """Draw a row of dots over 0 ... num_steps - 1 for each list of timesteps.
+def told_apart(images: Mapping[str, Image.Image], limits: Sequence[int]) -> Described:
+    """Draw an image and its variants, each with the last timestep at which it can be recognised.
 
-    The first and the last timestep of each list are labelled.
+    Args:
+        images: The original, then the variants, by name.
+        limits: Of the variants.
     """
-    figure = Figure(figsize=(WIDE, 1.2 + 0.55 * len(times)), dpi=100, layout="constrained")
-    ax = figure.subplots()
-    rows = range(len(times))
-    for y, visits in zip(rows, times.values(), strict=True):
-        ax.plot([0, num_steps - 1], [y, y], "-", color="0.8", lw=1, zorder=0)
-        ax.plot(visits, [y] * len(visits), MARKS[y % len(MARKS)], color="black", ms=5)
-        for t in (visits[0], visits[-1]):
-            ax.text(t, y - 0.22, f"{t:g}", fontsize=9, ha="center")
-    ax.set(yticks=[*rows], yticklabels=[*times], xlabel="time t", title="Which times are visited")
-    ax.set(xlim=(num_steps + 25, -40), ylim=(len(times) - 0.6, -0.6))
-    ax.grid(axis="x", alpha=0.3)
-    ax.tick_params(axis="y", length=0)
-    for side in ("left", "right", "top"):
-        ax.spines[side].set_visible(False)
-    return figure
+    names = [*images]
+    headings = [names[0], *(f"{n}: t = {t}" for n, t in zip(names[1:], limits, strict=True))]
+    title = "Last timestep at which each variant is recognised, in 9 of 10 cases"
+    words = f"An image and {len(limits)} variants of it: {'; '.join(headings[1:])}."
+    return Described(rows_of([*images.values()], headings, title, 3, 3), words)
+
+
+def swapped(
+    images: Mapping[str, Image.Image], corner: tuple[int, int], levels: Sequence[float]
+) -> Described:
+    """Draw images generated with several schedules, and a square of each, enlarged four times.
+
+    Args:
+        images: By schedule, all of one size.
+        corner: Left and upper edge of the square, in pixels. Its side is a quarter of the image's.
+        levels: The largest difference of each from the first, in levels of 255.
+    """
+    size = next(iter(images.values())).size
+    (left, top), (width, height) = corner, (size[0] // 4, size[1] // 4)
+    box = (left, top, left + width, top + height)
+    parts = [image.crop(box).resize(size, Image.Resampling.NEAREST) for image in images.values()]
+    title = "The model's own schedule, and others in its place"
+    figure = grid([[*images.values()], parts], [*images], ["generated", "4 × larger"], title, 2)
+    said = "; ".join(f"{n}: {x:.0f}" for n, x in zip(images, levels, strict=True))
+    words = (
+        "The same prompt and noise on the paths of several schedules, and below each image a "
+        f"square of {width} × {height} pixels, four times larger. Largest difference from the "
+        f"first image, of 255 levels: {said}."
+    )
+    return Described(few_colours(figure, 256), words)

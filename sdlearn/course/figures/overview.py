@@ -1,17 +1,29 @@
 """Figures of notebook 00: latents, the schedule, the estimates, and a first denoiser's points."""
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from sdlearn.course.figures.images import grid
 from sdlearn.course.figures.plots import NARROW, WIDE, axes_for
-from sdlearn.course.figures.style import BLUE, MUTED, VERMILION, Described, in_style
+from sdlearn.course.figures.style import BLUE, INK, MUTED, VERMILION, Described, in_style
 from sdlearn.schedule import NoiseSchedule, Point
 
 LIMIT = 3.0  # the scale of a latent: -3 to 3
 SHAPE = "#cfd6de"  # the shape that points should fill
+
+
+def compact(page: Image.Image, colours: int = 64) -> Image.Image:
+    """Return a grid of images with a palette of few colours, whose file is a third smaller."""
+    method = Image.Quantize.MAXCOVERAGE  # keeps rare colours
+    return page.quantize(colours, method=method, kmeans=4, dither=Image.Dither.NONE)
 
 
 @in_style
@@ -44,6 +56,31 @@ def latent_channels(z: Tensor, title: str, image: Image.Image | None = None) -> 
     )
 
 
+def noisy_latents(
+    latents: Sequence[Tensor], images: Sequence[Image.Image], columns: Sequence[str], title: str,
+    words: str,
+) -> Described:  # fmt: skip
+    """Draw channel 0 of latents with more and more noise above what they decode to.
+
+    The channels have the colours and the scale of `latent_channels`.
+
+    Args:
+        latents: Each (1, c, h, w).
+        images: The latents, decoded.
+        columns: Headings.
+        title: Of the figure.
+        words: What the figure shows.
+    """
+    colours = ScalarMappable(Normalize(-LIMIT, LIMIT), "cividis")
+    maps = [
+        Image.fromarray(colours.to_rgba(z[0, 0].detach().float().cpu().numpy(), bytes=True))
+        for z in latents
+    ]
+    above = [m.resize(i.size, Image.Resampling.NEAREST) for m, i in zip(maps, images, strict=True)]
+    names = "channel 0", "decoded"
+    return Described(grid([above, images], columns, names, title, scale=2, letters=17), words)
+
+
 @in_style
 def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described:
     """Draw alpha and sigma over all timesteps, with the points of a path on both curves."""
@@ -72,13 +109,11 @@ def schedule_curves(schedule: NoiseSchedule, path: Sequence[Point]) -> Described
 
 
 @in_style
-def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[float]]) -> Described:
+def settling(runs: Sequence[Sequence[float]]) -> Described:
     """Draw how far the estimate of z_0 is from the run's final one after each step.
 
     Args:
-        guided: Distances of the decoded estimates of step 1, 2, …, at the usual scale, for each
-            seed.
-        unguided: The same for runs at scale 1.
+        runs: Distances of the decoded estimates of step 1, 2, …, for each seed.
     """
     figure, ax = axes_for(
         "Distance of each decoded estimate from its final image",
@@ -87,68 +122,110 @@ def settling(guided: Sequence[Sequence[float]], unguided: Sequence[Sequence[floa
         NARROW,
     )
     figure.set_figheight(2.9)
-    steps = range(1, len(guided[0]) + 1)
+    steps = range(1, len(runs[0]) + 1)
     first, middle = min(6, len(steps)), 2 * len(steps) // 3
     ax.axvspan(first, middle, color=SHAPE, alpha=0.45, lw=0)
-    for runs, colour, style in ((guided, BLUE, "-"), (unguided, VERMILION, "--")):
-        for run in runs:
-            ax.plot(steps, run, style, color=colour, lw=1.1)
-    top = max(max(run) for run in guided)
-    third = len(steps) // 3
-    many, below = len(guided), min(min(run[:third]) for run in unguided) - 0.8
-    ax.text(third + 2, max(run[third] for run in guided), f"scale 5, {many} seeds", color=BLUE)
-    ax.text(1, below, f"scale 1, {len(unguided)} seeds", color=VERMILION, va="top")
+    top = max(max(run) for run in runs)
+    for run in runs:
+        ax.plot(steps, run, color=BLUE, lw=1.1)
+    mean = sum(run[0] for run in runs) / len(runs)
+    ax.plot([1, len(steps)], [mean, 0], ":", color=BLUE, lw=0.9)
+    for seed, y in enumerate(apart([run[0] for run in runs], 0.075 * top)):
+        ax.text(0.7, y, f"seed {seed}", color=BLUE, fontsize=8, ha="right", va="center")
     ax.text((first + middle) / 2, 1.1 * top, f"steps {first} to {middle}", ha="center", va="top")
-    ax.set_ylim(0, 1.13 * top)
+    note = "dotted: even pace"
+    ax.text(len(steps), 0.55 * top, note, color=MUTED, fontsize=9, ha="right")
+    ax.set(xlim=(-0.13 * len(steps), 1.03 * len(steps)), ylim=(0, 1.13 * top))
+    ax.set_xticks([1, *range(5, len(steps) + 1, 5)])
 
-    def between(runs: Sequence[Sequence[float]], step: int) -> str:
+    def between(step: int) -> str:
         values = [run[step - 1] for run in runs]
         return f"{min(values):.0f} to {max(values):.0f}"
 
     return Described(
         figure,
-        f"{len(guided)} curves at each of two scales, over the step, all falling to 0 at step "
-        f"{len(steps)}. At scale 5 the decoded estimate of z_0 is {between(guided, 1)} levels from "
-        f"the final image after step 1 and {between(guided, middle)} after step {middle}. At scale "
-        f"1 it is {between(unguided, 1)} levels away after step 1 and "
-        f"{between(unguided, middle)} after step {middle}. Steps {first} to {middle} are shaded.",
+        f"{len(runs)} curves over the step, all falling to 0 at step {len(steps)}. The decoded "
+        f"estimate of z_0 is {between(1)} levels from the final image after step 1, "
+        f"{between(first)} after step {first} and {between(middle)} after step {middle}. Steps "
+        f"{first} to {middle} are shaded. A dotted line falls evenly from the mean of step 1.",
     )
+
+
+def apart(heights: Sequence[float], least: float) -> list[float]:
+    """Move the heights of labels until neighbours are at least `least` apart, in their order."""
+    moved = list(heights)
+    order = sorted(range(len(moved)), key=moved.__getitem__)
+    for _ in range(100):
+        for i, j in pairwise(order):
+            overlap = least - (moved[j] - moved[i])
+            if overlap > 0:
+                moved[i], moved[j] = moved[i] - overlap / 2, moved[j] + overlap / 2
+    return moved
 
 
 @in_style
 def point_sets(
-    rows: Sequence[Sequence[Tensor]], shapes: Sequence[Tensor], columns: Sequence[str],
-    names: Sequence[str], title: str, words: str, estimates: Collection[int] = (),
+    rows: Sequence[Sequence[Tensor]], shape: Tensor, columns: Sequence[str], names: Sequence[str],
+    title: str, words: str, others: Sequence[tuple[str, Tensor, Tensor]] = (),
+    estimates: Collection[int] = (),
 ) -> Described:  # fmt: skip
-    """Draw sets of points in the plane as a grid of scatter plots, each on its row's shape.
+    """Draw sets of points in the plane as a grid of scatter plots, each with its shape.
 
-    All plots have the same limits, which hold every point.
+    The plots of all columns but the last have the same limits, which hold every point. Those of
+    the last column, and of the other sets below the grid, fit the shapes.
 
     Args:
         rows: The sets, each (n, 2).
-        shapes: The data of each row, (m, 2), drawn pale below its sets.
+        shape: The data, (m, 2), on a grid of points 1/16 apart. It is drawn pale below the sets,
+            and its outline above them.
         columns: Headings.
         names: One for each row.
         title: Of the figure.
         words: What the figure shows.
+        others: Headings, sets and shapes of a last row, as many as there are columns at most.
         estimates: The rows that are estimates, drawn in another colour.
     """
-    limit = 1.02 * max(points.abs().max().item() for row in rows for points in row)
-    size = 1.0 + 1.45 * len(columns), 0.55 + 1.32 * len(rows)
+    every = 1.02 * max(points.abs().max().item() for row in rows for points in row)
+    close = 1.12 * max(s.abs().max().item() for s in (shape, *(s for _, _, s in others)))
+    size = 1.2 + 1.6 * len(columns), 0.6 + 1.6 * (len(rows) + bool(others))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    axes = figure.subplots(len(rows) + bool(others), len(columns), squeeze=False)
     for j, row in enumerate(rows):
         colour = VERMILION if j in estimates else BLUE
         for i, points in enumerate(row):
-            ax = axes[j, i]
-            ax.scatter(*shapes[j].T, s=6, marker="s", color=SHAPE, linewidths=0, antialiased=False)
-            ax.scatter(
-                *points.detach().T, s=0.6, marker="s", color=colour, linewidths=0,
-                antialiased=False,
-            )  # fmt: skip
-            ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+            scatter(axes[j, i], points, shape, colour, every if i < len(row) - 1 else close, close)
             if j == 0:
-                ax.set_title(columns[i], loc="center", fontsize=9)
+                axes[j, i].set_title(columns[i], loc="center", fontsize=9)
         axes[j, 0].set_ylabel(names[j], fontsize=9, rotation=0, ha="right", va="center")
+    if others:
+        empty = len(columns) - len(others)
+        for ax in axes[-1, :empty]:
+            ax.set_axis_off()
+        for ax, (name, points, own_shape) in zip(axes[-1, empty:], others, strict=True):
+            scatter(ax, points, own_shape, BLUE, close, close)
+            ax.set_title(name, loc="center", fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Described(figure, words)
+
+
+def scatter(
+    ax: Axes, points: Tensor, shape: Tensor, colour: str, limit: float, close: float
+) -> None:
+    """Draw one set of points with its shape, in larger markers up to the limit `close`."""
+    ax.contourf(*raster(shape), levels=[0.5, 2], colors=[SHAPE], antialiased=False)
+    # A comma is a marker of one pixel.
+    ax.plot(*points.detach().T, "," if limit > close else "s", color=colour, ms=1.5, mew=0,
+            antialiased=False)  # fmt: skip
+    ax.contour(*raster(shape), levels=[0.5], colors=INK, linewidths=0.5, antialiased=False)
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def raster(points: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points on a grid 1/16 apart, (n, 2) -> the grid's x, its y, and 1 where a point is."""
+    cells = (points * 16).round().int()
+    (left, low), (right, high) = cells.amin(0).tolist(), cells.amax(0).tolist()
+    x, y = np.arange(left - 1, right + 2), np.arange(low - 1, high + 2)
+    filled = np.zeros((len(y), len(x)))
+    filled[cells[:, 1] - low + 1, cells[:, 0] - left + 1] = 1
+    return x / 16, y / 16, filled

@@ -107,6 +107,11 @@ def axes_for(title: str, xlabel: str, ylabel: str, width: float = WIDE) -> tuple
     return figure, ax
 
 
+def titled(figure: Figure, title: str) -> None:
+    """Write the title at the left edge of the figure, as diagrams and rows of images have it."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
 @in_style
 def matrix(
     weights: Tensor,

@@ -5,231 +5,229 @@ estimate of z_0 is a formula.
 """
 
 import io
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import label_font, png
-from sdlearn.course.figures.plots import WIDE, axes_for
-from sdlearn.course.figures.style import in_style
+from sdlearn.course.figures.mixtures import DATA, nearest_cluster
+from sdlearn.course.figures.plots import WIDE
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Described,
+    in_style,
+    tint,
+)
 from sdlearn.samplers import Denoiser
 from sdlearn.schedule import Point
 
 LIMIT = 2.6  # of the plane, in each direction
 MARKS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("x", "--"))
 SIDE, FINE = 480, 2  # side of the widget's image in pixels; antialiasing factor
-SHADES = 8
-
-
-class Mixture(NamedTuple):
-    """A mixture of k isotropic Gaussians in the plane, in float64.
-
-    Attributes:
-        weights: (k,), sum 1.
-        means: (k, 2).
-        stds: (k,).
-    """
-
-    weights: Tensor
-    means: Tensor
-    stds: Tensor
-
-
-def ring_mixture(radius: float, weights: Sequence[float], stds: Sequence[float]) -> Mixture:
-    """Place Gaussians evenly on a circle around the origin, anticlockwise from the top."""
-    angles = torch.arange(len(weights), dtype=torch.float64) / len(weights) * math.tau
-    means = radius * torch.stack([-angles.sin(), angles.cos()], dim=-1)
-    return Mixture(
-        torch.tensor(weights, dtype=torch.float64), means, torch.tensor(stds, dtype=torch.float64)
-    )
-
-
-DATA = ring_mixture(1.3, (0.3, 0.25, 0.2, 0.15, 0.1), (0.15, 0.3, 0.15, 0.25, 0.15))
-
-
-def sample_mixture(world: Mixture, n: int, seed: int = 0) -> Tensor:
-    """Draw n points from a mixture, (n, 2) float64."""
-    rng = torch.Generator().manual_seed(seed)
-    k = torch.multinomial(world.weights, n, replacement=True, generator=rng)
-    eps = torch.randn(n, 2, generator=rng, dtype=torch.float64)
-    return world.means[k] + world.stds[k, None] * eps
-
-
-def exact_denoiser(world: Mixture) -> Denoiser:
-    """Return the optimal denoiser of a mixture, E[z_0 | z]: z (b, 2), point -> (b, 2).
-
-    With noise the data are a mixture again, with standard deviations sqrt(alpha² stds² + sigma²).
-    The estimate is the mean of the components' estimates, weighted by the posterior probability
-    of each component.
-    """
-
-    def denoise(z: Tensor, point: Point) -> Tensor:
-        weights, means, stds = (part.to(z) for part in world)
-        away = z[:, None] - point.alpha * means  # (b, k, 2)
-        variance = (point.alpha * stds) ** 2 + point.sigma**2  # (k,)
-        logits = weights.log() - variance.log() - away.pow(2).sum(-1) / (2 * variance)
-        estimate = means + (point.alpha * stds**2 / variance)[:, None] * away
-        return (logits.softmax(dim=1)[:, :, None] * estimate).sum(dim=1)
-
-    return denoise
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)  # of the clusters
+COLOURS_OF_LINES = (INK, VERMILION, BLUE, GREEN, PURPLE, ORANGE)
+PALE_GREYS = LinearSegmentedColormap.from_list("pale greys", ["#ffffff", tint(MUTED, 0.45)])
 
 
 # ------------------------------------------------------------------------------------- the plane
 
 
 @in_style
-def scatter(parts: Mapping[str, Tensor], title: str, across: int = 4) -> Image.Image:
-    """Draw sets of points (n, 2), by name, in panels of one scale."""
-    figure, axes = axes_grid(list(parts), title, across, legend=False)
-    for ax, points in zip(axes, parts.values(), strict=True):
-        ax.plot(*points.T, ".", color="0.3", ms=2)
-    return to_greyscale(figure)
+def scatter(parts: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Described:
+    """Draw sets of points in panels side by side, coloured by cluster.
+
+    Args:
+        parts: Points (n, 2) and the cluster of each (n,), by the title of the panel.
+        title: Of the figure.
+    """
+    figure, axes = plane_panels(list(parts), title)
+    said = []
+    for ax, (name, (points, clusters)) in zip(axes, parts.items(), strict=True):
+        for k, colour in enumerate(COLOURS):
+            ax.plot(*points[clusters == k].T, ".", color=colour, ms=2)
+        share = (torch.bincount(clusters, minlength=len(COLOURS)) / len(points)).tolist()
+        said.append(
+            f"{one_line(name)}: standard deviation {points.std(0).mean():.2f}, of the clusters "
+            + ", ".join(f"{s:.0%}" for s in share)
+        )
+    words = "Panels of the same plane, with points in a colour for each cluster. "
+    return Described(few_colours(figure), words + "; ".join(said) + ".")
 
 
 @in_style
-def estimates(parts: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Image.Image:
-    """Draw points z (n, 2) joined by lines to their estimates of z_0 (n, 2), by name."""
-    figure, axes = axes_grid(list(parts), title, across=len(parts))
-    for ax, (here, guess) in zip(axes, parts.values(), strict=True):
-        ax.plot(*torch.stack([here, guess]).unbind(-1), "-", color="0.75", lw=0.7)
-        ax.plot(*here.T, "o", color="black", mfc="white", ms=4, label="$z_t$")
-        ax.plot(*guess.T, "k.", ms=5, label=r"estimate of $z_0$")
-    legend_below(figure, axes[0], 2)
-    return to_greyscale(figure)
+def estimates(parts: Mapping[str, tuple[Tensor, Tensor, Tensor]], title: str) -> Described:
+    """Draw points joined to their estimates of z_0 over the data.
+
+    Args:
+        parts: Points z_t (n, 2), their estimates (n, 2) and their clusters (n,), by panel.
+        title: Of the figure.
+    """
+    figure, axes = plane_panels(list(parts), title, extra=0.35)
+    said = []
+    for ax, (name, (here, guess, clusters)) in zip(axes, parts.items(), strict=True):
+        draw_clusters(ax)
+        ax.plot(*torch.stack([here, guess]).unbind(-1), "-", color=GREY, lw=0.6)
+        ax.plot(*here.T, "o", color=MUTED, mfc="white", ms=4, label="$z_t$")
+        ax.plot([], [], "o", color=INK, ms=5, label=r"estimate of $z_0$, coloured by true cluster")
+        for k, colour in enumerate(COLOURS):
+            ax.plot(*guess[clusters == k].T, "o", color=colour, ms=4, mec="white", mew=0.4)
+        middle = (guess.norm(dim=1) < 0.5).double().mean()
+        said.append(f"{name}: {middle:.0%} of the estimates lie in the empty middle")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False
+    )
+    words = "Noisy points, each joined by a line to its estimate; circles mark the clusters. "
+    return Described(few_colours(figure), words + "; ".join(said) + ".")
 
 
 @in_style
-def trajectories(parts: Mapping[str, Tensor], title: str, data: Tensor) -> Image.Image:
-    """Draw trajectories (steps + 1, n, 2), by name, over grey points of the data (m, 2)."""
-    figure, axes = axes_grid(list(parts), title, across=len(parts))
-    for ax, states in zip(axes, parts.values(), strict=True):
-        ax.plot(*data.T, ".", color="0.8", ms=2, label="data")
+def trajectories(parts: Mapping[str, Tensor], title: str) -> Described:
+    """Draw trajectories (steps + 1, n, 2) over the clusters, coloured by the one they end in."""
+    figure, axes = plane_panels(list(parts), title, extra=0.35)
+    said = []
+    for ax, (name, states) in zip(axes, parts.items(), strict=True):
+        draw_clusters(ax)
         dots = "." if len(states) < 30 else None
-        ax.plot(*states.unbind(-1), "-", color="0.2", lw=0.7, marker=dots, ms=3)
-        ax.plot(*states[0].T, "o", color="black", mfc="white", ms=4, label="start: noise")
-        ax.plot(*states[-1].T, "ko", ms=4, label="end")
-    legend_below(figure, axes[0], 3)
-    return to_greyscale(figure)
+        clusters = nearest_cluster(states[-1]).tolist()
+        for k, cluster in enumerate(clusters):
+            ax.plot(*states[:, k].T, "-", color=COLOURS[cluster], lw=0.9, marker=dots, ms=3)
+        ax.plot(*states[0].T, "o", color=INK, mfc="white", ms=4, label="start: noise")
+        ax.plot(*states[-1].T, "o", color=INK, ms=4, label="end")
+        away = torch.cdist(states[-1], DATA.means).min(dim=1).values.median()
+        said.append(f"{name}: half of the ends lie within {away:.2f} of a cluster's centre")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False
+    )
+    words = "Trajectories from noise, drawn as hollow dots, to their ends, drawn as full dots. "
+    return Described(few_colours(figure), words + "; ".join(said) + ".")
 
 
-def to_greyscale(figure: Figure | Image.Image) -> Image.Image:
-    """Reduce a figure to 8 evenly spaced greys, which makes its PNG file three times smaller."""
-    picture = Image.open(io.BytesIO(png(figure))).convert("L")
-    levels = [round(round(v / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for v in range(256)]
-    return picture.point(levels).quantize(SHADES)
+@in_style
+def score_field(
+    denoise: Denoiser, points: Sequence[Point], states: Sequence[Tensor], title: str
+) -> Described:
+    """Draw the density, its score and the trajectories of the ODE at some noise levels.
+
+    Everything is in Karras's x = z / alpha. There the velocity of the ODE, as sigma / alpha falls,
+    is the score times sigma / alpha, so that one set of arrows shows both.
+
+    Args:
+        denoise: (z, point) -> estimate of z_0.
+        points: One for each panel.
+        states: For each panel the rest of some trajectories in x, (steps, n, 2).
+        title: Of the figure.
+    """
+    names = [f"$\\sigma/\\alpha$ = {float(p.sigma / p.alpha):.1f}" for p in points]
+    figure, axes = plane_panels(names, title, label="x", extra=0.35)
+    side = torch.linspace(-LIMIT, LIMIT, 90, dtype=torch.float64)
+    fine = torch.cartesian_prod(side, side)
+    coarse = torch.linspace(-2.3, 2.3, 12, dtype=torch.float64)
+    places = torch.cartesian_prod(coarse, coarse)
+    said = []
+    for ax, point, rest in zip(axes, points, states, strict=True):
+        level = point.sigma / point.alpha
+        variance = DATA.stds**2 + level**2
+        squared = (fine[:, None] - DATA.means).pow(2).sum(-1)
+        density = (DATA.weights / variance * (-squared / (2 * variance)).exp()).sum(1)
+        shape = (len(side), len(side))
+        ax.contourf(
+            side, side, density.reshape(shape).T, levels=8, cmap=PALE_GREYS, vmin=0, zorder=0
+        )
+        velocity = (denoise(point.alpha * places, point) - places) / level
+        ax.quiver(*places.T, *velocity.T, color=GREY, scale=38, width=0.005, zorder=1)
+        for k, cluster in enumerate(nearest_cluster(rest[-1]).tolist()):
+            ax.plot(*rest[:, k].T, "-", color=COLOURS[cluster], lw=1.6, zorder=2)
+        ax.plot(*rest[0].T, "o", color=INK, mfc="white", ms=4, zorder=3)
+        ax.plot(*rest[-1].T, "o", color=INK, ms=4, zorder=3)
+        size = velocity.norm(dim=1).median()
+        said.append(f"at sigma / alpha = {level:.1f} half of the arrows are longer than {size:.2f}")
+    marks: list[Artist] = [
+        Patch(color=PALE_GREYS(1.0), label="darker: higher density"),
+        Line2D([], [], marker="$\u2192$", ls="", color=GREY, ms=11, label="score"),
+        Line2D([], [], marker="o", ls="", color=INK, mfc="white", ms=4, label="latent now"),
+        Line2D([], [], color=MUTED, label=r"its way to $\sigma/\alpha$ = 0"),
+        Line2D([], [], marker="o", ls="", color=INK, ms=4, label="its end"),
+    ]
+    figure.legend(
+        handles=marks, loc="outside lower left", ncols=5, frameon=False, columnspacing=1.4
+    )
+    words = (
+        "The density of the noisy data in shades of grey, arrows that point uphill in it, and "
+        "curves in the colour of a cluster, each of which leaves a hollow dot along the arrows and "
+        "ends in a full dot; "
+    )
+    return Described(few_colours(figure, shades=True), words + "; ".join(said) + ".")
 
 
-def axes_grid(
-    names: Sequence[str], title: str, across: int, legend: bool = True
+def one_line(name: str) -> str:
+    """Return a panel's title without its line breaks."""
+    return name.replace("\n", ", ")
+
+
+def draw_clusters(ax: Axes) -> None:
+    """Draw a pale disc of two standard deviations for each cluster of DATA."""
+    for (x, y), std, colour in zip(DATA.means.tolist(), DATA.stds.tolist(), COLOURS, strict=True):
+        ax.add_patch(Circle((x, y), 2 * std, color=tint(colour, 0.3), lw=0, zorder=0))
+
+
+def plane_panels(
+    names: Sequence[str], title: str, label: str = "z", extra: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """Create one pair of axes over the plane for each name, `across` in a row."""
-    down = -(-len(names) // across)
-    tall = WIDE / across * down + (1.1 if legend else 0.75)
-    figure = Figure(figsize=(WIDE, tall), dpi=100, layout="constrained")
-    figure.suptitle(title)
-    axes = list(figure.subplots(down, across, squeeze=False).flatten())
-    for k, ax in enumerate(axes):
+    """Create one panel of the plane for each name, side by side.
+
+    Args:
+        names: Titles of the panels.
+        title: Of the figure.
+        label: What the coordinates are called.
+        extra: Height for a legend, in inches.
+    """
+    height = WIDE / len(names) + 0.75 + extra + 0.2 * max(name.count("\n") for name in names)
+    figure = Figure(figsize=(WIDE, height), dpi=100, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    axes = list(figure.subplots(1, len(names), squeeze=False)[0])
+    for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
         ax.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), aspect="equal")
-        ax.set(xlabel="first number", xticks=range(-2, 3), yticks=range(-2, 3))
-        if k % across:
+        ax.set(xlabel=f"{label}, first entry", xticks=range(-2, 3), yticks=range(-2, 3))
+        ax.grid(visible=False)
+        if k:
             ax.tick_params(labelleft=False)
         else:
-            ax.set_ylabel("second number")
-        if k < len(names):
-            ax.set_title(names[k], fontsize=10)
-        else:
-            ax.axis("off")
-    return figure, axes[: len(names)]
+            ax.set_ylabel(f"{label}, second entry")
+        ax.set_title(name, fontsize=10, fontweight="normal")
+    return figure, axes
 
 
-def legend_below(figure: Figure, ax: Axes, columns: int) -> None:
-    """Draw one legend below all panels, with the entries of `ax`."""
-    figure.legend(
-        *ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False
-    )
-
-
-# --------------------------------------------------------------------------------------- curves
-
-
-@in_style
-def trajectories_over_sigma(
-    ratios: Tensor, x: Tensor, title: str, until: float = 2.0, limit: float = 3.0
-) -> Image.Image:
-    """Draw one coordinate of many trajectories, z / alpha, over Karras's sigma / alpha.
-
-    Time runs from left to right. The left panel shows the whole trajectories, the right panel
-    their ends.
+def few_colours(figure: Figure | Image.Image, shades: bool = False) -> Image.Image:
+    """Reduce a figure to 128 colours, which makes its PNG file two to three times smaller.
 
     Args:
-        ratios: sigma / alpha, (steps + 1,).
-        x: One coordinate of z / alpha, (steps + 1, n).
-        title: Of the figure.
-        until: The sigma / alpha at which the right panel starts.
-        limit: The right panel shows x from -limit to limit.
+        figure: The figure.
+        shades: Keep pale shades of large areas apart as well, at the cost of some antialiasing.
     """
-    figure = Figure(figsize=(WIDE, 3.6), dpi=100, layout="constrained")
-    figure.suptitle(title)
-    whole, end = figure.subplots(1, 2)
-    for ax, name in ((whole, "the whole path"), (end, "its end, enlarged")):
-        ax.plot(ratios, x, "-", color="0.2", lw=0.7)
-        ax.set_title(name, fontsize=10)
-        ax.set(xlabel=r"$\sigma / \alpha$")
-        ax.grid(color="0.85")
-    whole.set(xlim=(float(ratios.max()), 0), ylabel=r"second number of $z / \alpha$")
-    end.set(xlim=(until, 0), ylim=(-limit, limit))
-    return to_greyscale(figure)
-
-
-@in_style
-def error_curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    title: str,
-    ylabel: str,
-    slopes: Mapping[int, tuple[float, float]] | None = None,
-    level: tuple[str, float] | None = None,
-    band: tuple[str, float, float] | None = None,
-) -> Image.Image:
-    """Draw errors over the number of denoiser calls on logarithmic axes.
-
-    Args:
-        lines: Up to six lines (calls of the denoiser, error), by name.
-        title: Of the figure.
-        ylabel: Of the y axis.
-        slopes: By order p, a point (calls, error) on the reference line error ~ calls^-p.
-        level: Name and height of a horizontal line.
-        band: Name, lower and upper height of a grey band.
-    """
-    figure, ax = axes_for(title, "calls of the denoiser", ylabel)
-    figure.set_figheight(4.2)
-    every = [float(calls) for xs, _ in lines.values() for calls in xs]
-    for order, (calls, error) in (slopes or {}).items():
-        ends = [error * (x / calls) ** -order for x in (min(every), max(every))]
-        ax.plot((min(every), max(every)), ends, "-", color="0.8", lw=5, zorder=0)
-        ax.text(max(every), ends[1], f" slope {order}", va="center", color="0.3")
-    for (name, (xs, ys)), (mark, dashes) in zip(lines.items(), MARKS[: len(lines)], strict=True):
-        ax.plot(xs, ys, dashes, marker=mark, color="black", ms=5, lw=1.1, mfc="white", label=name)
-    if level:
-        ax.axhline(level[1], color="0.5", lw=1, ls=(0, (1, 3)), label=level[0])
-    if band:
-        ax.axhspan(*band[1:], color="0.88", lw=0, zorder=0, label=band[0])
-    ax.set(xscale="log", yscale="log")
-    shown: list[float] = []
-    for calls in sorted(set(every), reverse=True):
-        if not shown or calls < 0.9 * shown[-1]:  # otherwise the tick labels would touch
-            shown.append(calls)
-    ax.set_xticks(shown, [f"{calls:g}" for calls in shown], minor=False)
-    ax.set_xticks([], minor=True)
-    if slopes:
-        ax.set_xlim(min(every) * 0.9, max(every) * 1.5)
-    ax.legend(loc="lower left" if slopes else "best")
-    return to_greyscale(figure)
+    picture = Image.open(io.BytesIO(png(figure))).convert("RGB")
+    method = Image.Quantize.FASTOCTREE if shades else Image.Quantize.MAXCOVERAGE
+    reduced = picture.quantize(128, method=method, dither=Image.Dither.NONE)
+    palette = reduced.getpalette() or []
+    ground = 3 * int(np.asarray(reduced)[0, 0])
+    palette[ground : ground + 3] = [255, 255, 255]  # FASTOCTREE's white is a little grey
+    reduced.putpalette(palette)
+    return reduced
 
 
 # -------------------------------------------------------------------------- the widget's image
@@ -241,11 +239,11 @@ def trajectory_image(states: Tensor, data: Tensor, title: str) -> Image.Image:
 
     Args:
         states: (steps + 1, n, 2).
-        data: (m, 2), drawn as grey points.
-        title: Written above.
+        data: (m, 2), drawn as pale points in the colours of their clusters.
+        title: Written above the plane.
     """
     size = SIDE * FINE
-    page = Image.new("L", (size, size), "white")
+    page = Image.new("RGB", (size, size), "white")
     pen = ImageDraw.Draw(page)
 
     def pixels(points: Tensor) -> list[tuple[float, float]]:
@@ -258,8 +256,8 @@ def trajectory_image(states: Tensor, data: Tensor, title: str) -> Image.Image:
         box = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
         pen.ellipse(box, fill=fill, outline=outline, width=FINE)
 
-    for position in pixels(data):
-        dot(position, FINE, "#c4c4c4")
+    for position, cluster in zip(pixels(data), nearest_cluster(data).tolist(), strict=True):
+        dot(position, FINE, tint(COLOURS[cluster], 0.5))
     for k in range(states.shape[1]):
         positions = pixels(states[:, k])
         pen.line(positions, "#404040", FINE)
@@ -268,9 +266,9 @@ def trajectory_image(states: Tensor, data: Tensor, title: str) -> Image.Image:
         dot(positions[0], 4 * FINE, "white", "black")
         dot(positions[-1], 4 * FINE, "black")
     page = page.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    framed = Image.new("L", (SIDE + 20, SIDE + 40), "white")
+    framed = Image.new("RGB", (SIDE + 20, SIDE + 40), "white")
     framed.paste(page, (10, 30))
     pen = ImageDraw.Draw(framed)
     pen.rectangle((9, 29, SIDE + 10, SIDE + 30), outline="#aaaaaa")
     pen.text((10, 4), title, "black", label_font(19))
-    return to_greyscale(framed)
+    return few_colours(framed)

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from sdlearn.course.figures.images import OUTLINE, label_font, wrapped
 from sdlearn.course.figures.style import (
@@ -98,3 +100,13 @@ def weighted(
     columns = ", ".join(f"{weight:g}" for weight in weights)
     counts = "; ".join(f"{name} ({len(group)} rows)" for name, group in groups.items())
     return Described(page, f"Images in rows: {counts}. Columns: weights {columns}. {words}")
+
+
+def shapes(image: Image.Image, colour: str) -> int:
+    """Count the large shapes of a colour, red or blue, in the lower half of a 64 x 64 image."""
+    red, green, blue = np.array(image, int)[32:].transpose(2, 0, 1)
+    reds = (red - np.maximum(green, blue) > 70) & (green < 90)
+    mask = reds if colour == "red" else blue - np.maximum(red, green) > 70
+    closed = ndimage.binary_closing(np.pad(mask, 2))  # across spots
+    found, _ = ndimage.label(closed)
+    return int((np.bincount(found.ravel())[1:] > 100).sum())

@@ -75,6 +75,43 @@ def two_towers() -> Described:
 
 
 @in_style
+def encoder_outputs() -> Described:
+    """Draw the text encoder from ids to its three outputs, each where it is taken."""
+    figure, ax = diagrams.canvas(11.4, 13.1, "The encoder and its three outputs", inches=NARROW)
+    parts = [
+        ("token + position embedding", LINEAR, "hidden[0]   (b, n, d)"),
+        ("layer 1", ATTENTION, "hidden[1]"),
+        ("", "", ""),  # the layers between
+        ("layer N − 1", ATTENTION, "hidden[-2]"),
+        ("layer N", ATTENTION, "hidden[-1]"),
+        ("final norm", NORM, "last   (b, n, d)"),
+        ("row of the first end-of-text token", "white", ""),
+        ("projection (if there is one)", LINEAR, "pooled   (b, d)"),
+    ]
+    x, step, wide, high = 3.5, 1.5, 6.2, 0.9
+    label(ax, x, 0.45, "ids   (b, n)")
+    for k, (name, colour, taken) in enumerate(parts):
+        y = 1.8 + step * k
+        start = y - step + (0.45 if k == 0 else high / 2)
+        arrow(ax, [(x, start), (x, y - high / 2)])
+        if name:
+            box(ax, x, y, name, colour, w=wide, h=high)
+        else:
+            label(ax, x, y, "⋮")
+        if taken:
+            arrow(ax, [(x + wide / 2, y), (x + wide / 2 + 0.9, y)], BLUE)
+            label(ax, x + wide / 2 + 1.1, y, taken, BLUE, side="left")
+    words = (
+        "A column of boxes from the ids at the bottom to the projection at the top. The token and "
+        "position embedding gives hidden[0], layer 1 hidden[1], the last layer but one hidden[-2] "
+        "and the last layer, N, hidden[-1]. The final norm follows and gives last, of shape "
+        "(b, n, d). From there, the row of the first end-of-text token goes through the "
+        "projection, if there is one, and gives pooled, of shape (b, d)."
+    )
+    return Described(figure, words)
+
+
+@in_style
 def state_sources() -> Described:
     """Draw which hidden states each Stable Diffusion takes from its text encoders."""
     figure = Figure(figsize=(NARROW, 7.6), dpi=100, layout="constrained")
@@ -87,13 +124,13 @@ def state_sources() -> Described:
     wide.set(xlim=(-0.12, 2.72), ylim=(below - 0.2, 6.05))
     (one,), (two,), (first, second) = SD1_5.text, SD2_1.text, SDXL.text
     # The published files of SD 2 omit the last layer.
-    top = {3: f"77 ×\n{one.hidden_size}"}
+    top = {3: f"last\n77 × {one.hidden_size}"}
     encoder_stack(drawn["SD 1"], "SD 1", one.num_layers, [3], top)
-    top = {3: f"77 ×\n{two.hidden_size}"}
+    top = {3: f"hidden[-2]\n+ norm\n77 × {two.hidden_size}"}
     encoder_stack(drawn["SD 2"], "SD 2", two.num_layers + 1, [3], top, idle=[2])
-    taken = {1: f"77 ×\n{first.hidden_size}"}
+    taken = {1: f"hidden[-2]\n77 × {first.hidden_size}"}
     encoder_stack(wide, "SDXL, encoder 1", first.num_layers, [], taken, idle=[2, 3], boxes=5)
-    taken = {1: f"77 ×\n{second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
+    taken = {1: f"hidden[-2]\n77 × {second.hidden_size}", 4: f"pooled\n{second.projection_dim}"}
     encoder_stack(wide, "SDXL, encoder 2", second.num_layers, [3, 4], taken, x=1.42)
     both = first.hidden_size + second.hidden_size
     frame = (0.86, below), 1.56, 0.6
@@ -105,11 +142,12 @@ def state_sources() -> Described:
                     fontweight="bold")  # fmt: skip
     words = (
         "Four stacks, each with the embedding at the bottom and layers above it. SD 1: the "
-        "context, 77 by 768, is taken at the top, after layer 12 and the final norm. SD 2: a line "
-        "runs from layers 1 to 23 around layer 24, which is dashed because it isn't used, to the "
-        "final norm. The context, 77 by 1024, is taken there. SDXL, encoder 1: 77 by 768 are "
-        "taken after layers 1 to 11. Layer 12 and the final norm are not used. SDXL, encoder 2: "
-        "77 by 1280 are taken after layers 1 to 31, without a norm. Layer 32, the final norm and "
+        "context is last, 77 by 768, taken at the top, after layer 12 and the final norm. SD 2: a "
+        "line runs from layers 1 to 23 around layer 24, which is dashed because it isn't used, to "
+        "the final norm. The context, hidden[-2] with the norm, 77 by 1024, is taken there. SDXL, "
+        "encoder 1: hidden[-2], 77 by 768, is taken after layers 1 to 11. Layer 12 and the final "
+        "norm are not used. SDXL, encoder 2: hidden[-2], 77 by 1280, is taken after layers 1 to "
+        "31, without a norm. Layer 32, the final norm and "
         "the projection give the pooled vector, 1280. Arrows join the two contexts of SDXL in one "
         f"box: concatenated, 77 by {both}."
     )

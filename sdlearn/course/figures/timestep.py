@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from sdlearn.course.figures import diagrams
@@ -20,7 +20,7 @@ from sdlearn.course.figures.clocks import clock_rows as clock_rows
 from sdlearn.course.figures.clocks import frequencies as frequencies
 from sdlearn.course.figures.clocks import pick_clocks as pick_clocks
 from sdlearn.course.figures.diagrams import CONV, LINEAR, MLP, TIME, arrow, box, label, plus
-from sdlearn.course.figures.images import grid, label_font
+from sdlearn.course.figures.images import grid
 from sdlearn.course.figures.plots import NARROW
 from sdlearn.course.figures.style import (
     BLUE,
@@ -35,6 +35,7 @@ from sdlearn.course.figures.style import (
     tint,
 )
 
+LETTERS = 14  # of rows of images, in pixels: "purple butterfly," fits on an image of 128 pixels
 SHADES = 9  # levels of a map; few levels keep thin stripes distinct and the file small
 
 
@@ -77,7 +78,10 @@ def timestep_path() -> Described:
     for start, end in ends:
         arrow(ax, [(right, start), (right, end)])
     arrow(ax, [(right, 8.5), (11.3, 8.5), (11.3, 1.8), (right + 0.26, 1.8)])
-    label(ax, 11.05, 6.0, "residual\nconnection", MUTED, "right")
+    ax.text(
+        11.02, 5.25, "residual connection", rotation=90, ha="center", va="center", color=MUTED,
+        fontsize=8.5,
+    )  # fmt: skip
     words = (
         "A diagram. The timestep t becomes cosines and sines, a vector of d channels. The "
         "TimeEmbedding, linear_1, SiLU and linear_2, turns it into emb, of 4 d channels, which "
@@ -200,14 +204,20 @@ def draw_lengths(ax: Axes, lengths: Sequence[float], border: tuple[float, float]
 
 
 @in_style
-def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) -> Described:
+def error_curves(
+    times: Sequence[float],
+    errors: Mapping[str, Sequence[float]],
+    places: Mapping[str, tuple[int, tuple[float, float]]] | None = None,
+) -> Described:
     """Draw the error of the predicted noise over the true timestep, on a logarithmic axis.
 
     Args:
         times: The true timesteps.
         errors: By what the network got as its timestep, a mean squared error for each true one.
+        places: By name, where a curve is labelled: beside which of its points, and how far right
+            and up of it, in points. The others are labelled to the right of their ends.
     """
-    figure = Figure(figsize=(NARROW, 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.9), dpi=110, layout="constrained")
     ax = figure.subplots()
     ax.set_title("Error of the noise prediction,\nwith the true timestep and with each replacement")
     ax.set(xlabel="true timestep", ylabel="mean squared error")
@@ -215,14 +225,18 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     dashes = "-", "--", "-.", ":", (0, (6, 1.5))
     styles = zip(errors.items(), colours, dashes, "osD^v", strict=False)
     for (name, values), colour, dash, marker in styles:
-        ax.plot(times, values, ls=dash, color=colour, label=name, marker=marker, ms=4)
-    ax.set(yscale="log", xticks=[*range(0, 1000, 200), times[-1]])
+        ax.plot(times, values, ls=dash, color=colour, marker=marker, ms=4)
+        point, shift = (places or {}).get(name, (-1, (9, 0)))
+        ax.annotate(
+            name, (times[point], values[point]), shift, textcoords="offset points", va="center",
+            color="#9a6700" if colour == ORANGE else colour, fontweight="bold",
+        )  # fmt: skip
+    ax.set(yscale="log", xticks=[*range(0, 1000, 200), times[-1]], xlim=(-45, 1.3 * times[-1]))
     ax.axhline(1, color=MUTED, lw=0.8)
     ax.annotate(
-        "yardstick: a prediction of zeros", (999, 1), (0, 3), textcoords="offset points",
-        ha="right", color=MUTED,
+        "yardstick: a prediction of zeros", (1.28 * times[-1], 1), (0, 3), ha="right", color=MUTED,
+        textcoords="offset points",
     )  # fmt: skip
-    figure.legend(loc="outside lower center", ncols=3)
     middle = len(times) // 2
     said = "; ".join(
         f"{name}: {v[0]:.2g} at {times[0]:g}, {v[middle]:.2g} at {times[middle]:g}, "
@@ -236,9 +250,6 @@ def error_curves(times: Sequence[float], errors: Mapping[str, Sequence[float]]) 
     return Described(figure, words)
 
 
-# ------------------------------------------------------------------------------------ frequencies
-
-
 # ------------------------------------------------------------------------------------------ images
 
 
@@ -248,7 +259,6 @@ def image_rows(
     words: str,
     columns: Mapping[str, str] | None = None,
     scale: int = 2,
-    details: Mapping[str, tuple[str, int, tuple[int, int]]] | None = None,
 ) -> Described:
     """Draw a row of images for each way of generating them.
 
@@ -258,28 +268,9 @@ def image_rows(
         words: What the images show.
         columns: By prompt, a short heading; the prompts are said in the figure's words.
         scale: Side of an enlarged pixel.
-        details: By name, the row, the column and the corner (x, y) of a square of half the image's
-            side. They form one more row, enlarged twice as much, and are as many as the columns.
     """
     columns = columns or {}
-    figure = grid([*rows.values()], [*columns.values()], [*rows], title, scale, letters=15)
+    figure = grid([*rows.values()], [*columns.values()], [*rows], title, scale, letters=LETTERS)
     if columns:
         words += f" The prompts: {'; '.join(columns)}."
-    if details:
-        crops = []
-        for row, column, (x, y) in details.values():
-            side = rows[row][column].width // 2
-            crops.append(rows[row][column].crop((x, y, x + side, y + side)))
-        longest = max(rows, key=label_font(15).getlength)
-        below = grid([crops], [*details], [longest], "", 2 * scale, letters=15)
-        pen = ImageDraw.Draw(below)
-        left = below.width - len(crops) * (2 * scale * crops[0].width + 6)
-        pen.rectangle((0, 0, left - 2, below.height), fill="white")
-        pen.text((6, below.height - scale * crops[0].width), "enlarged", INK, label_font(15),
-                 anchor="lm")  # fmt: skip
-        whole = Image.new("RGB", (figure.width, figure.height + below.height + 6), "white")
-        whole.paste(below, (0, figure.height + 6))
-        whole.paste(figure)
-        figure = whole
-        words += f" Below, enlarged: {'; '.join(details)}."
     return Described(figure, f"A grid with these rows of images: {'; '.join(rows)}. {words}")

@@ -1,4 +1,4 @@
-"""Figures of training: predictions, targets as directions, loss weights, loss curves, samples."""
+"""Figures of training: predictions, targets, loss weights, loss curves, samples of a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,102 +6,80 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sdlearn.course.figures.images import label_font
-from sdlearn.course.figures.plots import ARROW, WIDE
-from sdlearn.course.figures.style import in_style
-from sdlearn.schedule import NoiseSchedule
+from sdlearn.course.figures.overview import apart
+from sdlearn.course.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    VERMILION,
+    Described,
+    in_style,
+    tint,
+)
 
-PAPER, INK, GREY = "white", "black", "#8c8c8c"
-
-# --------------------------------------------------------------------------------- predictions
-
-
-@in_style
-def noise_scatter(
-    z: Tensor, eps: Tensor, lines: Mapping[str, tuple[Tensor, Tensor]], title: str
-) -> Figure:
-    """Draw pairs (z_t, eps) as dots and predictions of eps as lines over z_t.
-
-    Args:
-        z: (n,).
-        eps: (n,).
-        lines: Up to three predictions (z_t, eps), by name.
-        title: Of the figure.
-    """
-    figure = Figure(figsize=(WIDE, 3.8), dpi=100, layout="constrained")
-    ax = figure.subplots()
-    ax.plot(z, eps, ".", color="0.7", ms=3, label="what was mixed")
-    styles = (("k", "-", 2.2), ("0.35", "--", 1.8), ("0.1", ":", 2.0))
-    for (name, (xs, ys)), (colour, dashes, width) in zip(lines.items(), styles, strict=False):
-        ax.plot(xs, ys, dashes, color=colour, lw=width, label=name)
-    ax.set(title=title, xlabel=r"what the network sees, $z_t$", ylabel=r"the noise, $\epsilon$")
-    ax.grid(alpha=0.3)
-    ax.legend(loc="upper left")
-    return figure
+PAPER = "white"
+WIDTH = 7.2  # inches: less than other figures, so that a narrow page shrinks the letters less
+Line = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]
 
 
-# -------------------------------------------------------------------------- targets as directions
-
-
-@in_style
-def target_directions(schedule: NoiseSchedule, times: Sequence[int]) -> Figure:
-    """Draw z_t and v at some timesteps in the plane spanned by z_0 and eps.
-
-    z_t points along (alpha, sigma) and v is perpendicular to it. Both have length 1.
-    """
-    figure = Figure(figsize=(WIDE, 2.75), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(times), squeeze=False)[0]
-    for ax, t in zip(axes, times, strict=True):
-        alpha, sigma = (float(x) for x in schedule.at(t))
-        draw_target_directions(ax, alpha, sigma)
-        degrees = math.degrees(math.atan2(sigma, alpha))
-        ax.set(title=f"t = {t}: turned by {degrees:.0f}°", xlabel=r"direction of $z_0$")
-    axes[0].set_ylabel(r"direction of $\epsilon$")
-    figure.suptitle("One turn: picture and noise become what is seen and what is asked for")
-    return figure
-
-
-def draw_target_directions(ax: Axes, alpha: float, sigma: float) -> None:
-    """Draw z_0, eps, z_t and v as arrows for one timestep."""
-    circle = torch.linspace(0, 2 * torch.pi, 200)
-    ax.plot(circle.cos(), circle.sin(), color="0.85", lw=1)
-    arrows = (
-        ((1.0, 0.0), r"$z_0$", "0.55"), ((0.0, 1.0), r"$\epsilon$", "0.55"),
-        ((alpha, sigma), r"$z_t$", "k"), ((-sigma, alpha), r"$v$", "k"),
-    )  # fmt: skip
-    for (x, y), name, colour in arrows:
-        ax.annotate("", (x, y), (0, 0), arrowprops={**ARROW, "color": colour, "lw": 1.6})
-        ax.text(1.17 * x, 1.17 * y, name, color=colour, ha="center", va="center", fontsize=13)
-    for start, end in (((alpha, 0), (alpha, sigma)), ((0, sigma), (alpha, sigma))):
-        ax.plot(*zip(start, end, strict=True), ":", color="0.4", lw=1.2)
-    arc = torch.linspace(0, math.atan2(sigma, alpha), 40)
-    ax.plot(0.3 * arc.cos(), 0.3 * arc.sin(), "k-", lw=1)
-    ax.set(xlim=(-1.35, 1.35), ylim=(-0.35, 1.35), aspect="equal", xticks=(-1, 0, 1), yticks=(0, 1))
+def plain_log(ax: Axes) -> None:
+    """Make the y axis logarithmic, with ticks such as 0.5, 1 and 2 in place of powers of ten."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    subs = (1,) if high > 400 * low else (1, 2, 5)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
 
 
 # ----------------------------------------------------------------------------- weights over time
 
 
 @in_style
-def loss_weights(lines: Mapping[str, tuple[Tensor, Tensor]], title: str) -> Figure:
-    """Draw up to four loss weights over t, each (times, weights), by name.
+def loss_weights(snr: Tensor, gamma: float) -> Described:
+    """Draw what a squared error of z_0 counts in four losses, over t, with direct labels.
 
-    The first line is wide and pale, so that a line that coincides with it stays visible.
+    Args:
+        snr: (n,), one value for each timestep.
+        gamma: The limit of Min-SNR.
     """
-    figure = Figure(figsize=(WIDE, 3.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.3), dpi=100, layout="constrained")
     ax = figure.subplots()
-    styles = (("0.75", "-", 7.0), ("k", "-", 1.6), ("0.2", "--", 1.8), ("0.4", ":", 2.2))
-    for (name, (times, weights)), (colour, dashes, width) in zip(
-        lines.items(), styles[: len(lines)], strict=True
-    ):
-        ax.plot(times, weights, dashes, color=colour, lw=width, label=name)
-    ax.set(title=title, xlabel="time t", ylabel="weight", yscale="log")
-    ax.grid(alpha=0.3)
-    ax.legend()
-    return figure
+    last, limited = len(snr) - 1, snr.clamp(max=gamma)
+    lines = (
+        ("ε-prediction", snr, tint(BLUE, 0.45), "-", 6.0, (last, float(snr[-1]), "center")),
+        ("Min-SNR", limited, INK, "-", 1.6, (20, 0.72 * gamma, "top")),
+        ("v-prediction", snr + 1, VERMILION, "--", 1.8, (last, 1.3, "bottom")),
+        ("z_0-prediction", torch.ones(len(snr)), GREEN, ":", 2.2, (last, 0.8, "top")),
+    )
+    for name, weights, colour, dashes, width, (x, y, side) in lines:
+        ax.plot(torch.arange(len(snr)), weights, dashes, color=colour, lw=width)
+        align = "right" if x == last else "left"
+        shown = BLUE if name == "ε-prediction" else colour
+        if name == "ε-prediction":
+            x, y, align, side = x - 250, float(snr[-250]) * 0.4, "right", "center"
+        label = name.replace("z_0", "$z_0$")
+        ax.text(x, y, label, color=shown, fontweight="bold", ha=align, va=side)
+    ax.set(
+        title="What a squared error of $z_0$ counts in each loss",
+        xlabel="timestep t",
+        ylabel="weight",
+    )
+    plain_log(ax)
+    words = (
+        "Four weights over t on a logarithmic scale. That of ε-prediction falls from "
+        f"{snr[0]:.0f} to {snr[-1]:.3f}. Min-SNR is {gamma:g} at first and then the same. That of "
+        "v-prediction falls with it and then levels off at 1. That of z_0-prediction is 1 "
+        "throughout."
+    )
+    return Described(figure, words)
 
 
 # ------------------------------------------------------------------------------------ loss curves
@@ -115,29 +93,143 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return ((total[ends] - total[starts]) / (ends - starts)).tolist()
 
 
+def draw_losses(ax: Axes, losses: Sequence[float], width: int, colour: str = INK) -> None:
+    """Draw the loss of every step, pale, and its running mean, each with its name."""
+    steps, means = range(1, len(losses) + 1), running_mean(losses, width)
+    ax.plot(steps, losses, color=tint(GREY, 0.7), lw=0.8)
+    ax.plot(steps, means, "-", color=colour, lw=2)
+    falling = next((k for k, mean in enumerate(means) if mean < 0.7 * means[0]), 0)
+    late = range(len(losses) * 2 // 3, max(len(losses) * 9 // 10, 1))
+    highest = max(late, key=losses.__getitem__)
+    for k, values, name, shade, up, side in (
+        (falling, means, f"mean of the last {width}", colour, 22, "left"),
+        (highest, losses, "every step", MUTED, 20, "center"),
+    ):
+        ax.annotate(
+            name, (steps[k], values[k]), (18 if side == "left" else 0, up), color=shade, ha=side,
+            textcoords="offset points", arrowprops={"arrowstyle": "-", "color": shade, "lw": 0.8},
+        )  # fmt: skip
+
+
 @in_style
-def loss_curve(
-    losses: Sequence[float], width: int, title: str, floor: float | None = None
-) -> Figure:
-    """Draw the loss of every step, its running mean, and its lower bound if it is known.
+def progress(
+    losses: Sequence[float],
+    shots: Mapping[int, Sequence[Image.Image]],
+    captions: Sequence[str],
+    title: str,
+    width: int = 20,
+) -> Described:
+    """Draw a loss curve and, below it, what the network draws at some steps.
 
     Args:
         losses: One value a step.
+        shots: Images for each number of steps done, one for each caption.
+        captions: What the images should show, one a row.
+        title: Of the curve.
         width: Steps of the running mean.
-        title: Of the figure.
-        floor: Lowest possible loss, or None.
     """
-    figure = Figure(figsize=(WIDE, 2.8), dpi=100, layout="constrained")
-    ax = figure.subplots()
-    steps = range(1, len(losses) + 1)
-    ax.plot(steps, losses, color="0.75", lw=0.8, label="every step")
-    ax.plot(steps, running_mean(losses, width), "k-", lw=2, label=f"mean of the last {width}")
-    if floor is not None:
-        ax.axhline(floor, color="0.3", ls="--", lw=1.5, label="the floor: the best possible")
-    ax.set(title=title, xlabel="training step", ylabel="loss", ylim=(0, None))
-    ax.grid(alpha=0.3)
-    ax.legend()
-    return figure
+    rows, columns = len(captions), len(shots)
+    figure = Figure(figsize=(WIDTH, 2.4 + 1.45 * rows), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.1, *[1.35] * rows])
+    ax = figure.add_subplot(grid[0, :])
+    draw_losses(ax, losses, width)
+    means = running_mean(losses, width)
+    for step in shots:
+        if step:
+            ax.plot(step, means[step - 1], "o", color=VERMILION, ms=6, clip_on=False, zorder=3)
+    ax.set(title=title, xlabel="training step", ylabel="loss", ylim=(0, None),
+           xlim=(0, len(losses)))  # fmt: skip
+    for row, caption in enumerate(captions):
+        for column, (step, images) in enumerate(shots.items()):
+            tile = figure.add_subplot(grid[row + 1, column])
+            tile.imshow(images[row].convert("RGB"), interpolation="nearest")
+            tile.set(xticks=[], yticks=[])
+            tile.grid(visible=False)
+            if row == 0:
+                tile.set_title(f"after {step}", loc="center", fontsize=10, fontweight="normal")
+            if column == 0:
+                tile.set_ylabel(caption.replace(" on the ", "\non the ").replace(" at ", "\nat "),
+                                fontsize=8, rotation=0, ha="right", va="center")  # fmt: skip
+    stages = "; ".join(f"{means[k - 1]:.2f} after {k}" for k in shots if k)
+    words = (
+        f"A loss curve of {len(losses)} steps, whose running mean is {stages}. Below it, one "
+        f"column of images for each of these stages and a row for each of the captions: "
+        f"{'; '.join(captions)}."
+    )
+    return Described(figure, words)
+
+
+@in_style
+def loss_lines(
+    lines: Mapping[str, Sequence[float]],
+    title: str,
+    norms: Mapping[str, Sequence[float]] | None = None,
+) -> Described:
+    """Draw the losses of up to four runs, and the norms of their gradients in a second panel.
+
+    Both axes are logarithmic. Each name is at the end of its loss.
+
+    Args:
+        lines: One loss a step, by the name of the run.
+        title: Of the figure.
+        norms: One norm a step, by the name of the run, or None.
+    """
+    figure = Figure(figsize=(WIDTH, 3.2), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 2 if norms else 1, squeeze=False)[0]
+    styles = ((BLUE, "-"), (VERMILION, "--"), (INK, ":"), (GREEN, "-."))
+    for ax, runs, label in zip(
+        axes, (lines, norms), ("loss", "norm of the gradient"), strict=False
+    ):
+        for (name, values), (colour, dashes) in zip((runs or {}).items(), styles, strict=False):
+            steps = range(1, len(values) + 1)
+            ax.plot(steps, values, dashes, color=colour, lw=1.8, label=name)
+        ax.set(xlabel="training step", ylabel=label)
+        plain_log(ax)
+    low, high = map(math.log, axes[0].get_ylim())
+    heights = apart([math.log(values[-1]) for values in lines.values()], 0.075 * (high - low))
+    for (name, values), height, (colour, _) in zip(lines.items(), heights, styles, strict=False):
+        axes[0].text(1.03 * len(values), math.exp(height), name, color=colour, va="center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    ends = "; ".join(f"{name}: {v[0]:.2f} to {v[-1]:.2g}" for name, v in lines.items())
+    words = f"The losses of {len(lines)} runs over the training steps, first and last. {ends}."
+    if norms:
+        peaks = "; ".join(f"{name}: {max(v):.1f}" for name, v in norms.items())
+        words += f" Beside them the norms of their gradients, with the largest: {peaks}."
+    return Described(figure, words)
+
+
+@in_style
+def errors_by_time(
+    times: Sequence[int],
+    errors: Mapping[str, Sequence[float]],
+    of_z_0: Mapping[str, Sequence[float]],
+) -> Described:
+    """Draw validation losses over t, as errors of the noise and as errors of z_0 (log scale).
+
+    Args:
+        times: The timesteps.
+        errors: Up to four curves, by name.
+        of_z_0: The same errors, of z_0.
+    """
+    figure = Figure(figsize=(WIDTH, 3.3), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    styles = ((GREEN, "-."), (VERMILION, "--"), (BLUE, "-"), (INK, ":"))
+    for ax, lines in ((left, errors), (right, of_z_0)):
+        for (name, values), (colour, dashes) in zip(lines.items(), styles, strict=False):
+            ax.plot(times, values, dashes, color=colour, lw=1.9, label=name)
+        ax.set(xlabel="timestep t", ylabel="mean squared error")
+    left.set(title="Error of the noise", ylim=(0, None))
+    right.set(title="The same, as an error of $z_0$")
+    plain_log(right)
+    left.legend()
+    first, last = times[0], times[-1]
+    ends = "; ".join(
+        f"{name}: {v[0]:.2f} at t = {first}, {v[-1]:.4f} at t = {last}"
+        for name, v in errors.items()
+    )
+    on_z_0 = "; ".join(f"{name}: {v[0]:.4f}, {v[-1]:.3f}" for name, v in of_z_0.items())
+    words = f"Two panels over t. Error of the noise: {ends}. Error of z_0 at the ends: {on_z_0}."
+    return Described(figure, words)
 
 
 # ------------------------------------------------------------------------------ training progress

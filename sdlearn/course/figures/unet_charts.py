@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sdlearn.course.figures.style import (
     BLUE,
-    GREEN,
     ORANGE,
     VERMILION,
     Described,
@@ -28,7 +27,7 @@ def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
     """
     sums = by_resolution(stops)
     totals = [sum(column) for column in zip(*sums.values(), strict=True)]
-    figure = Figure(figsize=(5.6, 1.2 + 0.6 * len(sums)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5.6, 1.2 + 0.6 * len(sums)), dpi=96, layout="constrained")
     ax = figure.subplots()
     told = []
     for j, (name, colour) in enumerate(zip(("parameters", "MACs"), (BLUE, ORANGE), strict=True)):
@@ -39,7 +38,7 @@ def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
         shares = zip(sums, parts, strict=True)
         told.append(f"{name}: " + ", ".join(f"{part:.1f} % at {size}" for size, part in shares))
     ax.set(yticks=range(len(sums)), yticklabels=list(sums), ylabel="size of the map")
-    ax.set(title=title, xlabel="share of all blocks (%)", xlim=(0, 78))
+    ax.set(title=title, xlabel="share of the total (%)", xlim=(0, 78))
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     return Described(figure, f"A bar chart with two bars for each size of map. {'. '.join(told)}.")
@@ -49,8 +48,8 @@ def cost_bars(stops: Sequence[BlockTrace], title: str) -> Described:
 def probe_lines(scores: Mapping[str, Mapping[str, float]], title: str) -> Described:
     """Draw the correlation that a probe reaches in each block, one line for each setting.
 
-    The name of a line is written at its end. Lines without a caption are dashed, and those
-    without an image dotted. Those of one timestep share a colour.
+    The name of a line is written at its end. Lines without a caption are dashed. Those of one
+    timestep share a colour.
 
     Args:
         scores: The correlations by block, for each setting, "t = 800" or "t = 800, no caption".
@@ -63,12 +62,12 @@ def probe_lines(scores: Mapping[str, Mapping[str, float]], title: str) -> Descri
     ends: list[float] = []
     for name, score in sorted(scores.items(), key=lambda item: -item[1][blocks[-1]]):
         time, _, lacks = name.partition(", ")
-        colour, values = (BLUE, VERMILION, GREEN)[times.index(time)], list(score.values())
-        line = {"": "o-", "no caption": "s--", "no image": "^:"}[lacks]
+        colour, values = (BLUE, VERMILION)[times.index(time)], list(score.values())
+        line = "s--" if lacks else "o-"
         ax.plot(values, line, color=colour, ms=4.5, mfc="white" if lacks else colour)
         ends.append(min(values[-1] + 0.02 * (not ends), *(y - 0.075 for y in ends[-1:]), 2.0))
         ax.text(len(blocks) - 0.85, ends[-1], name, color=colour, va="center", fontsize=9)
-    ax.set(title=title, ylabel="correlation with the truth", ylim=(-0.06, 1.04))
+    ax.set(title=title, ylabel="correlation with the true coverage", ylim=(-0.06, 1.04))
     ax.set(xlabel="block, in the order of a forward pass", xlim=(-0.2, len(blocks) + 0.75))
     ax.set_xticks(range(len(blocks)), [block.replace(", ", "\n") for block in blocks])
     told = (f"{n}: {', '.join(f'{x:.2f}' for x in s.values())}" for n, s in scores.items())

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdlearn.course.figures.images import grid, label_font
+from sdlearn.course.figures.images import grid, label_font, letters_for
 from sdlearn.course.figures.plots import NARROW, axes_for, cluster_labels
 from sdlearn.course.figures.style import (
     BLUE,
@@ -44,7 +44,9 @@ def image_rows(
         scale: Side of an enlarged pixel, in pixels.
         columns: A heading for each column, or none.
     """
-    figure = grid([to_images(row) for row in rows.values()], columns, [*rows], title, scale)
+    images = [to_images(row) for row in rows.values()]
+    letters = letters_for(scale * sum(image.width for image in max(images, key=len)))
+    figure = grid(images, columns, [*rows], title, scale, letters)
     names = "; ".join(filter(None, rows))
     return Described(figure, f"Rows of images: {names}. {words}" if names else words)
 
@@ -154,7 +156,7 @@ def latent_planes(
         right.imshow(
             np.digitize(nearness, (0.4, 0.7, 0.9)), cmap=MAP_COLOURS, vmin=0, vmax=3, **box
         )
-        for numbers, (x, y) in cluster_labels(points, 0.3):
+        for numbers, (x, y) in cluster_labels(points, 0.4):
             if abs(x) <= edge and abs(y) <= edge:
                 right.text(x, y, numbers, ha="center", va="center", fontsize=9, bbox=spot)
         left.set(title=name, ylabel="$z_1$")
@@ -245,23 +247,29 @@ def plane_map(latents: Tensor, point: tuple[float, float], reach: float, size: i
 def normal_densities(pairs: Sequence[tuple[float, float]], title: str) -> Described:
     """Draw normal densities, each (mean, standard deviation), over N(0, 1) with their KL."""
     figure, ax = axes_for(title, "z", "density")
-    figure.set_size_inches(NARROW, 3.2)
-    z, said = np.linspace(-7, 5, 481), []
-    ax.fill_between(z, density(z, 0, 1), color="#dfe3e8", label="N(0, 1)")
+    figure.set_size_inches(NARROW, 2.8)
+    z, said = np.linspace(-3.5, 5, 341), []
+    ax.fill_between(z, density(z, 0, 1), color="#dfe3e8")
+    ax.text(-1.2, float(density(-1.2, 0, 1)), "N(0, 1)", color=MUTED, ha="right", va="bottom")
     looks = zip(pairs, (BLUE, VERMILION, GREEN), ("-", "--", "-."), strict=False)
     for (mean, std), colour, style in looks:
         divergence = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
         name = f"mean {mean:g}, std {std:g}: {divergence:.2f} nats"
         ax.plot(z, density(z, mean, std), style, color=colour, label=name)
+        side = -1 if mean <= 0 else 1  # of the curve, for its label
+        x, written = mean + side * 0.7 * std, name.replace(": ", ":\n")
+        ax.text(
+            x + side * 0.15, float(density(x, mean, std)), written, color=colour, fontsize=9,
+            ha="right" if side < 0 else "left", va="bottom",
+        )  # fmt: skip
         said.append(name)
-    ax.legend(loc="upper left", fontsize=9)
     return Described(
         figure,
         f"Normal densities over that of N(0, 1), and their KL from it. {'; '.join(said)}.",
     )
 
 
-def density(z: np.ndarray, mean: float, std: float) -> np.ndarray:
+def density(z: np.ndarray | float, mean: float, std: float) -> np.ndarray:
     """Return the normal density at z."""
     return np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
 
@@ -276,12 +284,10 @@ def guess_errors(values: Sequence[float], chances: Sequence[float]) -> Described
     """
     title = "Which value has the smallest expected error?"
     figure, ax = axes_for(title, "value returned", "expected error")
-    figure.set_size_inches(NARROW, 3.2)
+    figure.set_size_inches(NARROW, 2.8)
     c, said = np.linspace(-1.4, 1.4, 281), []
-    for name, power, style, colour in (
-        ("squared", 2, "-", BLUE),
-        ("absolute", 1, "--", VERMILION),
-    ):
+    looks = ("squared", 2, "-", BLUE), ("absolute", 1, "--", VERMILION)
+    for name, power, style, colour in looks:
         pairs = zip(values, chances, strict=True)
         cost = np.sum([p * np.abs(c - x) ** power for x, p in pairs], axis=0)
         best = int(cost.argmin())

@@ -32,29 +32,32 @@ def autoencoder() -> Described:
     )
     above, below = 6.7, 2.1
 
-    def block(x: float, y: float, height: float, colour: str, name: str, wide: float = 1.0) -> None:
+    def block(
+        x: float, y: float, height: float, colour: str, name: str, wide: float = 1.15
+    ) -> None:
         corner = (x - wide / 2, y - height / 2)
         ax.add_patch(Rectangle(corner, wide, height, facecolor=colour, edgecolor=INK, lw=0.9))
-        ax.text(x, y, name, ha="center", va="center", fontsize=8.5, linespacing=1.3)
+        ax.text(x, y, name, ha="center", va="center", fontsize=8, linespacing=1.3)
 
     for y in (above, below):
-        block(0.65, y, LEVELS[0][2], PALE, "image\n\n3 ×\n512²", 1.1)
+        block(0.6, y, LEVELS[0][2], PALE, "image\n\n3 ×\n512²", 1.0)
         for k, (channels, side, height) in enumerate(LEVELS):
-            block(2.05 + 1.3 * k, y, height, CONV, f"{channels} ×\n{side}²")
-        block(7.2, y, 1.6, ATTENTION, "mid", 0.85)
-        box(ax, 8.4, y, "1 × 1", LINEAR, w=0.9, h=0.9)
-    gaps = ((1.2, 1.55), (2.55, 2.85), (3.85, 4.15), (5.15, 5.45), (6.45, 6.77), (7.63, 7.95))
+            block(1.97 + 1.43 * k, y, height, CONV, f"{channels} ×\n{side}²")
+        block(7.5, y, 1.6, ATTENTION, "mid", 0.75)
+        box(ax, 8.65, y, "1 × 1", LINEAR, w=1.0, h=0.9)
+    gaps = ((1.1, 1.4), (2.55, 2.83), (3.98, 4.26), (5.41, 5.69), (6.84, 7.12), (7.88, 8.15))
     for left, right in gaps:
         arrow(ax, [(left, above), (right, above)])
         arrow(ax, [(right, below), (left, below)])
     for y, name in ((above + 0.75, "mean"), (above - 0.75, "logvar")):
-        arrow(ax, [(8.85, above), (9.3, y)])
-        box(ax, 9.9, y, name, LINEAR, w=1.2, h=0.9)
-        arrow(ax, [(10.5, y), (11.25, above + (0.25 if y > above else -0.25))])
-    box(ax, 11.7, above, "z", tint(ORANGE, 0.7), w=0.9, h=1.4)
-    arrow(ax, [(11.7, above + 1.5), (11.7, above + 0.7)], PURPLE)
-    label(ax, 11.7, above + 1.8, "noise ε", PURPLE)
-    arrow(ax, [(11.7, above - 0.7), (11.7, below), (8.85, below)])
+        arrow(ax, [(9.15, above), (9.5, y)])
+        box(ax, 10.1, y, name, LINEAR, w=1.2, h=0.9)
+        arrow(ax, [(10.7, y), (11.4, above + (0.25 if y > above else -0.25))])
+    label(ax, 8.65, above - 0.8, "8 × 64²", MUTED)
+    box(ax, 11.85, above, "z", tint(ORANGE, 0.7), w=0.9, h=1.4)
+    arrow(ax, [(11.85, above + 1.5), (11.85, above + 0.7)], PURPLE)
+    label(ax, 11.85, above + 1.8, "noise ε", PURPLE)
+    arrow(ax, [(11.85, above - 0.7), (11.85, below), (9.15, below)])
     label(ax, 10.8, (above + below) / 2, "latent\n4 × 64²", MUTED)
     for y, text in (
         (above, "encoder: 2 ResBlocks a level,\nDownsample between levels"),
@@ -65,9 +68,9 @@ def autoencoder() -> Described:
     words = (
         "A diagram in two rows. Above, an image of 3 times 512 times 512 goes through four levels "
         "of the encoder: 128 channels at 512, 256 at 256, 512 at 128 and 512 at 64 pixels, a "
-        "middle block and a 1 by 1 convolution. Mean and log-variance come out of it. With noise "
-        "they make the latent z of 4 times 64 times 64. Below, a 1 by 1 convolution, a middle "
-        "block and the same four levels in reverse, the decoder, make an image of it."
+        "middle block and a 1 by 1 convolution. Its 8 channels are mean and log-variance. With "
+        "noise they make the latent z of 4 times 64 times 64. Below, a 1 by 1 convolution, a "
+        "middle block and the same four levels in reverse, the decoder, make an image of it."
     )
     return Described(figure, words)
 

@@ -51,7 +51,7 @@ def same(
             raise Different(trouble)
         mine, theirs = mine.double().eval(), theirs.double().eval()
         sizes = [weight.numel() for weight in theirs.state_dict().values()]
-        counted = f"{len(sizes)} tensors with equal names and shapes, {sum(sizes):,} parameters; "
+        counted = f"{len(sizes)} tensors, equal names and shapes\n{sum(sizes):,} parameters; "
     with torch.no_grad():
         a, b = (materialize(f(*converted(inputs, torch.float64))) for f in (mine, theirs))
     trouble = difference(a, b, tolerance)
@@ -59,8 +59,9 @@ def same(
         raise Different(f"Not the same: {trouble}.")
     errors = [relative_error(x, y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
     found = [str(tuple(leaf.shape)) for leaf in tree_leaves(b)] or ["equal"]
-    shapes = ", ".join(found) if len(found) <= 8 else f"of {len(found)} tensors"
-    print(f"same: {counted}output {shapes}, relative error {max(errors, default=0):.0e}")
+    shapes = ", ".join(found) if len(found) <= 2 else f"of {len(found)} tensors"
+    print(f"same: {counted}output {shapes}")  # lines that a phone doesn't break
+    print(f"relative error {max(errors, default=0):.1g}")
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> str:

@@ -52,10 +52,10 @@ class Exercise:
         title: Heading of the card.
         minutes: Time that most readers need.
         difficulty: 1 to 3.
-        statement: The task in markdown, shown in the notebook.
-        hints: Three, each giving away more than the one before.
         solution: A function, a subclass of nn.Module or a value. Its signature and docstring are
             the learner's stub.
+        statement: The task in Markdown, shown in the notebook.
+        hints: Three, each giving away more than the one before.
         mistakes: Wrong answers that the checker recognises.
         cases: Draws the inputs, with tensors in float64 (half precision where that is the point).
             An equal generator must give equal inputs.
@@ -69,9 +69,9 @@ class Exercise:
     title: str
     minutes: int
     difficulty: int
-    statement: str
-    hints: tuple[str, str, str]
     solution: Any
+    statement: str = ""
+    hints: tuple[str, str, str] = ("", "", "")
     mistakes: tuple[Mistake, ...] = ()
     cases: Callable[[torch.Generator], Iterator[Case]] = no_input
     given: tuple[str, ...] = ("__init__",)

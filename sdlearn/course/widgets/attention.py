@@ -56,10 +56,15 @@ class AttentionLens(FigureWidget):
         most = float(weights[:, 1 : len(self.maps.words) - 1].max())
         self.tiles = page, heatmap(seen, most, page.width), overlay(page, seen, most)
         headings = "the image", f"attention to {word}", "lit by the map"
-        self.image = grid([self.tiles], headings, scale=2)
+        among = "mean of all heads" if head is None else f"head {head}"
+        state = (
+            f"{word}: {self.layer.label}, {among}, step {self.step.value}, "
+            f"sharpness {self.sharpness.value:g}"
+        )
+        self.image = grid([self.tiles], headings, title=state, scale=2)
         sentence = (
             f"The token “{word}” gets {seen.mean():.1%} of the attention, and {seen.max():.1%} "
             f"where it gets most; an equal share would be {1 / weights.shape[1]:.1%}. White is "
             f"{most:.1%}, the most that any word gets here."
         )
-        self.show(sentence, f"Attention map of {word}. {sentence}")
+        self.show(sentence, f"Attention map of {word}. {sentence} Settings: {state}.")

@@ -21,11 +21,13 @@ class FigureWidget(widgets.VBox):
         image: The figure that is shown.
         alt: The text alternative of the figure.
         width: Of the figure, in CSS pixels.
+        stored_caption: Settings and results for the stored page, which shows no controls.
     """
 
     image: Image.Image
     alt: str
     width: int
+    stored_caption: str = ""
 
     def __init__(self, controls: Sequence[widgets.Widget]) -> None:
         self.message = widgets.HTML()
@@ -47,4 +49,4 @@ class FigureWidget(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
         view = super()._repr_mimebundle_(**options)
-        return with_image(view, self.image, self.alt, self.width)
+        return with_image(view, self.image, self.alt, self.width, self.stored_caption)

@@ -33,12 +33,13 @@ class GuidanceWidget(FigureWidget):
         grown_fraction: Fraction of the samples above THRESHOLD, which are grown cats.
     """
 
-    def __init__(self, scale: float = 3.0, width: int = 720) -> None:
+    def __init__(self, scale: float = 3.0, width: int = 720, away: str = "") -> None:
         """Build the widget.
 
         Args:
             scale: Guidance scale at the start, 0 to 8.
             width: Of the figure, in CSS pixels.
+            away: The negative prompt at the start, "" or "dog".
         """
         self.width = width
         row = {"style": {"description_width": "8em"}, "layout": {"width": "36em"}}
@@ -46,7 +47,7 @@ class GuidanceWidget(FigureWidget):
             value=scale, min=0, max=8, step=0.25, description="Scale s",
             continuous_update=False, **row,
         )  # fmt: skip
-        self.away = widgets.Dropdown(options=AWAY, description="Away from", **row)
+        self.away = widgets.Dropdown(options=AWAY, value=away, description="Away from", **row)
         self.times = widgets.IntRangeSlider(
             value=(0, 999), min=0, max=999, description="Guided for t in",
             continuous_update=False, **row,
@@ -73,6 +74,6 @@ class GuidanceWidget(FigureWidget):
             "", density_from_quantiles(ends), {"all cats": cats, "sharpened": (GRID, goal)}
         )
         title = f"Cats, guided with scale {scale:g}, away from {negative}"
-        figure = densities([part_of], title, "samples", (-7, 3), 2.5)
-        self.image = Image.open(io.BytesIO(png(figure))).convert("L")
+        drawn = densities([part_of], title, "samples", (-7, 3), 2.5)
+        self.image = Image.open(io.BytesIO(png(drawn.figure))).convert("RGB").quantize(64)
         self.show(sentence, f"Densities over the size. {sentence}")

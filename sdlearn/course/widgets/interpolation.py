@@ -1,4 +1,4 @@
-"""The widget of notebook 11: interpolation between two images, by prompt and by noise."""
+"""The widget of notebook 12: interpolation between two images, by prompt and by noise."""
 
 import ipywidgets as widgets
 import torch

@@ -1,4 +1,4 @@
-"""The widget of notebook 07: a noisy page at any timestep, and the page nearest to it."""
+"""The widget of notebook 07: a noisy image at any timestep, and the image nearest to it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,10 +53,10 @@ class NoiseScheduleWidget(FigureWidget):
         last = min(schedule.num_steps for schedule in schedules.values()) - 1
         self.schedule = widgets.Dropdown(options=list(schedules), description="Schedule", **row)
         self.t = widgets.IntSlider(
-            value=last // 2, max=last, description="Time t", continuous_update=False, **row
+            value=last // 2, max=last, description="Timestep t", continuous_update=False, **row
         )
         self.page = widgets.IntSlider(
-            value=0, max=len(pages) - 1, description="Page", continuous_update=False, **row
+            value=0, max=len(pages) - 1, description="Image", continuous_update=False, **row
         )
         super().__init__([self.schedule, self.t, self.page])
 
@@ -71,13 +71,13 @@ class NoiseScheduleWidget(FigureWidget):
         if self.found is None:
             guess, seen = "all are equally near", None
         else:
-            other = f"the nearest is page {self.found}, a wrong one"
+            other = f"the nearest is image {self.found}, a wrong one"
             guess = "the nearest is the right one" if self.found == k else other
             seen = self.pages[self.found]
         self.image = noise_and_nearest(self.pages[k], z, seen, self.decode)
         level = describe_noise_level(t, float(alpha), float(sigma))
-        self.sentence = f"{level} Page {k}; of {len(self.pages)} pages {guess}."
-        self.show(self.sentence, f"A page under noise. {self.sentence}")
+        self.sentence = f"{level} Image {k}: of {len(self.pages)} images, {guess}."
+        self.show(self.sentence, f"An image under noise. {self.sentence}")
 
     def decode(self, z: Tensor) -> Image.Image:
         """Decode a latent (1, 4, h, w) to an image."""

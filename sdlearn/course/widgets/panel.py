@@ -1,160 +1,203 @@
-"""One setting of the playground: its controls, and what was drawn with them."""
+"""One panel of the playground: the controls of a drawing, and what was drawn with them."""
 
-import base64
 import html
+import random
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from contextlib import closing
 from threading import Event
 from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
-from torch import Tensor
 
-from sdlearn.course import attention_maps
-from sdlearn.course.figures import grid, heatmap, img, overlay
-from sdlearn.course.figures.trajectory import pick_steps, strip
-from sdlearn.course.widgets import controls
-from sdlearn.course.widgets.controls import ROW
+from sdlearn.controlnet import ControlNet
+from sdlearn.course.figures.trajectory import pick_steps
+from sdlearn.course.widgets import controls, drawing
+from sdlearn.course.widgets.begin_from import BeginFrom
+from sdlearn.course.widgets.control_hint import ControlHint
+from sdlearn.course.widgets.drawing import Drawing
+from sdlearn.course.widgets.page_style import Upload
+from sdlearn.course.widgets.prompts import PromptBox
 from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.course.widgets.text_to_image import unknown_words
+from sdlearn.course.widgets.viewer import WIDTH, Viewer, smooth, status
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.samplers import State
 from sdlearn.utils import memory, png_metadata
-from sdlearn.utils.image_files import open_image, upright
-from sdlearn.utils.images import central_square, fit_image, to_pil
-from sdlearn.utils.png_metadata import GenerationSettings
+from sdlearn.utils.png_metadata import GenerationSettings, adapters_name
+from sdlearn.utils.sampling_checks import check_control_fits
 
-WIDTH = 384  # of a picture on the page, in CSS pixels: six for each of the storybook's
-LINE = ROW | {"layout": widgets.Layout(width="auto", max_width="56em")}
+SEEDS = 100_000  # random seeds are below this, because longer numbers are hard to read out
+NO_CONTROLNET = (
+    "the image was made with a ControlNet and a hint, but this playground has no ControlNet; make "
+    "one with Playground(sd, controlnet=...)"
+)
 
 
 class Panel(widgets.VBox):
-    """The controls of one picture, and under them the picture, its strip and its words.
+    """The controls of a drawing and, beside them, the drawing.
 
-    `picture` and `made` are the last finished picture and the settings it was made with, None
-    before the first. Drawing goes on in whatever thread calls `draw`; the rest is for the kernel's.
+    `draw` may run in any thread; everything else belongs in the kernel's thread.
+
+    Attributes:
+        drawing: The last finished drawing; None before the first.
     """
 
-    def __init__(self, sd: StableDiffusion, prompt: str, name: str) -> None:
-        """name: what the panel is called where there are two."""
-        self.sd = sd
-        self.picture: Image.Image | None = None
-        self.made: GenerationSettings | None = None
-        self.start: Image.Image | None = None
-        self.maps: Tensor | None = None
+    def __init__(
+        self, sd: StableDiffusion, prompt: str, name: str, controlnet: ControlNet | None = None
+    ) -> None:
+        """Build the panel.
+
+        Args:
+            sd: The model.
+            prompt: The first prompt.
+            name: The panel's name where there are two.
+            controlnet: Follows a drawn hint; None for a panel without control.
+
+        Raises:
+            ValueError: If the ControlNet is for another U-Net.
+        """
+        if controlnet is not None:
+            check_control_fits(controlnet, sd.unet)
+        self.sd, self.controlnet = sd, controlnet
+        self.drawing: Drawing | None = None
         self.name = name
         self.title = widgets.HTML(f"<h3>{html.escape(name)}</h3>")
-        self.prompt = widgets.Text(value=prompt, description="Prompt", **LINE)
-        self.negative = widgets.Text(
-            description="Negative prompt", placeholder="what to move away from, or nothing", **LINE
-        )
+        self.prompts = PromptBox(prompt, sd.spec.name == "storybook")
+        self.prompt, self.negative = self.prompts.prompt, self.prompts.negative
         self.controls = controls.controls(sd.spec)
+        self.reasons = {name: widgets.HTML() for name in ("eta", "sigmas")}
         button = {"width": "auto"}
-        self.afresh = widgets.Button(description="Noise", layout=button)
-        self.upload = widgets.FileUpload(accept="image/*", description="A file", layout=button)
-        self.again = widgets.Button(description="This picture", layout=button)
-        self.strength = widgets.FloatSlider(
-            value=0.6, min=0, max=1, step=0.05, description="Strength", disabled=True, **ROW
+        self.dice = widgets.Button(
+            description="⚄ Random seed", tooltip="Choose a seed at random", layout=button
         )
-        self.begins = widgets.HTML()
-        self.progress = widgets.IntProgress(description="Progress", **ROW)
+        self.source = BeginFrom(sd, self.say)
+        self.control = None if controlnet is None else ControlHint(sd.spec, controlnet)
         self.message = widgets.HTML()
-        self.view = widgets.HTML()
-        self.caption = widgets.HTML()
-        self.words = widgets.ToggleButtons(
-            description="Attention", style={"button_width": "auto"}, layout={"display": "none"}
+        self.load = Upload(
+            "PNG",
+            description="Load settings from an image",
+            accept="image/png",
+            tooltip="Set the controls to the settings in a saved image",
         )
-        self.map = widgets.HTML()
-        self.strip = widgets.HTML()
-        self.link = widgets.HTML()
-        self.load = widgets.FileUpload(
-            accept="image/png", description="Load settings from a picture", layout=button
+        self.progress = widgets.IntProgress(
+            description="Progress", style={"description_width": "6.5em"}, layout={"width": "auto"}
         )
-        self.upload.observe(lambda _: self.take_upload(), "value")
-        self.again.on_click(lambda _: self.begin_from(self.picture))
-        self.afresh.on_click(lambda _: self.begin_from(None))
+        self.viewer = Viewer(sd, name)
+        self.viewer.above.children = (self.progress, self.message)
+        self.source.again.on_click(lambda _: self.source.set(self.image))
         self.load.observe(lambda _: self.take_settings(), "value")
-        self.words.observe(lambda _: self.look(), "index")
-        self.begin_from(None)
+        self.dice.on_click(lambda _: self.roll())
+        self.controls["sampler"].observe(lambda _: self.adapt(), "value")
+        self.adapt()
         self.say("Nothing drawn yet.")
-        starts = widgets.HBox([widgets.Label("Begin from"), self.afresh, self.upload, self.again])
-        starts.layout.flex_flow = "row wrap"
-        known = controls.knobs_of(sd.spec)
-        plain = [each for name, each in self.controls.items() if not known[name].advanced]
-        more = [each for name, each in self.controls.items() if known[name].advanced]
-        folded = widgets.Accordion([widgets.VBox(more)], titles=["More settings"])
-        column = [*plain, folded, starts, self.begins, self.strength, self.load]
-        drawn = [self.view, self.caption, self.progress, self.message, self.link]
-        beside = {"flex": "1 1 22em", "max_width": "30em", "padding": "0 0 0 0.7em"}
-        columns = [
-            widgets.VBox(column, layout={"flex": "0 1 24em", "min_width": "18em"}),
-            widgets.VBox(drawn, layout=beside),
-            widgets.VBox([self.words, self.map], layout=beside),
-        ]
-        wrapping = widgets.HBox(columns, layout={"flex_flow": "row wrap"})
+        self.left = widgets.VBox(self.column(), layout={"min_width": "17em", "max_width": "100%"})
+        self.source.box.layout.observe(lambda _: self.make_room(), "display")
+        self.make_room()
+        self.viewer.layout.flex = "1 1 20em"
+        beside = widgets.HBox([self.left, self.viewer], layout={"flex_flow": "row wrap"})
         super().__init__(
-            [self.title, self.prompt, self.negative, wrapping, self.strip],
-            layout={"flex": "1 1 24em", "min_width": "18em"},
+            [self.title, self.prompts, beside], layout={"flex": "1 1 24em", "min_width": "17em"}
         )
+
+    def column(self) -> list[widgets.Widget]:
+        """Return the controls from top to bottom, the advanced ones folded away."""
+        known = controls.knobs_of(self.sd.spec)
+        plain: list[widgets.Widget] = []
+        more: list[widgets.Widget] = []
+        for name, each in self.controls.items():
+            place = more if known[name].advanced else plain
+            place.append(each)
+            place += [self.reasons[name]] if name in self.reasons else []
+            place += [self.dice] if name == "seed" else []
+        more += [self.source, self.load]
+        self.more = widgets.Accordion(
+            [widgets.VBox(more)], titles=["More settings"], selected_index=None
+        )
+        self.control_fold = widgets.Accordion(
+            [self.control or widgets.VBox()], titles=["Control"], selected_index=None
+        )
+        for fold in (self.more, self.control_fold):
+            fold.observe(lambda _: self.make_room(), "selected_index")
+        return [*plain, self.more, *([self.control_fold] if self.control else [])]
+
+    def make_room(self) -> None:
+        """Give the controls the width of a canvas while one is shown."""
+        painting = self.more.selected_index == 0 and self.source.start is not None
+        wide = painting or self.control_fold.selected_index == 0
+        self.left.layout.flex = "0 1 34em" if wide else "0 1 25em"
 
     def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
-        """The widget, and the last finished picture for a page that is stored."""
+        """Return the widget, and for a stored page the last finished image."""
         view = super()._repr_mimebundle_(**options)
-        text = f"The picture drawn for: {self.made.prompt}" if self.made else "Nothing drawn yet."
-        return with_image(view, self.picture, text, WIDTH)
+        made, image = self.made, self.image
+        if made is None or image is None:
+            return with_image(view, None, "Nothing drawn yet.", WIDTH)
+        return with_image(view, smooth(image, WIDTH), f"The image drawn for: {made.prompt}", WIDTH)
 
-    # ------------------------------------------------------------------------------- the controls
+    # ------------------------------------------------------------------------------ the controls
+
+    @property
+    def chosen(self) -> int:
+        """The number of the chosen image; the viewer may be showing a new drawing with more."""
+        return min(self.viewer.k, len(self.drawing.images) - 1) if self.drawing else 0
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The chosen image of the last finished drawing."""
+        return None if self.drawing is None else self.drawing.images[self.chosen]
+
+    @property
+    def made(self) -> GenerationSettings | None:
+        """The settings that draw the chosen image alone."""
+        return None if self.drawing is None else self.drawing.settings_of(self.chosen)
 
     def settings(self) -> GenerationSettings:
-        """What the controls say now."""
+        """Return the settings of the controls."""
         return GenerationSettings(
             self.prompt.value,
             self.negative.value,
             controls.sampling_of(self.controls, self.sd.spec),
-            self.start,
-            1.0 if self.start is None else self.strength.value,
+            self.source.start,
+            1.0 if self.source.start is None else self.source.strength.value,
             self.sd.spec.name,
+            self.source.mask,
+            adapters=adapters_name(self.sd),
+            **({} if self.control is None else self.control.settings()),
         )
 
     def set(self, settings: GenerationSettings) -> None:
-        """Let the controls say this. Raises ValueError, with nothing changed, where one cannot."""
+        """Set the controls to these settings.
+
+        Raises:
+            ValueError: If a control cannot show its setting; nothing is changed then.
+        """
+        if self.control is not None:
+            self.control.check(settings)
+        elif settings.hint is not None:
+            raise ValueError(NO_CONTROLNET)
         controls.show(self.controls, settings.sampling, self.sd.spec)
         self.prompt.value, self.negative.value = settings.prompt, settings.negative_prompt
-        self.begin_from(settings.image)
+        self.source.set(settings.image, settings.mask)
         if settings.image is not None:
-            self.strength.value = settings.strength
+            self.source.strength.value = settings.strength
+        if self.control is not None:
+            self.control.take(settings)
 
-    def begin_from(self, picture: Image.Image | None) -> None:
-        """Take a picture to begin from, in the model's size; None for noise alone."""
-        if picture is not None:
-            side = self.sd.spec.resolution
-            (picture,) = to_pil(2 * fit_image(picture, side, side, self.sd.vae.factor) - 1)
-        self.start = picture
-        self.strength.disabled = picture is None
-        self.begins.value = (
-            "Begins from noise."
-            if picture is None
-            else "Begins from " + img(picture, "The picture to begin from", 64)
-        )
+    def adapt(self) -> None:
+        """Disable the controls that the chosen sampler refuses, and say why."""
+        said = controls.adapt(self.controls)
+        for name, line in self.reasons.items():
+            line.value = f"<small>{html.escape(said.get(name, ''))}</small>"
+            line.layout.display = None if name in said else "none"
 
-    def take_upload(self) -> None:
-        """Begin from the file that was handed in, or say why it cannot be used."""
-        for file in self.upload.value:
-            try:
-                with open_image(bytes(file["content"]), file["name"]) as picture:
-                    self.begin_from(central_square(upright(file["name"], picture, "RGB")))
-                    self.say(f"It will begin from {file['name']}.")
-            except ValueError as error:
-                self.say(f"{error}.")
-            except MemoryError:
-                self.say(f"{file['name']} has more pixels than the memory can hold.")
-        self.upload.value = ()  # the same file can be handed in again
+    def roll(self) -> None:
+        """Choose a seed at random."""
+        self.controls["seed"].value = random.randrange(SEEDS)
 
     def take_settings(self) -> None:
-        """Set the controls to what made the picture that was handed in, or say why not."""
+        """Set the controls to the settings in the uploaded image, or say why that is impossible."""
         for file in self.load.value:
             try:
                 settings = png_metadata.read_png(bytes(file["content"]), file["name"])
@@ -165,6 +208,7 @@ class Panel(widgets.VBox):
             said = f"These are the settings of {file['name']}."
             try:
                 settings.check_model(self.sd)
+                settings.check_controlnet(self.controlnet)
             except ValueError as error:
                 said += f" But {error}."
             self.say(f"{said} Press Draw.")
@@ -172,149 +216,88 @@ class Panel(widgets.VBox):
 
     def say(self, sentence: str) -> None:
         """Show a sentence, which screen readers read out."""
-        self.message.value = f'<span role="status">{html.escape(sentence)}</span>'
+        self.message.value = status(sentence)
 
-    # -------------------------------------------------------------------------------- the drawing
+    # ------------------------------------------------------------------------------- the drawing
 
-    def draw(self, settings: GenerationSettings, stopping: Event) -> None:
-        """Draw the picture of these settings, or as much as there is until `stopping` is set.
+    def draw(self, settings: GenerationSettings, stopping: Event) -> bool:
+        """Draw with these settings until `stopping` is set, and then show one drawing alone.
 
-        What cannot be drawn is said in a sentence, and what was there before stays.
+        This is the new drawing if it was finished, otherwise the one before it. A sentence says
+        what cannot be drawn.
+
+        Returns:
+            Whether the drawing was finished.
         """
         self.say("Drawing …")
-        before = self.picture, self.made
+        before, said = self.drawing, ""
         try:
-            said = self.drawn(settings, stopping)
+            said = self.run(settings, stopping)
         except (ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
             full = memory.is_about_memory(error)
             if isinstance(error, RuntimeError) and not full:
                 raise
+            self.drawing = before
             said = f"This cannot be drawn: {memory.in_a_sentence(error) if full else error}."
-            self.picture, self.made = before
-            self.show_picture()
+        finally:
+            if self.viewer.drawing is not self.drawing or self.drawing is None:
+                self.show_drawing()
         self.say(said)
+        return self.drawing is not before
 
-    def drawn(self, settings: GenerationSettings, stopping: Event) -> str:
-        """Draw and show, as `draw` does; what to say of it at the end."""
+    def run(self, settings: GenerationSettings, stopping: Event) -> str:
+        """Draw and show, as `draw` does; return what there is to say at the end."""
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            states = settings.trajectory(self.sd)
-        looks: dict[str, Tensor] = {}
-        with attention_maps.accumulate_weights(self.sd.unet, looks):
-            shown, done = self.follow(states, settings, stopping)
-        self.show_strip(shown, settings)
-        if not done:
-            self.show_picture()
-            return f"Stopped. The strip shows how far it came; {self.kept()}."
-        (self.picture,) = self.sd.to_images(shown[-1].z)
-        self.made = settings
-        self.show_picture()
-        self.show_words(looks, settings)
-        self.show_link()
+            states = settings.trajectory(self.sd, self.controlnet)
+        total = settings.num_steps(self.sd)
+        self.progress.value, self.progress.max = 0, max(total, 1)
+        with closing(drawing.draw(self.sd, settings, states)) as steps:
+            for now in steps:
+                self.show_progress(now)
+                if now.images or now.step in pick_steps(total):
+                    self.viewer.show(now)
+                if stopping.is_set() and now.step < total:
+                    return f"Stopped after step {now.step} of {total}; {self.kept()}."
+        self.drawing = now
         notes = [sentence(str(warning.message)) for warning in warned]
         unknown = unknown_words(self.sd, f"{settings.prompt} {settings.negative_prompt}")
-        if settings.num_steps(self.sd) == 0:
-            notes.insert(0, "Nothing was drawn over the picture: strength times steps is below 1.")
+        if total == 0:
+            notes.insert(
+                0, "Nothing was drawn over the image, because strength times steps is below 1."
+            )
         return " ".join([f"Done in {time.perf_counter() - begun:.1f} s.", *unknown, *notes])
 
+    def show_progress(self, now: Drawing) -> None:
+        """Show how far a drawing has got."""
+        self.progress.max = max(now.total, 1)
+        self.progress.value = now.step if now.total else 1
+        self.progress.description = f"{now.step} of {now.total}"
+
     def kept(self) -> str:
-        """What the picture shows after a stop."""
-        if self.picture is None:
-            return "the picture is its last estimate"
-        return "the picture is the last finished one"
+        """Say what is shown after a stop."""
+        if self.drawing is None:
+            return "there is no finished image yet"
+        return "what you see is the last finished drawing"
 
-    def follow(
-        self, trajectory: Iterator[State], settings: GenerationSettings, stopping: Event
-    ) -> tuple[list[State], bool]:
-        """Run, showing some of the estimates; the states shown, and whether it came to the end."""
-        total = settings.num_steps(self.sd)
-        shown = pick_steps(total)
-        states: list[State] = []
-        self.progress.value, self.progress.max = 0, max(total, 1)
-        for state in trajectory:
-            self.progress.value = state.step if total else 1
-            self.progress.description = f"Step {state.step} of {total}"
-            if state.step in shown:
-                states.append(state)
-                (estimate,) = self.sd.to_images(state.z_0)
-                alt = f"Estimate of the picture after {state.step} of {total} steps"
-                self.view.value = img(estimate, alt, WIDTH)
-                self.caption.value = f"{alt}."
-            if stopping.is_set() and state.step < total:
-                return states, False
-        return states, True
+    def show_drawing(self) -> None:
+        """Show the last finished drawing and its progress, or nothing."""
+        self.viewer.show(self.drawing)
+        if self.drawing is None:
+            self.progress.value, self.progress.description = 0, "Progress"
+        else:
+            self.show_progress(self.drawing)
 
-    def show_picture(self) -> None:
-        """The last finished picture; while there is none, the last estimate stays."""
-        if self.picture is not None and self.made is not None:
-            made, how = self.made, self.made.sampling
-            self.view.value = img(self.picture, f"The picture drawn for: {made.prompt}", WIDTH)
-            self.caption.value = (
-                f"“{html.escape(made.prompt)}”, seed {how.seed}, {how.steps} steps of "
-                f"{how.sampler}, guidance {how.guidance_scale:g}"
-            )
-
-    def show_strip(self, states: Sequence[State], settings: GenerationSettings) -> None:
-        """Show the latents and their decoded estimates after each of these steps."""
-        estimates = [self.sd.to_images(state.z_0)[0] for state in states]
-        numbers = [state.step for state in states]
-        self.walked = strip(numbers, [state.z[0] for state in states], estimates)
-        alt = (
-            f"The latent and its decoded estimate after the steps {', '.join(map(str, numbers))} "
-            f"of {settings.num_steps(self.sd)}. Light is positive, dark negative."
-        )
-        self.strip.value = img(self.walked, alt, self.walked.width, squares=False)
-
-    def show_words(self, looks: dict[str, Tensor], settings: GenerationSettings) -> None:
-        """A button for each word. The chosen one stays so; else it is the one looked at hardest."""
-        with warnings.catch_warnings(action="ignore"):  # the walk has warned already
-            words, before = attention_maps.prompt_tokens(self.sd, settings.prompt), self.words.value
-        self.maps = attention_maps.token_maps(looks) if looks else None
-        index = None
-        if self.maps is not None:
-            most = self.maps.flatten(1).amax(1).tolist()
-            hardest = max(range(1, len(words) - 1), key=most.__getitem__, default=0)
-            index = words.index(before) if before in words else hardest
-        with self.words.hold_trait_notifications():
-            self.words.options = words
-            self.words.index = None
-        self.words.index = index
-        self.words.layout.display = "none" if self.maps is None else None
-
-    def look(self) -> None:
-        """Show the map of the chosen word beside the picture."""
-        k = self.words.index
-        if k is None or self.maps is None or self.picture is None:
-            self.map.value = ""
-            return
-        seen = self.maps[k]
-        page = grid(
-            [[overlay(self.picture, seen), heatmap(seen, size=self.picture.width)]],
-            ["lit by the map", "the map"],
-            scale=max(1, 192 // self.picture.width),
-        )
-        word = self.words.options[k]
-        mean, most = seen.mean(), seen.max()
-        sentence = f"“{word}” gets {mean:.1%} of the attention, and {most:.1%} where it gets most"
-        alt = f"Map of the word {word}. {sentence}"
-        self.map.value = img(page, alt, page.width, squares=False) + (
-            f'<br><span role="status">{html.escape(sentence)}.</span>'
-        )
-
-    def show_link(self) -> None:
-        """A link that saves the picture, with its settings inside, in the browser."""
-        if self.picture is None or self.made is None:
-            return
-        data = base64.b64encode(png_metadata.png_bytes(self.picture, self.made)).decode()
-        self.link.value = (
-            f'<a download="picture-{self.name.lower()}-{self.made.sampling.seed}.png" '
-            f'href="data:image/png;base64,{data}" '
-            'style="text-decoration: underline">Save this picture</a>, with its settings inside'
-        )
+    def restore(self, earlier: Drawing) -> None:
+        """Show an earlier drawing again and set the controls to its settings."""
+        self.set(earlier.settings)
+        self.drawing = earlier
+        self.show_drawing()
+        self.say("This drawing is from the history; the controls show its settings.")
 
 
 def sentence(warning: str) -> str:
-    """A warning in at most two lines, as a sentence."""
+    """Return a warning as a sentence of at most two lines."""
     short = textwrap.shorten(warning, 200, placeholder=" …")
     return short[:1].upper() + short[1:] + "."

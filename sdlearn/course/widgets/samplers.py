@@ -6,7 +6,8 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from sdlearn.course.figures.samplers import DATA, exact_denoiser, sample_mixture, trajectory_image
+from sdlearn.course.figures.mixtures import DATA, exact_denoiser, sample_mixture
+from sdlearn.course.figures.samplers import trajectory_image
 from sdlearn.course.widgets.figure_widget import FigureWidget
 from sdlearn.samplers import SAMPLERS, State, ddim, heun
 from sdlearn.schedule import NoiseSchedule, Point

@@ -5,12 +5,16 @@ import warnings
 from typing import Any
 
 import ipywidgets as widgets
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sdlearn.course.figures import img
+from sdlearn.course.figures.images import label_font
+from sdlearn.course.figures.style import BLUE, GREY, INK
 from sdlearn.course.widgets.stored_image import MimeBundle, with_image
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.storybook import captions
+
+STILL = 460  # the width of the stored picture, in pixels
 
 
 class TextToImageWidget(widgets.VBox):
@@ -96,7 +100,42 @@ class TextToImageWidget(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
         view = super()._repr_mimebundle_(**options)
-        return with_image(view, self.image, self.alt, self.width)
+        if self.image is None:
+            return with_image(view, None, self.alt, self.width)
+        settings = ", ".join(f"{c.description} {c.value:g}" for c in self.controls()[1:])
+        alt = f"{self.alt}, below the controls ({settings}, and the button “Draw”)"
+        return with_image(view, self.still(), alt, STILL)
+
+    def controls(self) -> tuple[widgets.ValueWidget, ...]:
+        """Return the controls, in the order in which they are shown."""
+        return self.prompt, self.seed, self.steps, self.guidance
+
+    def still(self) -> Image.Image:
+        """Draw the widget as it is now, with its controls, for a page without a kernel."""
+        assert self.image is not None
+        font, line, left, right = label_font(13), 32, 84, STILL - 60
+        times = self.width // self.image.width
+        size = times * self.image.width, times * self.image.height
+        page = Image.new("RGB", (STILL, 5 * line + size[1] + 12), "white")
+        pen = ImageDraw.Draw(page)
+        for k, control in enumerate(self.controls()):
+            y = (k + 0.5) * line
+            pen.text((left - 8, y), control.description, INK, font, "rm")
+            if hasattr(control, "max") and control is not self.seed:
+                x = left + (right - left) * (control.value - control.min) / (
+                    control.max - control.min
+                )
+                pen.rectangle((left, y - 2, right, y + 1), GREY)
+                pen.ellipse((x - 7, y - 7, x + 7, y + 7), BLUE)
+                pen.text((right + 18, y), f"{control.value:g}", INK, font, "lm")
+            else:
+                pen.rectangle((left, y - 12, STILL - 5, y + 12), outline=GREY)
+                pen.text((left + 8, y), str(control.value), INK, font, "lm")
+        y = 4.5 * line
+        pen.rectangle((left, y - 13, left + 120, y + 13), BLUE)
+        pen.text((left + 60, y), self.button.description, "white", font, "mm")
+        page.paste(self.image.resize(size, Image.Resampling.NEAREST), (left, 5 * line + 6))
+        return page
 
     def say(self, sentence: str) -> None:
         """Show a sentence, which screen readers read out."""

@@ -30,6 +30,7 @@ class UNetTour(widgets.VBox):
         image: The network with the block in black.
         alt: The text alternative of the image.
         maps: Four channels of the block's output, or None if its output was not given.
+        maps_alt: The text alternative of the maps.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class UNetTour(widgets.VBox):
         """
         self.traces, self.feature_maps, self.width = traces, feature_maps, width
         self.maps: Image.Image | None = None
+        self.maps_alt = ""
         row = {"style": {"description_width": "6em"}, "layout": {"width": "42em"}}
         self.network = widgets.Dropdown(options=list(traces), description="Network", **row)
         self.block = widgets.SelectionSlider(
@@ -81,16 +83,38 @@ class UNetTour(widgets.VBox):
         self.alt = f"{title}; {stops[k].name} is marked. {self.sentence}"
         shown = img(self.image, self.alt, self.width)
         output = self.feature_maps.get(name, {}).get(stops[k].name)
-        self.maps = None if output is None else channels(output, stops[k].name)
-        if self.maps is not None:
-            alt = f"Four channels of the output of {stops[k].name}."
-            shown += img(self.maps, alt, self.maps.width)
+        self.maps, self.maps_alt = None, ""
+        if output is not None:
+            self.maps = channels(output, stops[k].name)
+            self.maps_alt = f"Four channels of the output of {stops[k].name}. {brightest(output)}"
+            shown += img(self.maps, self.maps_alt, self.maps.width)
         self.message.value = f'<span role="status">{html.escape(self.sentence)}</span>'
         self.view.value = shown
 
     def _repr_mimebundle_(self, **options: Any) -> MimeBundle:
         view = super()._repr_mimebundle_(**options)
-        return with_image(view, self.image, self.alt, self.width)
+        if self.maps is None:
+            return with_image(view, self.image, self.alt, self.width)
+        whole = above(self.image, self.maps)
+        return with_image(view, whole, f"{self.alt} {self.maps_alt}", whole.width)
+
+
+def above(first: Image.Image, second: Image.Image) -> Image.Image:
+    """Place one image above the other, on white."""
+    size = max(first.width, second.width), first.height + second.height
+    whole = Image.new("RGB", size, "white")
+    whole.paste(first, (0, 0))
+    whole.paste(second, (0, first.height))
+    return whole
+
+
+def brightest(output: Tensor) -> str:
+    """Say where the channels that `channels` draws are largest."""
+    places = []
+    for k in most_varying_channels(output):
+        row, column = divmod(int(output[k].argmax()), output.shape[-1])
+        places.append(f"{k} in row {row + 1}, column {column + 1}")
+    return f"The largest values of the channels: {'; '.join(places)}."
 
 
 def channels(output: Tensor, name: str) -> Image.Image:

@@ -1,0 +1,158 @@
+"""Training of a new word's vectors, by textual inversion, for a finished model that stays as it is.
+
+Their table rows are all that is trained, on a few captioned images of what the word is to mean. The
+result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from PIL import Image
+from torch import nn
+
+from sdlearn.clip import CLIPTextEncoder
+from sdlearn.recipes.activation_checkpointing import checkpoint_activations
+from sdlearn.recipes.base_model import check_unchanged, frozen_base, load_base, sample_images
+from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
+from sdlearn.recipes.contact_sheets import grid
+from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
+from sdlearn.recipes.earlier_run import load_earlier_run
+from sdlearn.recipes.ranges import Place, Range
+from sdlearn.recipes.room import check_memory
+from sdlearn.textual_inversion import NewRows, add_word, check_word, initial_vectors
+from sdlearn.training import TrainingJob
+from sdlearn.unet import UNet
+from sdlearn.weights.embedding_files import FILE_NAME, write_embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRecipe(DiffusionRecipe):
+    """Settings of a word's training.
+
+    Attributes:
+        model: Folder of the model that learns the word, or "" for the shipped one.
+        word: The new word, which every caption of `data` must contain.
+        vectors: Number of its vectors, and of its tokens in a prompt.
+        start: A known word that comes close; the vectors start as its own.
+    """
+
+    model: Place = ""
+    word: Annotated[str, Range(1, 100)] = "<new>"
+    vectors: Annotated[int, Range(1, 75)] = 1
+    start: Annotated[str, Range(1, 1000)] = "a"
+    weight_decay: Annotated[float, Range(0, 1)] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard:
+            raise ValueError(
+                "shard is True; accepted: False, because a few vectors are trained, and the model "
+                "stays whole in each process"
+            )
+
+
+RECIPES = {
+    "storybook": EmbeddingRecipe(
+        steps=100, batch=16, lr=3e-2, warmup=5, min_snr=5.0, t_mean=-0.3, t_std=1.0, ema=0.9,
+    ),
+    "small": EmbeddingRecipe(steps=20, batch=4, lr=3e-2, warmup=2, ema=0.9),
+    # For a published model, which --model names.
+    "sd1.5": EmbeddingRecipe(
+        steps=3000, batch=4, lr=2e-3, warmup=0, size=512, accumulate=4, lr_floor=1.0, dropout=0.0,
+        ema=0.0,
+    ),
+}  # fmt: skip
+
+
+def make_job(
+    recipe: EmbeddingRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
+    """Add the word to the model, and build the optimizer of its vectors and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for latents.
+        device: Where to train.
+        run: Folder of the run to resume from its checkpoint; None for a new run.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If the word, the images or the model do not fit, or the memory is too small.
+    """
+    if not recipe.data:
+        raise ValueError(
+            "data is empty; accepted: a folder, or shards, of a few images whose captions contain "
+            f"the word {recipe.word}"
+        )
+    base = load_base(recipe.model, recipe, device)
+    sd = base.sd
+    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
+    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=1)  # it is frozen
+    (tokenizer,), (encoder,) = sd.text.tokenizers, sd.text.encoders
+    assert isinstance(encoder, CLIPTextEncoder)
+    check_word(tokenizer, recipe.word, recipe.vectors)
+    vectors = initial_vectors(tokenizer, encoder, recipe.start, recipe.vectors)
+    # First, because what it caches must not depend on the new word's vectors.
+    data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device)
+    check_captions(data.texts, recipe.word)
+    rows = NewRows(add_word(tokenizer, encoder, recipe.word, vectors)[0], vectors)
+    same = ("word", "vectors")
+    load_earlier_run(recipe, "embedding", RECIPES, same, rows, run)
+    trained = in_training(rows, recipe, device)
+    if recipe.activation_checkpointing:
+        checkpoint_activations(sd.unet)
+    handle = rows.attach(encoder)
+    predict = compiled(sd.unet, recipe, device)
+
+    def with_word(_: int, batch: Batch) -> Model:
+        """Return the U-Net as a function that encodes the captions of a batch itself."""
+        return lambda z, t, _: predict(z, t, sd.text(data.captions_of(batch)).context)
+
+    step = denoising_step(recipe, data, sd.spec, trained, with_word, device)
+    prompts = data.texts[: 8 * data.each : data.each]
+
+    def samples() -> Image.Image:
+        """Draw images of the captions with the averaged vectors, below the images themselves."""
+        nonlocal handle
+        handle.remove()
+        average = trained.average.module.attach(encoder)
+        try:
+            return grid([data.pages[: len(prompts)], sample_images(sd, prompts)], scale=3)
+        finally:
+            average.remove()
+            handle = rows.attach(encoder)
+
+    networks: dict[str, nn.Module] = {"embedding": rows, "ema": trained.average.module}
+    frozen, states = frozen_base(base, recipe, cache), trained.states("embedding")
+    return TrainingJob(networks, states, step, recipe.batch, samples, frozen)
+
+
+def check_captions(captions: list[str], word: str) -> None:
+    """Raise ValueError if a caption does not contain the word: its image could teach nothing."""
+    for caption in captions:
+        if word not in caption:
+            raise ValueError(
+                f"data has the caption {caption[:80]!r}, without the word {word}; accepted: "
+                "captions that contain it"
+            )
+
+
+def export(job: TrainingJob, recipe: EmbeddingRecipe, cache: Path, folder: Path) -> None:
+    """Write the averaged vectors as one safetensors file.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Not used, because the file holds the vectors alone.
+        folder: Where to write.
+
+    Raises:
+        ValueError: If the model has changed since the training started.
+    """
+    check_unchanged(job, recipe.model)
+    rows = job.networks["ema"]
+    assert isinstance(rows, NewRows)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_embedding(folder / FILE_NAME, recipe.word, [rows.vectors], torch.float32)
