@@ -10,6 +10,7 @@ fails, or if the mistake no longer fits the code.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,8 +58,22 @@ SYSTEMS = f"{PARITY}/test_systems.py"
 CONTROLNET = f"{PARITY}/test_controlnet.py"
 IMAGES = f"{PARITY}/test_inpainting.py"
 ORIGINALS = f"{PARITY}/test_ldm_keys.py"
+EMBEDDING_RUNS = "tests/app/test_embedding_runs.py"
+LORA_RUNS = "tests/app/test_lora_runs.py"
 LAWS = "tests/laws/test_samplers.py"
 LOSS = "tests/laws/test_training.py"
+SETS = "tests/laws/test_feature_sets.py"
+LIBRARY_SETS = f"{PARITY}/test_feature_sets.py"
+RESAMPLING = "tests/laws/test_resampling.py"
+READING = "tests/app/test_background_judge.py"
+SHARED = "tests/laws/test_distributed.py"
+MEMORY = "tests/laws/test_less_memory.py"
+SHARDED = "tests/laws/test_sharding.py"
+LORA = "tests/laws/test_lora.py"
+ADAPTERS = f"{PARITY}/test_adapter_files.py"
+ADAPTER_FAULTS = "tests/app/test_adapter_faults.py"
+FLOW = "tests/laws/test_flow.py"
+FLOW_RUNS = "tests/app/test_flow_and_distill_runs.py"
 
 MUTANTS = (
     # Networks
@@ -99,15 +114,63 @@ MUTANTS = (
     mutant("guidance-from-the-wrong-side", "guidance.py", "out_uncond, out_cond = model(", "out_cond, out_uncond = model(", PIPELINE),
     mutant("velocity-of-the-other-sign", "guidance.py", "point.alpha * z - point.sigma * output", "point.alpha * z + point.sigma * output", SAMPLERS),
     mutant("rescale-with-biased-spread", "guidance.py", "output.std(dim=dims, keepdim=True)", "output.std(dim=dims, keepdim=True, correction=0)", SAMPLERS),
+    # Rectified flow
+    mutant("latent-not-rescaled", "flow.py", "network(to_latent(x, t), timestep)", "network(x, timestep)", FLOW),
+    mutant("path-from-pure-noise", "flow.py", "(1 - t) * x_0 + t * eps", "t * x_0 + (1 - t) * eps", FLOW),
+    mutant("time-as-timestep", "flow.py", "torch.full((len(x),), point.t,", "torch.full((len(x),), 999 * t,", FLOW),
+    mutant("shift-towards-the-image", "flow.py", "shift * t / (1 + (shift - 1) * t)", "t / (shift + (1 - shift) * t)", FLOW),
+    mutant("lines-of-latents-not-rescaled", "recipes/distill.py", "latents.rows(rows).float() / norms.view(-1, 1, 1, 1)", "latents.rows(rows).float()", FLOW_RUNS),
+    # Training in several processes, in parts, in half precision
+    mutant("gradients-of-own-rows", "distributed.py", "gradient.copy_(values.view_as(gradient))", "pass", SHARED),
+    mutant("gathered-rows-without-the-others-gradient", "distributed.py", "own_rows(average(gradient.contiguous()) * process_count())", "own_rows(gradient.clone())", SHARED),
+    mutant("parts-not-divided", "recipes/denoising_step.py", "yield loss / recipe.accumulate", "yield loss", MEMORY),
+    mutant("noise-of-the-first-part-for-all", "recipes/denoising_step.py", "eps[batch.places]", "eps[: len(batch.rows)]", MEMORY),
+    mutant("scaled-gradients-clipped", "training.py", "scaler.unscale_(optimizer)", "pass", MEMORY),
+    mutant("average-checkpoints-its-activations", "recipes/denoising_step.py", "checkpoint_activations(network)", "checkpoint_activations(average.module)", MEMORY),
+    mutant("norm-of-own-part", "training.py", "whole(nn.utils.clip_grad_norm_(parameters, clip))", "(n := nn.utils.get_total_norm([getattr(x.grad, 'to_local', x.grad.clone)() for x in parameters]), nn.utils.clip_grads_with_norm_(parameters, clip, n))[0]", SHARDED),
+    mutant("average-of-whole-weights", "recipes/denoising_step.py", "for each in (network, average.module):", "for each in (network,):", SHARDED),
+    mutant("checkpoint-of-own-part", "utils/sharded_tensors.py", "x.full_tensor() if is_sharded(x) else x", "local(x)", SHARDED),
+    mutant("nothing-shared-out", "utils/sharded_tensors.py", "distribute_tensor(x.to(other.dtype)", "distribute_tensor(0 * x.to(other.dtype)", SHARDED),
     # Image-to-image, inpainting, ControlNet
     mutant("mask-after-the-hole", "inpainting.py", "[small.expand(len(masked), -1, -1, -1), masked]", "[masked, small.expand(len(masked), -1, -1, -1)]", IMAGES),
     mutant("mask-upside-down", "inpainting.py", "x * (1 - mask)", "x * mask", IMAGES),
     mutant("hint-in-minus-one-to-one", "controlnet.py", "self.controlnet_cond_embedding(hint.to(z.dtype))", "self.controlnet_cond_embedding(2 * hint.to(z.dtype) - 1)", CONTROLNET),
     mutant("hint-left-out", "controlnet.py", "h = self.conv_in(z) + self.controlnet_cond_embedding(hint.to(z.dtype))", "h = self.conv_in(z)", CONTROLNET),
+    # Low-rank adapters
+    mutant("update-not-scaled", "lora.py", "return self.alpha / self.rank * change", "return change", LORA),
+    mutant("a-and-b-at-zero", "lora.py", "nn.init.kaiming_uniform_(down, a=math.sqrt(5))", "nn.init.zeros_(down)", LORA),
+    mutant("b-not-at-zero", "lora.py", "torch.zeros((c_out, rank", "torch.ones((c_out, rank", LORA),
+    mutant("strides-of-a-kernel-forgotten", "lora.py", "None, stride, padding, dilation)", 'None, 1, "same")', LORA),
+    mutant("compiled-network-accepted", "lora.py", "        check_not_compiled(network)\n", "", LORA),
+    mutant("singular-values-on-one-side-only", "lora_merging.py", "down = (root[:, None] * v[:rank])", "down = v[:rank]", LORA),
+    mutant("strengths-forgotten-in-a-stack", "lora_merging.py", "s * u.alpha / u.rank * u.up", "u.alpha / u.rank * u.up", LORA),
+    mutant("hooked-convolution-prepacked", "utils/prepack.py", " and not conv._forward_hooks", "", LORA),
+    mutant("alpha-of-a-file-ignored", "weights/adapter_metadata.py", "return float(alpha[0]) or float(rank)", "return float(rank)", ADAPTERS),
+    mutant("adapter-projections-not-convolutions", "weights/adapter_saving.py", "if not linear and", "if linear and", ADAPTERS),
+    mutant("sdxl-adapter-with-new-numbering", "weights/adapter_names.py", 'if place.part == "unet" and is_xl:', "if False:", ADAPTERS),
+    mutant("left-over-tensors-accepted", "weights/adapter_files.py", "    if others:", "    if False:", ADAPTER_FAULTS),
     # Files
     mutant("decoder-levels-in-order", "weights/ldm_keys.py", 'f"decoder.up.{levels - 1 - b}"', 'f"decoder.up.{b}"', ORIGINALS),
     mutant("queries-and-keys-swapped", "weights/ldm_keys.py", '("q_proj", "k_proj", "v_proj")', '("k_proj", "q_proj", "v_proj")', ORIGINALS),
     mutant("projection-not-transposed", "weights/ldm_keys.py", "read().T.contiguous()", "read()", ORIGINALS),
+    # Training of adapters
+    mutant("text-adapter-without-gradient", "recipes/lora.py", "if not recipe.text_encoder:", "if recipe.text_encoder:", LORA_RUNS),
+    mutant("new-rows-of-other-tokens", "textual_inversion.py", "place = ids - self.first", "place = ids - self.first - 1", EMBEDDING_RUNS),
+    # Evaluation
+    mutant("covariance-divided-by-n", "evaluation/frechet.py", "features.T.cov()", "features.T.cov(correction=0)", SETS),
+    mutant("trace-of-the-product", "evaluation/frechet.py", 'torch.linalg.matrix_norm(product, "nuc")', "product.trace()", SETS),
+    mutant("no-root-of-the-product", "evaluation/frechet.py", "values.clamp(min=0).sqrt()", "values.clamp(min=0)", SETS),
+    mutant("line-in-n", "evaluation/frechet.py", "[1 / n for n in sizes]", "[float(n) for n in sizes]", SETS),
+    mutant("biased-kid", "evaluation/kernel_distances.py", "if biased:", "if not biased:", SETS),
+    mutant("kernel-without-dimensions", "evaluation/kernel_distances.py", "x @ y.T / x.shape[1] + 1", "x @ y.T + 1", LIBRARY_SETS),
+    mutant("a-vector-is-its-own-neighbour", "evaluation/nearest_neighbours.py", "kthvalue(k + 1", "kthvalue(k", SETS),
+    mutant("recall-in-real-balls", "evaluation/nearest_neighbours.py", "in_balls(reals, fakes, radii(fakes, k))", "in_balls(fakes, reals, radii(reals, k))", SETS),
+    mutant("negative-cosines-count", "evaluation/clip_score.py", "cosines.clamp(min=0)", "cosines.abs()", LIBRARY_SETS),
+    mutant("pairs-torn-apart", "evaluation/resampling.py", "value - ratio(b[rows], counts[rows])", "value - ratio(b[others], counts[others])", RESAMPLING),
+    mutant("images-drawn-and-not-prompts", "evaluation/resampling.py", "sums, counts = totals([row for row in values if len(row)])", "sums, counts = totals([[x] for row in values for x in row])", RESAMPLING),
+    mutant("mcnemar-one-sided", "evaluation/resampling.py", "min(1.0, 2 * tail / 2**n)", "min(1.0, tail / 2**n)", RESAMPLING),
+    mutant("shadows-are-things", "evaluation/background_judge.py", " & apart(x, shade[:, None, None])", "", READING),
+    mutant("aspect-ratio-lost", "evaluation/background_judge.py", "side = max(h, w)", "side = min(h, w)", READING),
 )  # fmt: skip
 
 
@@ -140,7 +203,10 @@ def run(each: Mutant, python: str = sys.executable) -> str:
         environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     lines = done.stdout.splitlines()
-    failed = [line[7:].split(" - ")[0] for line in lines if line.startswith("FAILED ")]
+    # ERROR is a fixture that the mistake breaks, if it names a test, and otherwise a file that can't
+    # be imported.
+    marks = re.compile(r"(?:FAILED|ERROR) (\S+::\S.*?)(?: - |$)")
+    failed = [hit[1] for line in lines if (hit := marks.match(line))]
     assert done.returncode != 0, f"{each.name}: no test of {', '.join(each.tests)} failed"
     assert failed, f"{each.name}: the tests did not run:\n" + "\n".join(lines[-20:])
     return failed[0]

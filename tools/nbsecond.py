@@ -16,7 +16,26 @@ from nblength import length
 
 # Add the number of a notebook, such as "04", when it is rewritten, and take its line out of
 # notebooks/ruff.toml.
-SECOND_EDITION: tuple[str, ...] = ("00", "01", "02", "03", "04", "05", "06")
+SECOND_EDITION: tuple[str, ...] = (
+    "00",
+    "01",
+    "02",
+    "03",
+    "04",
+    "05",
+    "06",
+    "07",
+    "08",
+    "09",
+    "10",
+    "11",
+    "12",
+    "13",
+    "14",
+    "15",
+    "16",
+    "17",
+)
 COLUMNS = 88
 MOST_MINUTES, MOST_WORDS, MOST_LINES = 60, 3200, 350
 ITEM = re.compile(r"(\d+[.)]|[-+*]) ")

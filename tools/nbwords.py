@@ -84,7 +84,7 @@ TERMS = {
         "discriminator",
         "LPIPS",
     ),
-    "03": ("Fourier features", "AdaLN", "RoPE", "learned embedding", "c_noise"),
+    "03": ("Fourier features", "AdaLN", "RoPE", "learned embedding", r"c_\text{noise}"),
     "04": (
         "attention weight",
         "attention map",
@@ -127,6 +127,27 @@ TERMS = {
     "10": ("classifier-free guidance", "negative prompt", "score"),
     "11": ("text-to-image", "classifier-free guidance", "half precision"),
     "12": ("image-to-image", "DDIM inversion", "prompt-to-prompt"),
+    "13": ("inpainting", "replacement", "RePaint", "outpainting"),
+    "14": ("zero convolution", "condition image", "IoU", "guess mode", "T2I-Adapter"),
+    "15": ("safetensors", "strict", "pickle", "FLOPs", "SDXL"),
+    "16": (
+        "caption accuracy",
+        "bootstrap",
+        "Fréchet distance",
+        "KID",
+        "precision",
+        "CLIP score",
+        "GenEval",
+    ),
+    "17": (
+        "gradient accumulation",
+        "activation checkpointing",
+        "mixed precision",
+        "loss scale",
+        "data parallelism",
+        "all-reduce",
+        "FSDP",
+    ),
 }
 
 

@@ -23,18 +23,24 @@ PAGE = ROOT / "notebooks" / "teaching.md"
 # CPU time of each notebook with one thread, in seconds of the reference machine, from the table at
 # the end of `python lab.py test notebooks` (tools/nbwatch.py).
 MEASURED = {
-    "00": 47.6,
-    "01": 19.1,
-    "02": 39.0,
-    "03": 36.8,
-    "04": 43.4,
-    "05": 54.3,
-    "06": 49.5,
-    "07": 63.5,
-    "08": 222.8,
-    "09": 108.2,
-    "10": 91.7,
-    "11": 105.1,
+    "00": 46.1,
+    "01": 18.5,
+    "02": 37.9,
+    "03": 37.6,
+    "04": 45.9,
+    "05": 51.8,
+    "06": 46.0,
+    "07": 17.1,
+    "08": 118.7,
+    "09": 44.1,
+    "10": 73.5,
+    "11": 33.2,
+    "12": 66.5,
+    "13": 56.1,
+    "14": 53.3,
+    "15": 39.0,
+    "16": 48.3,
+    "17": 62.0,
 }
 
 WEEKS = (
