@@ -9,9 +9,10 @@ import json
 import re
 import symtable
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
+from inspect import unwrap
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
@@ -53,7 +54,8 @@ class Pair:
     @property
     def finished(self) -> bool:
         """Whether the right side is a part of sdlearn, or a function that calls one."""
-        calls = getattr(getattr(self.theirs, "__code__", None), "co_names", ())
+        function = unwrap(self.theirs)  # without decorators such as torch.enable_grad
+        calls = getattr(getattr(function, "__code__", None), "co_names", ())
         return origin(self.theirs).startswith("sdlearn.") or "sdlearn" in calls
 
 
@@ -144,6 +146,32 @@ def parts(path: Path) -> list[str]:
                 if (isinstance(node, ast.FunctionDef) and node.name in left) or runs(node):
                     found[node.name] = None
     return list(found)
+
+
+def learnt(
+    path: Path,
+    numbers: Sequence[str],
+    imports: Sequence[str],
+    wanted: Sequence[str] = (),
+    change: tuple[str, str] = ("", ""),
+) -> dict[str, Any]:
+    """What a learner has at the end: the solutions of a notebook's exercises and its own functions.
+
+    Args:
+        path: The notebook.
+        numbers: Of the exercises, in their order.
+        imports: Statements that run first.
+        wanted: Names of functions and classes that the notebook defines.
+        change: A piece of the texts, and what replaces it wherever it occurs.
+    """
+    nodes = {getattr(each.node, "name", ""): each.node for each in statements(path)}
+    texts = [*imports, *(solution(number).text for number in numbers)]
+    texts += [ast.unparse(nodes[name]) for name in wanted]
+    assert not change[0] or any(change[0] in text for text in texts)
+    names: dict[str, Any] = {}
+    for text in texts:
+        exec(text.replace(*change), names)
+    return names
 
 
 def runs(node: ast.stmt) -> TypeGuard[ast.ClassDef]:
@@ -251,3 +279,10 @@ def distance(pair: Pair, other_weights: bool = False) -> float:
     with torch.no_grad():
         a, b = (compare.tree_leaves(compare.materialize(m(*inputs))) for m in (mine, theirs))
     return max(compare.relative_error(x, y) for x, y in zip(a, b, strict=True))
+
+
+def folded_assertions(notebook: Path) -> int:
+    """The number of folded cells of a notebook that assert something."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    folded = [cell for cell in cells if "hide-input" in cell["metadata"].get("tags", [])]
+    return sum("assert " in "".join(cell["source"]) for cell in folded)

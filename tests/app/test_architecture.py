@@ -38,15 +38,24 @@ ALLOWED = {
 
 # The exceptions: (module, what it imports, a module or a layer), with the reason.
 EXCEPTIONS = {
-    ("training", "utils.atomic_files"): "contact sheets are whole or absent",
+    ("training", "utils.atomic_files"): "metrics are on the disk before a checkpoint is",
     ("training", "utils.checkpoint"): "a run that was killed goes on from its checkpoint",
     ("training", "utils.metrics_file"): "and so do its metrics",
     ("training", "utils.run_limits"): "limits are checked before the first step",
+    ("training", "utils.sample_files"): "contact sheets are whole or absent",
+    ("training", "utils.sharded_tensors"): "checkpoints gather what is sharded, so it is below",
+    ("distributed", "utils.sharded_tensors"): "the gradients of sharded weights are averaged",
+    ("sharding", "utils.sharded_tensors"): "checkpoints gather what is sharded, so it is below",
     ("pipeline", "utils"): "what a caller hands in is checked there, and the device picked",
     ("editing", "utils"): "it checks what a caller hands in as the pipeline does",
     ("utils.pipeline_inputs", "chapters"): "the first half of pipeline: it checks for all chapters",
     ("utils.sampling_checks", "chapters"): "pipeline_inputs' checks that need no weights",
     ("utils.png_metadata", "pipeline"): "the settings in a file are drawn again by the pipeline",
+    (
+        "utils.png_metadata",
+        "controlnet",
+    ): "the settings name the ControlNet that follows their hint",
+    ("utils.png_metadata", "lora"): "and the adapters",
     ("utils.png_metadata", "samplers"): "the settings name a sampler",
     ("utils.png_metadata", "face"): "a file says which version of the package made it",
     ("recipes.judge", "evaluation.judge"): "the network that this recipe trains",
@@ -55,7 +64,7 @@ EXCEPTIONS = {
 # The same, for imports inside a function only. They are no edges of a circle: nothing is imported
 # before from_pretrained or save_pretrained is called.
 IN_FUNCTIONS = {
-    ("pipeline", "weights"): "from_pretrained and save_pretrained read and write files",
+    ("pipeline", "weights"): "from_pretrained, save_pretrained and their like use files",
     ("controlnet", "weights"): "from_pretrained and save_pretrained read and write files",
 }
 

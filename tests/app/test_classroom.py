@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,12 +13,15 @@ from pathlib import Path
 import nbformat
 import nbtool
 import pytest
+from nbgrader.api import Gradebook
 
 from sdlearn.cli import classroom
 from sdlearn.cli.main import main
 from sdlearn.course import check
+from sdlearn.course.early_model import early_model
 from sdlearn.course.exercises import exercises, find
 from sdlearn.course.grading.exercise import Refused, source, stub
+from sdlearn.pipeline import StableDiffusion
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TEXT, ATTENTION = "05-text-encoder", "04-attention"
@@ -261,3 +265,50 @@ def test_where_nbgrader_fails_its_last_words_are_said_and_nothing_stays(tmp_path
     arguments = [str(changed(tmp_path / "in", twice)), "--out", str(tmp_path / "course")]
     refused(capsys, arguments, "nbgrader generate_assignment 04-attention failed: ")
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+# ------------------------------------------------------------------------------- the challenge
+
+
+def test_the_challenge_is_graded_by_the_page_score(tmp_path):
+    """A model that was trained is evaluated and not trained again; a bad one gets no points."""
+    name = "ten-minute-model"
+    course = tmp_path / "course"
+    shutil.copytree(NOTEBOOKS.parent / "examples" / name, course / "source" / name)
+    (course / "nbgrader_config.py").write_text(classroom.CONFIG, "utf-8")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def nbgrader(*command):
+        done = subprocess.run(
+            [sys.executable, "-m", "nbgrader", *command],
+            cwd=course, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    nbgrader("generate_assignment", name, "--create")
+    released = course / "release" / name / f"{name}.ipynb"
+    assert "1500" not in released.read_text("utf-8")  # the settings are for the teacher alone
+    notebook = nbformat.read(released, as_version=4)
+    by_name = {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells[1:]}
+    by_name["settings"].source = 'settings = []\nguidance = "3"'
+    # nbgrader puts a locked cell back.
+    by_name["score"].source = by_name["score"].source.replace('"100"', '"1"')
+    for student in ("early", "untrained"):
+        folder = course / "submitted" / student / name
+        folder.mkdir(parents=True)
+        nbformat.write(notebook, folder / released.name)
+        model = early_model(StableDiffusion.storybook())
+        if student == "untrained":
+            for weight in model.unet.parameters():
+                weight.normal_(0, 0.02)
+        model.save_pretrained(folder / "model")
+    nbgrader("autograde", name)
+    for student, points in (("early", 10), ("untrained", 0)):
+        graded = course / "autograded" / student / name
+        score = json.loads((graded / "score.json").read_text("utf-8"))
+        assert score["captions"] == 100
+        page = score["splits"]["test"]["pictures"]["page"]["rate"]
+        assert (page >= 0.3) == (points == 10), page
+        assert not (graded / "run").exists()
+        with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+            assert book.find_submission(name, student).score == points

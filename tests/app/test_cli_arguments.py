@@ -121,6 +121,7 @@ def test_a_number_is_refused_in_words(args, said, capsys) -> None:  # type: igno
 def test_every_type_of_an_option_explains_itself(name: str) -> None:
     """argparse prints the name of any other function."""
     known = {arguments.whole, arguments.number, arguments.path, arguments.home_path, str, None}
+    known.add(arguments.scaled_file)
     parsers = [command.Parser()]
     command.import_module(command.COMMANDS[name][1]).add_arguments(parsers[0])
     for parser in parsers:

@@ -21,7 +21,6 @@ from sdlearn.cli.train import resolve_recipe
 from sdlearn.evaluation import accuracy, card, contact_sheets, report, tables, text_probe
 from sdlearn.evaluation.accuracy import (
     caption_accuracy,
-    interval,
     named_surroundings,
     prompt_cases,
     rates,
@@ -38,6 +37,7 @@ from sdlearn.evaluation.judge import (
     save_judge,
 )
 from sdlearn.evaluation.matching import matches
+from sdlearn.evaluation.resampling import interval
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes import judge as recipe
 from sdlearn.recipes.data import scene as training_scene
@@ -47,6 +47,7 @@ from sdlearn.storybook import COLOURS, KINDS, SPLITS, Scene, Thing, render, samp
 from sdlearn.storybook.scenes import HELD_OUT_PAIRS
 from sdlearn.training import train
 from sdlearn.utils.resources import data_folder
+from sdlearn.versions import SPECS
 from tests.tiny_model import tiny_diffusers
 
 # ------------------------------------------------------------------------------ pixel measures
@@ -543,6 +544,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_one_of_a_kind_is_no_plural() -> None:
+    said = [tables.counted(n, "seed") for n in (1, 2, 11)]
+    assert said == ["1 seed", "2 seeds", "11 seeds"]
+
+
 def test_evaluate_prints_and_writes_its_figures(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -559,7 +565,7 @@ def test_evaluate_prints_and_writes_its_figures(
     assert 0 < measured["vae"]["psnr"] < 20
     printed = capsys.readouterr().out
     assert f"PSNR {measured['vae']['psnr']:.2f} dB" in printed
-    assert "guidance 1.5, 2 steps of ddim" in printed
+    assert "4 captions × 2 seeds, guidance 1.5, 2 steps of ddim" in printed
     for name in ("unchosen.png", "worst.png"):
         with Image.open(tmp_path / name) as sheet:
             assert sheet.width > 8 * 16
@@ -646,6 +652,26 @@ def test_the_widest_interval_of_good_rates() -> None:
 
     table = [cell(0.95, 0.93, 0.96), cell(0.9, 0.87, 0.92), cell(0.5, 0.4, 0.6)]
     assert card.widest_interval({"splits": {"test": {"table": table}}}) == pytest.approx(3.0)
+
+
+def test_the_card_compares_the_default_guidance_scale_with_the_measured_one() -> None:
+    folder = data_folder("storybook")
+    figures = json.loads((folder / "metrics.json").read_text())
+    sd = SimpleNamespace(spec=SPECS["storybook"])
+    rates = {
+        cell["guidance"]: 100 * cell["pictures"]["right"]["rate"]
+        for cell in figures["splits"]["test"]["table"]
+        if cell["steps"] == 30
+    }
+    assert sd.spec.guidance_scale == 3
+    assert rates[3.0] > rates[5.0] + 1
+    told = card.default_scale(sd, figures)
+    assert f"scale is 3. With 30 steps and the test\ncaptions, {rates[3.0]:.1f} % of" in told
+    assert f"{rates[5.0]:.1f} % at 5.\n" in told
+    assert told in (folder / "README.md").read_text(encoding="utf-8")
+    readme = (folder.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{rates[3.0]:.1f} %\nof objects against {rates[5.0]:.1f} %" in readme
+    assert card.default_scale(sd, figures | {"guidance": 3.0}) == ""
 
 
 def test_the_shipped_card_repeats_the_runs_that_made_the_weights() -> None:

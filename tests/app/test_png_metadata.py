@@ -43,6 +43,40 @@ def test_what_is_written_is_read(tmp_path, made):
         assert kept.convert("RGB").tobytes() == picture.tobytes()
 
 
+MASK = Image.fromarray(np.array([[0, 255, 127, 128]], np.uint8))
+PAINTED = replace(
+    FROM, mask=MASK, hint=START.rotate(90), control_scale=0.5, controlnet="0123456789ab"
+)
+
+
+def test_a_mask_and_a_hint_are_read_as_they_were_used():
+    made = replace(PAINTED, mask=MASK.convert("RGBA"), hint=PAINTED.hint.convert("CMYK"))
+    for settings in (PAINTED, made):
+        found = png_metadata.read_png(png_metadata.png_bytes(START, settings))
+        assert (found.mask.mode, found.mask.tobytes()) == ("L", MASK.tobytes())
+        assert (found.hint.mode, found.hint.tobytes()) == ("RGB", PAINTED.hint.tobytes())
+        assert (found.control_scale, found.controlnet) == (0.5, "0123456789ab")
+    for settings in (PLAIN, FROM):
+        found = png_metadata.read_png(png_metadata.png_bytes(START, settings))
+        assert (found.mask, found.hint, found.control_scale) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": None}, "mask marks the part of an image to repaint, but no image is given"),
+        ({"mask": np.zeros((4, 4))}, "mask is a ndarray; it must be a PIL image"),
+        ({"hint": "edges"}, "hint is a str; it must be a PIL image"),
+        ({"hint": None}, "control_scale is 0.5, but there is no hint; leave it out, or give a hi"),
+        ({"control_scale": float("nan")}, "control_scale is nan; it must be a finite number"),
+        ({"controlnet": 3}, "controlnet is 3"),
+    ],
+)
+def test_masks_and_hints_that_cannot_be_used_are_refused(change, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        replace(PAINTED, **change)
+
+
 def turned() -> Image.Image:
     """A photo that was taken with the camera on its side, as it is opened from its file."""
     photo, exif, content = Image.new("RGB", (24, 16), "red"), Image.Exif(), io.BytesIO()
@@ -140,13 +174,17 @@ def jpeg() -> bytes:
         (b"not a picture", "cat.png is not a PNG image that can be read"),
         (stamped()[:150], "cat.png is not a PNG image that can be read"),
         (jpeg(), "cat.png is not a PNG image that can be read"),
-        (stamped(prompt=None), "cat.png holds no settings; images that sdlearn made do"),
+        (stamped(prompt=None), "cat.png holds no settings; give an image that sdlearn made"),
         (stamped(steps=None), "cat.png holds a prompt, but not the setting 'steps'"),
         (stamped(seed="many"), "cat.png holds settings that cannot be used: .*'many'"),
         (stamped(steps="0"), "cat.png holds settings that cannot be used: steps is 0"),
         (stamped(sampler="magic"), "cannot be used: sampler 'magic' is not known"),
         (stamped(image="%%%"), "cat.png holds settings that cannot be used"),
         (stamped(image=base64.b64encode(jpeg()).decode()), "holds settings that cannot be used"),
+        (stamped(mask=base64.b64encode(jpeg()).decode()), "the mask is not a PNG image that can"),
+        (stamped(hint="%%%"), "cat.png holds settings that cannot be used"),
+        (stamped(control_scale="lots"), "control_scale is 'lots'; it must be a number"),
+        (stamped(control_scale="0.5"), "control_scale is 0.5, but there is no hint"),
     ],
     ids=[
         "empty",
@@ -160,6 +198,10 @@ def jpeg() -> bytes:
         "magic",
         "code",
         "inner",
+        "mask",
+        "hint",
+        "scale",
+        "no hint",
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path, content, said):

@@ -116,7 +116,9 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
     shutil.copytree(ROOT / "sdlearn", clone / "sdlearn", ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
-    for model in ("storybook", "judge"):
+    models = ["storybook", "judge", "storybook-controlnet", "storybook-inpaint"]
+    models.append("storybook-few-steps")
+    for model in models:
         (clone / "data" / model / "unet").mkdir(parents=True)
         (clone / "data" / model / "unet" / "config.json").write_text(model)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
@@ -129,7 +131,10 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
         packed.extractall(tmp_path / "installed")
     modules = {p.relative_to(clone).as_posix() for p in (clone / "sdlearn").rglob("*.*")}
     assert modules <= names
-    assert "sdlearn/course/exercises/nb04_attention.md" in modules
+    assert {
+        "sdlearn/course/exercises/nb04_attention.md",
+        "sdlearn/course/widgets/canvas.js",
+    } <= modules
     assert {n.split("/")[0] for n in names} == {
         "sdlearn",
         f"sdlearn-{sdlearn.__version__}.dist-info",
@@ -137,7 +142,7 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
 
     code = (
         "from sdlearn.utils.resources import data_folder\n"
-        "for name in ('storybook', 'judge'):\n"
+        f"for name in {models}:\n"
         "    assert (data_folder(name) / 'unet' / 'config.json').read_text() == name\n"
         "from sdlearn.course.exercises import find\n"
         "assert find('04.2').mistakes[0].name == 'reshape without transpose'\n"

@@ -31,7 +31,7 @@ def folder(tmp_path):
 def test_pictures_are_resized_cropped_and_captioned(folder, tmp_path):
     halves(300, 100).save(tmp_path / "wide.png")
     (tmp_path / "more").mkdir()
-    halves(40, 80).save(tmp_path / "more" / "tall.jpg", quality=95)
+    halves(80, 160).save(tmp_path / "more" / "tall.jpg", quality=95)
     path = folder(
         {"file_name": "wide.png", "text": "  half and half "},
         "",

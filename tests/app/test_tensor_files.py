@@ -282,9 +282,13 @@ def test_endings_that_tell_what_a_file_is(tmp_path, capsys, name, words):
 
 
 def test_a_length_that_looks_like_another_format(tmp_path):
-    """A safetensors file begins with the length of its header: 23117 is written MZ."""
+    """A safetensors file begins with the length of its header.
+
+    23117 is written MZ, 640 as a pickle begins.
+    """
     tensors = {"a": torch.ones(2)}
-    for length in (0x5A4D, 0x8B1F):  # a program, gzip
+    # A program, gzip, and pickles of the protocols 2 to 5.
+    for length in (0x5A4D, 0x8B1F, 0x280, 0x380, 0x480, 0x10580):
         path = tmp_path / "model.safetensors"
         save_file(tensors, path)
         content = path.read_bytes()

@@ -178,6 +178,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+FROM_A_MODEL = ("inpaint", "flow", "distill", "controlnet", "lora")
+
+
 def arguments(part: str, runs: Path) -> list[str]:
     """A tiny training in which every loss takes part."""
     own = {
@@ -188,6 +191,11 @@ def arguments(part: str, runs: Path) -> list[str]:
         ],
         "clip": ["hidden_size=16", "num_layers=1", "intermediate_size=32", "image_width=8"],
         "unet": ["block_out_channels=(32,32)", "num_heads=(2,2)", "min_snr=5"],
+        "inpaint": ["holes=2"],
+        "flow": ["shift=2"],
+        "distill": ["substeps=1", "inside=0.5"],
+        "controlnet": ["hint_channels=(8,8,8,16)"],
+        "lora": ["rank=2", "text_encoder=True"],
         "perceptual": ["widths=(4,8)"],
     }[part]  # fmt: skip
     args = ["train", part, *TINY]
@@ -195,6 +203,8 @@ def arguments(part: str, runs: Path) -> list[str]:
         args += ["--set", setting]
     if part == "unet":
         args += ["--vae", str(runs / "vae"), "--text", str(runs / "clip")]
+    if part in FROM_A_MODEL:
+        args += ["--model", str(runs / "unet")]
     return args
 
 
@@ -213,8 +223,10 @@ def straight(runs: Path) -> Callable[[str], Path]:
     def run(part: str) -> Path:
         folder = runs / part
         if not folder.exists():
-            if part == "unet":
-                run("vae"), run("clip")
+            for needed in {
+                "unet": ["vae", "clip"], **{key: ["unet"] for key in FROM_A_MODEL},
+            }.get(part, []):  # fmt: skip
+                run(needed)
             assert main([*arguments(part, runs), "--out", str(folder)]) == 0
         return folder
 
@@ -247,7 +259,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("part", ["vae", "clip", "unet"])
+@pytest.mark.parametrize("part", ["vae", "clip", "unet", *FROM_A_MODEL])
 def test_a_killed_run_resumes_to_the_same_bits(part: str, runs: Path, straight, tmp_path) -> None:  # type: ignore[no-untyped-def]
     whole = straight(part)
     folder = runs / f"killed-{part}"
@@ -304,7 +316,7 @@ def test_own_pictures_train_every_part(runs: Path, straight, tmp_path: Path) -> 
             render(scene(k), 48).save(own / f"{k}.png")
             text = f"a photograph of page {k}"
             file.write(json.dumps({"file_name": f"{k}.png", "text": text}) + "\n")
-    for part in ("vae", "clip", "unet"):
+    for part in ("vae", "clip", "unet", "inpaint", "flow", "distill", "lora"):
         args = [*arguments(part, runs), "--data", str(own), "--out", str(tmp_path / part)]
         assert main([*args, "--steps", "2"]) == 0
     tokenizer = read_tokenizer(tmp_path / "clip" / "export" / "tokenizer")

@@ -190,3 +190,21 @@ def test_a_pickle(tmp_path, archive):
     assert result["size"] == 4 * 123_060_480
     assert result["peak"] < (MODEST + 2 * reads_all) * result["size"]
     check_ends(result["ends"])
+
+
+def test_networks_without_memory_need_no_compiler():
+    """Torch's functions of initial values would import it on the meta device, in seconds."""
+    code = (
+        "import sys; from sdlearn.utils.device import without_memory\n"
+        "import torch\n"
+        "with without_memory():\n"
+        "    parts = torch.nn.Embedding(3, 4), torch.nn.Linear(3, 4), torch.nn.Conv2d(3, 4, 1)\n"
+        "assert all(p.is_meta for part in parts for p in part.parameters())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "assert torch.nn.Linear(3, 4).weight.std() > 0\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr

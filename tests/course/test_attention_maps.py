@@ -111,6 +111,9 @@ def test_the_lens_says_its_numbers(looks):
     )
     assert 'role="status"' in lens.message.value
     assert 'alt="Attention map of red. The token “red” gets 1.3%' in lens.view.value
+    assert "mean of all heads" in lens.view.value
+    lens.head.value = 1
+    assert f"Settings: red: {lens.layer.label}, head 1, step" in lens.view.value
 
 
 def test_a_mistake_in_the_callback_is_not_swallowed(looks, monkeypatch):

@@ -118,7 +118,7 @@ def test_the_watch_reaches_into_everything():
 # ----------------------------------------------------------------------------- memory between calls
 
 
-@pytest.mark.parametrize("number", ["04.1", "01.4", "02.7", "07.1", "10.5"])
+@pytest.mark.parametrize("number", ["04.1", "01.4", "02.7", "07.2", "10.4"])
 def test_a_memory_that_knows_only_the_shapes_does_not_pass(number):
     known = {}
 
@@ -207,7 +207,7 @@ class DrawsMore(ALL["04.4"].solution):
 
 
 RIGHT = {
-    "10.4": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
+    "10.6": [in_float64, by_where, by_logarithms, around_the_middle, in_numpy],
     "04.4": [DrawsMore],
     "05.6": [
         lambda ids, length, start, end, pad: [
@@ -231,7 +231,7 @@ def test_right_answers_in_other_styles_pass(number, answer):
 def test_the_solution_of_the_interval_does_not_round_its_scale():
     drawn = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
     table = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
-    found = right("10.4")(*drawn, torch.arange(3), table, (0.0, 99.0), 7.3)
+    found = right("10.6")(*drawn, torch.arange(3), table, (0.0, 99.0), 7.3)
     assert torch.allclose(found, drawn[0] + 7.3 * (drawn[1] - drawn[0]), rtol=1e-14, atol=0)
 
 
@@ -285,7 +285,7 @@ def test_wrong_levels_are_not_said_to_ignore_the_interval():
         return guide
 
     for level in (lambda a, t: 1000.0 + t, lambda a, t: t / 1e9, lambda a, t: 0.9 + 0 * a):
-        text = said("10.4", answer(level))
+        text = said("10.6", answer(level))
         assert "does not depend on" not in text
         assert "has no effect" not in text
 
@@ -293,17 +293,17 @@ def test_wrong_levels_are_not_said_to_ignore_the_interval():
 def test_scales_below_one_are_told_apart():
     def answer(free):
         def steps(sampler, evaluations, scale):
-            return right("09.1")(sampler, evaluations if free(scale) else evaluations // 2, 1)
+            return right("09.3")(sampler, evaluations if free(scale) else evaluations // 2, 1)
 
         return steps
 
-    assert check("09.1", answer(lambda s: s <= 1)).mistake == "guidance above one only"
-    assert check("09.1", answer(lambda s: s in (0, 1))).mistake == "off at zero, too"
-    assert "up to 1" not in said("09.1", answer(lambda s: s in (0, 1)))
+    assert check("09.3", answer(lambda s: s <= 1)).mistake == "guidance above one only"
+    assert check("09.3", answer(lambda s: s in (0, 1))).mistake == "off at zero, too"
+    assert "up to 1" not in said("09.3", answer(lambda s: s in (0, 1)))
 
 
 def test_two_numbers_that_differ_are_shown_to_differ():
-    text = said("08.5", lambda n, d: torch.tensor(right("08.5")(n, d)).tolist())
+    text = said("08.7", lambda n, d: torch.tensor(right("08.7")(n, d)).tolist())
     shown, expected = re.search(r"Entry 0 of the result is (\S+), and (\S+) is", text).groups()
     assert shown != expected
     assert "as if computed in float32" in text
@@ -320,7 +320,7 @@ def test_a_small_number_that_was_added_is_named():
         arc = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / (angle.sin() + 1e-8)
         return torch.where(angle == 0, (1 - w) * a + w * b, arc)
 
-    text = said("11.2", answer)
+    text = said("01.7", answer)
     assert "everywhere it is too small, by a relative 1e-08: something small was added" in text
     assert "Your code holds the small number `1e-08`" in text
     assert "float32" not in text
@@ -377,14 +377,14 @@ def never_cooling(step, steps, peak, warmup, cooldown):
 
 
 def plus_v(z_t, answer, abar, predicts):
-    z_0, eps, _ = right("08.2")(z_t, answer, abar, predicts)
+    z_0, eps, _ = right("08.4")(z_t, answer, abar, predicts)
     alpha, sigma = (x.sqrt().view(-1, 1, 1, 1) for x in (abar, 1 - abar))
     return z_0, eps, alpha * eps + sigma * z_0
 
 
 def rounding_up(sampler, evaluations, scale):
     calls = evaluations if scale == 1 else -(-evaluations // 2)
-    return right("09.1")(sampler, calls, 1)
+    return right("09.3")(sampler, calls, 1)
 
 
 def renoised(z, eps, here, there, fresh):
@@ -402,12 +402,11 @@ def tiled(prompts, negative, n):
     return [text for text in texts for _ in range(n)] + prompts * n
 
 
-def counting_points(z_0, eps, path, strengths):
+def counting_points(z_0, eps, path, strength):
     n = len(path)
-    left = [int(n * strength) for strength in strengths]
-    points = [path[n - 1 - k] for k in left]
-    rows = [p.alpha * z + p.sigma * e for p, z, e in zip(points, z_0, eps, strict=True)]
-    return torch.stack(rows), left
+    left = int(n * strength)
+    alpha, sigma = path[n - left][1:]
+    return alpha * z_0 + sigma * eps, left
 
 
 def windows(i, levels, width, step):
@@ -447,14 +446,14 @@ NAMED = [
     ("06.2", no_conv_in, "the skip of conv_in counted as nothing"),
     ("06.4", without_norms, "no norms"),
     ("06.4", half_of_the_norms, "the first norm alone"),
-    ("07.2", upside_down, "noise over signal, counted"),
-    ("08.1", never_cooling, "no cool-down"),
-    ("08.2", plus_v, "plus for minus in v"),
-    ("09.1", rounding_up, "halved and rounded up"),
+    ("07.3", upside_down, "noise over signal, counted"),
+    ("08.3", never_cooling, "no cool-down"),
+    ("08.4", plus_v, "plus for minus in v"),
+    ("09.3", rounding_up, "halved and rounded up"),
     ("09.2", renoised, "predict and renoise"),
-    ("10.3", unweighted, "means not weighted"),
+    ("10.5", unweighted, "means not weighted"),
     ("11.1", tiled, "only the negatives side by side"),
-    ("11.3", counting_points, "len(path) for the number of steps"),
+    ("12.1", counting_points, "len(path) for the number of steps"),
 ]
 
 
@@ -492,24 +491,24 @@ class TwiceTheLast(ALL["04.4"].solution):
 
 
 HINTS = [
-    ("07.4", lambda z, e, s, t, a: right("07.4")(z, e, s, t - 1, a), "given `t` - 1 for `t`"),
+    ("07.6", lambda z, e, s, t, a: right("07.6")(z, e, s, t - 1, a), "given `t` - 1 for `t`"),
     ("09.2", lambda z, e, h, t, f: right("09.2")(z, f, h, t, e), "`eps` and `fresh` are exchanged"),
     (
-        "10.5",
-        lambda z, o, c, a, s, phi: right("10.5")(z, o, c, a, s, phi**2),
+        "10.4",
+        lambda z, o, c, a, s, phi: right("10.4")(z, o, c, a, s, phi**2),
         "it is given the square of `phi` for `phi`",
     ),
     (
-        "07.1",
-        lambda z, e, t, a: right("07.1")(z, e, t, a) - e,
+        "07.2",
+        lambda z, e, t, a: right("07.2")(z, e, t, a) - e,
         "The factor of `z_0` is right.",
     ),
     (
-        "07.1",
-        lambda z, e, t, a: right("07.1")(z, 3 * e, t, a),
+        "07.2",
+        lambda z, e, t, a: right("07.2")(z, 3 * e, t, a),
         "The factor of `eps` is 3 times the right one",
     ),
-    ("11.4", lambda s, m: 1 - right("11.4")(s, m), "Everywhere your result is 1 minus what is"),
+    ("12.5", lambda s, m: 1 - right("12.5")(s, m), "Everywhere your result is 1 minus what is"),
     ("04.6", lambda h, w, c, heads: right("04.6")(h, w, c, heads) + 4 * h * w * c, "too much"),
     (
         "01.1",
@@ -546,13 +545,13 @@ def test_a_wrong_answer_that_nobody_foresaw_gets_a_hint(number, answer, words):
 
 
 def test_right_on_some_inputs_says_on_which():
-    text = said("08.2", lambda z, x, a, p: right("08.2")(z, x, a if p == "noise" else a**2, p))
+    text = said("08.4", lambda z, x, a, p: right("08.4")(z, x, a if p == "noise" else a**2, p))
     assert "right only where `predicts` is 'noise'" in text
     text = said("01.6", lambda h, w, c, f: right("01.6")(h, h, c, f) + 0 * w)
     assert "only where `h` and `w` are equal" in text
 
 
-@pytest.mark.parametrize("number", ALL)
+@pytest.mark.parametrize("number", [n for n, each in ALL.items() if each.kind != "value"])
 def test_no_probe_stumbles_over_a_mistake(number):
     """The clues leave out a probe that fails; here it would be seen."""
     exercise = ALL[number]
@@ -595,8 +594,8 @@ def test_the_function_first_is_told_that_the_number_comes_first():
 
 
 def test_a_notebook_without_exercises_is_said_to_have_none_yet():
-    with pytest.raises(Refused, match="notebook 17 has none yet"):
-        check("17.1", right("04.2"))
+    with pytest.raises(Refused, match="notebook 98 has none yet"):
+        check("98.1", right("04.2"))
     with pytest.raises(Refused, match=r"there are: 04\.1, .*, 04\.9\.$"):
         find("04.0")
 

@@ -1,4 +1,4 @@
-"""Mistakes written as edits: how they are read, applied, and refused where they do not fit."""
+"""The text files of the exercises: how they are read, and refused where they do not fit."""
 
 import importlib.util
 import sys
@@ -9,8 +9,8 @@ import pytest
 import torch
 from compare_exercises import equal, plain
 
-from sdlearn.course.exercises import edits, exercises, files
-from sdlearn.course.grading.exercise import source
+from sdlearn.course.exercises import edits, exercises, files, texts
+from sdlearn.course.grading.exercise import Answer, Question, source
 from sdlearn.course.grading.sandbox import results
 
 FOLDER = Path(edits.__file__).parent
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.course.grading.exercise import Exercise, Mistake
-from sdlearn.course.exercises.edits import with_mistakes
+from sdlearn.course.exercises.edits import with_texts
 
 
 def add_twice(x: Tensor, y: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ class Scale(nn.Module):
 
 
 def exercise(number, title, solution, *mistakes):
-    about = dict(minutes=5, difficulty=1, statement="", hints=("", "", ""), mistakes=mistakes)
-    return Exercise(number=number, title=title, solution=solution, **about)
+    about = dict(number=number, title=title, minutes=5, difficulty=1, mistakes=mistakes)
+    return Exercise(solution=solution, **about)
 
 
-EXERCISES = with_mistakes(
+EXERCISES, QUESTIONS = with_texts(
     __name__,
     exercise("99.1", "Twice", add_twice),
     exercise("99.2", "A layer", Scale, Mistake("from Python", nn.Identity, "You give x back.")),
@@ -64,9 +64,13 @@ EXERCISES = with_mistakes(
 X, Y = (torch.tensor(x, dtype=torch.float64) for x in ([1, 2], [10, 20]))
 
 
+TITLES = ("99.1 Twice", "99.2 A layer", "99.3 How many")
+TEXT = "Do\nit.\n\n### Hints\n\n1. Begin.\n2. Go\n   on.\n3. End.\n\n"
+
+
 @pytest.fixture
-def load(tmp_path, monkeypatch):
-    """A function that makes a module of exercises with these mistakes: {"99.1": exercise, ...}."""
+def module(tmp_path, monkeypatch):
+    """A function that makes a module of exercises with this text file."""
 
     def made(text):
         file = tmp_path / "nb99_small.py"
@@ -76,7 +80,20 @@ def load(tmp_path, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "nb99_small", module)
         spec.loader.exec_module(module)
-        return {exercise.number: exercise for exercise in module.EXERCISES}
+        return module
+
+    return made
+
+
+@pytest.fixture
+def load(module):
+    """A function from sections with mistakes alone to exercises: {"99.1": exercise, ...}."""
+
+    def made(text):
+        for title in TITLES:
+            text += f"\n## {title}\n" * (f"## {title}\n" not in text)
+            text = text.replace(f"## {title}\n", f"## {title}\n{TEXT}")
+        return {exercise.number: exercise for exercise in module(text).EXERCISES}
 
     return made
 
@@ -95,10 +112,10 @@ def indented(code):
 
 def test_a_file_gives_names_sentences_and_order(load):
     found = load(
-        "# Mistakes\n\n## 99.1 Twice\n\nFor whoever edits this.\n\n"
+        "# Mistakes\n\n## 99.1 Twice\n\n"
         "### once\n    - total = total + y\n    +\nYou add y\nonly  once: `a +\nb`.\n\n"
         "### three times\n    - 2 * y\n    + 3 * y\n    - total + y\n    + total + 2 * y\n"
-        "You add y three times.\n\n## 99.3 How many\n\nNo part of a sentence.\n\n"
+        "You add y three times.\n\n## 99.3 How many\n\n"
         "### by eight\n    - 64\n    + 8 * 64\nYou multiply by 8.\n"
         "### halved\n    = 32\nYou divide by 2.\n"
     )
@@ -179,17 +196,20 @@ def test_edits_inside_a_method_of_a_class(load):
         ),
         (
             "\n## 99.4 Twice\n### m\n    - 2 * y\n    + 3 * y\nYou do.\n",
-            "line 3: 99.4 Twice, 'm': there is no such exercise; there are: 99.1 Twice, "
-            "99.2 A layer, 99.3 How many",
+            "line 2: there is no exercise '99.4 Twice'; there are: 99.1 Twice, 99.2 A layer, "
+            "99.3 How many",
         ),
         (
             "### m\n    - 2 * y\n    + 3 * y\nYou do.\n",
-            "line 1: no exercise, 'm': there is no such exercise; there are: 99.1 Twice, "
-            "99.2 A layer, 99.3 How many",
+            "line 1: no section is above the heading 'm'",
+        ),
+        (
+            "## 99.1 Twice\n" + 2 * "### m\n    - 2 * y\n    + 3 * y\nYou do.\n",
+            "line 6: another part of the section has the heading 'm'",
         ),
         (
             2 * "## 99.1 Twice\n### m\n    - 2 * y\n    + 3 * y\nYou do.\n",
-            "line 7: 99.1 Twice, 'm': another mistake there has this name",
+            "line 6: another section has the heading '99.1 Twice'",
         ),
         (
             "## 99.2 A layer\n### from Python\n    = nn.Sequential\nYou do.\n",
@@ -217,10 +237,64 @@ def test_edits_inside_a_method_of_a_class(load):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_place(load, text, said):
+def test_what_does_not_fit_is_refused_with_its_place(module, text, said):
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole text is compared
-        load(text)
+        module(text)
     assert str(raised.value) == f"nb99_small.md, {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"## 99.1 Twice\n{TEXT}", "nb99_small.md: the section '99.2 A layer' is missing"),
+        (
+            "## 99.1 Twice\n" + TEXT.replace("Do\nit.", ""),
+            "nb99_small.md, line 1: '99.1 Twice' needs a statement and three hints, not 3",
+        ),
+        (
+            "## 99.1 Twice\n" + TEXT.replace("3. End.", ""),
+            "nb99_small.md, line 1: '99.1 Twice' needs a statement and three hints, not 2",
+        ),
+        (
+            "## Quiz\n### Question 1\nWhy?\n- [x] A.\n\n  So.\n\n- [ ] B.\n",
+            "nb99_small.md, line 1, Question 1: each answer, `- [ ] …`, must have one reason",
+        ),
+        (
+            "## Quiz\n### Question 1\nWhy?\n- [ ] A.\n- [ ] B.\n\n  So.\n\n  So.\n",
+            "nb99_small.md, line 1, Question 1: each answer, `- [ ] …`, must have one reason",
+        ),
+        (
+            "## Quiz\n### Question 1\nWhy?\n- [x] A.\n\n  So.\n\n- [x] B.\n\n  No.\n",
+            "nb99_small.md, line 1, Question 1: 2 answers are right; one must be",
+        ),
+    ],
+)
+def test_a_missing_text_is_named(module, text, said):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole text is compared
+        module(text)
+    assert str(raised.value) == said
+
+
+def test_a_statement_keeps_its_paragraphs_and_its_lists(module):
+    statement = "One\nparagraph.\n\n1. First,\n   and on.\n2. Second.\n\n$$x$$\n\nLast."
+    text = "".join(f"## {title}\n\n{TEXT}" for title in TITLES).replace("Do\nit.", statement, 1)
+    first, second, _ = module(text).EXERCISES
+    assert first.statement == ("One paragraph.\n\n1. First, and on.\n2. Second.\n\n$$x$$\n\nLast.")
+    assert second.statement == "Do it."
+    assert second.hints == ("Begin.", "Go on.", "End.")
+
+
+def test_a_quiz_has_its_questions_answers_and_reasons(module):
+    text = "".join(f"## {title}\n{TEXT}" for title in TITLES)
+    text += (
+        "## Quiz\n\n### Question 1\n\nWhy\nso?\n\n- [ ] No\n  way.\n\n  Wrong.\n\n"
+        "- [x] It is.\n\n  Right\n  so.\n\n### Question 2\n\nHow?\n\n- [x] So.\n\n  Yes.\n"
+    )
+    one, two = module(text).QUESTIONS
+    assert one == Question(
+        "Why so?", (Answer("No way.", False, "Wrong."), Answer("It is.", True, "Right so."))
+    )
+    assert two == Question("How?", (Answer("So.", True, "Yes."),))
 
 
 # ---------------------------------------------------------------------------- the files there are
@@ -230,7 +304,7 @@ def test_what_does_not_fit_is_refused_with_its_place(load, text, said):
 def test_every_edit_of_a_file_is_needed(lesson):
     """A mistake without one of its edits gives other results: none is there for nothing."""
     path = FOLDER / f"{files()[lesson]}.md"
-    written = edits.read(path)
+    written = [mistake for section in texts.read(path) for mistake in section.mistakes]
     known = {f"{exercise.number} {exercise.title}": exercise for exercise in exercises(lesson)}
     assert len(written) == sum(len(exercise.mistakes) for exercise in known.values()) > 0
     names = vars(sys.modules[f"sdlearn.course.exercises.{files()[lesson]}"])

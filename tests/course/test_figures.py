@@ -175,6 +175,49 @@ def test_a_table_aligns_numbers_to_the_right_and_names_to_the_left():
     assert '<th style="text-align: right">n</th>' in page
 
 
+def test_a_column_of_numbers_with_gaps_bounds_and_powers_stays_on_the_right():
+    rows = [["red cat", "–", "< 0.001 %", "2 × 10⁻⁷"], ["1 to 2", "0.993", "50 %", "0.2"]]
+    table = figures.table(["name", "similarity", "error", "left"], rows)
+    assert table.numeric == [False, True, True, True]
+
+
+def test_a_negative_number_in_a_table_has_a_minus_sign():
+    table = figures.table(["name", "r"], [["a-b", -0.5], ["-", "-1"], ["-x", "+1"]])
+    assert [row[1] for row in table.rows] == ["−0.5", "−1", "+1"]
+    assert [row[0] for row in table.rows] == ["a-b", "-", "-x"]
+    assert table.numeric == [False, True]
+
+
+@pytest.mark.parametrize("fold", ["", "The numbers"])
+def test_a_wide_table_scrolls(fold):
+    """An output of a page is a table row, in which overflow needs a width of its own."""
+    page = figures.table(["a"], [["1"]], fold=fold)._repr_html_()
+    scroll = '<div style="overflow: auto; max-width: calc(100vw - 48px)">'
+    assert page.count(scroll) == 1
+    places = [page.index(part) for part in (scroll, "<table>", "</table>", "</div>")]
+    assert places == sorted(places)
+    assert page.startswith("<details>") == bool(fold)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (2.9e-16, 2, "2.9 × 10⁻¹⁶"),
+        (2e-7, 1, "2 × 10⁻⁷"),
+        (0.0047, 2, "0.0047"),
+        (1.4, 2, "1.4"),
+        (0.0, 2, "0"),
+        (6.55e12, 3, "6.55 × 10¹²"),
+    ],
+)
+def test_a_small_number_is_written_as_a_power_of_ten(value, digits, text):
+    assert figures.scientific(value, digits) == text
+
+
+def test_the_letters_of_a_wide_grid_grow():
+    assert [figures.images.letters_for(width) for width in (100, 384, 512, 900)] == [13, 16, 18, 18]
+
+
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"a row has 1 cells, \('1',\); accepted: 2, one for each"):
         figures.table(["a", "b"], [["1"]])

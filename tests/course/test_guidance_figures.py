@@ -108,15 +108,18 @@ def test_an_outline_has_area_one_and_the_density_of_its_quantiles():
 # ----------------------------------------------------------------------------------------- figures
 
 
-def test_bells_hold_what_they_are_given_and_differ_without_colour():
+def test_densities_hold_what_they_are_given_and_differ_without_colour():
     xs = torch.linspace(-1, 1, 5)
     lines = {"a line": (xs, xs**2), "another": (xs, xs.abs())}
     parts = [line.DensityPanel(f"panel {k}", (xs, k + xs), lines) for k in range(3)]
-    figure = line.densities(parts, "A title", "what is filled", (-1, 1), 3.0)
-    drawn = [ax for ax in figure.axes if ax.lines]
-    assert [ax.get_title(loc="left") for ax in drawn] == ["panel 0", "panel 1", "panel 2"]
-    for k, ax in enumerate(drawn):
-        assert (ax.get_xlabel(), ax.get_ylabel()) == ("size z", "density")
+    drawn = line.densities(parts, "A title", "what is filled", (-1, 1), 3.0)
+    figure = drawn.figure
+    assert "panel 1: what is filled 100%, a line 100%, another 100%." in drawn.words
+    panels = [ax for ax in figure.axes if ax.lines]
+    assert [ax.get_title(loc="left") for ax in panels] == ["panel 0", "panel 1", "panel 2"]
+    for k, ax in enumerate(panels):
+        assert ax.get_xlabel() == ("size z" if k > 0 else "")
+        assert ax.get_ylabel() == ("density" if k % 2 == 0 else "")
         assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (0, 3))
         edge, one, other = ax.lines
         assert list(edge.get_ydata()) == pytest.approx((k + xs).tolist())
@@ -128,19 +131,20 @@ def test_bells_hold_what_they_are_given_and_differ_without_colour():
     assert said == {"what is filled", "a line", "another"}
 
 
-def test_ways_are_dark_for_those_who_end_as_grown_cats():
+def test_trajectories_that_end_as_grown_cats_have_another_colour():
     walk = torch.stack([torch.linspace(-2, 2, 40), torch.linspace(-3, 0, 40)])
-    figure = line.trajectories({"one": walk, "two": walk + 5}, [999, -1], "A title", every=10)
-    left, right = figure.axes
+    drawn = line.trajectories({"one": walk, "two": walk + 5}, [999, -1], "A title", every=10)
+    assert "one: 1 of 4 end as grown cats. two: 4 of 4" in drawn.words
+    left, right = drawn.figure.axes
     assert [ax.get_title(loc="left") for ax in (left, right)] == ["one", "two"]
     assert left.get_xlim() == (999, -1)
     chosen = [5, 15, 25, 35]
     assert [list(path.get_ydata()) for path in left.lines] == [walk[:, k].tolist() for k in chosen]
-    dark = [path.get_color() == "black" for path in left.lines]
+    dark = [path.get_color() == line.VERMILION for path in left.lines]
     assert (
         dark == [bool(walk[-1, k] > line.THRESHOLD) for k in chosen] == [False, False, False, True]
     )
-    assert all(path.get_color() == "black" for path in right.lines)
+    assert all(path.get_color() == line.VERMILION for path in right.lines)
 
 
 # --------------------------------------------------------------------------------------- the widget

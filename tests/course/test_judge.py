@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sdlearn.course import check
+from sdlearn.course.api import marked_up
 from sdlearn.course.grading.exercise import (
     Case,
     Exercise,
@@ -192,6 +193,14 @@ def test_the_verdict_says_the_same_to_eyes_and_ears():
     assert verdict._repr_html_().startswith('<div role="status"><b>✗ 04.1 One query: not yet.</b>')
     assert repr(verdict).startswith("✗ 04.1 One query: not yet. The result is a text")
     assert "<code>hint(&quot;04.1&quot;)</code>" in verdict._repr_html_()
+
+
+def test_code_and_emphasis_are_marked_up_but_products_are_not():
+    text = "*Both* the `a * b` and *x*: 2 * 3 * 4, n*m*k, `*args`, (*so*) <b>"
+    assert marked_up(text) == (
+        "<em>Both</em> the <code>a * b</code> and <em>x</em>: 2 * 3 * 4, n*m*k, "
+        "<code>*args</code>, (<em>so</em>) &lt;b&gt;"
+    )
 
 
 def test_a_refusal_has_lines_that_fit_a_page_and_all_of_the_words():

@@ -17,6 +17,7 @@ from sdlearn.course.figures.latents import (
     blends,
     error_image,
     image_table,
+    outlined,
     pca_beside_jpeg,
     project_patches,
     two_stages,
@@ -105,22 +106,38 @@ def test_costs_of_a_position_are_multiples_of_those_of_one_side():
     assert "8 × 8 to 64 × 64" in drawn.words
 
 
-def test_autoencoders_are_drawn_at_their_positions_and_two_are_marked():
+def test_autoencoders_are_drawn_at_their_positions_and_two_are_marked_and_joined():
     published = [(8, 4, 24.19, 0.90), (16, 16, 24.08, 0.87), (16, 8, 21.94, 2.63)]
     drawn = reconstruction_fid(published, [(8, 4), (16, 16)])
     (ax,) = drawn.figure.axes
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines] == [
+    *points, joined = ax.lines
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [
         (4096, 0.90),
         (1024, 0.87),
         (1024, 2.63),
     ]
-    first, second, third = ((line.get_color(), line.get_marker()) for line in ax.lines)
+    assert (*joined.get_xdata(), *joined.get_ydata()) == (4096, 1024, 0.90, 0.87)
+    first, second, third = ((line.get_color(), line.get_marker()) for line in points)
     assert first == second
     assert first[0] != third[0]
     assert first[1] != third[1]
     names = [text.get_text() for text in ax.texts]
-    assert names == ["f = 8, c = 4", "f = 16, c = 16", "f = 16, c = 8"]
+    assert names[:3] == ["f = 8, c = 4", "f = 16, c = 16", "f = 16, c = 8"]
+    assert names[3:] == ["48 times fewer elements"]
     assert "f = 16 and c = 8: 1,024 positions, 2.63" in drawn.words
+    assert "joined by a line" in drawn.words
+    unequal = reconstruction_fid(published, [(8, 4), (16, 8)])
+    assert len(unequal.figure.axes[0].lines) == 3
+    assert "joined" not in unequal.words
+
+
+def test_the_patch_of_one_position_is_outlined():
+    drawn = np.array(outlined(Image.new("RGB", (64, 64), "white"), 4, 2, scale=3))
+    down, across = np.nonzero((drawn != 255).any(axis=2))
+    assert drawn.shape == (192, 192, 3)
+    assert (down.min(), down.max() + 1) == (96 - 2, 120 + 2)
+    assert (across.min(), across.max() + 1) == (48 - 2, 72 + 2)
+    assert (drawn[96:120, 48:72] == 255).all()
 
 
 def test_the_diagram_draws_image_and_latent_to_scale():

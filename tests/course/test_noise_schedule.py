@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlearn.course.figures import noise_schedule
+from sdlearn.course.figures import noise_schedule, schedule_charts
 from sdlearn.course.widgets.noise_schedule import NoiseScheduleWidget
 from sdlearn.schedule import NoiseSchedule
 
@@ -94,91 +94,135 @@ def test_a_row_of_fog_is_four_pictures_and_an_empty_one_where_nothing_is_found()
     assert row.size == bare.size
 
 
-# ------------------------------------------------------------------------------------- with axes
+# ------------------------------------------------------------------------------ images under noise
 
 
-def test_arcs_have_a_dot_for_each_time_on_the_circle():
-    figure = noise_schedule.arcs(SCHEDULES, every=100)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [*SCHEDULES]
-    for ax, schedule in zip(figure.axes, SCHEDULES.values(), strict=True):
-        (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
-        xs, ys = (np.asarray(part) for part in dots.get_data())
-        assert np.allclose(xs**2 + ys**2, 1)
-        times = torch.tensor([*range(0, 1000, 100), 999])
-        assert np.allclose(xs, schedule.at(times)[0])
-        written = {text.get_text(): text.get_position() for text in ax.texts}
-        assert {"0", "999"} <= set(written)
-        places = [*written.values()]
-        assert min(math.dist(a, b) for a in places for b in places if a != b) > 0.16
-        for name, (x, y) in written.items():
-            assert math.hypot(x, y) == pytest.approx(1.11)
-            assert x / 1.11 == pytest.approx(float(schedule.at(int(name))[0]), abs=1e-6)
+def flat(colour="red", side=16):
+    return Image.new("RGB", (side, side), colour)
 
 
-def test_a_single_arc_leaves_its_neighbour_empty():
-    figure = noise_schedule.arcs({"one": NoiseSchedule()})
-    assert [ax.axison for ax in figure.axes] == [True, False]
+def test_figures_of_images_say_their_numbers_and_have_few_colours():
+    noise = [Image.fromarray((randn(64, 64, 3, seed=k).abs() * 90).clamp(0, 255).byte().numpy())
+             for k in range(3)]  # fmt: skip
+    drawn = noise_schedule.noise_strip({0: noise[0], 500: noise[1], 999: noise[2]}, [1, 0.5257, 0])
+    assert drawn.words.startswith("3 panels of one image")
+    assert "t = 0: 1.00; t = 500: 0.53; t = 999: 0.00" in drawn.words
+    assert len(drawn.figure.getcolors()) <= noise_schedule.COLOURS
+
+    rows = {"linear": noise[:2], "cosine": noise[1:]}
+    alphas = {"linear": torch.tensor([0.5, 0.25]), "cosine": torch.tensor([0.75, 0.125])}
+    drawn = noise_schedule.under_schedules(rows, (200, 800), alphas)
+    assert "linear: 0.50, 0.25; cosine: 0.75, 0.12" in drawn.words
+    assert drawn.figure.height > 2 * 128
+
+    drawn = noise_schedule.averaged_sizes(noise, (64, 128, 256), "Title", [4, 2, 1])
+    assert drawn.words.endswith("64 pixels: 4.00; 128 pixels: 2.00; 256 pixels: 1.00.")
+    latents = {0: randn(4, 8, 8), 999: randn(4, 8, 8, seed=1)}
+    drawn = noise_schedule.latent_and_decoded(latents, noise[:2])
+    assert "Two rows at t = 0, t = 999" in drawn.words
 
 
-def test_curves_over_time_are_drawn_from_t_0_and_told_apart_in_two_ways():
-    lines = {name: schedule.alphas_cumprod for name, schedule in SCHEDULES.items()}
-    short = {name: curve[:-1].log() for name, curve in lines.items()}
-    figure = noise_schedule.over_time({"left": ("share", lines), "right": ("its logarithm", short)})
-    for ax, drawn in zip(figure.axes, (lines, short), strict=True):
-        assert ax.get_xlabel() == "time t"
-        for line, (name, curve) in zip(ax.lines, drawn.items(), strict=True):
-            assert line.get_label() == name
-            assert list(line.get_xdata()) == [*range(len(curve))]
-            assert np.array_equal(line.get_ydata(), curve)
-        assert len({line.get_linestyle() for line in ax.lines}) == 4
-        assert len({line.get_color() for line in ax.lines}) == 4
-    assert [ax.get_ylabel() for ax in figure.axes] == ["share", "its logarithm"]
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [*SCHEDULES]
+def test_variants_are_named_with_their_numbers():
+    images = {name: flat(colour) for name, colour in (("original", "red"), ("spots", "blue"))}
+    drawn = noise_schedule.told_apart(images, [224])
+    assert drawn.words == "An image and 1 variants of it: spots: t = 224."
+    pixels = np.array(drawn.figure)
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        assert (pixels == colour).all(axis=-1).sum() == 48 * 48
 
 
-@pytest.mark.parametrize("sharey", [False, True])
-def test_panels_of_histograms_have_one_vertical_scale_if_asked_to(sharey):
-    figure = noise_schedule.histograms(
-        {"wide": {"a": randn(500)}, "narrow": {"a": 0.1 * randn(500)}}, "number", sharey=sharey
-    )
-    wide, narrow = (ax.get_ylim() for ax in figure.axes)
-    assert (wide == narrow) == sharey
+def test_swaps_are_named_with_their_numbers_and_enlarge_a_square():
+    image = flat("red", 64)
+    image.paste("lime", (12, 36, 28, 52))
+    drawn = noise_schedule.swapped({"own": flat("red", 64), "other": image}, (12, 36), [0, 41.2])
+    assert "a square of 16 × 16 pixels, four times larger" in drawn.words
+    assert drawn.words.endswith("of 255 levels: own: 0; other: 41.")
+    pixels = np.array(drawn.figure.convert("RGB"))
+    for colour, count in (((255, 0, 0), 3 * 128**2 - 32**2), ((0, 255, 0), 128**2 + 32**2)):
+        assert (pixels == colour).all(axis=-1).sum() == count
 
 
-def test_histograms_share_bins_and_have_the_area_one():
-    sets = {"a": randn(500), "b": randn(400, seed=1) + 2, "c": randn(300, seed=2)}
-    figure = noise_schedule.histograms(
-        {"left": sets, "right": {"a": randn(90) * 5}}, "number", bins=20
-    )
-    left, right = figure.axes
-    drawn = [patch.get_data() for patch in left.patches]
+# ------------------------------------------------------------------------------------------- charts
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """A chart's axes and its words, before it becomes an image."""
+    monkeypatch.setattr(schedule_charts, "compact", lambda figure: figure)
+
+    def axes(drawn):
+        return drawn.figure.axes, drawn.words
+
+    return axes
+
+
+def test_charts_are_images_with_a_palette():
+    drawn = schedule_charts.visited_timesteps({"one": [999, 1]})
+    assert drawn.figure.mode == "P"
+    assert drawn.figure.width == 624
+
+
+def test_curves_are_those_of_the_tables(axes):
+    tables = {name: schedule.alphas_cumprod for name, schedule in SCHEDULES.items()}
+    (above, below), words = axes(schedule_charts.schedule_curves(tables))
+    assert len({line.get_color() for line in above.lines}) == 4
+    assert len({line.get_linestyle() for line in above.lines}) == 4
+    for line, ratio, (name, table) in zip(above.lines, below.lines, tables.items(), strict=False):
+        assert line.get_label() == name
+        assert np.array_equal(line.get_ydata(), table)
+        whole = table > 0
+        expected = 10 * (table / (1 - table))[whole].log10()
+        assert np.allclose(ratio.get_ydata(), expected)
+        assert list(ratio.get_xdata()) == whole.nonzero()[:, 0].tolist()
+    assert "published: 0 dB at t = 353, at the end 0.005" in words
+    assert "zero: 0 dB at t = 336, at the end 0" in words
+
+
+def test_bars_add_up_and_are_cut_after_the_limits(axes):
+    limits = {"a": [99, 499], "b": [0, 899]}
+    (ax,), words = axes(schedule_charts.legible_steps(limits, ["spots", "day or night"], 1000))
+    bars = [(patch.get_x(), patch.get_width()) for patch in ax.patches]
+    assert bars == [(0, 100), (100, 400), (500, 500), (0, 1), (1, 899), (900, 100)]
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[:3] == ["10 %", "40 %", "50 %"]
+    assert texts[-3:] == ["spots", "day or\nnight", "none of\nthem"]
+    assert "a: 10 %, 40 %, 50 %; b: 0 %, 90 %, 10 %" in words
+
+
+def test_a_line_or_a_bar_that_could_not_be_drawn_is_refused():
+    table = SCHEDULES["published"].alphas_cumprod
+    with pytest.raises(ValueError, match=r"tables has 5 schedules, .*; accepted: up to 4"):
+        schedule_charts.schedule_curves({str(k): table for k in range(5)})
+    with pytest.raises(ValueError, match=r"names has 5 details, .*; accepted: up to 4"):
+        schedule_charts.legible_steps({"a": [1, 2, 3, 4, 5]}, "vwxyz", 10)
+    with pytest.raises(ValueError, match=r"limits has 1 timesteps for 'b'; accepted: .* 2 names"):
+        schedule_charts.legible_steps({"a": [1, 2], "b": [3]}, ["spots", "colour"], 10)
+
+
+def test_histograms_share_bins_and_have_the_area_one(axes):
+    sets = {"dark": randn(500) - 2, "bright": randn(400, seed=1) + 2, "noise": randn(300, seed=2)}
+    panels = {"small": sets, "large": {name: x / 2 for name, x in sets.items()}}
+    (above, below), words = axes(schedule_charts.brightness_readings(panels, bins=20))
+    drawn = [patch.get_data() for patch in above.patches]
     assert len(drawn) == 3
-    assert len({patch.get_linestyle() for patch in left.patches}) == 3
     for patch, x in zip(drawn, sets.values(), strict=True):
         assert (patch.values * np.diff(patch.edges)).sum() == pytest.approx(1)
         centres = (patch.edges[1:] + patch.edges[:-1]) / 2
         mean = (patch.values * np.diff(patch.edges) * centres).sum()
         assert mean == pytest.approx(float(x.mean()), abs=0.3)
-    assert np.array_equal(drawn[0].edges, right.patches[0].get_data().edges)
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
-    assert (left.get_title(loc="left"), left.get_xlabel(), left.get_ylabel()) == (
-        "left",
-        "number",
-        "density",
-    )
+    assert np.array_equal(drawn[0].edges, below.patches[0].get_data().edges)
+    assert f"small: dark {sets['dark'].mean():.2f} ± {sets['dark'].std():.2f}" in words
 
 
-def test_visited_times_are_marked_and_both_ends_written():
-    rows = {"one": [999, 500, 1], "two": [901, 101]}
-    (ax,) = noise_schedule.visited_timesteps(rows).axes
-    marks = [line for line in ax.lines if line.get_marker() not in ("", "None", None)]
+def test_visited_timesteps_are_marked_and_both_ends_written(axes):
+    rows = {"one": [999, 500, 1], "two": [901, 400, 101]}
+    (ax,), words = axes(schedule_charts.visited_timesteps(rows))
+    marks = [line for line in ax.lines if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in marks] == [*rows.values()]
-    assert len({line.get_marker() for line in marks}) == 2
     assert [text.get_text() for text in ax.texts] == ["999", "1", "901", "101"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
-    assert ax.get_xlim()[0] > 999 > 0 > ax.get_xlim()[1]  # the walk goes from left to right
+    assert ax.get_xlim()[0] > 999 > 0 > ax.get_xlim()[1]  # noise to the left
+    assert "one: from 999 to 1; two: from 901 to 101" in words
 
 
 # --------------------------------------------------------------------------------------- the widget
@@ -208,7 +252,7 @@ def test_the_widget_says_the_numbers_of_its_schedule(widget):
         assert said == widget.sentence
         assert f"At t = 250: alpha {alpha:.3f}, sigma {sigma:.3f}" in said
         assert f"({10 * schedule.snr(250).log10():.1f} dB)" in said
-        assert "of 4 pages the nearest is" in said
+        assert "of 4 images, the nearest is" in said
     assert 'role="status"' in widget.message.value
 
 
@@ -217,7 +261,7 @@ def test_the_widget_finds_each_page_without_noise_and_none_without_signal(widget
     for page in range(4):
         widget.page.value = page
         assert widget.found == page
-        assert f"Page {page}; of 4 pages the nearest is the right one." in widget.sentence
+        assert f"Image {page}: of 4 images, the nearest is the right one." in widget.sentence
     widget.schedule.value, widget.t.value = "zero", 999
     assert widget.found is None
     assert "no signal is left" in widget.sentence
@@ -230,7 +274,7 @@ def test_a_wrong_page_is_named(widget):
     for page in range(4):
         widget.page.value = page
         if widget.found != page:
-            assert f"the nearest is page {widget.found}, a wrong one." in widget.sentence
+            assert f"the nearest is image {widget.found}, a wrong one." in widget.sentence
             return
     raise AssertionError("at this time a page should have been lost")
 
@@ -243,7 +287,7 @@ def test_every_control_matters(widget, control, value):
     assert before.shape == after.shape
     assert not np.array_equal(before, after)
     assert widget.sentence != said
-    assert "A page under noise" in widget.view.value
+    assert "An image under noise" in widget.view.value
 
 
 @pytest.mark.parametrize("t", [100, 999])

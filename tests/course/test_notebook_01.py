@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,6 @@ PARTS = (
     "preview",
     "entropy",
     "png_bytes",
-    "correlation",
 )
 
 
@@ -149,10 +147,6 @@ def test_its_measures_are_right(cells):
     assert names["entropy"](torch.tensor([0, 0, 0, 9], dtype=torch.uint8)) == pytest.approx(
         0.8113, abs=1e-4
     )
-    x = drawn(1, 3, 6, 40)
-    for distance in (1, 7):
-        expected = np.corrcoef(x[..., distance:].flatten(), x[..., :-distance].flatten())[0, 1]
-        assert names["correlation"](x, distance) == pytest.approx(expected)
 
 
 def rows_of(cell: dict) -> list[list[str]]:
@@ -162,44 +156,44 @@ def rows_of(cell: dict) -> list[list[str]]:
 
 
 def test_what_it_says_of_counts_is_in_its_outputs(cells):
-    assert [row[2:4] for row in rows_of(cells["truth-table"])] == [
-        ["48×", "64×"],
-        ["48×", "64×"],
-        ["12×", "64×"],
+    assert [row[1:] for row in rows_of(cells["truth-table"])] == [
+        ["4 × 64²", "16 × 128²"],
+        ["48×", "12×"],
+        ["64×", "64×"],
+        ["24×", "6×"],
     ]
     flops = {row[0]: row[1:] for row in rows_of(cells["flops-table"])}
     assert flops["U-Net, 512 × 512"][1:] == ["679", "92%"]
     assert flops["U-Net, 512 × 512, attention at 64 × 64"][1] == "36"
     assert flops["decoder, 64 × 64"] == ["2,515", "3.13"]
-    assert "100" in cells["flops-table"]["told"]
     assert re.search(r"679\s+times", cells["flops-read"]["source"])
     assert re.search(r"36\s+times", cells["flops-read"]["source"])
     assert re.search(r"679 times cheaper, or 36\s+times", cells["summary"]["source"])
     assert cells["codec-conv"]["told"].count("same: ") == 1
     assert cells["to-latent"]["told"].count("same: ") == 2
     chosen = [row for row in rows_of(cells["table"]) if row[:2] == ["8", "4"]]
-    assert chosen == [["8", "4", "48×", "64×", "24.19", "0.9"]]
+    assert chosen == [["8", "4", "48×", "0.9"]]
 
 
 @pytest.mark.parametrize(
     ("text", "result", "numbers"),
     [
-        ("entropy-read", "entropy-table", ("7.5", "1.6", "0.46", "0.95", "0.75")),
+        ("entropy-read", "entropy-table", ("7.5", "1.6", "7.6")),
         ("vae-read", "vae-table", ("0.05", "0.96")),
-        ("outlines-read", "outlines-table", ("40.1", "25.6")),
+        ("measure-read", "measure-figure", ("56",)),
+        ("outlines-read", "outlines-table", ("22", "89", "40.1", "25.6")),
         ("outlines-read", "round-trip-figure", ("32.6",)),
-        ("rates-read", "rates-figure", ("68", "19.9", "19.2", "19.1")),
-        ("noise-round-trip-read", "noise-round-trip-table", ("10.8", "9.8", "0.05")),
+        ("rates-read", "rates-figure", ("68",)),
+        ("noise-round-trip-read", "noise-round-trip-table", ("10.8", "9.8")),
+        ("influence-read", "influence-figure", ("34", "94")),
         ("table-read", "flops-table", ("5.82",)),
-        ("table-read", "table", ("2.63", "0.87")),
+        ("table-read", "table", ("0.9", "2.63", "0.87", "2.04")),
         ("codec-read", "codec", ("20.1",)),
         ("pca-read", "pca-table", ("84.8",)),
         ("faces-read", "faces-figure", ("45.3", "25.8", "23.0", "21.8")),
-        ("preview-read", "preview-figure", ("62", "25.0")),
+        ("preview-read", "preview-figure", ("62",)),
         ("between-read", "between-table", ("16.3", "17.1", "17.9", "2.8", "9.1")),
         ("ranked-read", "ranked-figure", ("27.6", "24.5")),
-        ("real-text", "real-table", ("0.95",)),
-        ("real-text", "vae-table", ("0.96",)),
         ("between-deviation-read", "between-deviation-table", ("0.71",)),
     ],
 )
@@ -234,15 +228,6 @@ def test_noise_is_no_better_for_any_code(cells):
     assert trained < grey - 0.3
 
 
-def test_the_search_gains_most_in_its_first_half(cells):
-    rows = [[float(x) for x in row[1:]] for row in rows_of(cells["search-figure"])]
-    *rows, gains = rows
-    assert gains == pytest.approx([b - a for a, b in zip(rows[0], rows[2], strict=True)], abs=0.11)
-    for start, middle, end in zip(*rows, strict=True):
-        assert start < middle <= end
-        assert end - middle < (middle - start) / 3
-
-
 def test_the_arc_keeps_the_standard_deviation_of_noise(cells):
     chord, arc = ([float(x) for x in row[1:]] for row in rows_of(cells["arc-figure"]))
     assert chord[4] < 0.3
@@ -252,7 +237,7 @@ def test_the_arc_keeps_the_standard_deviation_of_noise(cells):
 def test_more_objects_are_smaller_and_worse_near_outlines(cells):
     rows = [[float(x) for x in row] for row in rows_of(cells["ranked-figure"])]
     assert [row[0] for row in rows[-3:]] == [1, 2, 3]
-    sizes, decibels = ([row[k] for row in rows[-3:]] for k in (2, 3))
+    sizes, decibels = ([row[k] for row in rows[-3:]] for k in (1, 2))
     assert sizes == sorted(sizes, reverse=True)
     assert decibels == sorted(decibels, reverse=True)
 

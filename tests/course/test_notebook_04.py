@@ -7,6 +7,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,22 +134,35 @@ def test_its_figures_say_what_they_show():
     assert "head 1 0.75 on red, 0.25 on night" in drawn.words
     assert "outputs of two heads 0.25 on red, 0.25 on night" in drawn.words
 
+    drawn = figures.attention_diagrams.heads(
+        one, [one, one.flip(1)], ["ear", "sky"], ["red", "night"], torch.tensor([[3.0, 0], [0, 7]])
+    )
+    assert {"3", "7"} <= {text.get_text() for text in drawn.figure.axes[0].texts}
+    assert drawn.words.endswith("The queries: ear 3, 0; sky 0, 7.")
+
     lines = {"q·k": [0.3, 0.9], "q·k / √d": [0.1, 0.1]}
     drawn = figures.attention.saturation([4, 16], lines, lines)
     assert len(drawn.figure.axes) == 2
     assert "q·k: 0.30 at d = 4, 0.90 at d = 16" in drawn.words
-
-    drawn = figures.attention.share_and_effect(
-        {"a": 0.1, "b": 0.2}, {"a": 0.9, "b": 0}, {"a": (8, 0)}
-    )
-    assert [text.get_text() for text in drawn.figure.axes[0].texts] == ["a"]
-    assert "a: 10% and 90%; b: 20% and 0%" in drawn.words
 
 
 def test_labels_of_lines_that_end_together_do_not_overlap():
     drawn = figures.attention.attention_time([4, 8, 16], {"plain": [1, 2, 9], "fused": [1, 2, 9]})
     heights = sorted(text.get_position()[1] for text in drawn.figure.axes[0].texts)
     assert all(high >= 1.8 * low for low, high in pairwise(heights))
+
+
+def test_the_outline_of_a_silhouette_leaves_out_its_holes():
+    page = figures.images.Image.new("RGB", (8, 8), "white")
+    silhouette = np.zeros((8, 8), bool)
+    silhouette[2:6, 2:6] = True
+    silhouette[3, 3] = False
+    drawn = figures.variant_rows({"a": [page], "b": [page]}, [0], "Title", "", [silhouette])
+    dark = (np.array(drawn.figure) == 20).all(axis=-1)
+    assert dark.sum() == 4 * 8  # a square of 4, doubled
+    plain = figures.variant_rows({"a": [page], "b": [page]}, [0], "Title", "")
+    assert plain.figure.size == drawn.figure.size
+    assert not (np.array(plain.figure) == 20).all(axis=-1).any()
 
 
 def test_maps_on_their_own_scale_are_rows_of_their_own():

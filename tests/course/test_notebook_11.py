@@ -1,34 +1,45 @@
-"""Notebook 11: its pipeline is the library's, with any weights, and a slip in it is noticed.
+"""The pipeline of notebook 11 is the library's, with any weights, and a slip in it is noticed.
 
-nbval runs the notebook with the shipped model; here its cells run with a tiny random one, so that
-nothing in it depends on how good the shipped weights are.
+nbval runs the notebook with the shipped model. Here its functions run with a tiny random one, so
+that nothing depends on how good the shipped weights are.
 """
 
+import ast
 import json
-import random
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 import sdlearn
-from sdlearn.course import figures
-from sdlearn.evaluation import Match, Verdict
-from sdlearn.storybook import render, sample_scene
+from sdlearn.course import solution
+from sdlearn.course.exercises.nb11_pipeline import decode_tiled
+from sdlearn.course.figures import text_to_image as drawn
+from sdlearn.course.live_memory import peak_bytes
+from sdlearn.course.widgets.image_size import SIDES, ImageSizeWidget, count_objects
+from sdlearn.evaluation import load_judge
+from sdlearn.samplers import SAMPLERS, State
+from sdlearn.schedule import Point
+from sdlearn.storybook import Scene, Thing, render
+from sdlearn.text import Conditioning
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "11-text-to-image.ipynb"
-LEFT_OUT = {"noise-table", "shared"}  # nothing uses their results
-
-
-@pytest.fixture(scope="module")
-def cells() -> list[dict]:
-    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    for cell in cells:
-        cell["source"] = "".join(cell["source"])
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+GIVEN = ("guided_denoiser", "to_pil", "Mine", "chunks_of")
+TYPED = ("11.1", "11.2", "11.3", "11.4")
+PROMPTS = ["two green fish in the sea by day", "a red cat", ""]
+SETTINGS = (
+    {"steps": 3},
+    {"n": 2, "steps": 2, "sampler": "dpm_pp_2m", "seed": 9},
+    {"negative": "a house", "steps": 3, "scale": 4.5},
+    {"negative": ["a house", "rain", "snow"], "n": 2, "steps": 2, "sampler": "ddpm"},
+    {"sampler": "euler_ancestral", "steps": 3, "seed": 123},
+    {"scale": 1.0, "steps": 3, "sampler": "plms"},
+    {"height": 48, "width": 80, "steps": 2, "sampler": "heun"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,163 +66,145 @@ def unlearned() -> sdlearn.StableDiffusion:
     return sdlearn.StableDiffusion(*parts, replace(real.spec, text=(text,), unet=unet, vae=vae))
 
 
-@pytest.fixture
-def run(cells, unlearned, monkeypatch, tmp_path):
-    """Run cells, from the first to the one of an id, with a text in them changed."""
-    parts = (unlearned.unet, unlearned.vae, unlearned.text)
-    twin = sdlearn.StableDiffusion(*(deepcopy(part).double() for part in parts), unlearned.spec)
-
-    def storybook(dtype=torch.float32, device="cpu"):
-        return twin if dtype == torch.float64 else unlearned
-
-    monkeypatch.setattr(sdlearn.StableDiffusion, "storybook", storybook)
-    monkeypatch.setattr(figures, "show", lambda *_, **__: None)
-    monkeypatch.chdir(tmp_path)
-
-    def run(last: str, change: tuple[str, str] = ("", ""), skip: set[str] = frozenset()) -> dict:
-        names: dict = {"__name__": "the_notebook"}
-        changed = 0
-        for cell in cells:
-            source = cell["source"]
-            if change[0]:
-                changed += source.count(change[0])
-                source = source.replace(*change)
-            if cell["id"] not in skip and not source.startswith("quiz("):
-                exec(compile(source, cell["id"], "exec"), names)
-            if cell["id"] == last:
-                assert changed or not change[0], f"nothing in the notebook reads {change[0]!r}"
-                return names
-        raise AssertionError(f"the notebook has no cell {last!r}")
-
-    return run
+def built(sd: sdlearn.StableDiffusion, change: tuple[str, str] = ("", "")) -> dict:
+    """The functions as notebook and solutions define them, with a piece of their text replaced."""
+    names = {
+        "torch": torch, "nn": nn, "Tensor": Tensor, "np": np, "Image": Image, "sdlearn": sdlearn,
+        "SAMPLERS": SAMPLERS, "State": State, "Point": Point, "Conditioning": Conditioning,
+        "tokenizer": sd.text.tokenizers[0],
+    }  # fmt: skip
+    texts = [solution(number).text for number in TYPED]
+    for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            for node in ast.parse("".join(cell["source"])).body:
+                if getattr(node, "name", "") in GIVEN:
+                    texts.append(ast.unparse(node))
+    old, new = change
+    assert not old or any(old in text for text in texts), f"no text contains {old!r}"
+    for text in texts:
+        exec(text.replace(old, new) if old else text, names)
+    return names
 
 
-def test_its_pipeline_is_the_library_s_for_other_settings(run, unlearned):
-    names = run("pictures", skip={"noise-table"})
-    Pipeline, Settings = names["Pipeline"], names["Settings"]
-    double = names["double"]
-    mine = Pipeline(double.unet, double.vae, double.text)
-    prompts = ["two green fish in the sea by day", "a red cat", ""]
-    rng = random.Random(1)
-    pages = [render(sample_scene(rng), 64) for _ in prompts]
-    for s in (
-        Settings(negative="a house", steps=5, scale=3.5, seed=123),
-        Settings(steps=7, scale=1.5, seed=9, height=64, width=64),
-    ):
-        options = {
-            "negative_prompt": s.negative,
-            "steps": s.steps,
-            "guidance_scale": s.scale,
-            "seed": s.seed,
-            "output": "latent",
-            "progress": False,
-        }
-        for strength in (0.0, 0.29, 0.5, 1.0):
-            expected = double.image_to_image(prompts, pages, strength=strength, **options)
-            found = mine.image_latents(prompts, pages, strength, s)
-            assert (found - expected).norm() / expected.norm() <= 1e-12
-        expected = double.text_to_image(prompts, **options)
-        found = mine.text_latents(prompts, s)
-        assert (found - expected).norm() / expected.norm() <= 1e-12
-    own = Pipeline(unlearned.unet, unlearned.vae, unlearned.text)
-    drawn = own.text_to_image(prompts, Settings(steps=4, seed=2))
-    expected = unlearned.text_to_image(prompts, steps=4, seed=2, progress=False)
-    for a, b in zip(drawn, expected, strict=True):
-        assert np.abs(np.array(a, int) - np.array(b, int)).max() <= 1
+def compared(names: dict, sd: sdlearn.StableDiffusion) -> None:
+    mine = names["Mine"](sd)
+    for settings in SETTINGS:
+        renamed = {"negative": "negative_prompt", "scale": "guidance_scale"}
+        options = {renamed.get(key, key): value for key, value in settings.items()}
+        options = {"guidance_scale": 3.0, "sampler": "ddim"} | options
+        expected = sd.text_to_image(PROMPTS, output="latent", progress=False, **options)
+        found = mine.latents(PROMPTS, **settings)
+        assert torch.equal(found, expected), settings
+        pictures = sd.to_images(expected)
+        for a, b in zip(mine.images(PROMPTS, **settings), pictures, strict=True):
+            assert np.array_equal(np.array(a), np.array(b))
+
+
+def test_its_pipeline_is_the_library_s_to_the_bit(unlearned):
+    names = built(unlearned)
+    assert set(GIVEN) <= set(names)
+    compared(names, unlearned)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         ("seed + k) for", "seed) for"),
-        ("1 + k * (1000", "k * (1000"),
-        ("without + scale * (given - without)", "given + scale * (given - without)"),
-        (".chunk(2)\n        eps", ".flip(0).chunk(2)\n        eps"),
-        ("(z - point.sigma * eps) / point.alpha", "z - point.sigma * eps"),
-        ("there.sigma**2 - kick**2", "there.sigma**2"),
-        ("[negative] * len(prompts) + prompts", "prompts + [negative] * len(prompts)"),
-        ("s.height // f, s.width // f", "s.width // f, s.height // f"),
-        ("self.vae.to_latent(x, noise())", "self.vae.to_latent(x)"),
-        ("path[s.steps - int(s.steps * strength) :]", "path[int(s.steps * strength) :]"),
-        ("int(s.steps * strength) :]", "round(s.steps * strength) :]"),
-        ("path[0].alpha * z_0 + path[0].sigma", "path[-1].alpha * z_0 + path[-1].sigma"),
-        ("2 * (pixels.permute", "(pixels.permute"),
-        ("* 127.5)", "* 126)"),
+        ("for _ in range(draws)", "for _ in range(1)"),
+        ("torch.lerp(eps_uncond, eps_cond, scale)", "torch.lerp(eps_cond, eps_uncond, scale)"),
+        ("if scale == 1", "if scale == 2"),
+        ("(z - here.sigma * eps) / here.alpha", "z - here.sigma * eps"),
+        ("return first + last", "return last + first"),
+        ("[text for text in negative for _ in range(n)]", "negative * n"),
+        ("uncond, cond = encode", "cond, uncond = encode"),
+        ("lambda: next(draws)", "lambda: start"),
+        ("return last.z", "return last.z_0"),
+        ("height // 8, width // 8", "width // 8, height // 8"),
+        ("steps + 1)", "steps)"),
+        ("sampler='ddim'", "sampler='ddpm'"),
+        ("* 127.5)", "* 127)"),
+        ("permute(0, 2, 3, 1)", "permute(0, 3, 2, 1)"),
     ],
 )
-def test_a_slip_in_its_parts_is_noticed(run, change):
-    with pytest.raises((AssertionError, IndexError, RuntimeError, ValueError)):
-        run("pictures", change, skip={"noise-table"})
+def test_a_slip_in_its_pipeline_is_noticed(unlearned, change):
+    with pytest.raises((AssertionError, RuntimeError, ValueError, StopIteration, TypeError)):
+        compared(built(unlearned, change), unlearned)
 
 
-def test_all_of_it_runs_with_weights_that_know_nothing(run, tmp_path, capsys):
-    names = run("real", skip=LEFT_OUT)
-    scores = names["scores"]
-    assert scores["judge, true pages"][0][0] > 0.9  # the judge does not depend on the model
-    assert sum(names["sorts"].values()) <= 2 * len(names["scenes"])
-    known = [numbers for columns in scores.values() for numbers in columns if numbers[0] >= -1]
-    assert len(known) > len(scores)
-    for share, low, high in known:
-        assert low <= share <= high <= 1
-    assert "Weakest in that column: " in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
+def test_a_prompt_of_one_chunk_has_the_embeddings_of_the_text_encoder(unlearned):
+    names = built(unlearned)
+    for prompt in ("a red cat", ""):
+        length, parts = names["chunks_of"](prompt)
+        pair = names["long_embeddings"](unlearned.text, [""], parts)
+        assert length == len(prompt.split())
+        assert torch.equal(torch.cat(pair), unlearned.text(["", *parts]).context)
+    length, parts = names["chunks_of"]("on the grass by day, " * 14 + "a red cat")
+    uncond, cond = names["long_embeddings"](unlearned.text, [""], parts)
+    assert length == 87
+    assert [part.shape for part in (uncond, cond)] == [(1, 154, 16)] * 2
+    assert torch.equal(cond[:, :77], unlearned.text([parts[0]]).context)
 
 
-@pytest.mark.parametrize(
-    ("faulty", "named", "level"),
-    [
-        # In a line every so-manieth thing is wrong. (The U-Net is tested against one half.)
-        ({"walk": 4}, "walk from noise", "none"),
-        ({"walk": 4, "U-Net": 9}, "walk from noise", "U-Net, shown the truth"),
-        ({"U-Net": 3}, "U-Net, shown the truth", "none"),
-    ],
-)
-def test_the_weakest_part_is_named_and_those_that_luck_cannot_tell_from_it(
-    cells, capsys, faulty, named, level
-):
-    def hits(part):
-        step = faulty.get(part, 1000)
-        return torch.tensor([[2 * k % step != 0, (2 * k + 1) % step != 0] for k in range(1, 49)])
-
-    def seen(part):
-        kinds = hits(part).tolist()
-        return [
-            Match(tuple(Verdict(kind, True, True) for kind in page), True, True, True)
-            for page in kinds
-        ]
-
-    perfect = ("true pages", "after the autoencoder", "from the truth, 0.4", "from the truth, 0.8")
-    never = [Match((Verdict(), Verdict()), False, False, False)] * 48
-    (source,) = (cell["source"] for cell in cells if cell["id"] == "verdict")
-    names = {
-        "np": np,
-        "torch": torch,
-        "wins": {
-            "another kind": hits("U-Net"),
-            "another colour": hits(""),
-            "colours exchanged": hits(""),
-        },
-        "read": {"its kind": hits("").flatten(), "its colour": hits("").flatten()},
-        "checked": {name: seen("") for name in perfect}
-        | {"drawn by the model": seen("walk"), "of another caption": never},
-    }
-    exec(compile(source, "verdict", "exec"), names)
-    kinds, _ = capsys.readouterr().out.split("wrong colour")
-    assert f"Weakest in that column: {named}\n" in kinds
-    assert kinds.split("may have done it: ")[1].split("\n")[0] == level
+def test_tiles_as_large_as_the_latent_change_nothing(unlearned):
+    z = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    whole = unlearned.vae.to_image(z)
+    assert torch.allclose(decode_tiled(unlearned.vae.to_image, z, 5, 2, 8), whole, atol=1e-5)
 
 
-def test_its_figure_of_merit_is_the_share_of_pairs_in_order(run, cells):
-    auc = run("auc", skip={cell["id"] for cell in cells} - {"setup", "auc"})["auc"]
-    rng = torch.Generator().manual_seed(0)
-    seen, inside = (
-        torch.rand(30, generator=rng).round(decimals=1),
-        torch.rand(30, generator=rng) > 0.7,
-    )
-    pairs = [
-        1.0 if a > b else 0.5 if a == b else 0.0
-        for a, here in zip(seen, inside, strict=True)
-        for b, there in zip(seen, inside, strict=True)
-        if here and not there
-    ]
-    assert auc(seen, inside) == pytest.approx(np.mean(pairs))
+# ------------------------------------------------------------------------------------ its helpers
+
+
+def test_live_memory_counts_what_is_alive_at_a_time():
+    x = torch.empty(1000, device="meta")
+    assert peak_bytes(lambda x: x + 1, x) == 4000
+    assert peak_bytes(lambda x: ((x + 1) + 1) + 1, x) == 8000  # an input and an output
+    assert peak_bytes(lambda x: [x + k for k in range(5)], x) == 20000
+    assert peak_bytes(lambda x: x.view(10, 100).T, x) == 0  # no memory of its own
+
+    def skipped(x):
+        kept = x + 1
+        return ((kept + 1) + 1) + kept
+
+    assert peak_bytes(skipped, x) == 12000
+
+
+def test_its_figures_are_described_with_their_data():
+    assert all(f"11.{k}" in drawn.functions().words for k in range(1, 6))
+    images = [Image.new("RGB", (64, 64), "red"), Image.new("RGB", (96, 96), "blue")]
+    rows = drawn.rows_of_images({"one": images, "two": images}, ["a", "b"], "title", "Said.", 50)
+    assert rows.words.startswith("Rows of images with the columns a; b. The rows: one; two.")
+    assert rows.figure.width >= 2 * 50
+    sheet = drawn.sheet({"small": images[0], "large": images[1]}, "title", "Said.", 1)
+    assert "small; large" in sheet.words
+    chart = drawn.peak_memory([256, 512], {"decoder": [0.1, 0.4]}, 2.1)
+    assert "decoder: 0.10 at 256, 0.40 at 512. All weights: 2.1." in chart.words
+    (ax,) = chart.figure.axes
+    ticks = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert ticks == ["0.1", "0.3", "1"]
+
+
+def test_the_judge_counts_objects_at_their_own_scale():
+    places = ("cat", "red", 0.27), ("house", "blue", 0.73)
+    things = tuple(Thing(kind, colour, "plain", x, 0.7, 0.35) for kind, colour, x in places)
+    page = render(Scene("day", "grass", things), 64)
+    wide = Image.new("RGB", (128, 64))
+    for k in (0, 1):
+        wide.paste(page, (64 * k, 0))
+    judge = load_judge()
+    assert count_objects(judge, [page, page]) == [2, 2]
+    assert count_objects(judge, [wide]) == [4]
+
+
+def test_the_widget_paints_every_size(unlearned):
+    widget = ImageSizeWidget(unlearned, load_judge(), ["a red cat", "a blue house"], steps=1)
+    assert widget.image.size == (64, 64)
+    for side in SIDES:
+        widget.high.value, widget.wide.value = side, SIDES[0]
+        assert widget.image.size == (SIDES[0], side)
+        assert f"{side} × {SIDES[0]} pixels, seed 0: the judge counts" in widget.alt
+    before = np.array(widget.image)
+    widget.prompt.value = "a blue house"
+    widget.seed.value = 4
+    assert "a blue house" in widget.alt
+    assert "seed 4" in widget.message.value
+    assert not np.array_equal(np.array(widget.image), before)

@@ -16,6 +16,8 @@ from sdlearn.course.exercises import files
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
 REFERENCES = "[Nn]otebooks?|[Ss]ections?|[Vv]ersions?|[Ee]xercises?"
+SHORT_LINES = ("13", "14", "15", "16", "17")
+PHONE = 43  # characters
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -61,6 +63,16 @@ def test_every_figure_has_words(path):
             assert joined(fold["data"]["text/plain"]) == alt
             pictures += 1
     assert pictures >= 3
+
+
+@each
+def test_a_phone_breaks_no_printed_line(path):
+    if path.name[:2] not in SHORT_LINES:
+        pytest.skip("printed before lines were limited")
+    for cell in cells_of(path):
+        for out in cell.get("outputs", []):
+            lines = joined(out.get("text", "")).splitlines()
+            assert max(map(len, lines), default=0) <= PHONE, cell["id"]
 
 
 def asserted(cells: list[dict]) -> set[str]:

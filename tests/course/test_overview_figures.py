@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -77,29 +78,83 @@ def test_schedule_curves_draw_the_table_and_the_points():
 
 
 def test_the_distances_are_drawn_from_their_own_first_step():
-    guided = [[9.0, 7, 5, 3, 2, 0], [8.0, 7, 5, 4, 2, 0]]
-    unguided = [[6.0, 4, 3, 2, 1, 0]]
-    described = overview.settling(guided, unguided)
+    runs = [[9.0, 7, 5, 3, 2, 0], [8.0, 7, 5, 4, 2, 0]]
+    described = overview.settling(runs)
     (ax,) = described.figure.axes
-    for line, values in zip(ax.lines, [*guided, *unguided], strict=True):
+    drawn = [line for line in ax.lines if line.get_linestyle() != ":"]
+    for line, values in zip(drawn, runs, strict=True):
         assert [*line.get_xdata()] == [1, 2, 3, 4, 5, 6]
         assert [*line.get_ydata()] == values
-    assert "is 8 to 9 levels from the final image after step 1 and 3 to 4" in described.words
-    assert "it is 6 to 6 levels away after step 1 and 2 to 2 after step 4" in described.words
+    even = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert [[*line.get_ydata()] for line in even] == [[8.5, 0]]
+    names = {text.get_text() for text in ax.texts}
+    assert {"seed 0", "seed 1", "dotted: even pace"} <= names
+    assert "is 8 to 9 levels from the final image after step 1, 0 to 0 after" in described.words
+    assert "3 to 4 after step 4" in described.words
 
 
-def test_point_sets_draw_every_point_on_its_shape_and_on_equal_axes():
-    sets = [[latent(k)[0, 0, :, :2] for k in (j, j + 1)] for j in (0, 2)]
-    shapes = [latent(k)[0, 1, :, :2] for k in (0, 1)]
-    described = overview.point_sets(sets, shapes, ["a", "b"], ["x", "y"], "Title", "Four sets.")
+def test_a_compact_page_keeps_its_colours_and_has_a_palette():
+    page = Image.new("RGB", (8, 8), "white")
+    page.putpixel((3, 3), (220, 30, 30))
+    small = overview.compact(page)
+    assert small.mode == "P"
+    assert np.abs(np.array(small.convert("RGB"), int) - np.array(page)).max() < 8
+
+
+def test_labels_move_apart_and_keep_their_order():
+    assert overview.apart([1.0, 5.0], 2) == [1, 5]
+    low, high, middle = overview.apart([1.0, 1.5, 1.2], 2)
+    assert high - middle > 1.99
+    assert middle - low > 1.99
+
+
+def test_noisy_latents_draw_channel_0_above_the_image():
+    latents = [latent(k) for k in range(3)]
+    images = [Image.new("RGB", (8, 8), (k, 0, 0)) for k in range(3)]
+    described = overview.noisy_latents(latents, images, ["a", "b", "c"], "Title", "Three.")
+    page = np.array(described.figure)
+    for k in range(3):
+        assert (page == (k, 0, 0)).all(axis=-1).sum() == 16 * 16
+    for value, shade in ((-3.0, 0.0), (3.0, 1.0)):
+        flat = [torch.full((1, 4, 8, 8), value)]
+        page = np.array(overview.noisy_latents(flat, images[:1], ["a"], "", "").figure)
+        colour = matplotlib.colormaps["cividis"](shade, bytes=True)[:3]
+        assert (page == colour).all(axis=-1).sum() >= 16 * 16
+    assert described.words == "Three."
+
+
+def test_point_sets_draw_every_point_with_its_shape_and_enlarge_the_last_column():
+    sets = [[3 * latent(k)[0, 0, :, :2] for k in (j, j + 1)] for j in (0, 2)]
+    shapes = [(latent(k)[0, 1, :, :2] * 16).round() / 16 for k in (0, 1)]
+    other = [("c", latent(5)[0, 0, :, :2], shapes[1])]
+    described = overview.point_sets(
+        sets, shapes[0], ["a", "b"], ["x", "y"], "Title", "Five sets.", other
+    )
     axes = described.figure.axes
-    for k, (ax, points) in enumerate(zip(axes, [p for row in sets for p in row], strict=True)):
-        shape, drawn = ax.collections
-        assert np.allclose(shape.get_offsets(), shapes[k // 2])
-        assert np.allclose(drawn.get_offsets(), points)
+    assert [ax.get_ylabel() for ax in axes] == ["x", "", "y", "", "", ""]
+    assert [ax.get_title() for ax in axes] == ["a", "b", "", "", "", "c"]
+    assert not axes[4].axison
+    assert not axes[4].lines
+    del axes[4]
+    limits = {False: set(), True: set()}
+    drawn_sets = [p for row in sets for p in row] + [other[0][1]]
+    for k, (ax, points) in enumerate(zip(axes, drawn_sets, strict=True)):
+        (drawn,) = ax.lines
+        assert np.allclose(np.stack(drawn.get_data(), 1), points)
         assert ax.get_xlim() == ax.get_ylim()
-    assert [ax.get_ylabel() for ax in axes] == ["x", "", "y", ""]
-    assert described.words == "Four sets."
+        limits[k % 2 == 1 or k == 4].add(ax.get_xlim()[1])
+    (every,), (close,) = limits.values()
+    assert every > max(points.abs().max() for row in sets for points in row)
+    assert every > close > max(shape.abs().max() for shape in shapes)
+    assert described.words == "Five sets."
+
+
+def test_a_raster_holds_every_point():
+    points = torch.tensor([[0.0, 0.25], [1.0, -0.5], [0.0625, 0.25]])
+    x, y, filled = overview.raster(points)
+    rows, columns = np.nonzero(filled)
+    found = {(x[i], y[j]) for i, j in zip(columns, rows, strict=True)}
+    assert found == {(0, 0.25), (1, -0.5), (0.0625, 0.25)}
 
 
 def test_the_same_figure_gives_the_same_bytes():

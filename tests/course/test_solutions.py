@@ -18,7 +18,6 @@ from sdlearn.course.exercises.nb01_latents import (
     unpatchify,
 )
 from sdlearn.course.exercises.nb02_vae import (
-    FIELD,
     field_with,
     receptive_field,
     sample_posterior,
@@ -42,7 +41,7 @@ from sdlearn.course.exercises.nb07_schedule import (
     latest_time,
     renoise,
 )
-from sdlearn.course.exercises.nb08_training import rate, shares, shares_with
+from sdlearn.course.exercises.nb08_training import rate, shares
 from sdlearn.course.exercises.nb09_sampling import midpoint, remembered, two_values
 from sdlearn.course.exercises.nb10_guidance import (
     SmallNetwork,
@@ -62,7 +61,7 @@ from sdlearn.unet import UNet, UNetConfig
 from sdlearn.vae import Downsample
 from tests.course.answers.nb04 import by_hand, by_hand_with_one_maximum
 from tests.course.answers.nb05 import merged_in_order
-from tests.course.answers.nb08 import by_the_finished_average
+from tests.course.answers.nb08 import by_the_finished_average, shares_with
 
 # ----------------------------------------------------------------------------------------------- 01
 
@@ -148,8 +147,9 @@ def test_the_last_hint_of_what_is_seen_says_what_gradients_find():
     one, both = receptive_field(i, levels, width), field_with(i, levels, -1, 1, width)
     apart = [sum(ends) / 2 - middle for ends in (one, both)]
     assert apart == [3.5, -3.5]
-    assert "3.5 columns to the right" in FIELD.hints[2]
-    assert "3.5 to the left. That is 7 apart" in FIELD.hints[2]
+    last_hint = find("02.9").hints[2]
+    assert "3.5 columns to the right" in last_hint
+    assert "3.5 to the left. That is 7 apart" in last_hint
 
 
 # ----------------------------------------------------------------------------------------------- 05

@@ -66,7 +66,7 @@ WIDGETS = {
     ),
     "U-Net": (tour, "The U-Net of small; conv_in is marked. "),
     "text to image": (painter, f"The picture drawn for: {PROMPT}"),
-    "panel": (drawn_panel, f"The picture drawn for: {PROMPT}"),
+    "panel": (drawn_panel, f"The image drawn for: {PROMPT}"),
 }
 
 
@@ -94,6 +94,15 @@ def test_the_image_follows_the_controls():
     assert "900" not in before["text/plain"]
 
 
+def test_the_stored_picture_of_a_drawing_shows_its_controls(tiny_storybook):
+    widget = painter(tiny_storybook)
+    few, metadata = shown(widget)
+    assert "(Seed 0, Steps 1, Guidance " in metadata["image/png"]["alt"]
+    assert picture(few).height > widget.width + 4 * 24  # four controls above the image
+    widget.steps.value = 9
+    assert shown(widget)[0]["image/png"] != few["image/png"]
+
+
 def test_a_widget_without_an_image_leaves_a_sentence(tiny_storybook):
     for widget in (TextToImageWidget(tiny_storybook, PROMPT), Playground(tiny_storybook)):
         data, metadata = shown(widget)
@@ -108,14 +117,26 @@ def test_a_playground_leaves_the_pictures_that_were_drawn(tiny_storybook):
     playground.button.click()
     playground.wait()
     one, _ = shown(playground)
-    assert one["text/plain"] == f"The pictures drawn for: {PROMPT}"
+    assert one["text/plain"] == f"The images drawn for: {PROMPT}"
     playground.compare.value = True
     playground.panels[1].prompt.value = "a blue house"
     playground.button.click()
     playground.wait()
     two, _ = shown(playground)
-    assert two["text/plain"] == f"The pictures drawn for: {PROMPT} and a blue house"
+    assert two["text/plain"] == f"The images drawn for: {PROMPT} and a blue house"
     assert picture(two).width > picture(one).width
+
+
+def test_a_caption_is_written_below_the_image():
+    small = Image.new("RGB", (200, 50), "red")
+    plain, captioned = (
+        picture(with_image({}, small, "It is red.", 200, words)[0]) for words in ("", "red " * 20)
+    )
+    assert plain.size == (200, 50)
+    assert captioned.width == 200
+    assert captioned.height > 50 + 3 * 20
+    assert captioned.crop((0, 0, 200, 50)).tobytes() == plain.tobytes()
+    assert captioned.crop((0, 50, *captioned.size)).convert("L").getextrema()[0] < 60
 
 
 def test_pixels_stay_squares_in_a_small_image():
@@ -125,4 +146,4 @@ def test_pixels_stay_squares_in_a_small_image():
     large = picture(data)
     assert large.size == (300, 150)
     assert {large.getpixel((x, 75)) for x in range(300)} == {(255, 0, 0), (0, 0, 255)}
-    assert metadata == {"image/png": {"alt": "red and blue", "width": 301}}
+    assert metadata == {"image/png": {"alt": "red and blue", "width": 300}}

@@ -181,10 +181,22 @@ def test_the_two_towers_mark_the_right_pairs():
     assert "right pairs are on its diagonal" in drawn.words
 
 
+def test_the_encoder_shows_each_output_where_it_is_taken():
+    (ax,) = text_towers.encoder_outputs().figure.axes
+    heights = {text.get_text().split("   ")[0]: text.get_position()[1] for text in ax.texts}
+    for part, taken in (
+        ("token + position embedding", "hidden[0]"), ("layer 1", "hidden[1]"),
+        ("layer N − 1", "hidden[-2]"), ("layer N", "hidden[-1]"), ("final norm", "last"),
+        ("projection (if there is one)", "pooled"),
+    ):  # fmt: skip
+        assert heights[part] == heights[taken]
+    assert heights["last"] < heights["row of the first end-of-text token"] < heights["pooled"]
+
+
 def test_the_towers_name_the_published_sizes():
     axes = text_towers.state_sources().figure.axes
     words = [text.get_text().replace("\n", " ") for ax in axes for text in ax.texts]
-    widths = [int(word.split()[-1]) for word in words if word.startswith("77 ×")]
+    widths = [int(word.split()[-1]) for word in words if " 77 × " in word and ":" not in word]
     assert widths == [768, 1024, 768, 1280]
     assert sum(widths[2:]) == SPECS["sdxl"].unet.cross_attention_dim
     assert "pooled 1280" in words

@@ -129,12 +129,15 @@ def test_maps_of_similarity_share_their_scale_and_their_times():
 
 def test_curves_of_errors_differ_without_colour():
     errors = {name: [0.1 * k + 0.1, 0.5, 2.0] for k, name in enumerate("abcde")}
-    drawn = timestep.error_curves([0, 10, 999], errors)
+    drawn = timestep.error_curves([0, 10, 999], errors, {"b": (1, (9, 2))})
     (ax,) = drawn.figure.axes
     lines = ax.lines[:5]
     assert [list(line.get_ydata()) for line in lines] == list(errors.values())
     assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in lines}) == 5
     assert len({line.get_marker() for line in lines}) == 5
+    labels = {label.get_text(): label.xy for label in ax.texts}
+    assert labels["a"] == (999, 2.0)
+    assert labels["b"] == (10, 0.5)
     assert ax.get_yscale() == "log"
     assert "b: 0.2 at 0, 0.5 at 10, 2 at 999" in drawn.words
 
@@ -187,18 +190,20 @@ def test_rows_of_images_have_their_names():
     assert drawn.words == "A grid with these rows of images: one; two. All black."
 
 
-def test_rows_of_images_say_the_prompts_and_enlarge_details():
-    black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
-    rows = {"one": [black, white], "two": [white, black]}
-    details = {"left": ("one", 0, (4, 4)), "right": ("two", 1, (0, 4))}
+def test_rows_of_images_say_the_prompts():
+    image = Image.new("RGB", (8, 8))
     columns = {"a long prompt": "long", "a short one": "short"}
-    plain = timestep.image_rows(rows, "A title", "Squares.", columns)
-    assert plain.words.endswith("Squares. The prompts: a long prompt; a short one.")
-    drawn = timestep.image_rows(rows, "A title", "Squares.", columns, details=details)
-    assert drawn.words.endswith("Below, enlarged: left; right.")
-    assert drawn.figure.width == plain.figure.width
-    assert drawn.figure.height > plain.figure.height + 16
-    assert np.array_equal(np.asarray(drawn.figure)[: plain.figure.height], np.asarray(plain.figure))
+    drawn = timestep.image_rows({"one": [image] * 2}, "A title", "Squares.", columns)
+    assert drawn.words.endswith("Squares. The prompts: a long prompt; a short one.")
+
+
+def test_a_heading_of_three_parts_takes_three_lines():
+    image = Image.new("RGB", (64, 64))
+    tall = [
+        timestep.image_rows({"one": [image]}, "A title", "", {"a prompt": heading}).figure.height
+        for heading in ("purple butterfly, purple butterfly,", "purple butterfly,")
+    ]
+    assert tall[0] - tall[1] == timestep.LETTERS + 7
 
 
 def test_bars_of_frequencies_have_their_values():

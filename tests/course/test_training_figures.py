@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sdlearn
-from sdlearn.course.figures import training
+from sdlearn.course.figures import training, training_targets
 from sdlearn.course.widgets.training import TrainingWidget
 
 SCHEDULE = sdlearn.NoiseSchedule()
@@ -22,40 +23,38 @@ def test_a_running_mean_looks_back_and_no_further():
     assert training.running_mean([], 4) == []
 
 
-def test_a_loss_curve_holds_the_losses_their_mean_and_the_floor():
-    losses = [1.0, 0.5, 0.6, 0.2]
-    figure = training.loss_curve(losses, 2, "A title", floor=0.1)
-    (ax,) = figure.axes
-    raw, mean, floor = ax.lines
+TIMES = (10, 500, 990)
+
+
+def test_dots_and_both_predictions_are_drawn():
+    z, eps = np.array([0.0, 1.0]), np.array([2.0, 3.0])
+    drawn = training_targets.noise_scatter(z, eps, (z, -eps), (z, eps + 1), 300)
+    (ax,) = drawn.figure.axes
+    dots, nearest, best = ax.lines
+    assert (list(dots.get_ydata()), dots.get_linestyle()) == ([2, 3], "None")
+    assert (list(best.get_ydata()), list(nearest.get_ydata())) == ([-2, -3], [3, 4])
+    assert best.get_linestyle() != nearest.get_linestyle()
+    assert "t = 300" in drawn.words
+
+
+def test_a_floor_is_drawn_under_the_losses_and_over_time():
+    losses, lines = [1.0, 0.5, 0.6, 0.2], {"best": [0.9, 0.5, 0.1], "trained": [1.0, 0.6, 0.1]}
+    drawn = training_targets.floor_panels(losses, 0.15, TIMES, lines)
+    left, right = drawn.figure.axes
+    raw, mean, floor = left.lines
     assert list(raw.get_xdata()) == list(mean.get_xdata()) == [1, 2, 3, 4]
     assert list(raw.get_ydata()) == losses
-    assert list(mean.get_ydata()) == training.running_mean(losses, 2)
-    assert list(floor.get_ydata()) == [0.1, 0.1]
-    assert floor.get_linestyle() != mean.get_linestyle()
-    assert ax.get_ylim()[0] == 0
-    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
-        "A title",
-        "training step",
-        "loss",
-    )
-    assert len(training.loss_curve(losses, 2, "A title").axes[0].lines) == 2
+    assert list(mean.get_ydata()) == training.running_mean(losses, 50)
+    assert list(floor.get_ydata()) == [0.15, 0.15]
+    assert [list(line.get_ydata()) for line in right.lines] == [*lines.values()]
+    assert "0.15" in drawn.words
+    assert "0.90 at t = 10" in drawn.words
+    assert "0.10 at t = 990" in drawn.words
 
 
-def test_a_cloud_holds_its_dots_and_its_guesses():
-    z, eps = np.array([0.0, 1.0]), np.array([2.0, 3.0])
-    figure = training.noise_scatter(z, eps, {"one": (z, -eps), "two": (z, eps + 1)}, "A title")
-    (ax,) = figure.axes
-    dots, one, two = ax.lines
-    assert (list(dots.get_ydata()), dots.get_linestyle()) == ([2, 3], "None")
-    assert (list(one.get_ydata()), list(two.get_ydata())) == ([-2, -3], [3, 4])
-    assert one.get_linestyle() != two.get_linestyle()
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["what was mixed", "one", "two"]
-
-
-def test_the_turn_is_the_angle_of_the_schedule():
-    figure = training.target_directions(SCHEDULE, (10, 400, 999))
-    for ax, t in zip(figure.axes, (10, 400, 999), strict=True):
+def test_the_rotation_is_the_angle_of_the_schedule():
+    drawn = training_targets.target_directions(SCHEDULE, (10, 400, 999))
+    for ax, t in zip(drawn.figure.axes, (10, 400, 999), strict=True):
         alpha, sigma = (float(x) for x in SCHEDULE.at(t))
         tips = {
             text.get_text(): (text.get_position()[0] / 1.17, text.get_position()[1] / 1.17)
@@ -66,22 +65,83 @@ def test_the_turn_is_the_angle_of_the_schedule():
         assert tips["$v$"] == pytest.approx((-sigma, alpha))
         assert tips["$z_0$"] == pytest.approx((1, 0))
         assert tips[r"$\epsilon$"] == pytest.approx((0, 1))
-        assert f"{math.degrees(math.atan2(sigma, alpha)):.0f}°" in ax.get_title(loc="left")
+        angle = f"{math.degrees(math.atan2(sigma, alpha)):.0f}°"
+        assert angle in ax.get_title(loc="left")
+        assert f"{angle} at t = {t}" in drawn.words
         (low, high), (left, right) = ax.get_ylim(), ax.get_xlim()
         assert all(left < 1.17 * x < right and low < 1.17 * y < high for x, y in tips.values())
 
 
-def test_weights_that_lie_on_each_other_are_both_seen():
-    t, snr = np.array([0.0, 1.0]), np.array([10.0, 1.0])
-    lines = {"all": (t, snr), "cut": (t, np.minimum(snr, 5)), "third": (t, snr + 1)}
-    (ax,) = training.loss_weights(lines, "A title").axes
-    assert [list(line.get_ydata()) for line in ax.lines] == [[10, 1], [5, 1], [11, 2]]
+def test_weights_that_coincide_are_both_seen_and_all_are_labelled():
+    snr = SCHEDULE.snr(torch.arange(1000))
+    drawn = training.loss_weights(snr, 5.0)
+    (ax,) = drawn.figure.axes
+    expected = (snr, snr.clamp(max=5), snr + 1, torch.ones(1000))
+    for line, weights in zip(ax.lines, expected, strict=True):
+        assert np.allclose(line.get_ydata(), weights)
     under, over = ax.lines[:2]
     assert under.get_linewidth() > 3 * over.get_linewidth()
-    assert (under.get_color(), over.get_color()) == ("0.75", "k")
     assert ax.get_yscale() == "log"
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["all", "cut", "third"]
+    names = [text.get_text() for text in ax.texts]
+    assert names == ["ε-prediction", "Min-SNR", "v-prediction", "$z_0$-prediction"]
+
+
+def test_names_at_line_ends_do_not_overlap_and_ticks_are_plain_numbers():
+    lines = {"one": [1.0, 0.01], "two": [1.0, 0.0101], "three": [1.0, 0.5]}
+    drawn = training.loss_lines(lines, "A title").figure
+    drawn.draw_without_rendering()
+    (ax,) = drawn.axes
+    one, two = (text.get_window_extent() for text in ax.texts[:2])
+    assert two.y0 >= one.y0 + 0.9 * one.height
+    assert {"0.01", "0.1", "1"} <= {label.get_text() for label in ax.get_yticklabels()}
+
+
+def test_both_losses_are_named_at_their_lines():
+    ax = training.progress(
+        LOSSES, {6: [Image.new("RGB", (4, 4))]}, ["a"], "A title", 2
+    ).figure.axes[0]
+    points = {text.get_text(): tuple(text.xy) for text in ax.texts}
+    raw, mean = ax.lines[:2]
+    assert points["every step"] in [*zip(raw.get_xdata(), raw.get_ydata(), strict=True)]
+    assert points["mean of the last 2"] in [*zip(mean.get_xdata(), mean.get_ydata(), strict=True)]
+
+
+def test_progress_marks_its_stages_and_shows_their_images():
+    losses = [1.0, 0.5, 0.6, 0.2]
+    images = {
+        k: [Image.new("RGB", (4, 4), (60 * k, 100 * row, 0)) for row in (0, 1)] for k in (2, 4)
+    }
+    drawn = training.progress(losses, images, ["a red cat on the sand by day", "b"], "A title", 2)
+    curve, *tiles = drawn.figure.axes
+    means = training.running_mean(losses, 2)
+    marks = [(line.get_xdata()[0], line.get_ydata()[0]) for line in curve.lines[2:]]
+    assert marks == [(2, means[1]), (4, means[3])]
+    colours = [tuple(tile.images[0].get_array()[0, 0]) for tile in tiles]
+    assert colours == [(120, 0, 0), (240, 0, 0), (120, 100, 0), (240, 100, 0)]
+    assert [tile.get_title() for tile in tiles] == ["after 2", "after 4", "", ""]
+    assert "0.75 after 2; 0.40 after 4" in drawn.words
+
+
+def test_runs_are_drawn_with_and_without_the_norms_of_their_gradients():
+    lines, norms = {"one": [1.0, 0.5], "two": [1.0, 3.0]}, {"one": [2.0, 1.0], "two": [2.0, 9.0]}
+    (ax,) = training.loss_lines(lines, "A title").figure.axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [*lines.values()]
+    assert ax.get_yscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    assert [text.get_position()[1] for text in ax.texts] == pytest.approx([0.5, 3.0])
+    drawn = training.loss_lines(lines, "A title", norms)
+    shown = [[list(line.get_ydata()) for line in ax.lines] for ax in drawn.figure.axes]
+    assert shown == [[*lines.values()], [*norms.values()]]
+    assert "two: 9.0" in drawn.words
+
+
+def test_errors_over_time_are_those_given():
+    errors, of_z_0 = {"after 5": [0.9, 0.5, 0.1]}, {"after 5": [0.01, 0.5, 2.0]}
+    drawn = training.errors_by_time(TIMES, errors, of_z_0)
+    shown = [list(ax.lines[0].get_ydata()) for ax in drawn.figure.axes]
+    assert shown == [[0.9, 0.5, 0.1], [0.01, 0.5, 2.0]]
+    assert [ax.get_yscale() for ax in drawn.figure.axes] == ["linear", "log"]
+    assert "0.90 at t = 10" in drawn.words
 
 
 # ---------------------------------------------------------------------------------------- the reel
@@ -92,7 +152,7 @@ COLOURS = {0: "#101010", 3: "#808080", 6: "#d0d0d0"}
 
 def sheets():
     """A picture of its own for each stage, kind of weights and caption."""
-    kinds = ("averaged", "as they are")
+    kinds = ("averaged", "raw")
     return {
         stage: {
             kind: [
@@ -127,7 +187,7 @@ def test_the_picture_is_there_with_every_pixel_a_square():
 def test_the_weights_are_named_under_the_picture():
     pages = [
         np.array(training.training_frame(Image.new("RGB", (64, 64)), "a caption", LOSSES, 2, words))
-        for words in ("", "averaged", "as they are")
+        for words in ("", "averaged", "raw")
     ]
     for one, other in ((0, 1), (1, 2)):
         rows, columns = np.argwhere((pages[one] != pages[other]).any(-1)).T
@@ -138,9 +198,7 @@ def test_the_weights_are_named_under_the_picture():
 def test_nothing_of_a_reel_is_cut_off():
     long = "a yellow balloon on the grass under grey clouds early in the morning"
     for losses in (LOSSES, [0.5], [], [30.0, 0.1]):
-        page = training.training_frame(
-            Image.new("RGB", (64, 64)), long, losses, len(losses), "as they are"
-        )
+        page = training.training_frame(Image.new("RGB", (64, 64)), long, losses, len(losses), "raw")
         dark = np.argwhere(np.array(page.convert("L")) < 128)
         assert dark.min() > 2
         assert (np.array(page.size[::-1]) - dark.max(0)).min() > 2
@@ -167,7 +225,7 @@ def test_the_widget_begins_at_the_end(widget):
 
 def test_the_widget_shows_what_is_asked_for(widget):
     for stage in COLOURS:
-        for k, kind in enumerate(("averaged", "as they are")):
+        for k, kind in enumerate(("averaged", "raw")):
             for j in (0, 1):
                 widget.step.value, widget.weights.value, widget.caption.value = stage, kind, j
                 assert shown(widget) == (40 * k + 20, 100 * j + 20, 40 * stage)

@@ -1,5 +1,6 @@
 """The walk through a U-Net tells what passed; its pictures and its widget show what it tells."""
 
+import base64
 import io
 import logging
 import re
@@ -179,7 +180,7 @@ def test_a_probe_has_a_line_for_each_setting_with_its_name_at_the_end():
     scores = {
         "t = 200": (0.3, 0.9, 0.97),
         "t = 200, no caption": (0.32, 0.9, 0.965),
-        "t = 800, no image": (-0.01, 0.1, 0.6),
+        "t = 800, no caption": (-0.01, 0.1, 0.6),
     }
     scores = {name: dict(zip(blocks, values, strict=True)) for name, values in scores.items()}
     drawn = probe_lines(scores, "Title")
@@ -191,7 +192,7 @@ def test_a_probe_has_a_line_for_each_setting_with_its_name_at_the_end():
     assert [text.get_text() for text in ax.texts] == list(scores)
     heights = [text.get_position()[1] for text in ax.texts]
     assert min(a - b for a, b in pairwise(heights)) > 0.07
-    assert "t = 800, no image: -0.01, 0.10, 0.60." in drawn.words
+    assert "t = 800, no caption: -0.01, 0.10, 0.60." in drawn.words
     inside(drawn.figure)
 
 
@@ -246,6 +247,19 @@ def test_it_marks_the_block_and_says_its_numbers(tour):
     tour.network.value = "sdxl"
     tour.network.value = "small"
     assert np.array_equal(np.array(tour.image), before)
+
+
+def test_a_stored_tour_shows_the_feature_maps_below_the_network(tour):
+    tour.network.value = "small"
+    tour.block.value = 0
+    data, metadata = tour._repr_mimebundle_()
+    stored = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert stored.height == tour.image.height + tour.maps.height
+    assert np.array_equal(np.array(stored)[-tour.maps.height :, : tour.maps.width], tour.maps)
+    seen = tour.feature_maps["small"]["conv_in"]
+    k = most_varying_channels(seen)[0]
+    row, column = divmod(int(seen[k].argmax()), 8)
+    assert f"{k} in row {row + 1}, column {column + 1}" in metadata["image/png"]["alt"]
 
 
 def picture_of(figure):

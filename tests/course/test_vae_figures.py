@@ -221,7 +221,7 @@ def test_the_autoencoder_s_diagram_has_the_sizes_of_the_published_one():
     spec = sdlearn.SPECS["sd1.5"]
     for level, channels in enumerate(spec.vae.block_out_channels):
         assert f"{channels} × {spec.resolution // 2**level}²" in texts
-    assert {"mean", "logvar", "z", "latent 4 × 64²"} <= texts
+    assert {"mean", "logvar", "z", "latent 4 × 64²", "8 × 64²"} <= texts
     layers = spec.vae.layers_per_block
     assert f"encoder: {layers} ResBlocks a level, Downsample between levels" in texts
     assert f"decoder: {layers + 1} ResBlocks a level, Upsample between levels" in texts

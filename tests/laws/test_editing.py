@@ -109,9 +109,11 @@ def test_an_image_is_generated_again_from_its_noise(tiny_storybook):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "heun"}, "sampler is 'heun' with eta 0; an inversion follows 'ddim'"),
-        ({"eta": 0.5}, "sampler is 'ddim' with eta 0.5; an inversion"),
-        ({"prompt": ["a", "b"]}, "1 images and 2 prompts; give one for each"),
+        ({"sampler": "heun"}, "sampler is 'heun' with eta 0; inversion needs 'ddim'"),
+        ({"eta": 0.5}, "sampler is 'ddim' with eta 0.5; inversion"),
+        ({"prompt": ["a", "b"]}, "images: 1, prompts: 2; give one image for each prompt"),
+        ({"n": 2}, "^n is 2; noise_of finds one noise for each image: give 1$"),
+        ({"n": 2, "prompt": ["a", "b"]}, "^n is 2; noise_of finds one noise for each image"),
         ({"iterations": 0}, "iterations is 0; it must be 1 or more"),
         ({"steps": 0}, "steps is 0"),
     ],
@@ -228,7 +230,9 @@ def test_injection_takes_columns():
 
 
 def test_without_injection_the_edited_prompt_is_generated_as_always(tiny_storybook):
-    pair = prompt_to_prompt(tiny_storybook, SOURCE, SWAPPED, cross=0, own=0, seed=3)
+    pair = prompt_to_prompt(
+        tiny_storybook, SOURCE, SWAPPED, cross_attention=0, self_attention=0, seed=3
+    )
     alone = [
         tiny_storybook.text_to_image(prompt, seed=3, progress=False)[0]
         for prompt in (SOURCE, SWAPPED)
@@ -238,8 +242,12 @@ def test_without_injection_the_edited_prompt_is_generated_as_always(tiny_storybo
 
 
 def test_injection_changes_the_second_image_alone(tiny_storybook):
-    plain = prompt_to_prompt(tiny_storybook, SOURCE, SWAPPED, cross=0, own=0, seed=3)
-    injected = prompt_to_prompt(tiny_storybook, SOURCE, SWAPPED, cross=1, own=1, seed=3)
+    plain = prompt_to_prompt(
+        tiny_storybook, SOURCE, SWAPPED, cross_attention=0, self_attention=0, seed=3
+    )
+    injected = prompt_to_prompt(
+        tiny_storybook, SOURCE, SWAPPED, cross_attention=1, self_attention=1, seed=3
+    )
     assert difference(plain[0], injected[0]) <= 1
     assert plain[1].tobytes() != injected[1].tobytes()
 
@@ -250,7 +258,7 @@ def test_it_is_taken_over_in_the_first_steps(tiny_storybook, monkeypatch):
     layers = sum(name.endswith("attn2") for name, _ in tiny_storybook.unet.named_modules())
     for cross, steps in ((0, 0), (0.5, 3), (0.34, 3), (1, 6)):  # of the six
         calls.clear()
-        prompt_to_prompt(tiny_storybook, SOURCE, SWAPPED, cross=cross, own=0)
+        prompt_to_prompt(tiny_storybook, SOURCE, SWAPPED, cross_attention=cross, self_attention=0)
         assert len(calls) == steps * layers
 
 
@@ -264,8 +272,8 @@ def difference(one, other):
     [
         ({"source": [SOURCE]}, "source is a list; it must be one prompt"),
         ({"edited": None}, "edited is a NoneType; it must be one prompt"),
-        ({"cross": 1.5}, "cross is 1.5; it must lie in 0 … 1"),
-        ({"own": -0.1}, "own is -0.1; it must lie in 0 … 1"),
+        ({"cross_attention": 1.5}, "cross_attention is 1.5; it must lie in 0 … 1"),
+        ({"self_attention": -0.1}, "self_attention is -0.1; it must lie in 0 … 1"),
         ({"n": 2}, "n is 2; prompt_to_prompt generates one pair: give 1"),
     ],
 )

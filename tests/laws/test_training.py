@@ -15,9 +15,11 @@ from torch._functorch import config as functorch
 
 from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
 from sdlearn.recipes import vae
+from sdlearn.recipes.captioned_latents import draw_times
 from sdlearn.recipes.clip import accuracies, token_batch
 from sdlearn.recipes.data import Batches, scene, to_pixels, to_tensor
 from sdlearn.recipes.hard_negatives import hard_negative, hard_negative_captions
+from sdlearn.recipes.noise import draw_noise
 from sdlearn.recipes.perceptual import (
     PAIRS,
     PATTERNS,
@@ -29,7 +31,6 @@ from sdlearn.recipes.perceptual import (
 )
 from sdlearn.recipes.recipe import override
 from sdlearn.recipes.tokenizer import train_tokenizer
-from sdlearn.recipes.unet import draw_times
 from sdlearn.recipes.vae import RECIPES, latent_std, make_job, new_vae, psnr
 from sdlearn.schedule import NoiseSchedule
 from sdlearn.storybook import WORDS, caption, render, sample_scene, split_of
@@ -37,7 +38,6 @@ from sdlearn.storybook.scenes import SCALE
 from sdlearn.training import (
     EMA,
     diffusion_loss,
-    draw_noise,
     learning_rate,
     min_snr_weight,
     step_generator,

@@ -15,6 +15,7 @@ from sdlearn import controlnet, unet
 from sdlearn.controlnet import ControlNet, HintEncoder, guess_mode_scales, sum_residuals
 from sdlearn.unet import UNet, UNetConfig, UNetEncoder
 from sdlearn.utils.atomic_files import read_json, write_json
+from sdlearn.utils.sampling_checks import check_control_fits
 from sdlearn.weights.controlnet_files import detect_controlnet_config
 from sdlearn.weights.ldm_keys import key_map
 from sdlearn.weights.saving import published_state
@@ -187,8 +188,8 @@ def test_two_controlnets_add_up() -> None:
 
 def test_a_controlnet_of_another_unet_is_refused() -> None:
     ours = ControlNet(SYSTEMS["SD 1"], WIDTHS)
-    ours.check_fits(UNet(SYSTEMS["SD 1"]))
-    ours.check_fits(UNet(replace(SYSTEMS["SD 1"], in_channels=9, upcast_attention=True)))
+    check_control_fits(ours, UNet(SYSTEMS["SD 1"]))
+    check_control_fits(ours, UNet(replace(SYSTEMS["SD 1"], in_channels=9, upcast_attention=True)))
     for change, sentence in (
         ({"cross_attention_dim": 12}, "its cross_attention_dim is 10, here it is 12"),
         ({"layers_per_block": 1}, "its layers_per_block is 2, here it is 1"),
@@ -197,9 +198,9 @@ def test_a_controlnet_of_another_unet_is_refused() -> None:
         ({"added_dim": 31, "added_time_dim": 4}, "its added_dim is None, here it is 31"),
     ):
         with pytest.raises(ValueError, match=f"for another U-Net: .*{sentence}"):
-            ours.check_fits(UNet(replace(SYSTEMS["SD 1"], **change)))
+            check_control_fits(ours, UNet(replace(SYSTEMS["SD 1"], **change)))
     with pytest.raises(ValueError, match=r"torch\.float32 on cpu, but .* torch\.float64 on cpu"):
-        ours.check_fits(UNet(SYSTEMS["SD 1"]).double())
+        check_control_fits(ours, UNet(SYSTEMS["SD 1"]).double())
 
 
 def test_one_hint_serves_the_whole_batch() -> None:

@@ -344,6 +344,8 @@ FAMILIES = {
     "sd2-inpaint": "Stable Diffusion 2 for inpainting",
     "sdxl": "SDXL",
     "storybook": None,
+    "storybook-inpaint": None,
+    "storybook-few-steps": None,
 }
 
 

@@ -104,10 +104,13 @@ def test_a_written_file_reads_back_to_the_same(name, sampler, points, tmp_path):
 
 def drawn_cases():
     """The same with numbers of steps, without what diffusers' float32 cannot reach: the ends of the
-    two steeper tables, to which Karras's and Lu's points go, and few steps from pure noise."""
+    two steeper tables, to which Karras's and Lu's points go, and few steps from pure noise. Nor are
+    7 "trailing" steps drawn: 7 does not divide 1000, and diffusers' DDIM then steps to another time
+    than the one at which it calls the network next."""
     for name, sampler, points in cases():
         if not (points and name in ("linear", "cosine")):
-            for steps in (7, 20) if name in SPECS else (20,):
+            few = 4 if name == "storybook-few-steps" else 7
+            for steps in (few, 20) if name in SPECS else (20,):
                 yield name, sampler, points, steps
 
 
@@ -135,7 +138,7 @@ def test_every_sampler_has_been_written():
     specs = [specification(*case) for case in cases()]
     assert {s.sampler for s in specs if s.sigmas == "karras"} == POINTS.keys()
     uniform = [s for s in specs if s.sigmas == "uniform_lambda"]
-    assert {s.sampler for s in uniform if s.name != "storybook"} == {"dpm_pp_2m"}
+    assert {s.sampler for s in uniform if not s.name.startswith("storybook")} == {"dpm_pp_2m"}
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def test_what_is_written_is_read_again(name, tmp_path):
 def test_how_pictures_are_made():
     """Prediction and sampler as in the published scheduler files, guidance as in the pipelines."""
     made = {s.name: (s.predicts, s.sampler, s.resolution, s.guidance_scale) for s in SPECS.values()}
-    del made["storybook"]
+    del made["storybook"], made["storybook-inpaint"], made["storybook-few-steps"]
     assert made == {
         "sd1.4": ("noise", "plms", 512, 7.5),
         "sd1.5": ("noise", "plms", 512, 7.5),
@@ -331,7 +331,9 @@ def test_how_pictures_are_made():
     }
     for name, spec in SPECS.items():
         assert spec.name == name
-        assert (spec.spacing, spec.steps_offset, spec.final_sigma) == ("leading", 1, "min")
+        few = name == "storybook-few-steps"  # its windows end where this path does
+        own = ("trailing", 1, "zero") if few else ("leading", 1, "min")
+        assert (spec.spacing, spec.steps_offset, spec.final_sigma) == own
         assert spec.resolution == spec.unet.sample_size * 8
         assert spec.unet.cross_attention_dim == sum(text.hidden_size for text in spec.text)
         assert spec.schedule.beta_end == 0.012

@@ -2,22 +2,173 @@
 style."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from sdlearn.course.exercises.nb08_training import (
-    by_rules,
+    diffusion_loss,
     dropped,
-    loss_with,
     rate,
-    rate_with,
     shares,
-    shares_with,
+    training_step,
     translate,
     velocity_loss,
-    warmed,
 )
 from sdlearn.training import EMA
+from sdlearn.training import diffusion_loss as finished_loss
+from sdlearn.training import update as finished_update
+
+
+def mixed(
+    at=lambda schedule, t: schedule.at(t),
+    mix=lambda a, s, z_0, eps: a * z_0 + s * eps,
+    seen=lambda z, t, context: (z, t, context),
+    fold=lambda prediction, eps: ((prediction - eps) ** 2).mean(),
+):
+    """at(schedule, t), mix(alpha, sigma, z_0, eps), what is seen, fold(prediction, eps)."""
+
+    def answer(network, z_0, t, eps, context, schedule):
+        alpha, sigma = (x[:, None, None, None].to(z_0.dtype) for x in at(schedule, t))
+        return fold(network(*seen(mix(alpha, sigma, z_0, eps), t, context)), eps)
+
+    return answer
+
+
+def loss_by_examples(network, z_0, t, eps, context, schedule):
+    """One example after another."""
+    total = 0.0
+    for k in range(len(t)):
+        alpha, sigma = (float(x) for x in schedule.at(t[k]))
+        z_t = alpha * z_0[k : k + 1] + sigma * eps[k : k + 1]
+        out = network(z_t, t[k : k + 1], context[k : k + 1])
+        total = total + nn.functional.mse_loss(out, eps[k : k + 1])
+    return total / len(t)
+
+
+def from_the_table(network, z_0, t, eps, context, schedule):
+    abar = schedule.alphas_cumprod[t].to(z_0)[:, None, None, None]
+    z_t = abar.sqrt() * z_0 + (1 - abar).sqrt() * eps
+    return nn.functional.mse_loss(network(z_t, t, context), eps)
+
+
+def stepped(
+    begin=lambda network, optimizer: optimizer.zero_grad(),
+    loss=diffusion_loss,
+    clip_to=lambda clip: clip,
+    lr_of=lambda lr: lr,
+    end=lambda network, optimizer: None,
+    returned=lambda loss, norm: (loss.detach(), norm),
+):
+    """A training step with some of its parts replaced."""
+
+    def answer(network, optimizer, batch, schedule, lr, clip=1.0):
+        begin(network, optimizer)
+        value = loss(network, *batch, schedule)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), clip_to(clip))
+        for group in optimizer.param_groups:
+            group["lr"] = lr_of(lr)
+        optimizer.step()
+        end(network, optimizer)
+        return returned(value, norm)
+
+    return answer
+
+
+def by_hand(network, optimizer, batch, schedule, lr, clip=1.0):
+    """The gradients from torch.autograd.grad, clipped without torch's function."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    loss = diffusion_loss(network, *batch, schedule)
+    slopes = torch.autograd.grad(loss, weights)
+    norm = torch.sqrt(sum((slope**2).sum() for slope in slopes))
+    shrink = min(1.0, float(clip / (norm + 1e-6)))
+    for weight, slope in zip(weights, slopes, strict=True):
+        weight.grad = slope * shrink
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.step()
+    return loss.detach(), norm
+
+
+def with_the_finished_update(network, optimizer, batch, schedule, lr, clip=1.0):
+    loss = diffusion_loss(network, *batch, schedule)
+    return loss.detach(), finished_update(loss, optimizer, lr, clip)
+
+
+def stepped_twice(network, optimizer, batch, schedule, lr, clip=1.0):
+    first = training_step(network, optimizer, batch, schedule, lr, clip)
+    training_step(network, optimizer, batch, schedule, lr, clip)
+    return first
+
+
+def only_the_last_layer(network, optimizer, batch, schedule, lr, clip=1.0):
+    optimizer.zero_grad()
+    loss = diffusion_loss(network, *batch, schedule)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([*network.parameters()][-1:], clip)
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.step()
+    return loss.detach(), norm
+
+
+def rate_with(
+    up=lambda step, warmup: (step + 1) / max(warmup, 1),
+    down=lambda left, cooldown: left / max(cooldown, 1),
+    join=min,
+):
+    """up(step, warmup) and down(steps left, this one included, cooldown), capped and joined."""
+
+    def answer(step, steps, peak, warmup, cooldown):
+        rise, fall = up(step, warmup), down(steps - step, cooldown)
+        return peak * join(min(1.0, rise), min(1.0, fall))
+
+    return answer
+
+
+def by_rules(
+    noise=lambda z, e, a, s: ((z - s * e) / a, e, (e - s * z) / a),
+    clean=lambda z, x, a, s: (x, (z - a * x) / s, (a * z - x) / s),
+    velocity=lambda z, v, a, s: (a * z - s * v, s * z + a * v, v),
+    factors=lambda abar: (abar.sqrt(), (1 - abar).sqrt()),
+):
+    """The answer made of a rule for each kind of network, with alpha and sigma from `factors`."""
+    rules = {"noise": noise, "z_0": clean, "velocity": velocity}
+
+    def answer(z_t, answer, abar, predicts):
+        alpha, sigma = (x.view(-1, 1, 1, 1) for x in factors(abar))
+        return rules[predicts](z_t, answer, alpha, sigma)
+
+    return answer
+
+
+def loss_with(
+    target=lambda z_0, eps, a, s: a * eps - s * z_0,
+    weight=lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),
+    fold=lambda squared, weight: (squared.mean(dim=(1, 2, 3)) * weight).mean(),
+    factors=lambda abar: (abar.sqrt(), (1 - abar).sqrt()),
+    ratio=lambda abar: abar / (1 - abar),
+):
+    """target(z_0, eps, alpha, sigma); weight(snr, gamma); fold(squared errors, weights (b,))."""
+
+    def answer(prediction, z_0, eps, abar, gamma):
+        alpha, sigma = (x.view(-1, 1, 1, 1) for x in factors(abar))
+        squared = (prediction - target(z_0, eps, alpha, sigma)).square()
+        return fold(squared, weight(ratio(abar), gamma))
+
+    return answer
+
+
+def shares_with(decays: Sequence[float]) -> list[float]:
+    """The shares in an average for any decays."""
+    found = [1.0]
+    for d in decays:
+        found = [d * share for share in found] + [1 - d]
+    return found
+
+
+def warmed(steps, decay):
+    return [min(decay, (1 + n) / (10 + n)) for n in range(steps)]
 
 
 def in_phases(step, steps, peak, warmup, cooldown):
@@ -132,6 +283,51 @@ def by_the_finished_average(steps, decay):
 
 WRONG = {
     "08.1": [
+        mixed(at=lambda schedule, t: schedule.at(999 - t)),
+        mixed(at=lambda schedule, t: schedule.at((t + 1).clamp(max=999))),
+        mixed(at=lambda schedule, t: schedule.at(t[:1].expand_as(t))),
+        mixed(at=lambda schedule, t: schedule.at(t.flip(0) // 2)),
+        mixed(at=lambda schedule, t: [x.sqrt() for x in schedule.at(t)]),
+        mixed(at=lambda schedule, t: [x.sqrt() for x in schedule.at(t)][::-1]),
+        mixed(mix=lambda a, s, z_0, eps: z_0 + s / a * eps),
+        mixed(mix=lambda a, s, z_0, eps: a * z_0 + s * eps.flip(0) / 2),
+        mixed(mix=lambda a, s, z_0, eps: a * eps),
+        mixed(mix=lambda a, s, z_0, eps: eps),
+        mixed(mix=lambda a, s, z_0, eps: (a * z_0 + s * eps).clamp(-1, 1)),
+        mixed(seen=lambda z, t, context: (z, 999 - t, context)),
+        mixed(seen=lambda z, t, context: (z, t, 0 * context)),
+        mixed(seen=lambda z, t, context: (z.detach(), t, context)),
+        mixed(fold=lambda prediction, eps: ((prediction - eps) ** 2).mean() / 2),
+        mixed(fold=lambda prediction, eps: ((prediction - eps) ** 2).mean().item()),
+        mixed(fold=lambda prediction, eps: ((prediction - eps) ** 2).mean().float()),
+        mixed(fold=lambda prediction, eps: nn.functional.huber_loss(prediction, eps)),
+        mixed(fold=lambda prediction, eps: (prediction - eps).mean() ** 2),
+        mixed(fold=lambda prediction, eps: 1 - (prediction * eps).mean()),
+        lambda network, z_0, t, eps, context, schedule: finished_loss(
+            network, z_0, t, eps, context, schedule, min_snr=5.0
+        ),
+        lambda network, z_0, t, eps, context, schedule: finished_loss(
+            network, z_0, t, eps, context, schedule, predicts="velocity"
+        ),
+    ],
+    "08.2": [
+        stepped(begin=lambda network, optimizer: None),
+        stepped(clip_to=lambda clip: 2 * clip),
+        stepped(clip_to=lambda clip: clip**0.5),
+        stepped(lr_of=lambda lr: 0.1),
+        stepped(lr_of=lambda lr: lr / 2),
+        stepped(lr_of=lambda lr: -lr),
+        stepped(loss=lambda *given: 2 * diffusion_loss(*given)),
+        stepped(loss=lambda *given: diffusion_loss(*given).sqrt()),
+        stepped(end=lambda network, optimizer: optimizer.step()),
+        stepped(returned=lambda loss, norm: loss.detach()),
+        stepped(returned=lambda loss, norm: (loss.detach(), norm**2)),
+        stepped(returned=lambda loss, norm: (loss.detach(), norm / 2)),
+        stepped(returned=lambda loss, norm: None),
+        stepped_twice,
+        only_the_last_layer,
+    ],
+    "08.3": [
         lambda step, steps, peak, warmup, cooldown: in_phases(
             step + 1, steps, peak, warmup, cooldown
         ),
@@ -160,7 +356,7 @@ WRONG = {
         rate_with(down=lambda left, cooldown: max(left - 1, 0.01) / max(cooldown, 1)),
         lambda step, steps, peak, warmup, cooldown: [rate(step, steps, peak, warmup, cooldown)],
     ],
-    "08.2": [
+    "08.4": [
         by_rules(factors=lambda abar: (abar, 1 - abar)),
         by_rules(factors=lambda abar: (abar.sqrt(), 1 - abar.sqrt())),
         by_rules(factors=lambda abar: (abar.sqrt(), 1 - abar)),
@@ -186,7 +382,7 @@ WRONG = {
             x.clamp(-1, 1) for x in translate(z_t, answer, abar, predicts)
         ),
     ],
-    "08.3": [
+    "08.5": [
         in_place,
         decided_twice,
         lambda context, pooled, empty, empty_pooled, u, p: dropped(
@@ -224,7 +420,7 @@ WRONG = {
             x.detach() for x in dropped(context, pooled, empty, empty_pooled, u, p)
         ),
     ],
-    "08.4": [
+    "08.6": [
         loss_with(weight=lambda snr, gamma: snr.clamp(max=gamma) / (gamma + 1)),
         loss_with(weight=lambda snr, gamma: snr.clamp(max=5.0) / (snr + 1)),
         loss_with(weight=lambda snr, gamma: snr.clamp(max=gamma) * (snr + 1)),
@@ -254,7 +450,7 @@ WRONG = {
             prediction.abs(), z_0, eps, abar, gamma
         ),
     ],
-    "08.5": [
+    "08.7": [
         lambda steps, decay: [0.0, *shares(steps, decay)[1:]],
         lambda steps, decay: shares(steps + 1, decay)[:-1],
         lambda steps, decay: [*shares(steps, decay), 0.0],
@@ -275,7 +471,16 @@ WRONG = {
     ],
 }
 RIGHT = {
-    "08.1": [
+    "08.1": [mixed(), loss_by_examples, from_the_table],
+    "08.2": [
+        stepped(),
+        by_hand,
+        with_the_finished_update,
+        stepped(begin=lambda network, optimizer: network.zero_grad(set_to_none=False)),
+        stepped(begin=lambda *_: None, end=lambda network, optimizer: optimizer.zero_grad()),
+        stepped(returned=lambda loss, norm: [loss, norm]),
+    ],
+    "08.3": [
         in_phases,
         from_lists,
         lambda step, steps, peak, warmup, cooldown: min(
@@ -284,8 +489,8 @@ RIGHT = {
             peak * (steps - step) / cooldown if cooldown else peak,
         ),
     ],
-    "08.2": [one_by_one, by_turning, by_rules()],
-    "08.3": [by_rows, by_sum, by_copy],
-    "08.4": [loss_of_z_0, by_numbers],
-    "08.5": [products, by_the_finished_average, lambda s, d: tuple(shares_with(warmed(s, d)))],
+    "08.4": [one_by_one, by_turning, by_rules()],
+    "08.5": [by_rows, by_sum, by_copy],
+    "08.6": [loss_of_z_0, by_numbers],
+    "08.7": [products, by_the_finished_average, lambda s, d: tuple(shares_with(warmed(s, d)))],
 }

@@ -7,20 +7,19 @@ import torch
 
 from sdlearn.course.exercises.nb09_sampling import (
     affordable,
-    geometric,
+    ddim_step,
     ho_step,
     midpoint,
     remembered,
-    slope,
     velocity_step,
 )
-from sdlearn.samplers import SAMPLERS, ddim, ddpm, step_to
+from sdlearn.samplers import SAMPLERS, ddim, ddpm, predicted_noise, step_to
 from sdlearn.schedule import NoiseSchedule, Point
 from tests.course.answers.expected_verdict import ExpectedVerdict
 
 
 def by_trying(sampler, evaluations, scale):
-    """The most steps whose calls can be paid, counted by walking."""
+    """The most steps whose calls can be paid, counted step by step."""
     each, steps = 1 if scale == 1 else 2, 0
     while each * counted(sampler, steps + 1) <= evaluations:
         steps += 1
@@ -38,6 +37,11 @@ def counted(sampler, steps):
         )
     )
     return len(calls)
+
+
+def by_generator(z, z_0, here, there):
+    *_, last = ddim(lambda *_: z_0, z, [here, there])
+    return last.z
 
 
 def from_estimate(z, eps, here, there, fresh):
@@ -59,7 +63,7 @@ def by_ddim(z, v, here, there, eta, fresh):
 
 
 def by_rotation(z, v, here, there, eta, fresh):
-    """With eta 0 a step is a turn by the difference of the angles; the kick comes on top."""
+    """With eta 0 a step is a turn by the difference of the angles; fresh noise is added to it."""
     angle = torch.atan2(here.sigma, here.alpha) - torch.atan2(there.sigma, there.alpha)
     turned = angle.cos() * z - angle.sin() * v
     kick = eta * there.sigma / here.sigma * (1 - (here.alpha / there.alpha) ** 2).sqrt()
@@ -100,6 +104,16 @@ def in_ratios(z, pictures, alpha, sigma):
 
 def remembered_with(change):
     return lambda *given: remembered(*change(*given))
+
+
+def slope(denoise, z, point):
+    return predicted_noise(z, denoise(z, point), point)
+
+
+def geometric(here, there):
+    ratio = (here.sigma / here.alpha * there.sigma / there.alpha).sqrt()
+    alpha = 1 / (1 + ratio**2).sqrt()
+    return Point((here.t + there.t) / 2, alpha, ratio * alpha)
 
 
 def walked(step, keep=lambda states: states):
@@ -170,7 +184,7 @@ def extrapolated(denoise, z, here, there):
 
 
 def asking(times, step):
-    """More calls than are needed, the answers thrown away."""
+    """More calls than are needed, with their results unused."""
 
     def asked(denoise, z, here, there):
         for _ in range(times):
@@ -191,6 +205,40 @@ def mean_of_exponentials(more):
 
 WRONG = {
     "09.1": [
+        lambda z, z_0, here, there: z,
+        lambda z, z_0, here, there: there.alpha * z_0,
+        lambda z, z_0, here, there: ddim_step(z, z_0, there, here),
+        lambda z, z_0, here, there: ddim_step(z_0, z, here, there),
+        lambda z, z_0, here, there: ddim_step(z, z_0, here, there) / there.alpha,
+        lambda z, z_0, here, there: there.alpha * z_0 + there.sigma * z,
+        lambda z, z_0, here, there: there.alpha * z_0 + there.sigma * torch.randn_like(z),
+        lambda z, z_0, here, there: ddim_step(z, z_0, here, there).clamp(-1, 1),
+        lambda z, z_0, here, there: ddim_step(z, z_0, here, there).float(),
+        lambda z, z_0, here, there: (z_0, ddim_step(z, z_0, here, there)),
+        lambda z, z_0, here, there: z.copy_(ddim_step(z, z_0, here, there)),
+    ],
+    "09.2": [
+        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, eps)),
+        ho_with(lambda z, eps, here, there, fresh: (z, -eps, here, there, fresh)),
+        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, -fresh)),
+        ho_with(lambda z, eps, here, there, fresh: (eps, z, here, there, fresh)),
+        ho_with(lambda z, eps, here, there, fresh: (z, fresh, here, there, eps)),
+        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, fresh.abs())),
+        ho_with(lambda z, eps, here, there, fresh: (z, eps, there, here, fresh)),
+        lambda z, eps, here, there, fresh: torch.randn_like(z) * here.sigma + z,
+        lambda z, eps, here, there, fresh: (
+            there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * eps
+        ),
+        lambda z, eps, here, there, fresh: (
+            there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * fresh
+        ),
+        lambda z, eps, here, there, fresh: (z - here.sigma * eps) / here.alpha,
+        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh).float(),
+        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh)[:1],
+        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh).clamp(-1, 1),
+        lambda z, eps, here, there, fresh: z.add_(-z).add_(ho_step(z, eps, here, there, fresh)),
+    ],
+    "09.3": [
         lambda sampler, evaluations, scale: evaluations,
         lambda sampler, evaluations, scale: affordable(sampler, evaluations, scale) + 1,
         lambda sampler, evaluations, scale: max(affordable(sampler, evaluations, scale), 1),
@@ -216,28 +264,7 @@ WRONG = {
             else affordable(sampler, evaluations, 1)
         ),
     ],
-    "09.2": [
-        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, eps)),
-        ho_with(lambda z, eps, here, there, fresh: (z, -eps, here, there, fresh)),
-        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, -fresh)),
-        ho_with(lambda z, eps, here, there, fresh: (eps, z, here, there, fresh)),
-        ho_with(lambda z, eps, here, there, fresh: (z, fresh, here, there, eps)),
-        ho_with(lambda z, eps, here, there, fresh: (z, eps, here, there, fresh.abs())),
-        ho_with(lambda z, eps, here, there, fresh: (z, eps, there, here, fresh)),
-        lambda z, eps, here, there, fresh: torch.randn_like(z) * here.sigma + z,
-        lambda z, eps, here, there, fresh: (
-            there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * eps
-        ),
-        lambda z, eps, here, there, fresh: (
-            there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * fresh
-        ),
-        lambda z, eps, here, there, fresh: (z - here.sigma * eps) / here.alpha,
-        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh).float(),
-        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh)[:1],
-        lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh).clamp(-1, 1),
-        lambda z, eps, here, there, fresh: z.add_(-z).add_(ho_step(z, eps, here, there, fresh)),
-    ],
-    "09.3": [
+    "09.4": [
         lambda z, v, here, there, eta, fresh: velocity_step(z, v, here, there, 0.0, fresh),
         lambda z, v, here, there, eta, fresh: velocity_step(z, v, here, there, 1.0, fresh),
         lambda z, v, here, there, eta, fresh: velocity_step(z, v, here, there, eta**2, fresh),
@@ -259,7 +286,7 @@ WRONG = {
         ),
         lambda z, v, here, there, eta, fresh: (z, velocity_step(z, v, here, there, eta, fresh)),
     ],
-    "09.4": [
+    "09.5": [
         mean_of_exponentials(1e-10),
         mean_of_exponentials(1e-300),
         remembered_with(lambda z, x, alpha, sigma: (z, x, alpha, sigma * 2**0.5)),
@@ -283,7 +310,7 @@ WRONG = {
             x,
         ),
     ],
-    "09.5": [
+    "09.6": [
         walked(right_step, lambda states: states[1:]),
         walked(right_step, lambda states: states[:-1]),
         walked(right_step, lambda states: states[::-1]),
@@ -313,6 +340,14 @@ WRONG = {
 }
 RIGHT = {
     "09.1": [
+        by_generator,
+        lambda z, z_0, here, there: (
+            there.sigma / here.sigma * z
+            + (there.alpha - here.alpha * there.sigma / here.sigma) * z_0
+        ),
+    ],
+    "09.2": [from_estimate],
+    "09.3": [
         by_trying,
         lambda sampler, evaluations, scale: max(
             n
@@ -321,16 +356,20 @@ RIGHT = {
             <= evaluations
         ),
     ],
-    "09.2": [from_estimate],
-    "09.3": [by_rotation],
-    "09.4": [one_at_a_time, in_ratios],
-    "09.5": [
+    "09.4": [by_rotation],
+    "09.5": [one_at_a_time, in_ratios],
+    "09.6": [
         walked(right_step),
         walked(in_karras_form),
         lambda denoise, z, path: tuple(midpoint(denoise, z, path)),
     ],
 }
 VERDICTS = [
+    ExpectedVerdict(
+        "09.1",
+        lambda z, z_0, here, there: z_0 + (z - z_0) * there.sigma / here.sigma,
+        "a straight line",
+    ),
     ExpectedVerdict(
         "09.2",
         lambda z, eps, here, there, fresh: (
@@ -348,24 +387,24 @@ VERDICTS = [
         ),
         "divided by sigma_t twice",
     ),
-    ExpectedVerdict("09.3", eps_by_division, "divided by alpha"),
-    ExpectedVerdict("09.3", WRONG["09.3"][1], "always DDPM"),
+    ExpectedVerdict("09.4", eps_by_division, "divided by alpha"),
+    ExpectedVerdict("09.4", WRONG["09.4"][1], "always DDPM"),
     ExpectedVerdict(
-        "09.3",
+        "09.4",
         lambda z, v, here, there, eta, fresh: by_ddim(z, v, here, there, 0.0, None),
         "always without noise",
     ),
-    ExpectedVerdict("09.3", exchanged, "z_0 and eps exchanged"),
-    ExpectedVerdict("09.4", mean_of_exponentials(1e-12), "a little added to the sum"),
+    ExpectedVerdict("09.4", exchanged, "z_0 and eps exchanged"),
+    ExpectedVerdict("09.5", mean_of_exponentials(1e-12), "a little added to the sum"),
     ExpectedVerdict(
-        "09.5",
+        "09.6",
         walked(middle_of(lambda here, there: geometric(here, there)._replace(t=here.t))),
         "t of the start",
     ),
     ExpectedVerdict(
-        "09.5",
+        "09.6",
         walked(middle_of(lambda here, there: geometric(here, there)._replace(t=0.0))),
         "no t",
     ),
-    ExpectedVerdict("09.5", walked(asking(1, right_step)), says=("two calls a step",)),
+    ExpectedVerdict("09.6", walked(asking(1, right_step)), says=("two calls a step",)),
 ]

@@ -1,142 +1,17 @@
 """Notebook 11: wrong answers that the checker was not written for, and right ones in another
 style."""
 
-import math
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 
 from sdlearn.course.exercises.nb11_pipeline import (
-    draw_edited,
-    enter_each,
-    on_the_sphere,
-    overlap,
+    decode_tiled,
+    guided_denoiser,
+    image_noise,
+    long_embeddings,
+    sample_latents,
     texts_for,
 )
-from tests.course.answers.expected_verdict import ExpectedVerdict
-
-
-def over(x):
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-
-
-def one_by_one(a, b, w):
-    rows = []
-    for x, y in zip(a, b, strict=True):
-        cosine = float((x * y).sum() / x.norm() / y.norm())
-        angle = math.acos(max(-1.0, min(1.0, cosine)))
-        if angle < 1e-6:
-            rows.append((1 - w) * x + w * y)
-        else:
-            top = math.sin((1 - w) * angle) * x + math.sin(w * angle) * y
-            rows.append(top / math.sin(angle))
-    return torch.stack(rows)
-
-
-def with_where_before(a, b, w):
-    cosine = ((a * b).flatten(1).sum(1) / a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).clip(
-        -1, 1
-    )
-    angle = torch.arccos(cosine)[:, None, None, None]
-    safe = torch.where(angle < 1e-7, torch.ones_like(angle), angle)
-    first = torch.where(angle < 1e-7, 1 - w, torch.sin((1 - w) * safe) / torch.sin(safe))
-    second = torch.where(angle < 1e-7, w, torch.sin(w * safe) / torch.sin(safe))
-    return first * a + second * b
-
-
-def straight_above(limit):
-    def answer(a, b, w):
-        cosine = (a * b).flatten(1).sum(1) / a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)
-        close = (cosine > limit).view(-1, 1, 1, 1)
-        return torch.where(close, (1 - w) * a + w * b, on_the_sphere(a, b, w))
-
-    return answer
-
-
-def by_factors(z_0, eps, path, strengths):
-    total = len(path) - 1
-    left = [math.floor(total * s) for s in strengths]
-    points = [path[-1 - k] for k in left]
-    alpha = torch.stack([p.alpha for p in points]).view(-1, 1, 1, 1)
-    sigma = torch.stack([p.sigma for p in points]).view(-1, 1, 1, 1)
-    return alpha * z_0 + sigma * eps, left
-
-
-def with_the_slice(z_0, eps, path, strengths):
-    z, left = [], []
-    for k, strength in enumerate(strengths):
-        rest = path[len(path) - 1 - int((len(path) - 1) * strength) :]
-        z.append(rest[0].alpha * z_0[k] + rest[0].sigma * eps[k])
-        left.append(len(rest) - 1)
-    return torch.stack(z), left
-
-
-def by_sorting(seen, mask):
-    h, w = seen.shape
-    f = mask.shape[1] // w
-    thing = mask.reshape(h, f, w, f).mean(dim=(1, 3)) >= 0.5
-    k = thing.sum().item()
-    places = sorted(range(h * w), key=lambda i: -seen.flatten()[i].item())[:k]
-    true = {i for i in range(h * w) if thing.flatten()[i]}
-    return len(true & set(places)) / len(true | set(places))
-
-
-def by_threshold(seen, mask):
-    thing = F.interpolate(mask[None, None], size=seen.shape, mode="area")[0, 0] >= 0.5
-    limit = seen.flatten().sort(descending=True).values[thing.sum() - 1]
-    chosen = seen >= limit
-    both = torch.logical_and(chosen, thing).sum()
-    return float(both) / float(torch.logical_or(chosen, thing).sum())
-
-
-def without_its_edges(seen, mask):
-    f = mask.shape[0] // seen.shape[0]
-    thing = F.avg_pool2d(mask[None, None], f)[0, 0] > 0.6
-    best = seen.flatten().topk(int(thing.sum())).indices
-    chosen = torch.zeros_like(thing).flatten().index_fill(0, best, True).view_as(thing)
-    return ((chosen & thing).sum() / (chosen | thing).sum()).item()
-
-
-def more_than_half(seen, mask):
-    h, w = seen.shape
-    f = mask.shape[1] // w
-    thing = (mask.reshape(h, f, w, f).sum(dim=(1, 3)) > f * f / 2).flatten()
-    best = set(seen.flatten().argsort(descending=True)[: thing.sum()].tolist())
-    true = set(thing.nonzero().flatten().tolist())
-    return len(true & best) / len(true | best)
-
-
-def bilinear(seen, mask):
-    small = F.interpolate(mask[None, None], size=seen.shape, mode="bilinear")[0, 0]
-    thing = (small >= 0.5).double()
-    return overlap(seen, thing)
-
-
-def map_by_rows(seen, mask):
-    return overlap(seen.flip(0), mask)
-
-
-def asks_twice(network, empty, first, second, z, path, k, scale):
-    prompts = [first] * k + [second] * (len(path) - 1 - k)
-    for prompt, (here, there) in zip(prompts, pairwise(path), strict=True):
-        both = network(torch.cat([z, z]), here.t, torch.cat([empty, prompt]))
-        without, given = both.chunk(2)
-        eps = torch.lerp(without, given, scale)
-        z = there.alpha / here.alpha * (z - here.sigma * eps) + there.sigma * eps
-    return z
-
-
-def in_two_walks(network, empty, first, second, z, path, k, scale):
-    total = len(path) - 1
-    z = draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
-    return draw_edited(network, empty, second, second, z, path[k:], total - k, scale)
-
-
-def fresh_noise(network, empty, first, second, z, path, k, scale):
-    start = draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
-    start = start + 1e-3 * torch.randn_like(start)
-    return draw_edited(network, empty, second, second, start, path[k:], 0, scale)
 
 
 def halves_of_lists(prompts, negative, n):
@@ -156,10 +31,88 @@ def in_a_loop(prompts, negative, n):
     return texts
 
 
-def from_the_start_again(network, empty, first, second, z, path, k, scale):
-    """Draws with the first prompt, and throws the result away."""
-    draw_edited(network, empty, first, first, z, path[: k + 1], k, scale)
-    return draw_edited(network, empty, second, second, z, path, 0, scale)
+def image_by_image(seed, shape, draws):
+    noise = torch.empty(draws, *shape)
+    for k in range(shape[0]):
+        generator = torch.Generator()
+        generator.manual_seed(seed + k)
+        for draw in range(draws):
+            noise[draw, k] = torch.randn(*shape[1:], generator=generator)
+    return noise
+
+
+def with_a_global_seed(seed, shape, draws):
+    columns = []
+    for k in range(shape[0]):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + k)
+            columns.append(torch.stack([torch.randn(shape[1:]) for _ in range(draws)]))
+    return torch.stack(columns, dim=1)
+
+
+def by_index(encode, unet, sample, path, texts, noises, scale):
+    b = len(texts) // 2
+    context = encode(texts).context
+    used = [0]
+
+    def following():
+        used[0] += 1
+        return noises[used[0]]
+
+    denoise = guided_denoiser(unet, context[:b], context[b:], scale)
+    z = noises[0]
+    for state in sample(denoise, z, path, noise=following):
+        z = state.z
+    return z
+
+
+def in_two_calls(encode, unet, sample, path, texts, noises, scale):
+    half = len(texts) // 2
+    first, last = encode(texts[:half]).context, encode(texts[half:]).context
+    denoise = guided_denoiser(unet, first, last, scale)
+    return list(sample(denoise, noises[0], path, noise=iter(noises[1:]).__next__))[-1].z
+
+
+def one_at_a_time(encode, negative, prompt):
+    m = max(len(negative), len(prompt))
+    found = []
+    for row in (negative, prompt):
+        filled = [*row, *[""] * (m - len(row))]
+        found.append(torch.cat([encode([text]).context for text in filled], dim=1))
+    return tuple(found)
+
+
+def pixel_by_pixel_weights(decode, z, tile, overlap, factor):
+    h, w = z.shape[-2:]
+
+    def starts(length):
+        places = [0]
+        while places[-1] + tile < length:
+            places.append(min(places[-1] + tile - overlap, length - tile))
+        return places
+
+    ramp = torch.tensor([min(i, factor * tile + 1 - i) for i in range(1, factor * tile + 1)]).to(z)
+    numerator = z.new_zeros(len(z), 3, factor * h, factor * w)
+    denominator = torch.zeros_like(numerator)
+    for top in starts(h):
+        for left in starts(w):
+            around = (
+                factor * left, factor * (w - left - tile), factor * top, factor * (h - top - tile),
+            )  # fmt: skip
+            part = decode(z[:, :, top : top + tile, left : left + tile])
+            weight = torch.outer(ramp, ramp).expand_as(part)
+            numerator = numerator + F.pad(weight * part, around)
+            denominator = denominator + F.pad(weight, around)
+    return numerator / denominator
+
+
+def squared_weights(decode, z, tile, overlap, factor):
+    whole = decode_tiled(decode, z, tile, overlap, factor)
+    return 0.99 * whole + 0.01 * whole.mean()
+
+
+def without_the_first(encode, unet, sample, path, texts, noises, scale):
+    return sample_latents(encode, unet, sample, path, texts, noises.flip(1), scale)
 
 
 WRONG = {
@@ -183,97 +136,69 @@ WRONG = {
         ),
     ],
     "11.2": [
-        lambda a, b, w: on_the_sphere(a, b, 1 - w),
-        lambda a, b, w: on_the_sphere(a, b, w**2),
-        lambda a, b, w: on_the_sphere(a, b, w) * over(a) / over(on_the_sphere(a, b, w)),
-        lambda a, b, w: (1 - w) ** 0.5 * a + w**0.5 * b,
-        lambda a, b, w: ((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5,
-        lambda a, b, w: on_the_sphere(a / over(a), b / over(b), w) * over(a),
-        lambda a, b, w: on_the_sphere(a - a.mean(), b - b.mean(), w),
-        lambda a, b, w: on_the_sphere(a, b.abs(), w),
-        lambda a, b, w: on_the_sphere(a.float(), b.float(), w).double(),
-        lambda a, b, w: on_the_sphere(a, b, w) if len(a) > 1 else (1 - w) * a + w * b,
-        lambda a, b, w: on_the_sphere(a.mul_(1.0000001), b, w),
-        lambda a, b, w: on_the_sphere(a[:1].expand_as(a), b, w),
-        lambda a, b, w: one_by_one(a, b, w)[0],
-        straight_above(0.99),
-        straight_above(0.999),
+        lambda seed, shape, draws: image_noise(seed, shape, draws)[0],
+        lambda seed, shape, draws: image_noise(0, shape, draws),
+        lambda seed, shape, draws: image_noise(seed, shape, draws).flip(1),
+        lambda seed, shape, draws: image_noise(seed, shape, draws) / 2,
+        lambda seed, shape, draws: image_noise(seed, shape, draws).transpose(-1, -2),
+        lambda seed, shape, draws: image_noise(seed, shape, draws + 1)[1:],
+        lambda seed, shape, draws: image_noise(seed, shape, draws + 1),
+        lambda seed, shape, draws: image_noise(seed, (1, *shape[1:]), draws).expand(draws, *shape),
+        lambda seed, shape, draws: torch.randn(
+            draws, *shape, generator=torch.Generator().manual_seed(seed)
+        ),
+        lambda seed, shape, draws: list(image_noise(seed, shape, draws).half()),
     ],
     "11.3": [
-        lambda z, eps, path, s: enter_each(z, eps, path, s[::-1]),
-        lambda z, eps, path, s: enter_each(z, eps, path, [max(s)] * len(s)),
-        lambda z, eps, path, s: enter_each(eps, z, path, s),
-        lambda z, eps, path, s: enter_each(z, -eps, path, s),
-        lambda z, eps, path, s: enter_each(z, eps[:1].expand_as(eps), path, s),
-        lambda z, eps, path, s: enter_each(z, eps, path[:-1], s),
-        lambda z, eps, path, s: enter_each(z, eps, path[::-1], s),
-        lambda z, eps, path, s: enter_each(z, eps, path, s)[::-1],
-        lambda z, eps, path, s: enter_each(z, eps, path, s)[0],
-        lambda z, eps, path, s: (enter_each(z, eps, path, s)[0], s),
-        lambda z, eps, path, s: (
-            enter_each(z, eps, path, s)[0],
-            [path[len(path) - 1 - k].t for k in enter_each(z, eps, path, s)[1]],
+        without_the_first,
+        lambda e, u, s, path, texts, n, scale: sample_latents(e, u, s, path, texts, n, scale + 1),
+        lambda e, u, s, path, texts, n, scale: sample_latents(
+            e, u, s, path, texts, n.flip(0), scale
         ),
-        lambda z, eps, path, s: (
-            enter_each(z, eps, path, s)[0],
-            sum(enter_each(z, eps, path, s)[1]),
+        lambda e, u, s, path, texts, n, scale: sample_latents(
+            e, u, s, path, [""] * len(texts), n, scale
         ),
-        lambda z, eps, path, s: enter_each(z, eps, path, [x / 2 for x in s]),
-        lambda z, eps, path, s: enter_each(z, eps, path, [x**2 for x in s]),
-        lambda z, eps, path, s: enter_each(z, eps, path, [max(x, 0.1) for x in s]),
+        lambda e, u, s, path, texts, n, scale: sample_latents(e, u, s, path[:-1], texts, n, scale),
+        lambda e, u, s, path, texts, n, scale: (
+            sample_latents(e, u, s, path, texts, n[1:], scale) if len(n) > len(path) else n[0]
+        ),
+        lambda e, u, s, path, texts, n, scale: (
+            sample_latents(e, u, s, path, texts, n, scale) * path[0].sigma
+        ),
+        lambda e, u, s, path, texts, n, scale: sample_latents(
+            e, u, s, path, texts[: len(texts) // 2] * 2, n, scale
+        ),
+        lambda e, u, s, path, texts, n, scale: sample_latents(e, u, s, path, texts, n, scale)[0],
     ],
     "11.4": [
-        without_its_edges,
-        more_than_half,
-        bilinear,
-        map_by_rows,
-        lambda seen, mask: overlap(seen, mask.flip(1)),
-        lambda seen, mask: overlap(-seen, mask),
-        lambda seen, mask: overlap(seen / seen.sum(0), mask),
-        lambda seen, mask: overlap(seen, mask) ** 0.5,
-        lambda seen, mask: overlap(seen, mask) * 100,
-        lambda seen, mask: 1 - overlap(seen, mask),
-        lambda seen, mask: overlap(seen, (mask > 0.3).double()),
-        lambda seen, mask: round(overlap(seen, mask), 2),
-        lambda seen, mask: float(
-            (seen * mask[:: mask.shape[0] // len(seen)][:, : seen.shape[1]]).sum()
-        ),
-        lambda seen, mask: float(seen.argmax() == 0),
-        lambda seen, mask: 1 / 3,
-        lambda seen, mask: overlap(seen.clone().fill_(1.0), mask),
+        lambda e, negative, prompt: long_embeddings(e, negative, prompt)[0],
+        lambda e, negative, prompt: long_embeddings(e, prompt, negative),
+        lambda e, negative, prompt: torch.cat(long_embeddings(e, negative, prompt), dim=1),
+        lambda e, negative, prompt: long_embeddings(e, [""], prompt),
+        lambda e, negative, prompt: long_embeddings(e, negative, prompt[:1]),
+        lambda e, negative, prompt: tuple(x[:, :5] for x in long_embeddings(e, negative, prompt)),
+        lambda e, negative, prompt: tuple(x.flip(1) for x in long_embeddings(e, negative, prompt)),
+        lambda e, negative, prompt: tuple(x[0] for x in long_embeddings(e, negative, prompt)),
+        lambda e, negative, prompt: long_embeddings(e, [*negative, ""], [*prompt, ""]),
     ],
     "11.5": [
-        fresh_noise,
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z, path[::-1], k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, a, e, b, z, path, k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z, path, k, s + 1),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z, path, k + 2, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z, path, 0, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e * 0, a, b, z, path, k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, (a + b) / 2, z, path, k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, path[0].sigma * z, path, k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z, path, k, s).float(),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z[:1].expand_as(z), path, k, s),
-        lambda f, e, a, b, z, path, k, s: draw_edited(f, e, a, b, z.mul_(1), path[1:], k, s),
-        lambda f, e, a, b, z, path, k, s: (
-            (draw_edited(f, e, a, a, z, path, k, s) + draw_edited(f, e, b, b, z, path, k, s)) / 2
+        squared_weights,
+        lambda d, z, tile, overlap, factor: d(z),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z, tile, 0, factor),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z, min(z.shape[-2:]), 0, factor),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z, tile, overlap, factor)[:, :1],
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z.flip(-1), tile, overlap, factor),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z, tile, overlap, factor).clamp(-1, 1),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z[:1], tile, overlap, factor).expand(
+            len(z), -1, -1, -1
         ),
+        lambda d, z, tile, overlap, factor: decode_tiled(d, z, tile, overlap, factor) * tile,
     ],
 }
 RIGHT = {
     "11.1": [halves_of_lists, in_a_loop],
-    "11.2": [one_by_one, with_where_before],
-    "11.3": [by_factors, with_the_slice],
-    "11.4": [by_sorting, by_threshold, lambda a, b: torch.tensor(overlap(a, b))],
-    "11.5": [asks_twice, in_two_walks],
+    "11.2": [image_by_image, with_a_global_seed],
+    "11.3": [by_index, in_two_calls],
+    "11.4": [one_at_a_time],
+    "11.5": [pixel_by_pixel_weights],
 }
-VERDICTS = [
-    # Nothing of the first prompt is left, but the network was asked about it.
-    ExpectedVerdict(
-        "11.5",
-        from_the_start_again,
-        "only the second",
-        says=("Nothing of the first prompt reaches your result",),
-        omits=("never ask",),
-    ),
-]
