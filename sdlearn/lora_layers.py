@@ -48,7 +48,7 @@ def geometry(layer: nn.Module) -> Geometry | None:
     if not isinstance(layer, nn.Conv2d):
         raise ValueError(
             f"a {type(layer).__name__} can't have a low-rank update; only nn.Linear and nn.Conv2d "
-            "can. prepack() replaces convolutions, so attach or merge adapters before prepack()"
+            "can, and prepack() replaces the latter, so attach or merge adapters before prepack()"
         )
     if layer.groups != 1 or layer.padding_mode != "zeros":
         raise ValueError(
