@@ -37,6 +37,7 @@ from torch import Tensor
 
 from sdlearn.guidance import Model, Network
 from sdlearn.schedule import NoiseSchedule, Point
+from sdlearn.utils.validation import check_finite
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx / dt, in the shape of x
 Time = float | Tensor  # one time for all latents, or (b,), one for each
@@ -77,9 +78,9 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     changes nothing.
 
     Raises:
-        ValueError: If the shift is not greater than 0.
+        ValueError: If the shift is not a finite number greater than 0.
     """
-    if not shift > 0:
+    if not check_finite("shift", shift) > 0:
         raise ValueError(f"shift is {shift!r}; it must be greater than 0 (1 for no shift)")
     return shift * t / (1 + (shift - 1) * t)
 

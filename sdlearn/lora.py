@@ -34,6 +34,7 @@ from sdlearn.lora_layers import (
     geometry,
     layers,
 )
+from sdlearn.utils.validation import check_finite
 
 
 class LowRank(nn.Module):
@@ -53,7 +54,7 @@ class LowRank(nn.Module):
         self, down: Tensor, up: Tensor, alpha: float, geometry: Geometry | None = None
     ) -> None:
         super().__init__()
-        if not math.isfinite(alpha) or alpha == 0:
+        if check_finite("alpha", alpha) == 0:
             raise ValueError(f"alpha is {alpha}; it must be a finite number other than 0")
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
@@ -167,13 +168,7 @@ class Attachment:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise ValueError(f"strength is {value!r}; it must be a finite number")
-        self._strength = float(value)
+        self._strength = check_finite("strength", value)
 
     def add(self, network: nn.Module, adapter: Adapter) -> None:
         """Attach another adapter with the same strength; errors as in `attach`."""

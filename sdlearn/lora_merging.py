@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdlearn.lora import Adapter, LowRank, attachments, check_fits
 from sdlearn.lora_layers import ATTENTION, at_least_float32, check_rank, geometry, layers
+from sdlearn.utils.validation import check_finite
 
 
 @torch.no_grad()
@@ -22,9 +23,10 @@ def merge(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> None:
     then costs what it did without the adapter.
 
     Raises:
-        ValueError: If the adapter doesn't fit or is attached to this network. In that case the
-            network is unchanged.
+        ValueError: If the strength is not a finite number, or if the adapter doesn't fit or is
+            attached to this network. In that case the network is unchanged.
     """
+    strength = check_finite("strength", strength)
     check_fits(network, adapter)
     if any(adapter in each.adapters for each in attachments(network)):
         raise ValueError("this adapter is attached and would count twice; detach it before merging")
@@ -41,7 +43,7 @@ def unmerge(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> None
     lost, because `merge` has rounded the sum to 11 significant bits (float16) or 8 (bfloat16). Keep
     a copy of such weights, or attach the adapter instead of merging it.
     """
-    merge(network, adapter, -strength)
+    merge(network, adapter, -check_finite("strength", strength))
 
 
 @torch.no_grad()
@@ -86,12 +88,21 @@ def stack(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     s · alpha / r, side by side. The ranks add up.
 
     Args:
-        parts: Adapters for the same network, each with its strength s.
+        parts: At least one adapter, all for the same network, each with its strength s.
+
+    Raises:
+        ValueError: If there is no adapter, a strength is not a finite number, or two updates of one
+            layer belong to layers of different shapes.
     """
+    if not parts:
+        raise ValueError("parts is empty; it must hold at least one adapter with its strength")
+    parts = [(adapter, check_finite("strength", s)) for adapter, s in parts]
     names = dict.fromkeys(name for adapter, _ in parts for name in adapter.updates)
     updates = {}
     for name in names:
         rows = [(a.updates[name], s) for a, s in parts if name in a.updates]
+        if len({(u.down.shape[1:], len(u.up), u.geometry) for u, _ in rows}) > 1:
+            raise ValueError(f"the adapters are for different networks: their {name} don't fit")
         down = torch.cat([u.down for u, _ in rows])
         up = torch.cat([s * u.alpha / u.rank * u.up for u, s in rows], dim=1)
         updates[name] = LowRank(down, up, len(down), rows[0][0].geometry)

@@ -36,7 +36,7 @@ def find_alpha(
         settings: The result of `read_settings`.
 
     Raises:
-        ValueError: If alpha is not a finite number.
+        ValueError: If alpha is not a finite number, or 0 in the metadata.
     """
     rank = halves["down"].shape[0]
     if "alpha" in halves:
@@ -47,6 +47,8 @@ def find_alpha(
     number = len(alpha) == 1 and type(alpha[0]) in (int, float)
     if not number or not math.isfinite(alpha[0]):
         raise ValueError(f"{path}: {name} is {shown(alpha)}; it must be one finite number")
+    if "alpha" not in halves and alpha[0] == 0:  # in a tensor of its own, 0 means r
+        raise ValueError(f"{path}: {name} is 0, so this adapter would change nothing")
     return float(alpha[0]) or float(rank)
 
 

@@ -187,6 +187,10 @@ def test_a_file_for_another_system_is_named(
         (json.dumps({"unet.lora_alpha": "8"}), "unet.lora_alpha in its metadata is ['8']; it must"),
         (json.dumps({"unet.lora_alpha": True}), "unet.lora_alpha in its metadata is [True]"),
         (
+            json.dumps({"unet.lora_alpha": 0}),
+            "unet.lora_alpha in its metadata is 0, so this adapter",
+        ),
+        (
             json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {"(a+)+b": 2}}),
             "alpha_pattern in its metadata has '(a+)+b'; accepted: layer names",
         ),

@@ -371,8 +371,8 @@ def test_arguments_out_of_range_are_refused(base: UNet, unet: UNet):
             ValueError, match=r"rank is .*; it must be a whole number of at least 1"
         ):
             extract(unet, base, rank)
-    for alpha in (0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"alpha is .*; it must be a finite number other than"):
+    for alpha in (0, float("nan"), float("inf"), "8"):
+        with pytest.raises(ValueError, match=r"alpha is .*; it must be a finite number"):
             Adapter.for_network(unet, alpha=alpha)
     with pytest.raises(ValueError, match="no linear layer or convolution of this UNet has a name"):
         Adapter.for_network(unet, pattern="q_proj")
@@ -382,6 +382,13 @@ def test_arguments_out_of_range_are_refused(base: UNet, unet: UNet):
     for strength in (float("nan"), "1", True):
         with pytest.raises(ValueError, match=r"strength is .*; it must be a finite number"):
             attach(unet, trained, strength)
+        for act in (merge, unmerge):
+            with pytest.raises(ValueError, match=r"strength is .*; it must be a finite number"):
+                act(unet, trained, strength)
+        with pytest.raises(ValueError, match=r"strength is .*; it must be a finite number"):
+            stack([(trained, strength)])
+    with pytest.raises(ValueError, match="parts is empty; it must hold at least one adapter"):
+        stack([])
     attachment = attach(unet, trained)
     with pytest.raises(ValueError, match="already attached to this network; set the strength"):
         attach(unet, trained)
