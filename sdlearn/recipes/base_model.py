@@ -14,7 +14,9 @@ from sdlearn.recipes.latent_cache import weights_key
 from sdlearn.recipes.personal_recipe import PersonalRecipe
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.training import TrainingJob
+from sdlearn.unet import UNet
 from sdlearn.utils.resources import data_folder
+from sdlearn.vae import VAE
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -61,26 +63,34 @@ def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
         FileNotFoundError: If there is no model.
         ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
     """
-    spec, tokenizer, home = "", "", None
-    is_personal = isinstance(recipe, PersonalRecipe)
+    spec, tokenizer, find = "", "", model_folder
     if isinstance(recipe, PersonalRecipe):
-        spec, tokenizer, home = recipe.spec, recipe.tokenizer, model_place(place)
-    home = home or model_folder(place)
+        spec, tokenizer, find = recipe.spec, recipe.tokenizer, model_place
+    home = find(place)
     sd = StableDiffusion.from_pretrained(
         home, device=device, spec=spec or None, tokenizer=tokenizer or None
     )
-    is_xl = sd.unet.config.added_dim is not None
-    if sd.is_inpainting or (is_xl and not is_personal):
-        kind = "an inpainting model" if sd.is_inpainting else "SDXL"
+    check_fits(home, sd.unet, sd.vae, recipe)
+    return BaseModel(sd, home, tokenizer_folder(tokenizer))
+
+
+def check_fits(home: Path, unet: UNet, vae: VAE, recipe: Recipe) -> None:
+    """Check that a recipe can start from a model; the networks may be on the meta device.
+
+    Raises:
+        ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
+    """
+    is_personal = isinstance(recipe, PersonalRecipe)
+    is_inpainting = unet.config.in_channels > unet.config.out_channels
+    if is_inpainting or (unet.config.added_dim is not None and not is_personal):
         raise ValueError(
-            f"model is {home}, which is {kind}; accepted: a model whose U-Net has "
-            f"{sd.vae.config.latent_channels} input channels"
-            + ("" if is_personal else " and one text encoder")
+            f"model is {home}, which is {'an inpainting model' if is_inpainting else 'SDXL'}; "
+            f"accepted: a model whose U-Net has {vae.config.latent_channels} input channels"
+            f"{'' if is_personal else ' and one text encoder'}"
         )
-    side = sd.vae.factor * 2 ** (len(sd.unet.config.block_out_channels) - 1)
+    side = vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if recipe.size % side:
         raise ValueError(f"size is {recipe.size}; accepted: multiples of {side} for this model")
-    return BaseModel(sd, home, tokenizer_folder(tokenizer))
 
 
 def model_place(place: str) -> Path:

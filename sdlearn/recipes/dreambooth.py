@@ -45,7 +45,7 @@ RECIPES = {
         steps=20, batch=4, lr=1e-4, warmup=2, ema=0.9, class_images=4,
     ),
     # For a published model, which --model names. diffusers' examples/dreambooth and its README: one
-    # own image and one of the class in a batch, weight 1, a constant rate of 2e-6 to 5e-6 and 400 to
+    # own image and one of the class in a batch, weight 1, a constant rate of 2e-6 to 5e-6, 400 to
     # 1,500 steps, 200 to 300 images of the class. No average of the weights, no empty captions.
     "sd1.5": DreamBoothRecipe(
         steps=800, batch=2, lr=5e-6, warmup=0, size=512, lr_floor=1.0, dropout=0.0, ema=0.0,
