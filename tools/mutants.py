@@ -157,7 +157,7 @@ MUTANTS = (
     mutant("queries-and-keys-swapped", "weights/ldm_keys.py", '("q_proj", "k_proj", "v_proj")', '("k_proj", "q_proj", "v_proj")', ORIGINALS),
     mutant("projection-not-transposed", "weights/ldm_keys.py", "read().T.contiguous()", "read()", ORIGINALS),
     # Training of adapters
-    mutant("text-adapter-without-gradient", "recipes/lora.py", "if not recipe.text_encoder:", "if recipe.text_encoder:", LORA_RUNS),
+    mutant("text-adapter-without-gradient", "recipes/lora.py", "encode=recipe.text_encoder", "encode=not recipe.text_encoder", LORA_RUNS),
     mutant("new-rows-of-other-tokens", "textual_inversion.py", "place = ids - self.first", "place = ids - self.first - 1", EMBEDDING_RUNS),
     mutant("sizes-of-sdxl-in-another-order", "recipes/captioned_latents.py", "Sizes().row(self.size, self.size)", "Sizes().row(self.size, self.size).roll(2)", PERSONAL_MODELS),
     mutant("captions-of-a-word-from-the-cache", "recipes/embedding.py", "data.conditioning(batch, encode=True)", "data.conditioning(batch)", PERSONAL_MODELS),

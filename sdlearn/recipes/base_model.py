@@ -13,6 +13,7 @@ from sdlearn.recipes.frozen_parts import FrozenParts
 from sdlearn.recipes.latent_cache import weights_key
 from sdlearn.recipes.personal_recipe import PersonalRecipe
 from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.room import check_memory
 from sdlearn.training import TrainingJob
 from sdlearn.unet import UNet
 from sdlearn.utils.resources import data_folder
@@ -91,6 +92,23 @@ def check_fits(home: Path, unet: UNet, vae: VAE, recipe: Recipe) -> None:
     side = vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if recipe.size % side:
         raise ValueError(f"size is {recipe.size}; accepted: multiples of {side} for this model")
+
+
+def check_room(base: BaseModel, recipe: Recipe, device: torch.device, copies: int) -> None:
+    """Check whether a training on a model's U-Net can fit in the memory; see `room.check_memory`.
+
+    Args:
+        base: The model.
+        recipe: The settings.
+        device: Where to train.
+        copies: Numbers kept for each weight of the U-Net; 1 if it is frozen.
+
+    Raises:
+        ValueError: If the memory is too small.
+    """
+    config = base.sd.unet.config
+    width = max(1, config.block_out_channels[0] // base.sd.vae.factor**2)
+    check_memory(recipe, device, lambda: UNet(config), width, copies)
 
 
 def model_place(place: str) -> Path:

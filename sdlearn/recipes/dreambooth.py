@@ -14,6 +14,7 @@ from torch import nn
 
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.base_model import (
+    check_room,
     check_unchanged,
     class_images,
     frozen_base,
@@ -26,7 +27,6 @@ from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_t
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
 from sdlearn.recipes.recipe import MAX_BYTES
-from sdlearn.recipes.room import check_memory
 from sdlearn.training import TrainingJob
 from sdlearn.unet import UNet
 
@@ -75,8 +75,7 @@ def make_job(
         )
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=5)  # and its EMA
+    check_room(base, recipe, device, copies=5)  # and its EMA
     prior = class_images(recipe, base, cache)  # by the model as it was
     unet = sd.unet.train().requires_grad_(True)
     load_initial_weights(recipe.init, {"unet": unet}, run)

@@ -18,18 +18,22 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
-from sdlearn.recipes.base_model import check_unchanged, frozen_base, load_base, sample_images
+from sdlearn.recipes.base_model import (
+    check_room,
+    check_unchanged,
+    frozen_base,
+    load_base,
+    sample_images,
+)
 from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
 from sdlearn.recipes.earlier_run import load_earlier_run
 from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
 from sdlearn.recipes.ranges import Range
-from sdlearn.recipes.room import check_memory
 from sdlearn.text import TextEncoder
 from sdlearn.textual_inversion import NewRows, add_word, check_word, initial_vectors
 from sdlearn.training import TrainingJob
-from sdlearn.unet import UNet
 from sdlearn.weights.embedding_files import FILE_NAME, write_embedding
 
 
@@ -98,8 +102,7 @@ def make_job(
         )
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=1)  # it is frozen
+    check_room(base, recipe, device, copies=1)  # it is frozen
     vectors = starting_vectors(recipe, sd.text)
     # First, because what it caches must not depend on the new word's vectors.
     data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device)

@@ -18,6 +18,7 @@ from sdlearn.lora_layers import ATTENTION, TEXT_ATTENTION
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
 from sdlearn.recipes.base_model import (
+    check_room,
     check_unchanged,
     class_images,
     frozen_base,
@@ -30,10 +31,8 @@ from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_t
 from sdlearn.recipes.earlier_run import load_earlier_run
 from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
 from sdlearn.recipes.ranges import Range
-from sdlearn.recipes.room import check_memory
 from sdlearn.recipes.unet import PROMPTS
 from sdlearn.training import TrainingJob
-from sdlearn.unet import UNet
 from sdlearn.utils.device import seeded
 from sdlearn.weights.adapter_files import FILE_NAME
 from sdlearn.weights.adapter_names import WRITTEN, AdapterLayout, Networks
@@ -105,8 +104,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=1)  # it is frozen
+    check_room(base, recipe, device, copies=1)  # it is frozen
     with seeded(recipe.seed):
         adapters = new_adapters(recipe, sd.adaptable)
     load_earlier_run(recipe, "lora", RECIPES, SHAPE, adapters, run)

@@ -182,7 +182,7 @@ def test_lora_has_the_same_prior_and_shares_the_drawn_images(
     cache = place / "cache"
     dreambooth.make_job(recipe(place), cache, CPU)
     drawn = {path.name: path.stat().st_mtime_ns for path in cache.glob("class-*.npy")}
-    monkeypatch.setattr(class_images.np, "memmap", None)  # nothing may be drawn again
+    monkeypatch.setattr(class_images, "to_pixels", None)  # nothing may be drawn again
     values = {name: value for name, value in vars(recipe(place)).items() if name != "prior_weight"}
     settings = lora.LoRARecipe(**values, prior_weight=0.3, rank=2, text_encoder=True)
     job = lora.make_job(settings, cache, CPU)
