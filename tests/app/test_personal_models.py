@@ -10,14 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdlearn import StableDiffusion
+from sdlearn import VAE, StableDiffusion, UNet
+from sdlearn.cli import personal_plan
 from sdlearn.cli.main import main
+from sdlearn.clip import CLIPTextEncoder
 from sdlearn.recipes import dreambooth, embedding, lora
 from sdlearn.recipes.base_model import class_images, load_base
+from sdlearn.text import TextEncoder
 from sdlearn.training import TrainingJob
-from sdlearn.versions import SPECS
+from sdlearn.versions import SD1_5, SPECS
+from sdlearn.weights.diffusers_folder import System
 from tests.app.test_dry_run import printed
-from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
+from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl, tiny_tokenizer
 from tests.tiny_own import one_file, own_images, row_losses, saved
 from tests.tiny_runs import sentence
 
@@ -166,6 +170,29 @@ def test_a_plan_of_sdxl_counts_both_text_encoders(
             assert float(found["GFLOPs per image"][0]) > 0
             assert "total (peak)" in found
     assert not (place / "plan").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "peak", "less"),
+    [("lora", 5.9, 4.6), ("embedding", 5.7, 4.5), ("dreambooth", 21.9, 18.9)],
+)
+def test_the_peak_memory_in_the_readme(
+    part: str, peak: float, less: float, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def empty_model(_: object) -> System:
+        with torch.device("meta"):
+            text = TextEncoder([tiny_tokenizer()], [CLIPTextEncoder(SD1_5.text[0])])
+            return SD1_5, UNet(SD1_5.unet), VAE(SD1_5.vae), text
+
+    monkeypatch.setattr(personal_plan, "empty_model", empty_model)
+    readme = Path(personal_plan.__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    assert f"| `sdlearn train {part}` | {peak} GB | {less} GB |" in readme
+    args = ["train", part, "--recipe", "sd1.5", "--dry-run", "--set"]
+    for again, expected in ((False, peak), (True, less)):
+        found = printed([*args, f"activation_checkpointing={again}"], capsys)
+        assert float(found["total (peak)"][0]) == pytest.approx(expected, abs=0.051)
 
 
 @pytest.mark.parametrize(
