@@ -211,7 +211,7 @@ def test_two_processes_train_what_one_trains(place: Path, tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr[-3000:]
     for part in own:
         one, two = (weights(tmp_path / str(count) / part, 6) for count in (1, 2))
-        first = weights(tmp_path / "1" / part, 2)
+        first = weights(tmp_path / "1" / part, 4)
         assert one.keys() == two.keys()
         x, y, z = (torch.cat([each[k].flatten() for k in one]) for each in (one, two, first))
         assert (x - y).norm() < 1e-12 * x.norm(), part
