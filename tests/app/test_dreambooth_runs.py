@@ -222,7 +222,7 @@ def test_two_processes_train_what_one_trains(place: Path, tmp_path: Path) -> Non
     ("changes", "said"),
     [
         ({"class_images": -1}, "class_images is -1; accepted: a whole number from 0 to 100000"),
-        ({"prior_weight": "-1"}, "prior_weight is -1; accepted: a number from 0 to 1000"),
+        ({"prior_weight": "-1"}, "prior_weight is -1.0; accepted: a number from 0 to 1000"),
         ({"batch": 3}, "batch is 3; accepted with prior preservation: even numbers"),
         ({"class_prompt": None}, "class_prompt is empty; accepted: a text that names the class"),
         ({"data": None}, "data is empty; accepted: a folder, or shards, of a few captioned image"),
