@@ -29,6 +29,7 @@ The chapters, in reading order:
     lora_layers.py   the layers that can have one
     lora_merging.py  adapters merged into weights, extracted from them, stacked
     textual_inversion.py  a new word, whose vectors are all that is trained
+    dreambooth.py    fine-tuning on a few images, and what keeps it from forgetting
     versions.py      Stable Diffusion 1.4 to XL and the storybook model, a specification each
 
 Below them:
