@@ -52,7 +52,7 @@ def from_estimate(z, eps, here, there, fresh):
 
 
 def by_precisions(z, eps, here, there, fresh):
-    """Right except at a clean end, where the precision is infinite and its product with 0 is nan."""
+    """Right except at a clean end, where a precision is infinite and its product with 0 is nan."""
     z_0 = (z - here.sigma * eps) / here.alpha
     a = (here.alpha / there.alpha) ** 2
     of_data, of_step = 1 / there.sigma**2, a / (1 - a)
