@@ -181,7 +181,7 @@ def test_what_is_no_embedding_for_this_model_is_one_sentence(
     assert "with n at most 75" in said({"a": torch.ones(76, 24)})
     assert "the type torch.int64" in said({"a": torch.ones(1, 24, dtype=torch.int64)})
     good = {"<toy>": torch.ones(2, 24)}
-    assert "accepted: a word of 1 to 100 letters without spaces" in said(good, "two words")
+    assert "accepted: a word of 1 to 100 characters without spaces" in said(good, "two words")
     assert "already has the token 'cat</w>'" in said(good, "cat")
     lists = nn.ParameterDict({"a": nn.Parameter(torch.ones(1, 24))})
     assert "a torch ParameterDict, which is not supported" in said({"string_to_param": lists})
