@@ -196,7 +196,7 @@ def training_lines(
     def lines(k: int) -> Lines:
         generator = step_generator(recipe.seed, k)
         b = recipe.batch
-        places = own_rows(np.arange(b))  # each process draws for the whole batch
+        places = own_rows(np.arange(b))  # every process draws for the whole batch
         first = torch.randint(recipe.windows, (b,), generator=generator)[places]
         within = torch.rand(b, generator=generator, dtype=torch.float64)
         anywhere = torch.rand(b, generator=generator) < recipe.inside

@@ -1,8 +1,8 @@
 """DreamBooth: the whole U-Net of a finished model, trained on a few images of one subject.
 
-With `class_images`, half of each batch is images that the model itself drew for a class prompt
-before the training, so that it does not forget the class; see `sdlearn.dreambooth`. `sdlearn train
-lora` accepts the same settings, and writes a much smaller file.
+With `class_images`, half of each batch consists of images that the model itself drew for a class
+prompt before the training, so that it does not forget the class; see `sdlearn.dreambooth`.
+`sdlearn train lora` accepts the same settings, and writes a much smaller file.
 """
 
 from dataclasses import dataclass

@@ -181,7 +181,7 @@ def detach_rows(handles: Iterable[RemovableHandle]) -> None:
 
 
 def check_captions(captions: list[str], word: str) -> None:
-    """Raise ValueError if a caption lacks the word, because its image would teach it nothing."""
+    """Raise ValueError if a caption lacks the word, because its image can't teach the word."""
     for caption in captions:
         if word not in caption:
             raise ValueError(

@@ -63,5 +63,5 @@ def weighted_parts(recipe: DiffusionRecipe, batch: Batch) -> Iterator[tuple[floa
 def conditioned(
     predict: Callable[..., Tensor], given: Conditioning
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The U-Net as a function of z and t, with this conditioning; a third argument is ignored."""
+    """The U-Net as a function of z and t, with this conditioning; the third argument is ignored."""
     return lambda z, t, _: predict(z, t, *given.unet_inputs)
