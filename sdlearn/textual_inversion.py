@@ -13,6 +13,7 @@ also change rows whose gradient is zero. So the new rows are a small module of t
 training, a forward hook puts them in place of the table's rows.
 """
 
+import re
 from dataclasses import replace
 
 import torch
@@ -46,12 +47,19 @@ def check_word(tokenizer: PreTrainedTokenizerBase, word: object, n: int) -> str:
     if not 1 <= n <= MOST_VECTORS:
         raise ValueError(f"{word} has {n} vectors; accepted: 1 to {MOST_VECTORS}")
     known = tokenizer.get_vocab()
-    for token in (*token_names(str(word), n), f"{word}</w>"):
+    # The word goes on for as long as there is a next `_k`, so that must be free as well.
+    for token in (*token_names(str(word), n + 1), f"{word}</w>"):
         if token in known:
             raise ValueError(
                 f"word is {word!r}, but the tokenizer already has the token {token!r}; accepted: a "
                 "new word, such as '<cat>'"
             )
+    before = re.fullmatch(r"(.+)_\d+", str(word))
+    if before and before[1] in tokenizer.get_added_vocab():
+        raise ValueError(
+            f"word is {word!r}, which would continue the added word {before[1]!r}; accepted: a "
+            "name of its own"
+        )
     return str(word)
 
 

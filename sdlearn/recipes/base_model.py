@@ -75,6 +75,15 @@ def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
     return BaseModel(sd, home, tokenizer_folder(tokenizer))
 
 
+def check_predicts_noise(base: BaseModel) -> None:
+    """Raise ValueError if a model's U-Net predicts velocity, as that of SD 2.1 does."""
+    if base.sd.spec.predicts != "noise":
+        raise ValueError(
+            f"model is {base.place}, whose U-Net predicts {base.sd.spec.predicts}; accepted: one "
+            "that predicts noise, from which this training computes the velocity on the flow path"
+        )
+
+
 def check_fits(home: Path, unet: UNet, vae: VAE, recipe: Recipe) -> None:
     """Check that a recipe can start from a model; the networks may be on the meta device.
 

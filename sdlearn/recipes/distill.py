@@ -28,6 +28,7 @@ from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.base_model import (
     BaseModel,
+    check_predicts_noise,
     check_room,
     check_unchanged,
     frozen_base,
@@ -145,6 +146,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
+    check_predicts_noise(base)
     check_room(base, recipe, device, copies=6)  # with the EMA and the teacher
     unet = UNet(sd.unet.config).to(device)
     unet.load_state_dict(sd.unet.state_dict())

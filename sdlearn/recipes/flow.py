@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from sdlearn.flow import draw_times, flow_loss, last_time, shift_time
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.base_model import check_room, check_unchanged, frozen_base, load_base
+from sdlearn.recipes.base_model import (
+    check_predicts_noise,
+    check_room,
+    check_unchanged,
+    frozen_base,
+    load_base,
+)
 from sdlearn.recipes.captioned_latents import CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import to_pixels
@@ -101,6 +107,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
+    check_predicts_noise(base)
     check_room(base, recipe, device, copies=5)  # with the EMA
     unet = sd.unet.train().requires_grad_(True)
     load_initial_weights(recipe.init, {"unet": unet}, run)
