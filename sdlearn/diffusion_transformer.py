@@ -19,7 +19,10 @@ Modules have the names used in the published files. In the code x is the image s
 context the text stream (b, m, d), emb the conditioning (b, d).
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +81,6 @@ class DiffusionTransformerConfig:
         return self.num_heads * self.head_dim
 
 
-# --------------------------------------------------------------------------- from latent to tokens
-
-
 def position_embedding(dim: int, size: int, scale: float) -> Tensor:
     """Sines and cosines of the positions in a square grid, (1, size * size, dim).
 
@@ -112,9 +112,6 @@ class PatchEmbed(nn.Module):
         grid = self.pos_embed.unflatten(1, (self.size, self.size))
         middle = grid[:, top : top + h, left : left + w].flatten(1, 2)
         return (patches.flatten(2).transpose(1, 2) + middle).to(patches.dtype)
-
-
-# -------------------------------------------------------------------------------- the conditioning
 
 
 class TimeTextEmbedding(nn.Module):
@@ -152,9 +149,6 @@ def zeroed(layer: nn.Linear) -> nn.Linear:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer normalisation whose scale and shift depend on emb: (b, n, dim) -> (b, n, dim)."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
-# -------------------------------------------------------------------------------------- the blocks
 
 
 class RMSNorm(nn.Module):
@@ -205,24 +199,14 @@ class JointAttention(nn.Module):
         return self.to_out[0](image), self.to_add_out(text)
 
 
-class GELU(nn.Module):
-    """Linear layer and the tanh approximation of GELU: (b, n, dim_in) -> (b, n, dim_out)."""
-
-    def __init__(self, dim_in: int, dim_out: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(dim_in, dim_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
-
-
 class FeedForward(nn.Module):
     """The MLP of a stream, with 4 * dim hidden channels: (b, n, dim) -> (b, n, dim)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        hidden = OrderedDict(proj=nn.Linear(dim, 4 * dim), gelu=nn.GELU("tanh"))
         # The published files count a dropout as layer 1; the Identity has its index.
-        self.net = nn.Sequential(GELU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+        self.net = nn.Sequential(nn.Sequential(hidden), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -261,9 +245,6 @@ class JointBlock(nn.Module):
         return x, context
 
 
-# ------------------------------------------------------------------------------------- the network
-
-
 def unpatchify(patches: Tensor, p: int, h: int, w: int) -> Tensor:
     """Put patches of p x p back in their places: (b, h w / p², p p c) -> (b, c, h, w)."""
     patches = patches.unflatten(1, (h // p, w // p)).unflatten(-1, (p, p, -1))
@@ -287,16 +268,13 @@ class DiffusionTransformer(nn.Module):
         self.proj_out = zeroed(nn.Linear(config.dim, config.in_channels * config.patch_size**2))
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor, pooled: Tensor) -> Tensor:
-        """Predict the velocity at x.
+        """Predict the velocity at x, (b, in_channels, h, w).
 
         Args:
-            x: The point x_t of the path, (b, in_channels, h, w), not scaled to unit variance.
+            x: The point x_t of the path, in the same shape, not scaled to unit variance.
             t: Timestep, 1000 times the time in 0 … 1; a number or a tensor () or (b,).
             context: Text embeddings, (b, m, context_dim), for any m.
             pooled: Pooled text, (b, pooled_dim).
-
-        Returns:
-            (b, in_channels, h, w).
 
         Raises:
             ValueError: If h and w are no multiples of the patch size, or too large.
@@ -315,3 +293,26 @@ class DiffusionTransformer(nn.Module):
             tokens, context = block(tokens, context, emb)
         scale, shift = self.norm_out(emb)
         return unpatchify(self.proj_out(modulate(tokens, shift, scale)), p, h, w)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Self:
+        """Read one on the CPU from a folder, or from the hub, with config.json and weights.
+
+        FileNotFoundError or ValueError is raised if it cannot be read.
+        """
+        from sdlearn.weights.transformer_files import load_transformer
+
+        return load_transformer(cls, source, dtype)
+
+    @classmethod
+    def storybook(cls) -> Self:
+        """The transformer that was trained on the storybook; the rest is `StableDiffusion`'s."""
+        from sdlearn.weights.storybook_models import read_storybook_transformer
+
+        return read_storybook_transformer(cls)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder in the published layout; dtype None keeps the network's."""
+        from sdlearn.weights.transformer_files import save_transformer
+
+        save_transformer(self, folder, dtype)

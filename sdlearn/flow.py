@@ -22,6 +22,9 @@ model it is made from, any sampler of `samplers` can run it, and published files
 
 Stable Diffusion's table ends before pure noise, at alpha / sigma = 0.068, which is t = 0.936. No
 velocity is known beyond it (at t = 1 the formula divides by zero), so paths start there.
+
+A `DiffusionTransformer` predicts the velocity itself, from x_t and a timestep of 1000 t. It needs
+no schedule, and its paths start at t = 1, from pure noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +34,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdlearn.clip import CLIPTextEncoder
+from sdlearn.diffusion_transformer import TIMESTEPS, DiffusionTransformer
 from sdlearn.guidance import Model, Network
 from sdlearn.schedule import NoiseSchedule, Point
+from sdlearn.text import Conditioning, TextEncoder, context_length, token_ids
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx / dt, in the shape of x
 Time = float | Tensor  # one time, or (b,): one for each latent
+# The storybook's transformer is given so many tokens of a prompt. Its captions have at most 37; the
+# remaining 37 of 77 would be padding.
+TOKENS = 40
 
 
 # -------------------------------------------------------------------------------- the straight path
@@ -178,6 +187,70 @@ def flow_loss(
     It is the loss of the noise, weighted by 1 / (1 - t)². The rest is as for `velocity_loss`.
     """
     return velocity_loss(model, interpolate(x_0, eps, t), t, eps - x_0, context, schedule)
+
+
+# ------------------------------------------------------- the velocity of a diffusion transformer
+
+
+def transformer_loss(
+    model: Model, x_0: Tensor, t: Tensor, eps: Tensor, text: Conditioning
+) -> Tensor:
+    """The loss of rectified flow for a network that predicts the velocity itself, a scalar.
+
+    Args:
+        model: (x, 1000 t, context, pooled) -> velocity, like a `DiffusionTransformer`.
+        x_0: Clean latents, (b, c, h, w).
+        t: Times, (b,), in 0 … 1.
+        eps: Noise, (b, c, h, w).
+        text: From `transformer_text`, b rows.
+    """
+    x = interpolate(x_0, eps, t)
+    velocity = model(x, TIMESTEPS * t.to(x), text.context, text.pooled).float()
+    return (velocity - (eps - x_0)).square().mean()
+
+
+def transformer_velocity(
+    transformer: DiffusionTransformer, cond: Conditioning, uncond: Conditioning | None, scale: float
+) -> Velocity:
+    """A diffusion transformer with fixed prompts and classifier-free guidance, for `euler`.
+
+    Args:
+        transformer: The network.
+        cond: The prompts, from `transformer_text`, b rows.
+        uncond: The empty or negative prompts; at scale 1 they are not used and may be None.
+        scale: Guidance scale; 1 is off.
+    """
+    both = cond if scale == 1 or uncond is None else Conditioning.cat([uncond, cond])
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        rows = x.repeat(len(both.context) // len(x), 1, 1, 1)
+        out = transformer(rows, TIMESTEPS * t, both.context, both.pooled)
+        if len(out) == len(x):
+            return out
+        out_uncond, out_cond = out.chunk(2)
+        return torch.lerp(out_uncond, out_cond, scale)
+
+    return velocity
+
+
+def transformer_text(text: TextEncoder, prompts: Sequence[str]) -> Conditioning:
+    """The prompts as the storybook's transformer reads them.
+
+    Returns:
+        The first TOKENS hidden states, (b, 40, d), and as the pooled text the hidden state of the
+        end-of-text token, (b, d), which has attended to the whole prompt.
+    """
+    context = text(prompts).context
+    ends = end_of_text(text, prompts).to(context.device)
+    return Conditioning(context[:, :TOKENS], context[torch.arange(len(ends)), ends])
+
+
+def end_of_text(text: TextEncoder, prompts: Sequence[str]) -> Tensor:
+    """The position of the end-of-text token of each prompt, (b,) int64; the first, if padded."""
+    (tokenizer,), (encoder,) = text.tokenizers, text.encoders
+    assert isinstance(encoder, CLIPTextEncoder)
+    ids = token_ids(tokenizer, prompts, context_length(tokenizer, encoder.config))
+    return (ids == tokenizer.eos_token_id).int().argmax(dim=1)
 
 
 # ------------------------------------------------------------------------------------- the samplers

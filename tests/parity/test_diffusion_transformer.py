@@ -156,9 +156,12 @@ def test_the_epsilon_of_the_norms_would_show(monkeypatch: pytest.MonkeyPatch) ->
     assert Transformers(SMALL["SD 3"]).error() > VISIBLE
 
 
-def test_the_exact_gelu_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusion_transformer.GELU, "forward", lambda self, x: F.gelu(self.proj(x)))
-    assert Transformers(SMALL["SD 3"]).error() > VISIBLE
+def test_the_exact_gelu_would_show() -> None:
+    pair = Transformers(SMALL["SD 3"])
+    for module in pair.ours.modules():
+        if isinstance(module, torch.nn.GELU):
+            module.approximate = "none"
+    assert pair.error() > VISIBLE
 
 
 def test_positions_from_the_corner_would_show() -> None:
