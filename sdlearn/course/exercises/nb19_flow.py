@@ -28,8 +28,13 @@ def smooth(rng: Generator, *shape: int) -> Callable[[Tensor, Any], Tensor]:
 # --------------------------------------------------------------------------------- 19.1 the loss
 
 
-def rectified_flow_loss(velocity: Callable, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """velocity(x_t, t), x_0 and eps of one shape (b, ...), t (b,) -> the loss, a scalar."""
+def rectified_flow_loss(
+    velocity: Callable,
+    x_0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+) -> Tensor:
+    """velocity(x_t, t); x_0 and eps (b, ...), t (b,) -> the loss, a scalar."""
     times = t.view(-1, *[1] * (x_0.ndim - 1))
     x_t = (1 - times) * x_0 + times * eps
     return (velocity(x_t, t) - (eps - x_0)).square().mean()
@@ -84,15 +89,21 @@ EULER = Exercise(
 # ----------------------------------------------------------------- 19.3 the change of variables
 
 
-def velocity_of_noise(network: Callable, x: Tensor, t: float, timestep: Tensor) -> Tensor:
-    """network(z, timestep) -> noise; x (b, c, h, w) at time t, 0 <= t < 1 -> dx/dt."""
+def velocity_of_noise(
+    network: Callable,
+    x: Tensor,
+    t: float,
+    timestep: Tensor,
+) -> Tensor:
+    """network(z, timestep) -> noise; x (b, c, h, w) at time t < 1 -> dx/dt."""
     r = ((1 - t) ** 2 + t**2) ** 0.5
     eps = network(x / r, timestep)
     return (eps - x) / (1 - t)
 
 
 def noise_cases(rng: Generator) -> Iterator[Case]:
-    for shape, t in (((2, 4, 3, 5), 0.3), ((1, 4, 4, 4), 0.936), ((3, 2, 4, 3), 0.6), ((2, 3), 0.0)):
+    shapes = (2, 4, 3, 5), (1, 4, 4, 4), (3, 2, 4, 3), (2, 3)
+    for shape, t in zip(shapes, (0.3, 0.936, 0.6, 0.0), strict=True):
         steps = torch.randint(0, 1000, (shape[0],), generator=rng).double() / 1000
         yield Case((smooth(rng, *shape[1:]), normal(rng, *shape), t, steps))
 
@@ -117,7 +128,7 @@ def line_points(
     t_last: Tensor,
     s: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """States (b, c, h, w) at both ends of windows, times and s (b,) -> x, t, velocity."""
+    """States (b, c, h, w) at both ends, times and s (b,) -> x, t, velocity."""
     t = t_first + s * (t_last - t_first)
     x = first + s.view(-1, 1, 1, 1) * (last - first)
     velocity = (last - first) / (t_last - t_first).view(-1, 1, 1, 1)
@@ -154,9 +165,8 @@ class AdaLNZeroMLP(nn.Module):
         self.linear = nn.Linear(dim, 3 * dim)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.ff = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim)
-        )
+        gelu = nn.GELU(approximate="tanh")
+        self.ff = nn.Sequential(nn.Linear(dim, 4 * dim), gelu, nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Tokens x (b, n, dim) and the conditioning emb (b, dim) -> (b, n, dim)."""
@@ -189,8 +199,9 @@ class JointAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.to_q, self.add_q_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.to_k, self.add_k_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.to_v, self.add_v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.to_add_out = nn.Linear(dim, dim)
 
