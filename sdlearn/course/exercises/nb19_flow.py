@@ -29,7 +29,7 @@ def smooth(rng: Generator, *shape: int) -> Callable[[Tensor, Any], Tensor]:
 
 
 def rectified_flow_loss(
-    velocity: Callable,
+    velocity: "Callable",
     x_0: Tensor,
     eps: Tensor,
     t: Tensor,
@@ -59,7 +59,7 @@ LOSS = Exercise(
 # ------------------------------------------------------------------------------ 19.2 the sampler
 
 
-def flow_euler(velocity: Callable, x: Tensor, times: list) -> Tensor:
+def flow_euler(velocity: "Callable", x: Tensor, times: list) -> Tensor:
     """velocity(x, t) -> dx/dt; x at the first of the times -> x at the last."""
     for t, s in pairwise(times):
         x = x + (s - t) * velocity(x, t)
@@ -90,7 +90,7 @@ EULER = Exercise(
 
 
 def velocity_of_noise(
-    network: Callable,
+    network: "Callable",
     x: Tensor,
     t: float,
     timestep: Tensor,
