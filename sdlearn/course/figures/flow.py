@@ -1,10 +1,12 @@
 """Figures of the notebook on what came after: two paths, the flow, the steps, the joint block."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sdlearn.course.figures.diagrams import ATTENTION, LINEAR, MLP, NORM, arrow, plus
@@ -26,10 +28,12 @@ REACH = 2.6  # half the side of a panel of the plane
 COLOURS = (VERMILION, BLUE, GREEN, PURPLE)
 
 
-def planes(titles: Sequence[str], title: str, side: float = 2.7) -> tuple[Figure, list[Axes]]:
-    """Create square panels of the plane, two in a row."""
+def planes(
+    titles: Sequence[str], title: str, side: float = 2.7, room: float = 0.6
+) -> tuple[Figure, list[Axes]]:
+    """Create square panels of the plane, two in a row, with room for the title and a key."""
     down = -(-len(titles) // 2)
-    figure = Figure(figsize=(NARROW, side * down + 0.35), dpi=100, layout="constrained")
+    figure = Figure(figsize=(NARROW, side * down + room), dpi=100, layout="constrained")
     titled(figure, title)
     axes = list(figure.subplots(down, 2, squeeze=False).flatten())
     for ax, name in zip(axes, titles, strict=True):
@@ -65,7 +69,7 @@ def two_paths(data: Tensor, x_0: Tensor, eps: Tensor) -> Described:
         ax.plot(*eps.T, "s", ms=4.5, color=INK)
     axes[1].plot([], [], "o", ms=5, color=VERMILION, label=r"data $x_0$")
     axes[1].plot([], [], "s", ms=4.5, color=INK, label=r"noise $\epsilon$")
-    axes[1].legend(loc="upper right", fontsize=8, handletextpad=0.1)
+    axes[1].legend(loc="upper right", fontsize=9, handletextpad=0.1)
     words = (
         f"Two panels of the plane with five clusters of data and {len(x_0)} pairs of a data point "
         "and a noise point. On the left each pair is joined by an arc that bulges outwards, on the "
@@ -86,13 +90,21 @@ def flow_with_steps(
         title: Of the figure.
         words: What it shows.
     """
-    figure, axes = planes([*runs], title, 2.55)
+    figure, axes = planes([*runs], title, 2.55, 0.75)
     for ax, states in zip(axes, runs.values(), strict=True):
         ax.plot(*data.T, "o", ms=1.5, color=GREY, alpha=0.5, mew=0)
-        ax.plot(*states[-1].T, "o", ms=2, color=VERMILION, mew=0, alpha=0.7)
         for row in torch.stack([*states])[:, :12].unbind(1):
             marks = "o-" if len(states) < 20 else "-"
             ax.plot(*row.T, marks, color=BLUE, lw=0.9, ms=2)
+        one = float(states[-1].std(dim=0).max()) < 1e-6  # then all ends are a single dot
+        ax.plot(*states[-1].T, "o", ms=7 if one else 2, color=VERMILION, mew=0, zorder=3)
+    looks: dict[str, dict[str, Any]] = {
+        "dataset": {"marker": "o", "color": GREY, "ls": ""},
+        "12 trajectories": {"marker": "", "color": BLUE},
+        f"ends of {len(states[-1])}": {"marker": "o", "color": VERMILION, "ls": ""},
+    }
+    handles = [Line2D([], [], ms=5, mew=0, label=name, **look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return Described(figure, words)
 
 
@@ -145,9 +157,9 @@ def joint_block() -> Described:
     ax.plot([MIDDLE, MIDDLE], [-0.88, JOIN + 0.17], color=PURPLE, lw=1.3, zorder=1)
     ax.plot([MIDDLE, MIDDLE], [JOIN - 0.17, SUM_2], color=PURPLE, lw=1.3, zorder=1)
     for y in (SUM_1, SUM_2):
-        write(ax, MIDDLE, y - 0.15, "gate", PURPLE, size=9)
+        named(ax, y, "gate")
     for y in (NORM_1, NORM_2):
-        write(ax, MIDDLE, y + 0.15, "shift, scale", PURPLE, size=8)
+        named(ax, y, "shift, scale")
     words = (
         "A diagram of two columns, image tokens on the left and text tokens on the right. In each, "
         "a layer normalisation is followed by projections to queries, keys and values. One wide "
@@ -157,6 +169,13 @@ def joint_block() -> Described:
         "a scale, and both additions a gate."
     )
     return Described(figure, words)
+
+
+def named(ax: Axes, y: float, name: str) -> None:
+    """Write what an arrow carries above it, on white, so that the line of emb ends there."""
+    box = {"fc": "white", "ec": "none", "pad": 1.5}
+    write(ax, MIDDLE, y + 0.16, name, PURPLE, size=9)
+    ax.texts[-1].set(bbox=box, zorder=2)
 
 
 def draw_stream(ax: Axes, x: float) -> None:

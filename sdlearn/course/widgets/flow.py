@@ -59,12 +59,14 @@ class FlowWidget(FigureWidget):
         self.images = self.sample()
         names = [f"step {k}" for k in self.shown] + ["image"]
         self.image = grid([self.images], names, scale=2)
+        twice = " (two a step, for guidance)" if self.calls > self.steps.value else ""
+        model = self.model.value
         sentence = (
-            f"{self.model.value}, {self.calls} calls of the U-Net at the times "
+            f"{model[:1].upper()}{model[1:]}, {self.calls} calls of the U-Net{twice} at the times "
             f"{', '.join(f'{t:.2f}' for t in self.times[:-1])}, guidance {self.guidance.value:g}, "
             f"prompt “{self.prompt.value}”."
         )
-        self.stored_caption = sentence[0].upper() + sentence[1:]
+        self.stored_caption = sentence
         self.show(sentence, f"The estimates of each step and the image. {sentence}")
 
     @torch.inference_mode()
