@@ -136,6 +136,13 @@ def test_its_figures_say_what_they_show():
     figure = drawn.flow_with_steps(data, runs, "Title", "What it shows.")
     assert figure.words == "What it shows."
     assert [ax.get_title(loc="left") for ax in figure.figure.axes] == ["one", "two"]
+    (key,) = figure.figure.legends
+    assert [text.get_text() for text in key.texts] == ["dataset", "12 trajectories", "ends of 40"]
+    sizes = [ax.lines[-1].get_markersize() for ax in figure.figure.axes]
+    assert sizes == [2, 2]
+    runs["one"] = [data, 0 * data]
+    figure = drawn.flow_with_steps(data, runs, "Title", "What it shows.")
+    assert figure.figure.axes[0].lines[-1].get_markersize() == 7  # all ends are one point
 
     figure = drawn.joint_block()
     names = [text.get_text() for text in figure.figure.axes[0].texts]
@@ -148,7 +155,7 @@ def test_the_widget_over_all_its_controls(tiny_storybook):
     stage = FlowWidget({"a": tiny_storybook, "b": tiny_storybook})
     for name in ("b", "a"):
         stage.model.value = name
-        assert stage.message.value.lower().count(f"{name}, 8 calls") == 1
+        assert stage.message.value.count(f"{name.upper()}, 8 calls of the U-Net (two a step") == 1
     for control in (stage.steps, stage.shift, stage.guidance):
         for value in (control.min, control.max):
             control.value = value
@@ -156,4 +163,5 @@ def test_the_widget_over_all_its_controls(tiny_storybook):
             assert len(stage.times) == stage.steps.value + 1
     stage.guidance.value, stage.steps.value = 1, 3
     assert stage.calls == 3
+    assert "two a step" not in stage.message.value
     assert stage.alt.startswith("The estimates of each step and the image.")
