@@ -217,9 +217,14 @@ def transformer_velocity(
     Args:
         transformer: The network.
         cond: The prompts, from `transformer_text`, b rows.
-        uncond: The empty or negative prompts; at scale 1 they are not used and may be None.
+        uncond: The empty or negative prompts, b rows; at scale 1 they have no influence and may be
+            None, at another scale that raises ValueError.
         scale: Guidance scale; 1 is off.
     """
+    if uncond is None and scale != 1:
+        raise ValueError(
+            f"guidance of scale {scale} needs the unconditional prompts; give uncond, or scale 1"
+        )
     both = cond if scale == 1 or uncond is None else Conditioning.cat([uncond, cond])
 
     def velocity(x: Tensor, t: float) -> Tensor:
