@@ -1,12 +1,13 @@
-"""Make data/storybook-transformer from a finished run, with its card and its learning curve.
+"""Make data/storybook-transformer from finished runs, with its card and its learning curve.
 
-    python tools/storybook_transformer.py runs/transformer --averages runs/averages --images 200
+    python tools/storybook_transformer.py runs/transformer runs/transformer2 \
+        --averages runs/averages --images 200
 
-The folder gets the weights that the run exported; metrics.json, with what is measured here on the
-test split; training.json, with the run's record and its mean losses over every fifty steps; and
-README.md, the card. `--averages` names a folder of averaged weights from the run's checkpoints,
-copied while it was training, `1000.safetensors` for those after 1,000 steps. Steps that
-metrics.json already has are not measured again.
+The folder gets the weights that the last run exported; metrics.json, with what is measured here on
+the test split; training.json, with the records of the runs and their mean losses over every fifty
+steps; and README.md, the card. `--averages` names a folder of averaged weights from the runs'
+checkpoints, copied during the training, `1000.safetensors` for those after 1,000 steps in all.
+Steps that metrics.json already has are not measured again.
 """
 
 import argparse
@@ -40,21 +41,25 @@ VALIDATION = 512  # pages whose loss is measured
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of the finished run")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of the runs, each from the weights of the last"
+    )
     parser.add_argument(
         "--averages", type=Path, help="folder of averaged weights, STEP.safetensors"
     )
     parser.add_argument("--images", type=int, default=200, help="images for each measurement")
     args = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    DiffusionTransformer.from_pretrained(args.run / "export").save_pretrained(FOLDER, torch.float16)
+    export = DiffusionTransformer.from_pretrained(args.runs[-1] / "export")
+    export.save_pretrained(FOLDER, torch.float16)
     sd, judge = StableDiffusion.storybook(device="cpu"), load_judge()
-    training = collect([args.run], FOLDER)
-    losses = {args.run.name: thinned(args.run)}
+    training = collect(args.runs, FOLDER)
+    losses = {run.name: thinned(run) for run in args.runs}
     write_json(FOLDER / "training.json", {"runs": training, "loss": losses})
     path = FOLDER / "metrics.json"
     known = read_json(path) if path.is_file() else {}
-    points = curve(args.averages, training[-1]["steps_done"], known.get("curve", []), sd, judge)
+    done = sum(record["steps_done"] for record in training)
+    points = curve(args.averages, done, known.get("curve", []), sd, judge)
     transformer = DiffusionTransformer.storybook()
     measured = {}
     for scale in SCALES:
@@ -103,7 +108,7 @@ def curve(
 
     Args:
         averages: Folder of STEP.safetensors; None for the exported transformer alone.
-        last: Steps of the run.
+        last: Steps of all runs.
         known: Points that needn't be measured again.
         sd: Gives the autoencoder and the text encoder.
         judge: Detects what the images show.
