@@ -1,9 +1,8 @@
 """Make data/storybook-transformer from finished runs, with its card and its learning curve.
 
-    python tools/storybook_transformer.py runs/transformer runs/transformer2 \
-        --averages runs/averages --images 200
+    python tools/storybook_transformer.py runs/transformer --averages runs/averages --images 200
 
-The folder gets the weights that the last run exported; metrics.json, with what is measured here on
+Several runs may be given. The folder gets the weights that the last one exported; metrics.json, with what is measured here on
 the test split; training.json, with the records of the runs and their mean losses over every fifty
 steps; and README.md, the card. `--averages` names a folder of averaged weights from the runs'
 checkpoints, copied during the training, `1000.safetensors` for those after 1,000 steps in all.

@@ -236,7 +236,7 @@ def test_a_saved_half_is_read_in_single_precision(tmp_path: Path) -> None:
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; only None and 'rms_norm' are"),
         ({"out_channels": 8}, "out_channels is 8; only 4, as many as in_channels, is supported"),
         ({"caption_projection_dim": 16}, "caption_projection_dim is 16; only 24, num_attention_h"),
-        ({"_class_name": "FluxTransformer2DModel"}, "_class_name is 'FluxTransformer2DModel'; onl"),
+        ({"_class_name": "FluxTransformer2DModel"}, "_class_name is 'FluxTransformer2DModel'; "),
         ({"num_layers": 0}, "num_layers is 0; it must be a whole number from 1 to 256"),
         ({"attention_head_dim": 7}, r"num_heads \* head_dim = 21; it must be a multiple of 4"),
         ({"num_layers": 2}, "which DiffusionTransformer does not have"),
