@@ -2,11 +2,12 @@
 
     python tools/storybook_transformer.py runs/transformer --averages runs/averages --images 200
 
-Several runs may be given. The folder gets the weights that the last one exported; metrics.json, with what is measured here on
-the test split; training.json, with the records of the runs and their mean losses over every fifty
-steps; and README.md, the card. `--averages` names a folder of averaged weights from the runs'
-checkpoints, copied during the training, `1000.safetensors` for those after 1,000 steps in all.
-Steps that metrics.json already has are not measured again.
+Several runs may be given, each from the weights of the one before. The folder gets the weights that
+the last one exported; metrics.json, with what is measured here on the test split; training.json,
+with the records of the runs and their mean losses over every fifty steps; and README.md, the card.
+`--averages` names a folder of averaged weights from the runs' checkpoints, copied during the
+training, `1000.safetensors` for those after 1,000 steps in all. Steps that metrics.json already has
+are not measured again.
 """
 
 import argparse
