@@ -190,11 +190,11 @@ def card(transformer: DiffusionTransformer, metrics: dict[str, Any]) -> str:
 # A diffusion transformer for the storybook
 
 The network of Stable Diffusion 3 (MM-DiT, arXiv:2403.03206) in place of the storybook model's
-U-Net: {config.num_layers} blocks of {config.dim} channels with {config.num_heads} attention heads,
-{parameters:,} parameters, stored in half precision in {size / 1e6:.1f} MB. Each position of the
-latent is a patch, so an image is {config.sample_size**2} tokens; a prompt is {flow.TOKENS}. The
-autoencoder and the text encoder are those of `data/storybook`. The pooled text is the hidden state
-of the end-of-text token.
+U-Net: {config.num_layers} blocks of {config.dim} channels with {config.num_heads} attention heads.
+It has {parameters:,} parameters, stored in half precision in {size / 1e6:.1f} MB. Each position of
+the latent is a patch, so an image is {config.sample_size**2} tokens, and a prompt is {flow.TOKENS}.
+The autoencoder and the text encoder are those of `data/storybook`. The pooled text is the hidden
+state of the end-of-text token.
 
 ```python
 import torch
@@ -224,8 +224,8 @@ empty one, for classifier-free guidance. The weights are an exponential moving a
 
 {n} captions of the test split, one image each, with the same seeds for every row. The columns are
 steps of Euler's method from pure noise, at evenly spaced times; with guidance, each step calls the
-transformer twice. The U-Net of `data/storybook` has 97.8 % of the objects right, with four times as
-many parameters and twice as many training images.
+transformer twice. The U-Net of `data/storybook`, with 11 million parameters, has 97.8 % of the
+objects right.
 
 **Kind, colour and side of the objects right**
 
@@ -240,8 +240,9 @@ better, and true images are not at 0 with so few. Those of the U-Net are at 6.9.
 
 The loss is measured on {VALIDATION} pages of the test split, with the same noise and times after
 every number of training steps. The last column is the fraction of objects with the right kind,
-colour and side in the images of {CURVE_IMAGES} test captions, with {CURVE_STEPS} steps and guidance
-3.
+colour and side in the images of {CURVE_IMAGES} test captions, with guidance 3 and {CURVE_STEPS} steps
+of Euler's method. Each run starts from the averaged weights of the one before, and its learning
+rate falls to almost 0 only in the runs that were not stopped early.
 
 {markdown(["training steps", "loss", "right"], points)}
 """

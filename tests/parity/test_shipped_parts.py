@@ -23,7 +23,7 @@ from sdlearn.utils.atomic_files import read_json
 from sdlearn.utils.resources import data_folder
 
 SEED, SIDE = 5, 64
-LEAST = 0.7  # objects that the transformer gets right; the card has the share of more captions
+LEAST = 0.88  # objects that the transformer gets right; the card has the share of more captions
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +193,12 @@ def test_the_transformer_shows_what_the_caption_says(sd, transformer) -> None:
     assert found[3.0] > LEAST > found[0.0] + 0.4
 
 
-def test_the_transformer_is_small_and_its_curve_falls() -> None:
+def test_the_transformer_is_small_and_its_record_has_a_curve() -> None:
     folder = data_folder("storybook-transformer")
     assert (folder / "diffusion_pytorch_model.safetensors").stat().st_size <= 5.0e6
     curve = read_json(folder / "metrics.json")["curve"]
     assert [point["step"] for point in curve] == sorted({point["step"] for point in curve})
     losses = [point["loss"] for point in curve]
-    assert losses == sorted(losses, reverse=True)
-    assert curve[-1]["right"] > curve[0]["right"] + 0.2
+    assert (losses[0], losses[-1]) == (max(losses), min(losses))
+    assert curve[0]["right"] < 0.05
+    assert curve[-1]["right"] > 0.9
