@@ -240,9 +240,9 @@ better, and true images are not at 0 with so few. Those of the U-Net are at 6.9.
 
 The loss is measured on {VALIDATION} pages of the test split, with the same noise and times after
 every number of training steps. The last column is the fraction of objects with the right kind,
-colour and side in the images of {CURVE_IMAGES} test captions, with guidance 3 and {CURVE_STEPS} steps
-of Euler's method. Each run starts from the averaged weights of the one before, and its learning
-rate falls to almost 0 only in the runs that were not stopped early.
+colour and side in the images of {CURVE_IMAGES} test captions, with guidance 3 and {CURVE_STEPS}
+steps of Euler's method. Each run starts from the averaged weights of the one before. The learning
+rate falls to almost 0 in those that were not stopped early.
 
 {markdown(["training steps", "loss", "right"], points)}
 """
