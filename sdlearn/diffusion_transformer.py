@@ -296,7 +296,7 @@ class DiffusionTransformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Self:
-        """Read one on the CPU from a folder, or from the hub, with config.json and weights.
+        """Read one on the CPU: source is the folder "transformer" of a published model.
 
         FileNotFoundError or ValueError is raised if it cannot be read.
         """

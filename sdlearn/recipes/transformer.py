@@ -2,11 +2,10 @@
 
 It sees what the U-Net sees: latents of the storybook's pages and the captions' hidden states, from
 the same frozen autoencoder and text encoder. It predicts the velocity itself (see `sdlearn.flow`).
-Its matrices are trained by Muon, which needs about half the steps of AdamW here.
+Its matrices are trained by Muon: after 300 steps the loss was 1.06, with AdamW 1.09.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlearn.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from sdlearn.flow import (
@@ -74,11 +72,11 @@ class TransformerRecipe(DiffusionRecipe):
         shard: False, because Muon needs whole matrices.
     """
 
-    num_layers: Annotated[int, Range(1, 64)] = 4
-    num_heads: Annotated[int, Range(1, 64)] = 4
+    num_layers: Annotated[int, Range(1, 64)] = 7
+    num_heads: Annotated[int, Range(1, 64)] = 3
     head_dim: Annotated[int, Range(4, 256)] = 32
     patch_size: Annotated[int, Range(1, 8)] = 1
-    qk_norm: bool = True
+    qk_norm: bool = False
     shift: Annotated[float, Range(0.01, 100)] = 1.0
     t_std: Annotated[float, Range(0, 10)] = 1.0
     vae: Place = ""
@@ -102,7 +100,7 @@ class TransformerRecipe(DiffusionRecipe):
 
 
 RECIPES = {
-    "storybook": TransformerRecipe(steps=7000, batch=64, lr=3e-3, warmup=100, scenes=24_000),
+    "storybook": TransformerRecipe(steps=6000, batch=64, lr=3e-3, warmup=100, scenes=24_000),
     "small": TransformerRecipe(
         steps=200, batch=16, lr=3e-3, warmup=20, scenes=200, size=32, num_layers=2, head_dim=16,
         ema=0.98,
@@ -177,9 +175,8 @@ def make_job(
         return rows, loss
 
     def loss(part: Latents) -> Tensor:
-        with attention_kernel(device, recipe.precision):
-            text_of = Conditioning(part.context, part.pooled)
-            return transformer_loss(predict, part.x_0, part.t, part.eps, text_of)
+        captions = Conditioning(part.context, part.pooled)
+        return transformer_loss(predict, part.x_0, part.t, part.eps, captions)
 
     step = accumulated_step(recipe, trained, draw, device)
     average = trained.average.module
@@ -199,16 +196,6 @@ def make_job(
     networks: dict[str, nn.Module] = {"transformer": network, "ema": average}
     states = trained.states("transformer")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen)
-
-
-def attention_kernel(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context of the forward pass, in which torch chooses how to compute attention.
-
-    The backward pass of its fused kernel is slow in bfloat16 on the CPU: 300 of 750 ms a step.
-    """
-    if device.type == "cpu" and precision == "bf16":
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
 
 
 def new_config(

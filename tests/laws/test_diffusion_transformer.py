@@ -1,9 +1,11 @@
 """What must hold for a diffusion transformer, whatever its weights."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdlearn import flow
 from sdlearn.diffusion_transformer import (
     DiffusionTransformer,
     DiffusionTransformerConfig,
@@ -14,6 +16,7 @@ from sdlearn.diffusion_transformer import (
     position_embedding,
     unpatchify,
 )
+from sdlearn.text import Conditioning
 
 CONFIG = DiffusionTransformerConfig(
     in_channels=4, num_layers=2, num_heads=3, head_dim=8, context_dim=10, pooled_dim=7,
@@ -90,6 +93,41 @@ def test_modulation_is_a_layer_norm_with_scale_and_shift() -> None:
     out = modulate(x, torch.full_like(shift, 3), torch.full_like(scale, 1))
     torch.testing.assert_close(out.mean(-1), torch.full((2, 5), 3.0, dtype=torch.float64))
     assert float((out.std(-1, correction=0) - 2).abs().max()) < 1e-4
+
+
+def test_the_loss_and_the_velocity_use_the_convention_of_the_path() -> None:
+    """x_t = (1 - t) x_0 + t eps goes in with 1000 t, and eps - x_0 is to come out."""
+    x_0, eps, t = normal(2, 4, 4, 6), normal(2, 4, 4, 6, seed=1), torch.tensor([0.25, 0.9])
+    text = Conditioning(normal(2, 3, 10), normal(2, 7))
+    asked = []
+
+    def model(x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+        asked.append((x, timestep, context, pooled))
+        return eps - x_0 + 0.5
+
+    assert float(flow.transformer_loss(model, x_0, t, eps, text)) == pytest.approx(0.25, abs=1e-6)
+    ((x, timestep, context, pooled),) = asked
+    torch.testing.assert_close(x[1], 0.1 * x_0[1] + 0.9 * eps[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(timestep, torch.tensor([250.0, 900.0], dtype=torch.float64))
+    assert context is text.context
+    assert pooled is text.pooled
+
+
+def test_guidance_extrapolates_from_the_unconditional_velocity() -> None:
+    network = trained_like(DiffusionTransformer(CONFIG).double())
+    x = normal(2, 4, 4, 6)
+    cond = Conditioning(normal(2, 3, 10, seed=1), normal(2, 7, seed=2))
+    uncond = Conditioning(normal(2, 3, 10, seed=3), normal(2, 7, seed=4))
+    with torch.no_grad():
+        alone = [network(x, 300, each.context, each.pooled) for each in (uncond, cond)]
+        for scale in (0.0, 1.0, 3.0):
+            found = flow.transformer_velocity(network, cond, uncond, scale)(x, 0.3)
+            wanted = alone[0] + scale * (alone[1] - alone[0])
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+        free = flow.transformer_velocity(network, cond, None, 1.0)(x, 0.3)
+        assert torch.equal(free, alone[1])
+    with pytest.raises(ValueError, match=r"scale 3\.0 needs the unconditional prompts; give unc"):
+        flow.transformer_velocity(network, cond, None, 3.0)
 
 
 def test_a_patch_comes_back_to_its_place() -> None:

@@ -1,6 +1,8 @@
 """The diffusion transformer against diffusers' SD3Transformer2DModel."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from sdlearn.diffusion_transformer import (
     DiffusionTransformerConfig,
     JointBlock,
 )
+from sdlearn.utils.atomic_files import read_json, write_json
 
 from .oracle import (
     DTYPES,
@@ -195,3 +198,60 @@ def test_a_configuration_out_of_range_is_refused() -> None:
         replace(SD3, head_dim=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"num_heads \* head_dim = 6; it must be a multiple of 4"):
         replace(SD3, num_heads=1, head_dim=6)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_folder_of_diffusers_is_read_and_one_of_ours_by_diffusers(
+    name: str, tmp_path: Path
+) -> None:
+    pair = Transformers(SMALL[name], torch.float32)
+    wanted = pair.theirs(pair.x, pair.context, pair.pooled, pair.t).sample
+    pair.theirs.save_pretrained(tmp_path / "theirs")
+    read = DiffusionTransformer.from_pretrained(tmp_path / "theirs")
+    assert read.config == SMALL[name]
+    assert not read.training
+    assert relative_error(read(pair.x, pair.t, pair.context, pair.pooled), wanted) <= 3e-5
+    read.save_pretrained(tmp_path / "ours")
+    back = SD3Transformer2DModel.from_pretrained(tmp_path / "ours")
+    found = back(pair.x, pair.context, pair.pooled, pair.t).sample
+    assert torch.equal(found, wanted)
+
+
+def test_a_saved_half_is_read_in_single_precision(tmp_path: Path) -> None:
+    ours = Transformers(SMALL["storybook"], torch.float32).ours
+    ours.save_pretrained(tmp_path, torch.float16)
+    read = DiffusionTransformer.from_pretrained(tmp_path)
+    for key, value in ours.state_dict().items():
+        assert torch.equal(read.state_dict()[key], value.half().float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        # SD 3.5 medium
+        ({"dual_attention_layers": [0, 1, 2]}, r"dual_attention_layers is \[0, 1, 2\]; only \[\]"),
+        ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; only None and 'rms_norm' are"),
+        ({"out_channels": 8}, "out_channels is 8; only 4, as many as in_channels, is supported"),
+        ({"caption_projection_dim": 16}, "caption_projection_dim is 16; only 24, num_attention_h"),
+        ({"_class_name": "FluxTransformer2DModel"}, "_class_name is 'FluxTransformer2DModel'; "),
+        ({"num_layers": 0}, "num_layers is 0; it must be a whole number from 1 to 256"),
+        ({"attention_head_dim": 7}, r"num_heads \* head_dim = 21; it must be a multiple of 4"),
+        ({"num_layers": 2}, "which DiffusionTransformer does not have"),
+        ({"num_layers": 4}, r"norm1_context.linear.bias has the shape \(48,\); Diffu"),
+    ],
+)
+def test_what_is_not_covered_is_refused_by_name(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    DiffusionTransformer(SMALL["SD 3"]).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    content = read_json(file) | changes
+    if "attention_head_dim" in changes:
+        del content["caption_projection_dim"]
+    write_json(file, content)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        DiffusionTransformer.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
