@@ -21,6 +21,7 @@ The chapters, in reading order:
     samplers.py      from noise to a clean latent: DDPM, DDIM, PLMS, Heun, DPM-Solver++ and others
     guidance.py      classifier-free guidance, and what the U-Net's output means
     flow.py          rectified flow: straight paths, and the network read as a velocity
+    diffusion_transformer.py  Stable Diffusion 3's transformer, in place of the U-Net
     pipeline.py      text to image: all parts put together
     inpainting.py    images to begin from, and masks that say what to repaint
     editing.py       the noise of an image, one word of a prompt changed
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from .clip import CLIPTextConfig as CLIPTextConfig
     from .clip import CLIPTextEncoder as CLIPTextEncoder
     from .controlnet import ControlNet as ControlNet
+    from .diffusion_transformer import DiffusionTransformer as DiffusionTransformer
+    from .diffusion_transformer import DiffusionTransformerConfig as DiffusionTransformerConfig
     from .lora import Adapter as Adapter
     from .pipeline import StableDiffusion as StableDiffusion
     from .schedule import NoiseSchedule as NoiseSchedule
@@ -85,6 +88,8 @@ _HOME = {
     "StableDiffusion": "pipeline",
     "Sampling": "utils.sampling",
     "ControlNet": "controlnet",
+    "DiffusionTransformer": "diffusion_transformer",
+    "DiffusionTransformerConfig": "diffusion_transformer",
     "Adapter": "lora",
     "ModelSpec": "versions",
     "SPECS": "versions",

@@ -17,15 +17,15 @@ training:
 
     u = (eps - x_t) / (1 - t),    with eps = network(x_t / r, timestep)
 
-The timestep is the one at which the schedule has the same alpha / sigma. The velocity models that
-are trained here keep this form: the network still receives z and predicts noise, and the loss
-compares the *velocity computed from its output*. So training starts from exactly the velocities of
-the original model, every sampler in `samplers` can run the result, and the published file formats
-can store it.
+The timestep is the one at which the schedule has the same alpha / sigma. Velocity models trained
+here keep this form: the network still receives z and predicts noise, and the loss compares the
+*velocity computed from its output*. So training starts from exactly the velocities of the original
+model, every sampler in `samplers` can run the result, and published file formats can store it.
 
 Stable Diffusion's schedule ends before pure noise, at alpha / sigma = 0.068, which is t = 0.936.
 The network was never trained beyond this, and at t = 1 the formula divides by zero, so paths start
-at t = 0.936.
+at t = 0.936. A `DiffusionTransformer` predicts the velocity itself, from x_t and a timestep of
+1000 t. It needs no schedule, and its paths start at t = 1, from pure noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +35,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdlearn.clip import CLIPTextEncoder
+from sdlearn.diffusion_transformer import TIMESTEPS, DiffusionTransformer
 from sdlearn.guidance import Model, Network
 from sdlearn.schedule import NoiseSchedule, Point
+from sdlearn.text import Conditioning, TextEncoder, context_length, token_ids
 from sdlearn.utils.validation import check_finite
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx / dt, in the shape of x
 Time = float | Tensor  # one time for all latents, or (b,), one for each
+TOKENS = 40  # of a prompt, for the storybook's transformer; its captions have at most 37
 
 
 # -------------------------------------------------------------------------------- the straight path
@@ -74,8 +78,7 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     """Times shifted towards noise (Esser et al., eq. 23), in the shape of t.
 
     The same noise level hides less of a larger image, because neighbouring pixels are more alike.
-    For an image with n times as many pixels, a shift of sqrt(n) makes up for this. A shift of 1
-    changes nothing.
+    For an image with n times as many pixels, a shift of sqrt(n) makes up for this.
 
     Raises:
         ValueError: If the shift is not a finite number greater than 0.
@@ -148,9 +151,8 @@ def velocity_model(network: Network, schedule: NoiseSchedule) -> Velocity:
     """The velocity model that a noise-predicting network, such as the shipped U-Net, amounts to.
 
     Args:
-        network: (z, timestep) -> noise, see `guidance.classifier_free_guidance`. Guidance can be
-            applied to the noise, because the velocity is an affine function of it: guiding either
-            one gives the same result.
+        network: (z, timestep) -> noise, see `guidance.classifier_free_guidance`. Guiding the
+            noise guides the velocity, which is an affine function of it.
         schedule: The noise schedule that the network was trained with.
 
     Returns:
@@ -197,6 +199,56 @@ def flow_loss(
     return velocity_loss(model, interpolate(x_0, eps, t), t, eps - x_0, context, schedule)
 
 
+def transformer_loss(
+    model: Model, x_0: Tensor, t: Tensor, eps: Tensor, text: Conditioning
+) -> Tensor:
+    """The loss of rectified flow for a network that predicts the velocity itself, a scalar.
+
+    The model is (x, 1000 t, context, pooled) -> velocity, like a `DiffusionTransformer`. x_0 and
+    eps are (b, c, h, w), t is (b,) in 0 … 1, and text is from `transformer_text`, b rows.
+    """
+    x = interpolate(x_0, eps, t)
+    velocity = model(x, TIMESTEPS * t.to(x), text.context, text.pooled).float()
+    return (velocity - (eps - x_0)).square().mean()
+
+
+def transformer_velocity(
+    transformer: DiffusionTransformer, cond: Conditioning, uncond: Conditioning | None, scale: float
+) -> Velocity:
+    """A diffusion transformer with fixed prompts and classifier-free guidance, for `euler`.
+
+    The prompts, cond, and the empty or negative ones, uncond, are from `transformer_text`, b rows
+    each. At a guidance scale of 1, guidance is off, and uncond is not used and may be None.
+    """
+    both = cond if scale == 1 or uncond is None else Conditioning.cat([uncond, cond])
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        rows = x.repeat(len(both.context) // len(x), 1, 1, 1)
+        out = transformer(rows, TIMESTEPS * t, both.context, both.pooled)
+        return torch.lerp(out[: len(x)], out[-len(x) :], scale)  # without uncond, both are out
+
+    return velocity
+
+
+def transformer_text(text: TextEncoder, prompts: Sequence[str]) -> Conditioning:
+    """The prompts as the storybook's transformer reads them: hidden states and pooled text.
+
+    They are the first TOKENS states, (b, 40, d), and the one of the end-of-text token, (b, d),
+    which has attended to the whole prompt.
+    """
+    context = text(prompts).context
+    ends = end_of_text(text, prompts).to(context.device)
+    return Conditioning(context[:, :TOKENS], context[torch.arange(len(ends)), ends])
+
+
+def end_of_text(text: TextEncoder, prompts: Sequence[str]) -> Tensor:
+    """The position of the end-of-text token of each prompt, (b,) int64; the first, if padded."""
+    (tokenizer,), (encoder,) = text.tokenizers, text.encoders
+    assert isinstance(encoder, CLIPTextEncoder)
+    ids = token_ids(tokenizer, prompts, context_length(tokenizer, encoder.config))
+    return (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+
+
 # ------------------------------------------------------------------------------------- the samplers
 
 
@@ -207,8 +259,7 @@ class FlowState(NamedTuple):
         step: 0 for the initial state, then 1 … the number of steps.
         t: The time on the path, from the start of `path` down to 0.
         x: The point x_t, (b, c, h, w).
-        x_0: The clean latent as estimated at the start of the step, (b, c, h, w); in the initial
-            state it is x.
+        x_0: The clean latent as estimated at the step's start, (b, c, h, w); at first it is x.
     """
 
     step: int

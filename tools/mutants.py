@@ -76,6 +76,8 @@ LORA = "tests/laws/test_lora.py"
 ADAPTERS = f"{PARITY}/test_adapter_files.py"
 ADAPTER_FAULTS = "tests/app/test_adapter_faults.py"
 FLOW = "tests/laws/test_flow.py"
+TRANSFORMER = f"{PARITY}/test_diffusion_transformer.py"
+TRANSFORMER_LAWS = "tests/laws/test_diffusion_transformer.py"
 FLOW_RUNS = "tests/app/test_flow_and_distill_runs.py"
 
 MUTANTS = (
@@ -123,6 +125,10 @@ MUTANTS = (
     mutant("time-as-timestep", "flow.py", "torch.full((len(x),), point.t,", "torch.full((len(x),), 999 * t,", FLOW),
     mutant("shift-towards-the-image", "flow.py", "shift * t / (1 + (shift - 1) * t)", "t / (shift + (1 - shift) * t)", FLOW),
     mutant("lines-of-latents-not-rescaled", "recipes/distill.py", "latents.rows(rows).float() / norms.view(-1, 1, 1, 1)", "latents.rows(rows).float()", FLOW_RUNS),
+    # The diffusion transformer
+    mutant("scale-and-shift-of-the-last-block-swapped", "diffusion_transformer.py", "c_scale, c_shift = self.norm1_context(emb)", "c_shift, c_scale = self.norm1_context(emb)", TRANSFORMER),
+    mutant("text-does-not-attend-to-the-image", "diffusion_transformer.py", "return self.to_out[0](image), self.to_add_out(text)", "return self.to_out[0](image), self.to_add_out(F.scaled_dot_product_attention(*map(self.split, (self.add_q_proj(context), self.add_k_proj(context), self.add_v_proj(context)))).transpose(1, 2).flatten(2))", TRANSFORMER, TRANSFORMER_LAWS),
+    mutant("gates-open-at-first", "diffusion_transformer.py", "self.linear = zeroed(nn.Linear(dim, n * dim))", "self.linear = nn.Linear(dim, n * dim)", TRANSFORMER_LAWS),
     # Training in several processes, in parts, in half precision
     mutant("gradients-of-own-rows", "distributed.py", "gradient.copy_(values.view_as(gradient))", "pass", SHARED),
     mutant("gathered-rows-without-the-others-gradient", "distributed.py", "own_rows(average(gradient.contiguous()) * process_count())", "own_rows(gradient.clone())", SHARED),

@@ -148,6 +148,18 @@ TERMS = {
         "all-reduce",
         "FSDP",
     ),
+    "19": (
+        "rectified flow",
+        "flow matching",
+        "velocity",
+        "reflow",
+        "distillation",
+        "consistency model",
+        "diffusion transformer",
+        "adaLN-Zero",
+        "joint attention",
+        "T5",
+    ),
 }
 
 

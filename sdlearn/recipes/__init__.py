@@ -6,6 +6,6 @@ published layout. `sdlearn train PART` (sdlearn/cli/train.py) runs them.
 """
 
 PARTS = (
-    "vae", "clip", "unet", "inpaint", "controlnet", "flow", "distill", "lora", "embedding",
-    "dreambooth", "perceptual", "judge",
+    "vae", "clip", "unet", "inpaint", "controlnet", "flow", "transformer", "distill", "lora",
+    "embedding", "dreambooth", "perceptual", "judge",
 )  # fmt: skip

@@ -30,6 +30,7 @@ The modules, in reading order:
     scheduler_fallback  what is done instead of a setting that is not supported
     json_config       a JSON file's entries, checked
     controlnet_files  ControlNets, as a folder or as one file
+    transformer_files  diffusion transformers, as a folder
     adapter_files     files of low-rank adapters, read and attached
     adapter_names     their names in each format: peft, diffusers, kohya
     adapter_metadata  their alpha, as tensors or in the file's header

@@ -1,6 +1,7 @@
 """The small models that come with this package.
 
-`StableDiffusion.storybook` and `ControlNet.storybook` call the two functions here.
+`StableDiffusion.storybook`, `ControlNet.storybook` and `DiffusionTransformer.storybook` call the
+functions here.
 """
 
 from typing import TYPE_CHECKING, TypeVar
@@ -15,10 +16,12 @@ from sdlearn.weights.differences import add_difference
 
 if TYPE_CHECKING:
     from sdlearn.controlnet import ControlNet
+    from sdlearn.diffusion_transformer import DiffusionTransformer
     from sdlearn.pipeline import StableDiffusion
 
 SD = TypeVar("SD", bound="StableDiffusion")
 Control = TypeVar("Control", bound="ControlNet")
+Transformer = TypeVar("Transformer", bound="DiffusionTransformer")
 DIFFERENCE = "unet_difference.safetensors"
 
 
@@ -77,3 +80,16 @@ def read_storybook_controlnet(
     """
     controlnet = cls.from_pretrained(data_folder("storybook-controlnet"), dtype)
     return controlnet.to(check_device(device)).eval().requires_grad_(False)
+
+
+def read_storybook_transformer(cls: type[Transformer]) -> Transformer:
+    """Read the diffusion transformer, in float32 and on the CPU, see `DiffusionTransformer`.
+
+    Args:
+        cls: DiffusionTransformer, or a subclass with the same argument.
+
+    Raises:
+        FileNotFoundError: If the files are missing.
+        ValueError: If they are damaged.
+    """
+    return cls.from_pretrained(data_folder("storybook-transformer")).requires_grad_(False)

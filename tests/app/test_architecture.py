@@ -69,6 +69,7 @@ EXCEPTIONS = {
 IN_FUNCTIONS = {
     ("pipeline", "weights"): "from_pretrained, save_pretrained and their like use files",
     ("controlnet", "weights"): "from_pretrained and save_pretrained read and write files",
+    ("diffusion_transformer", "weights"): "and so do its own",
 }
 
 

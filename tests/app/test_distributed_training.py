@@ -30,6 +30,7 @@ OWN = {
     "unet": ["block_out_channels=(32,32)", "num_heads=(2,2)", "min_snr=5", "size=32"],
     "inpaint": ["holes=2", "size=32"],
     "flow": ["shift=2", "size=32"],
+    "transformer": ["num_layers=2", "num_heads=2", "head_dim=8", "shift=2", "size=32"],
     "distill": ["substeps=1", "inside=0.5", "size=32"],
     "controlnet": ["hint_channels=(8,8,8,16)", "size=32"],
     "lora": ["rank=2", "text_encoder=True", "size=32"],
@@ -39,6 +40,7 @@ IN_FLOAT32 = ("perceptual", "vae", "clip", "unet")
 SHARDED = ("unet", "inpaint", "controlnet", "flow", "distill")
 FOLDERS = {
     "unet": ["--vae", "{runs}/vae", "--text", "{runs}/clip"],
+    "transformer": ["--vae", "{runs}/vae", "--text", "{runs}/clip"],
     "inpaint": ["--model", "{runs}/unet"],
     "flow": ["--model", "{runs}/unet"],
     "distill": ["--model", "{runs}/unet"],

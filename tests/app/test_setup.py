@@ -117,7 +117,7 @@ def test_the_wheel_carries_the_code_and_the_model_and_finds_both(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
     models = ["storybook", "judge", "storybook-controlnet", "storybook-inpaint"]
-    models.append("storybook-few-steps")
+    models += ["storybook-few-steps", "storybook-transformer"]
     for model in models:
         (clone / "data" / model / "unet").mkdir(parents=True)
         (clone / "data" / model / "unet" / "config.json").write_text(model)

@@ -196,12 +196,13 @@ def arguments(part: str, runs: Path) -> list[str]:
         "distill": ["substeps=1", "inside=0.5"],
         "controlnet": ["hint_channels=(8,8,8,16)"],
         "lora": ["rank=2", "text_encoder=True"],
+        "transformer": ["num_layers=2", "num_heads=2", "head_dim=8", "shift=2", "lr_floor=1"],
         "perceptual": ["widths=(4,8)"],
     }[part]  # fmt: skip
     args = ["train", part, *TINY]
     for setting in own:
         args += ["--set", setting]
-    if part == "unet":
+    if part in ("unet", "transformer"):
         args += ["--vae", str(runs / "vae"), "--text", str(runs / "clip")]
     if part in FROM_A_MODEL:
         args += ["--model", str(runs / "unet")]
@@ -224,7 +225,8 @@ def straight(runs: Path) -> Callable[[str], Path]:
         folder = runs / part
         if not folder.exists():
             for needed in {
-                "unet": ["vae", "clip"], **{key: ["unet"] for key in FROM_A_MODEL},
+                "unet": ["vae", "clip"], "transformer": ["vae", "clip"],
+                **{key: ["unet"] for key in FROM_A_MODEL},
             }.get(part, []):  # fmt: skip
                 run(needed)
             assert main([*arguments(part, runs), "--out", str(folder)]) == 0
@@ -259,7 +261,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("part", ["vae", "clip", "unet", *FROM_A_MODEL])
+@pytest.mark.parametrize("part", ["vae", "clip", "unet", "transformer", *FROM_A_MODEL])
 def test_a_killed_run_resumes_to_the_same_bits(part: str, runs: Path, straight, tmp_path) -> None:  # type: ignore[no-untyped-def]
     whole = straight(part)
     folder = runs / f"killed-{part}"
@@ -316,7 +318,7 @@ def test_own_pictures_train_every_part(runs: Path, straight, tmp_path: Path) -> 
             render(scene(k), 48).save(own / f"{k}.png")
             text = f"a photograph of page {k}"
             file.write(json.dumps({"file_name": f"{k}.png", "text": text}) + "\n")
-    for part in ("vae", "clip", "unet", "inpaint", "flow", "distill", "lora"):
+    for part in ("vae", "clip", "unet", "transformer", "inpaint", "flow", "distill", "lora"):
         args = [*arguments(part, runs), "--data", str(own), "--out", str(tmp_path / part)]
         assert main([*args, "--steps", "2"]) == 0
     tokenizer = read_tokenizer(tmp_path / "clip" / "export" / "tokenizer")

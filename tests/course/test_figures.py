@@ -48,6 +48,14 @@ def test_the_labels_of_a_grid_are_drawn_beside_the_pictures_not_on_them():
     assert not inside.any()
 
 
+def test_the_name_of_a_row_may_have_several_lines():
+    names = f"{'a' * 30} {'b' * 30}", f"{'a' * 30}\n{'b' * 30}"
+    wide, narrow = (figures.grid([[picture(0)]], [], [name]) for name in names)
+    assert narrow.width < wide.width
+    assert narrow.height == wide.height
+    assert found(narrow, picture(0), 3)
+
+
 def test_every_picture_of_a_grid_has_an_outline_one_pixel_wide_around_it():
     white = Image.new("RGB", (8, 8), "white")
     page = np.array(figures.grid([[white, white], [white]], scale=9))

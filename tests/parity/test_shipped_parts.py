@@ -7,20 +7,23 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    SD3Transformer2DModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
 from PIL import Image
 
-from sdlearn import ControlNet, StableDiffusion
+from sdlearn import ControlNet, DiffusionTransformer, StableDiffusion, flow
 from sdlearn.evaluation import control, inpainting, load_judge
-from sdlearn.evaluation.accuracy import caption_accuracy, prompt_cases, rates
+from sdlearn.evaluation.accuracy import caption_accuracy, judge_images, prompt_cases, rates
 from sdlearn.inpainting import widen_for_inpainting
 from sdlearn.storybook import HINTS, render, sample_scene
+from sdlearn.utils.atomic_files import read_json
 from sdlearn.utils.resources import data_folder
 
 SEED, SIDE = 5, 64
+LEAST = 0.88  # objects that the transformer gets right; the card has the share of more captions
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +155,50 @@ def test_four_steps_show_what_the_caption_says(sd, student) -> None:
 def test_the_difference_is_small() -> None:
     file = data_folder("storybook-few-steps") / "unet_difference.safetensors"
     assert file.stat().st_size <= 4.5e6
+
+
+# ------------------------------------------------------------------------------------ transformer
+
+
+@pytest.fixture(scope="module")
+def transformer() -> DiffusionTransformer:
+    return DiffusionTransformer.storybook()
+
+
+def test_diffusers_predicts_the_same_velocity(sd, transformer) -> None:
+    theirs = SD3Transformer2DModel.from_pretrained(data_folder("storybook-transformer"))
+    words = ["a red house on the sand by day", ""]
+    text = flow.transformer_text(sd.text, words)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(SEED))
+    t = torch.tensor([1000.0, 370.0])
+    with torch.inference_mode():
+        wanted = theirs(x, text.context, text.pooled, t).sample
+        found = transformer(x, t, text.context, text.pooled)
+    assert (found - wanted).norm() / wanted.norm() <= 3e-5
+    assert not any(p.requires_grad for p in transformer.parameters())
+
+
+def test_the_transformer_shows_what_the_caption_says(sd, transformer) -> None:
+    judge, cases = load_judge(), prompt_cases("test", 48)
+    text = flow.transformer_text(sd.text, [case.caption for case in cases])
+    empty = flow.transformer_text(sd.text, [""] * len(cases))
+    noise = torch.randn(len(cases), 4, 8, 8, generator=torch.Generator().manual_seed(SEED))
+    found = {}
+    for scale in (0.0, 3.0):
+        velocity = flow.transformer_velocity(transformer, text, empty, scale)
+        with torch.inference_mode():
+            *_, last = flow.euler(velocity, noise, flow.path(12))
+            images = sd.to_images(last.x)
+        found[scale] = rates(judge_images(judge, cases, images, range(len(cases))))["right"].rate
+    assert found[3.0] > LEAST > found[0.0] + 0.4
+
+
+def test_the_transformer_is_small_and_its_record_has_a_curve() -> None:
+    folder = data_folder("storybook-transformer")
+    assert (folder / "diffusion_pytorch_model.safetensors").stat().st_size <= 5.0e6
+    curve = read_json(folder / "metrics.json")["curve"]
+    assert [point["step"] for point in curve] == sorted({point["step"] for point in curve})
+    losses = [point["loss"] for point in curve]
+    assert (losses[0], losses[-1]) == (max(losses), min(losses))
+    assert curve[0]["right"] < 0.05
+    assert curve[-1]["right"] > 0.9

@@ -28,7 +28,7 @@ def image_rows(
     """Draw images in named rows and columns.
 
     Args:
-        rows: By name, the images of a row. An empty name draws none.
+        rows: By name, the images of a row. An empty name draws none. A name may have several lines.
         columns: A heading for each column.
         title: Of the figure.
         words: What the images show.
@@ -42,7 +42,7 @@ def image_rows(
     figure = grid([*rows.values()], columns, names, title, scale, letters)
     if colours is not None:
         figure = figure.quantize(colours, Image.Quantize.MEDIANCUT, 4, dither=Image.Dither.NONE)
-    said = f" and rows {'; '.join(names)}" if names else ""
+    said = f" and rows {'; '.join(' '.join(name.split()) for name in names)}" if names else ""
     return Described(figure, f"Images in columns {'; '.join(columns)}{said}. {words}")
 
 

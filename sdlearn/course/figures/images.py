@@ -95,7 +95,7 @@ def grid(
     Args:
         rows: The images. All rows have one length; the last may be shorter.
         columns: A heading for each column, or none. Long ones take several lines.
-        names: A name for each row, drawn to its left, or none.
+        names: A name for each row, drawn to its left, or none. It may have several lines.
         title: Written above the grid.
         scale: Side of an enlarged pixel, in pixels.
         letters: Size of the letters in pixels. A phone shrinks a wide grid to about 350 pixels.
@@ -114,7 +114,8 @@ def grid(
         )
     font, bold, gap, line = label_font(letters), label_font(letters, bold=True), 6, letters + 7
     w, h = (scale * side for side in rows[0][0].size)
-    left = gap + max((round(font.getlength(name)) + 2 * gap for name in names), default=0)
+    lines = [text for name in names for text in name.split("\n")]
+    left = gap + max((round(font.getlength(text)) + 2 * gap for text in lines), default=0)
     wide = max(left + across * (w + gap), 240)
     heading_lines = wrapped(title, bold, wide - 2 * gap)
     headings = [wrapped(heading, font, w - gap) for heading in columns]

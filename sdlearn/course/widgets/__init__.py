@@ -3,6 +3,7 @@
 from sdlearn.course.widgets.attention import AttentionLens
 from sdlearn.course.widgets.controlnet import ControlWidget
 from sdlearn.course.widgets.evaluation import MetricsWidget
+from sdlearn.course.widgets.flow import FlowWidget
 from sdlearn.course.widgets.guidance import GuidanceWidget
 from sdlearn.course.widgets.image_size import ImageSizeWidget
 from sdlearn.course.widgets.inpainting import InpaintingWidget
@@ -23,6 +24,7 @@ from sdlearn.course.widgets.version_costs import VersionCostsWidget
 __all__ = [
     "AttentionLens",
     "ControlWidget",
+    "FlowWidget",
     "GuidanceWidget",
     "ImageSizeWidget",
     "InpaintingWidget",
