@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sdlearn.clip import CLIPTextEncoder
-from sdlearn.course.meta_training import MetaTraining, inputs, with_adamw
+from sdlearn.course.meta_networks import inputs
+from sdlearn.course.meta_training import MetaTraining, with_adamw
 from sdlearn.lora import Adapter, attach
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
 from sdlearn.recipes.base_model import check_fits, model_place

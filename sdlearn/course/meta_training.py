@@ -9,33 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sdlearn.clip import CLIPTextConfig, CLIPTextEncoder
+from sdlearn.clip import CLIPTextEncoder
 from sdlearn.controlnet import ControlNet
 from sdlearn.course.live_memory import kept_bytes, recomputed_bytes
+from sdlearn.course.meta_networks import base_networks, frozen_configs, images, inputs
 from sdlearn.course.version_costs import flops
+from sdlearn.diffusion_transformer import DiffusionTransformer
 from sdlearn.evaluation.judge import Judge, JudgeConfig
+from sdlearn.flow import TOKENS
 from sdlearn.inpainting import widen_for_inpainting
-from sdlearn.recipes import clip, unet, vae
+from sdlearn.recipes import clip, transformer, unet, vae
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
-from sdlearn.recipes.base_model import model_folder
 from sdlearn.recipes.controlnet import ControlNetRecipe
 from sdlearn.recipes.distill import DistillRecipe
 from sdlearn.recipes.flow import FlowRecipe
 from sdlearn.recipes.inpaint import InpaintRecipe
 from sdlearn.recipes.judge import JudgeRecipe
-from sdlearn.recipes.latent_cache import part_folder
 from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.perceptual import PerceptualNetwork, PerceptualRecipe
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.recipes.tokenizer import CONTEXT, MERGES
 from sdlearn.unet import UNet
-from sdlearn.vae import VAE, VAEConfig
+from sdlearn.vae import VAE
 from sdlearn.vae_losses import PatchDiscriminator
-from sdlearn.versions import STORYBOOK
-from sdlearn.weights.configs import unet_config_from_json, vae_config_from_json
-from sdlearn.weights.text_config import text_config_from_json
 
 
 @dataclass(frozen=True)
@@ -110,17 +108,6 @@ def with_adamw(
     )
 
 
-def images(n: int, recipe: Recipe) -> Tensor:
-    """A batch of n images, (n, 3, size, size)."""
-    return torch.empty(n, 3, recipe.size, recipe.size)
-
-
-def inputs(n: int, config: Any, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, times and hidden states for a U-Net: (n, c, side, side), (n,), (n, 77, d)."""
-    z = torch.empty(n, config.in_channels, side, side)
-    return z, torch.empty(n), torch.empty(n, CONTEXT, config.cross_attention_dim)
-
-
 def perceptual_training(recipe: PerceptualRecipe, _: Path) -> MetaTraining:
     """The network of the perceptual loss."""
     network = PerceptualNetwork(recipe.widths)
@@ -162,12 +149,36 @@ def vae_training(recipe: vae.VAERecipe, _: Path) -> MetaTraining:
             for each in (y, x, y.detach()):
                 trained["discriminator"](each)
 
-    others, matrices = Muon(p for p in autoencoder.parameters() if p.requires_grad).param_groups
-    sizes = [sum(p.numel() for p in group["params"]) for group in (others, matrices)]
-    kept = 2 * sizes[0] + sizes[1]  # Muon keeps only the momentum of a matrix
+    kept = muon_values(autoencoder)
     if recipe.has_discriminator:
         kept += 2 * count(trained["discriminator"])
     return MetaTraining(trained, forward, ("vae",), {}, kept)
+
+
+def muon_values(network: nn.Module) -> int:
+    """Values that Muon keeps: the momentum of a matrix, two averages of any other parameter."""
+    others, matrices = Muon(p for p in network.parameters() if p.requires_grad).param_groups
+    sizes = [sum(p.numel() for p in group["params"]) for group in (others, matrices)]
+    return 2 * sizes[0] + sizes[1]
+
+
+def transformer_training(recipe: transformer.TransformerRecipe, cache: Path) -> MetaTraining:
+    """The diffusion transformer, with the frozen parts that it is trained on."""
+    vae_config, text_config = frozen_configs(recipe, cache)
+    autoencoder, text = VAE(vae_config), CLIPTextEncoder(text_config)
+    channels, width = autoencoder.config.latent_channels, text.config.hidden_size
+    network = DiffusionTransformer(
+        transformer.new_config(recipe, autoencoder.factor, channels, width)
+    )
+    side = recipe.size // autoencoder.factor
+
+    def forward(n: int) -> Any:
+        x = torch.empty(n, channels, side, side)
+        return network(x, torch.empty(n), torch.empty(n, TOKENS, width), torch.empty(n, width))
+
+    frozen = {"vae": autoencoder, "text": text}
+    kept = muon_values(network)
+    return MetaTraining({"transformer": network}, forward, ("transformer",), frozen, kept)
 
 
 def unet_training(recipe: unet.UNetRecipe, cache: Path) -> MetaTraining:
@@ -180,29 +191,6 @@ def unet_training(recipe: unet.UNetRecipe, cache: Path) -> MetaTraining:
     side = network.config.sample_size
     return with_adamw(
         {"unet": network}, lambda n: network(*inputs(n, network.config, side)), ("unet",), frozen
-    )
-
-
-def frozen_configs(recipe: unet.UNetRecipe, cache: Path) -> tuple[VAEConfig, CLIPTextConfig]:
-    """The configurations of the frozen parts: the system's own where the recipe names no folder."""
-    spec = recipe.spec
-    vae_config, text_config = spec.vae, spec.text[0]
-    if recipe.vae or spec is STORYBOOK:
-        place = part_folder(recipe.vae, "vae", cache.parent / "vae")
-        vae_config = vae_config_from_json(place / "config.json")
-    if recipe.text or spec is STORYBOOK:
-        place = part_folder(recipe.text, "text_encoder", cache.parent / "clip")
-        text_config = text_config_from_json(place / "config.json")
-    return vae_config, text_config
-
-
-def base_networks(place: str) -> tuple[UNet, VAE, CLIPTextEncoder]:
-    """The networks of the model that training starts from."""
-    folder = model_folder(place)
-    return (
-        UNet(unet_config_from_json(folder / "unet" / "config.json")),
-        VAE(vae_config_from_json(folder / "vae" / "config.json")),
-        CLIPTextEncoder(text_config_from_json(folder / "text_encoder" / "config.json")),
     )
 
 
@@ -261,6 +249,7 @@ BUILDERS: dict[type[Recipe], Callable[[Any, Path], MetaTraining]] = {
     unet.UNetRecipe: unet_training,
     InpaintRecipe: inpaint_training,
     FlowRecipe: further_training,
+    transformer.TransformerRecipe: transformer_training,
     DistillRecipe: further_training,
     ControlNetRecipe: controlnet_training,
 }
