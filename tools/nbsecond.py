@@ -35,6 +35,7 @@ SECOND_EDITION: tuple[str, ...] = (
     "15",
     "16",
     "17",
+    "18",
 )
 COLUMNS = 88
 MOST_MINUTES, MOST_WORDS, MOST_LINES = 60, 3200, 350

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sdlearn.course.figures.diagrams import LINEAR, MLP, arrow, box, canvas, label, plus
-from sdlearn.course.figures.plots import NARROW, axes_for, titled
+from sdlearn.course.figures.plots import NARROW, axes_for, legend_below, titled
 from sdlearn.course.figures.style import (
     BLUE,
     GREY,
@@ -74,7 +74,7 @@ def losses(
     )
     ax.plot([*fixed], [*fixed.values()], "o-", ms=4, color=VERMILION, label="fixed $t$ and noise")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right")
+    legend_below(figure)
     ordered = sorted(batches)
     low, high = (ordered[int(share * (len(ordered) - 1))] for share in (0.1, 0.9))
     said = ", ".join(f"{loss:.3f} at {step}" for step, loss in fixed.items())
