@@ -38,7 +38,8 @@ def adapter(rank, alpha, seed):
 
 def compared(names: dict) -> None:
     down, up, x = normal(3, 5), normal(7, 3, seed=1), normal(2, 4, 5, seed=2)
-    check.same(names["LowRank"](down, up, 2.0), lora.LowRank(down, up, 2.0), x)
+    check.same(names["LowRank"](5, 7, 3, 2.0), lora.LowRank(down.float(), up.float(), 2.0), x)
+    assert not names["LowRank"](5, 7, 3, 2.0).up.any()
     check.same(names["prior_loss"], dreambooth.prior_loss, normal(7).square(), 3, 0.5)
     a, b = adapter(2, 1.0, 3), adapter(3, 6.0, 5)
     parts = [(u.down, u.up, u.alpha, s) for u, s in ((a.updates["0"], 0.7), (b.updates["0"], -1.5))]
@@ -67,6 +68,7 @@ def test_its_parts_are_the_finished_ones():
     "change",
     [
         ("self.alpha / rank * (x", "self.alpha * (x"),
+        ("torch.zeros(n_out, rank)", "torch.ones(n_out, rank)"),
         ("rank = self.down.shape[0]", "rank = self.down.shape[1]"),
         ("@ self.up.T", "@ self.up.T.abs()"),
         ("s * alpha / len(a) * b", "alpha / len(a) * b"),

@@ -14,10 +14,10 @@ from sdlearn.course.grading.exercise import Case, Exercise, normal
 class LowRank(nn.Module):
     """The update of one linear layer, x -> (alpha / r) · B A x."""
 
-    def __init__(self, down: Tensor, up: Tensor, alpha: float) -> None:
+    def __init__(self, n_in: int, n_out: int, rank: int, alpha: float) -> None:
         super().__init__()
-        self.down = nn.Parameter(down)  # A, (r, n_in)
-        self.up = nn.Parameter(up)  # B, (n_out, r)
+        self.down = nn.Parameter(torch.randn(rank, n_in) / n_in**0.5)  # A
+        self.up = nn.Parameter(torch.zeros(n_out, rank))  # B
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,8 +34,7 @@ def update_cases(rng: Generator) -> Iterator[Case]:
         ((3,), 5, 5, 1, 0.5),
         ((2,), 8, 6, 5, 5.0),
     ):
-        build = normal(rng, rank, n_in), normal(rng, n_out, rank), alpha
-        yield Case((normal(rng, *lead, n_in),), build)
+        yield Case((normal(rng, *lead, n_in),), (n_in, n_out, rank, alpha))
 
 
 UPDATE = Exercise(
