@@ -1,27 +1,31 @@
-"""Rectified flow: a straight path from an image to noise, and the velocity along it.
+"""Rectified flow: straight paths from clean latents to noise, and the velocity along them.
 
 Rectified flow (Liu et al., arXiv:2209.03003), or flow matching (Lipman et al., arXiv:2210.02747),
-connects a clean latent x_0 with noise eps by a straight line, as Stable Diffusion 3 does (Esser et
+connects a clean latent x_0 to noise eps by a straight line. Stable Diffusion 3 uses it (Esser et
 al., arXiv:2403.03206):
 
     x_t = (1 - t) x_0 + t eps,    0 <= t <= 1,    dx_t / dt = eps - x_0
 
-A network learns the velocity eps - x_0. Its best answer is the mean over all lines through x_t, and
-a sampler follows it from noise, dx = u(x, t) dt with t falling to 0. `euler` and `heun` do that.
+A network is trained to predict the velocity eps - x_0. The optimal prediction u(x, t) is the mean
+velocity of all lines through x at time t. A sampler starts from noise and integrates
+dx = u(x, t) dt while t decreases to 0, as `euler` and `heun` do.
 
-x_t is not variance-preserving, but it is only a multiple of a latent that is. With the norm
+x_t is not variance-preserving, but it is a multiple of a latent that is. With the norm
 r = sqrt((1 - t)² + t²), z = x_t / r is a latent of `schedule` with alpha = (1 - t) / r and
-sigma = t / r. So a network that predicts noise is a velocity model, too, without any training:
+sigma = t / r. A network that predicts noise is therefore also a velocity model, without any further
+training:
 
     u = (eps - x_t) / (1 - t),    with eps = network(x_t / r, timestep)
 
-The timestep is the one in the schedule's table with the same alpha / sigma. What is trained here as
-a velocity model keeps this form: the network goes on predicting noise and being shown z, and the
-*velocity computed from its output* is what the loss compares. It therefore starts as exactly the
-model it is made from, any sampler of `samplers` can run it, and published files describe it.
+The timestep is the one at which the schedule has the same alpha / sigma. The velocity models that
+are trained here keep this form: the network still receives z and predicts noise, and the loss
+compares the *velocity computed from its output*. So training starts from exactly the velocities of
+the original model, every sampler in `samplers` can run the result, and the published file formats
+can store it.
 
-Stable Diffusion's table ends before pure noise, at alpha / sigma = 0.068, which is t = 0.936. No
-velocity is known beyond it (at t = 1 the formula divides by zero), so paths start there.
+Stable Diffusion's schedule ends before pure noise, at alpha / sigma = 0.068, which is t = 0.936.
+The network was never trained beyond this, and at t = 1 the formula divides by zero, so paths start
+at t = 0.936.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +37,10 @@ from torch import Tensor
 
 from sdlearn.guidance import Model, Network
 from sdlearn.schedule import NoiseSchedule, Point
+from sdlearn.utils.validation import check_finite
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx / dt, in the shape of x
-Time = float | Tensor  # one time, or (b,): one for each latent
+Time = float | Tensor  # one time for all latents, or (b,), one for each
 
 
 # -------------------------------------------------------------------------------- the straight path
@@ -48,16 +53,17 @@ def interpolate(x_0: Tensor, eps: Tensor, t: Time) -> Tensor:
 
 
 def per_latent(t: Time, x: Tensor) -> Time:
-    """A time (b,) as (b, 1, 1, 1), in the type and on the device of x; a number as it is."""
+    """Times (b,) as (b, 1, 1, 1), in the dtype and on the device of x; a number is unchanged."""
     return t.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(t, Tensor) else t
 
 
 def draw_times(n: int, mean: float, std: float, generator: torch.Generator) -> Tensor:
     """Training times from a logit-normal distribution (Esser et al., section 3.1), (n,) in 0 … 1.
 
-    log(t / (1 - t)) has this mean and standard deviation; with std 0 the times are uniform. The
-    middle of the path is hardest to learn: near t = 0 the latent is already there, and near t = 1
-    the best velocity is eps minus the mean of all latents.
+    log(t / (1 - t)) has this mean and standard deviation. With std 0 the times are uniform instead.
+    The logit-normal distribution favours the middle of the path, where the velocity is hardest to
+    predict: near t = 0 the latent is almost clean, and near t = 1 the optimal prediction is close
+    to eps minus the mean of all latents.
     """
     if std == 0:
         return torch.rand(n, generator=generator)
@@ -67,12 +73,15 @@ def draw_times(n: int, mean: float, std: float, generator: torch.Generator) -> T
 def shift_time(t: Tensor, shift: float) -> Tensor:
     """Times shifted towards noise (Esser et al., eq. 23), in the shape of t.
 
-    The same noise hides less of a larger image, because neighbouring pixels tell much the same. To
-    hide as much of an image with n times as many pixels, shift by sqrt(n); 1 changes nothing. A
-    shift that is not above 0 raises ValueError.
+    The same noise level hides less of a larger image, because neighbouring pixels are more alike.
+    For an image with n times as many pixels, a shift of sqrt(n) makes up for this. A shift of 1
+    changes nothing.
+
+    Raises:
+        ValueError: If the shift is not a finite number greater than 0.
     """
-    if not shift > 0:
-        raise ValueError(f"shift is {shift!r}; it must be above 0, and 1 shifts nothing")
+    if not check_finite("shift", shift) > 0:
+        raise ValueError(f"shift is {shift!r}; it must be greater than 0 (1 for no shift)")
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -80,27 +89,27 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 
 
 def norm(t: Time) -> Time:
-    """The r in x_t = r z: sqrt((1 - t)² + t²), in the shape of t."""
+    """The norm r = sqrt((1 - t)² + t²), in the shape of t."""
     return ((1 - t) ** 2 + t**2) ** 0.5
 
 
 def to_latent(x: Tensor, t: Time) -> Tensor:
-    """The variance-preserving latent z = x_t / r, (b, c, h, w)."""
+    """The variance-preserving latent z = x_t / r, (b, c, h, w), for a point x_t."""
     return x / norm(per_latent(t, x))
 
 
 def from_latent(z: Tensor, t: Time) -> Tensor:
-    """The x_t = r z of a variance-preserving latent, (b, c, h, w)."""
+    """The point x_t = r z, (b, c, h, w), for a variance-preserving latent z."""
     return z * norm(per_latent(t, z))
 
 
 def time_of(point: Point) -> float:
-    """The t of the path with a point's noise level: sigma / (alpha + sigma)."""
+    """The time t at which the path has a point's noise level: sigma / (alpha + sigma)."""
     return float(point.sigma / (point.alpha + point.sigma))
 
 
 def last_time(schedule: NoiseSchedule) -> float:
-    """The t of the noisiest entry of a schedule's table; sampling starts there."""
+    """The time t of the noisiest entry in a schedule's table, where sampling starts."""
     ratio = float(schedule.sigmas[-1])
     return ratio / (1 + ratio)
 
@@ -108,10 +117,11 @@ def last_time(schedule: NoiseSchedule) -> float:
 def points_at(t: Sequence[float] | Tensor, schedule: NoiseSchedule) -> list[Point]:
     """The variance-preserving points with alpha / sigma = (1 - t) / t.
 
-    Their timesteps are interpolated in the schedule's table, as for Karras's noise levels. Below
-    the table's smallest noise level the timestep is 0.
+    Their timesteps are interpolated in the schedule's table, as for the noise levels of Karras et
+    al. Below the smallest noise level in the table, the timestep is 0.
 
-    A time outside 0 … `last_time` raises ValueError.
+    Raises:
+        ValueError: If a time is outside 0 … `last_time`.
     """
     t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
     last = last_time(schedule)
@@ -125,23 +135,26 @@ def points_at(t: Sequence[float] | Tensor, schedule: NoiseSchedule) -> list[Poin
 
 
 def velocity_from_noise(eps: Tensor, x: Tensor, t: Time) -> Tensor:
-    """The velocity eps - x_0 of the line through x_t with this noise, (b, c, h, w); t below 1."""
+    """The velocity eps - x_0, (b, c, h, w), of the line from x_t to the noise eps, for t < 1."""
     return (eps - x) / (1 - per_latent(t, x))
 
 
 def noise_from_velocity(u: Tensor, x: Tensor, t: Time) -> Tensor:
-    """The noise at the end of the line through x_t with this velocity, (b, c, h, w)."""
+    """The noise eps, (b, c, h, w), at the end of the line through x_t with velocity u."""
     return x + (1 - per_latent(t, x)) * u
 
 
 def velocity_model(network: Network, schedule: NoiseSchedule) -> Velocity:
-    """A network that predicts noise, such as the shipped U-Net, read as a velocity model.
+    """The velocity model that a noise-predicting network, such as the shipped U-Net, amounts to.
 
     Args:
-        network: (z, timestep) -> noise, see `guidance.classifier_free_guidance`. Guidance of the
-            noise is guidance of the velocity, because one is an affine function of the other.
-        schedule: The noise schedule that it was trained with. For a t that it does not reach, the
-            velocity model raises ValueError.
+        network: (z, timestep) -> noise, see `guidance.classifier_free_guidance`. Guidance can be
+            applied to the noise, because the velocity is an affine function of it: guiding either
+            one gives the same result.
+        schedule: The noise schedule that the network was trained with.
+
+    Returns:
+        (x, t) -> velocity. It raises ValueError for a t outside 0 … `last_time`.
     """
 
     def velocity(x: Tensor, t: float) -> Tensor:
@@ -155,15 +168,18 @@ def velocity_model(network: Network, schedule: NoiseSchedule) -> Velocity:
 def velocity_loss(
     model: Model, x: Tensor, t: Tensor, target: Tensor, context: Tensor, schedule: NoiseSchedule
 ) -> Tensor:
-    """Mean squared error of the velocity from a network that predicts noise, a scalar.
+    """Mean squared error of the velocities computed from a network's noise predictions, a scalar.
 
     Args:
         model: (z, timestep, context) -> noise, (b, c, h, w), like a U-Net.
-        x: Points of the path, (b, c, h, w).
-        t: Their times, (b,), in 0 … `last_time`; ValueError for others, before any work.
+        x: Points on the paths, (b, c, h, w).
+        t: Their times, (b,), in 0 … `last_time`.
         target: The velocities to learn, (b, c, h, w).
         context: Text embeddings, (b, n, d).
         schedule: The noise schedule that the network was trained with.
+
+    Raises:
+        ValueError: If a time is out of range. The network is not called in that case.
     """
     timesteps = torch.tensor([point.t for point in points_at(t, schedule)], device=x.device)
     eps = model(to_latent(x, t), timesteps, context).float()
@@ -173,9 +189,10 @@ def velocity_loss(
 def flow_loss(
     model: Model, x_0: Tensor, t: Tensor, eps: Tensor, context: Tensor, schedule: NoiseSchedule
 ) -> Tensor:
-    """The loss of rectified flow (Liu et al., eq. 1), for the line from x_0 to noise eps.
+    """The loss of rectified flow (Liu et al., eq. 1) for the line from x_0 to noise eps.
 
-    It is the loss of the noise, weighted by 1 / (1 - t)². The rest is as for `velocity_loss`.
+    It equals the noise-prediction loss weighted by 1 / (1 - t)². The other arguments and the errors
+    are those of `velocity_loss`.
     """
     return velocity_loss(model, interpolate(x_0, eps, t), t, eps - x_0, context, schedule)
 
@@ -188,9 +205,10 @@ class FlowState(NamedTuple):
 
     Attributes:
         step: 0 for the initial state, then 1 … the number of steps.
-        t: The time on the path, from `last_time` down to 0.
+        t: The time on the path, from the start of `path` down to 0.
         x: The point x_t, (b, c, h, w).
-        x_0: The estimate of the clean latent at the previous time, (b, c, h, w); at first x.
+        x_0: The clean latent as estimated at the start of the step, (b, c, h, w); in the initial
+            state it is x.
     """
 
     step: int
@@ -200,24 +218,35 @@ class FlowState(NamedTuple):
 
 
 def path(steps: int, start: float = 1.0, shift: float = 1.0) -> list[float]:
-    """The steps + 1 times of a sampler: evenly spaced from `start` down to 0, then shifted.
+    """The steps + 1 times of a sampler, evenly spaced from `start` down to 0, then shifted.
 
-    `start`, above 0 and at most 1, is the first time whatever the shift is: choose `last_time`.
-    Other values raise ValueError.
+    Args:
+        steps: Number of steps, at least 1.
+        start: The first time, above 0 and at most 1. The shift doesn't change it. For a
+            `velocity_model`, pass `last_time`.
+        shift: See `shift_time`.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
     if type(steps) is not int or steps < 1:
-        raise ValueError(f"steps is {steps!r:.80}; it must be a whole number, 1 or more")
+        raise ValueError(f"steps is {steps!r:.80}; it must be a whole number of at least 1")
     if not 0 < start <= 1:
-        raise ValueError(f"start is {start!r:.80}; it must be above 0 and at most 1")
+        raise ValueError(f"start is {start!r:.80}; it must be greater than 0 and at most 1")
     t = shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
     return [start * float(each) for each in t]
 
 
 def euler(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Iterator[FlowState]:
-    """Euler's method: straight steps along the velocity at their start, over the times of `path`.
+    """Euler's method: each step is a straight line along the velocity at its start.
 
-    The initial x, (b, c, h, w), is noise times `norm` of the first time. A step is one of
-    deterministic DDIM between the same noise levels: both keep noise and x_0 constant.
+    A step is the same as a step of deterministic DDIM between the same noise levels, because both
+    keep the predicted noise and x_0 constant.
+
+    Args:
+        velocity: (x, t) -> velocity, see `velocity_model`.
+        x: The initial point, (b, c, h, w): standard normal noise times `norm` of the first time.
+        times: The times from noise to 0, see `path`.
     """
     yield FlowState(0, times[0], x, x)
     for step, (t, s) in enumerate(pairwise(times), start=1):
@@ -227,9 +256,10 @@ def euler(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Iterator[Flo
 
 
 def heun(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Iterator[FlowState]:
-    """Heun's method: the mean of the velocities at both ends of a step; arguments as of `euler`.
+    """Heun's method: each step uses the mean of the velocities at its two ends.
 
-    A step calls the velocity twice: the error falls with the square of the step.
+    It calls `velocity` twice a step, and its error decreases with the square of the step size. The
+    arguments are those of `euler`.
     """
     yield FlowState(0, times[0], x, x)
     for step, (t, s) in enumerate(pairwise(times), start=1):

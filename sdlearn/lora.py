@@ -1,15 +1,18 @@
-"""LoRA: a small trained change of a large network's weights (Hu et al., arXiv:2106.09685).
+"""LoRA: a small trained update to a large network's weights (Hu et al., arXiv:2106.09685).
 
-A layer computes W x. Its adapter adds a matrix of low rank r:
+A linear layer computes W x. An adapter adds a low-rank update, the product of two matrices of
+rank r:
 
-    y = W x + s · (alpha / r) · B A x        A (r, in), "down";  B (out, r), "up"
+    y = W x + s · (alpha / r) · B A x        A: (r, in), "down"; B: (out, r), "up"
 
-W is frozen. A starts random and B at zero, so nothing changes at first. A must not be zero as well:
-the gradient of each matrix contains the other one as a factor, and neither would ever move. alpha
-is fixed in training; the strength s is chosen in use. For a convolution, A is a convolution with
-the layer's kernel and r output channels, and B a 1x1 convolution.
+W is frozen. A is initialised at random and B at zero, so a new adapter changes nothing. They must
+not both be zero: the gradient of each matrix contains the other as a factor, so neither would ever
+be trained. alpha is fixed during training. The strength s is chosen when the adapter is used. For a
+convolution, A is a convolution with r output channels and the kernel size of the layer, and B is a
+1x1 convolution.
 
-An adapter is attached for a time here; `lora_merging` adds it to the weights for good.
+This module attaches adapters to a network and detaches them again; `lora_merging` adds them to the
+weights themselves.
 """
 
 import math
@@ -31,6 +34,7 @@ from sdlearn.lora_layers import (
     geometry,
     layers,
 )
+from sdlearn.utils.validation import check_finite
 
 
 class LowRank(nn.Module):
@@ -39,15 +43,18 @@ class LowRank(nn.Module):
     Args:
         down: A, (r, in) for a linear layer, (r, c_in, kh, kw) for a convolution.
         up: B, (out, r) or (c_out, r, 1, 1).
-        alpha: Any number but 0; with alpha = r the factor is 1.
-        geometry: Of a convolution; None for a linear layer.
+        alpha: Any finite number except 0. With alpha = r, the factor alpha / r is 1.
+        geometry: Stride, padding and dilation of a convolution; None for a linear layer.
+
+    Raises:
+        ValueError: If alpha is 0 or not finite.
     """
 
     def __init__(
         self, down: Tensor, up: Tensor, alpha: float, geometry: Geometry | None = None
     ) -> None:
         super().__init__()
-        if not math.isfinite(alpha) or alpha == 0:
+        if check_finite("alpha", alpha) == 0:
             raise ValueError(f"alpha is {alpha}; it must be a finite number other than 0")
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
@@ -56,7 +63,7 @@ class LowRank(nn.Module):
 
     @property
     def rank(self) -> int:
-        """The number of rows of A."""
+        """r, the number of rows of A."""
         return self.down.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,19 +76,19 @@ class LowRank(nn.Module):
         return self.alpha / self.rank * change
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """The same update as a change of the layer's weight, (alpha / r) · B A, in its shape."""
+        """The update to the layer's weight, (alpha / r) · B A, in the shape of that weight."""
         up, down = self.up.to(dtype), self.down.to(dtype)
-        product = up.flatten(1) @ down.flatten(1)  # of a kernel: (c_out, c_in * kh * kw)
+        product = up.flatten(1) @ down.flatten(1)  # (out, in), or (c_out, c_in * kh * kw)
         return self.alpha / self.rank * product.unflatten(1, down.shape[1:])
 
 
 class Adapter(nn.Module):
-    """Updates for layers of one network, each under the name of its layer.
+    """Low-rank updates for some layers of one network, under the names of these layers.
 
-    The state dict has the network's names: `mid_block.attentions.0.….to_q.down`.
+    Its state dict extends the network's names, as in `mid_block.attentions.0.….to_q.down`.
 
     Args:
-        updates: Name of a layer -> its update.
+        updates: Name of each layer -> its update.
     """
 
     def __init__(self, updates: Mapping[str, LowRank]) -> None:
@@ -97,7 +104,7 @@ class Adapter(nn.Module):
 
     @property
     def updates(self) -> dict[str, LowRank]:
-        """Name of a layer -> its update."""
+        """Name of each layer -> its update."""
         return {name: m for name, m in self.named_modules() if isinstance(m, LowRank)}
 
     @classmethod
@@ -108,20 +115,22 @@ class Adapter(nn.Module):
         alpha: float | None = None,
         pattern: str = ATTENTION,
     ) -> Self:
-        """A fresh adapter, to be trained, which changes nothing yet.
+        """A new adapter to train. It changes nothing until B has been trained.
 
-        A is Kaiming-uniform with a = √5, that is U(-1/√in, 1/√in). The matrices are on the layers'
-        devices, and in float32 at least, in which small steps of training are not rounded away.
+        A is initialised as in nn.Linear, from U(-1/√fan_in, 1/√fan_in): Kaiming-uniform with
+        a = √5. Each matrix is on the device of its layer. The dtype is float32 or wider, even for a
+        network in half precision, so that small training updates aren't rounded away.
 
         Args:
-            network: The network; it is not changed.
+            network: The network to adapt. It isn't changed.
             rank: r, at least 1.
-            alpha: None for alpha = r.
-            pattern: A regular expression that is searched for in the names of linear layers and
-                convolutions.
+            alpha: Any finite number except 0; None for alpha = r.
+            pattern: A regular expression. Every linear layer and convolution gets an update if its
+                name contains a match.
 
         Raises:
-            ValueError: If the rank, alpha or the pattern is not accepted.
+            ValueError: If the rank or alpha is out of range, the pattern is not a regular
+                expression or matches no layer, or a matching convolution is not supported.
         """
         check_rank(rank)
         updates = {}
@@ -140,11 +149,11 @@ class Adapter(nn.Module):
 
 
 class Attachment:
-    """Adapters at work in their networks, with one strength, until `detach`.
+    """One or more adapters, attached to their networks with a common strength.
 
     Attributes:
-        adapters: They stay modules of their own: the networks' state dicts do not contain them, and
-            `network.to(...)` does not move them.
+        adapters: The attached adapters. They don't become submodules of the networks, so the
+            networks' state dicts don't contain them and `network.to(...)` doesn't move them.
     """
 
     def __init__(self, strength: float = 1.0) -> None:
@@ -154,32 +163,29 @@ class Attachment:
 
     @property
     def strength(self) -> float:
-        """The factor s; 0 is off, and it may be changed at any time."""
+        """The factor s, which you can set at any time; 0 switches the adapters off."""
         return self._strength
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise ValueError(f"strength is {value!r}; it must be a finite number")
-        self._strength = float(value)
+        self._strength = check_finite("strength", value)
 
     def add(self, network: nn.Module, adapter: Adapter) -> None:
-        """Attach one more adapter, see `attach`."""
+        """Attach another adapter with the same strength; errors as in `attach`."""
         check_fits(network, adapter)
         check_not_compiled(network)
         if any(adapter in each.adapters for each in attachments(network)):
-            raise ValueError("this adapter is already attached; change the strength of that one")
+            raise ValueError(
+                "this adapter is already attached to this network; set the strength of that "
+                "attachment instead"
+            )
         self.adapters.append(adapter)
         for name, update in adapter.updates.items():
             hook = Hook(update, self)
             self.handles.append(network.get_submodule(name).register_forward_hook(hook))
 
     def detach(self) -> None:
-        """Take the adapters off again: each network computes what it did before, to the bit."""
+        """Remove the adapters. Each network then computes exactly what it did before."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -188,38 +194,40 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Hook:
-    """A forward hook, which adds an update to the output of its layer.
+    """A forward hook that adds an update to the output of its layer.
 
-    It is an object, not a closure, so that a deep copy of a network has adapters of its own.
+    It is an object and not a closure, so that a deep copy of a network gets its own copies of the
+    adapters.
     """
 
     update: LowRank
     attachment: Attachment
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Wx -> Wx + s · (alpha / r) · BAx, in the type of Wx."""
+        """W x -> W x + s · (alpha / r) · B A x, in the dtype of W x."""
         x, down = inputs[0], self.update.down
         if x.device != down.device:
             raise ValueError(
-                f"the adapter is on {down.device} and its network on {x.device}; move it, too: "
-                "adapter.to(device)"
+                f"the adapter is on {down.device} and its network on {x.device}; move the adapter "
+                "with adapter.to(device)"
             )
         change = self.update(x.to(down.dtype)).to(output.dtype)
         return output + self.attachment.strength * change
 
 
 def attach(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> Attachment:
-    """Have a network compute with an adapter, by forward hooks; its weights stay as they are.
+    """Attach an adapter to a network with forward hooks. The network's weights don't change.
 
-    Several may be attached to one network: their updates add. torch.compile must come after it.
+    A network can have several adapters; their updates add up. Call torch.compile afterwards.
 
     Args:
         network: The network.
-        adapter: Of the same network, or of one with the same layers, in any type.
-        strength: s; see Attachment.strength.
+        adapter: An adapter for this network, or for one with the same layers, in any dtype.
+        strength: s, see Attachment.strength.
 
     Raises:
-        ValueError: If it does not fit, is attached already, or the network is compiled.
+        ValueError: If the adapter doesn't fit or is already attached, the network is compiled, or
+            the strength is not a finite number.
     """
     attachment = Attachment(strength)
     attachment.add(network, adapter)
@@ -227,32 +235,37 @@ def attach(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> Attac
 
 
 def attachments(network: nn.Module) -> list[Attachment]:
-    """What is attached to a network, in order. A deep copy of a network has its own."""
+    """The attachments of a network, each once. A deep copy of a network has its own."""
     hooks = (hook for module in network.modules() for hook in module._forward_hooks.values())
     return list(dict.fromkeys(hook.attachment for hook in hooks if isinstance(hook, Hook)))
 
 
 def detach_all(*networks: nn.Module) -> None:
-    """Detach everything that is attached to these networks."""
+    """Detach all adapters from these networks."""
     for network in networks:
         for attachment in attachments(network):
             attachment.detach()
 
 
 def check_fits(network: nn.Module, adapter: Adapter) -> None:
-    """Raise ValueError, naming the layer, if an adapter is not for this network."""
+    """Raise ValueError, naming the layer, if an adapter doesn't fit this network."""
     modules, owner = dict(network.named_modules()), type(network).__name__
     for name, update in adapter.updates.items():
         if name not in modules:
-            raise ValueError(f"the adapter has an update of {name}, which this {owner} lacks")
+            raise ValueError(f"the adapter has an update for {name}, which this {owner} lacks")
         try:
             same = geometry(modules[name]) == update.geometry
         except ValueError as error:
             raise ValueError(f"{name} of this {owner}: {error}") from None
         shape = tuple(modules[name].get_parameter("weight").shape)
         needed = (update.up.shape[0], *update.down.shape[1:])
-        if not same or shape != needed:
+        if shape != needed:
             raise ValueError(
-                f"the adapter's update of {name} is for a weight of the shape {needed}; this "
-                f"{owner} has {shape}{'' if same else ', or another stride or padding'}"
+                f"the adapter's update for {name} is made for a weight of shape {needed}; in this "
+                f"{owner} the weight has shape {shape}"
+            )
+        if not same:
+            raise ValueError(
+                f"the adapter's update for {name} is made for a convolution with another stride, "
+                f"padding or dilation than the one in this {owner}"
             )

@@ -1,7 +1,8 @@
-"""Adapters as weights: merged into a network, extracted from one, stacked into one adapter.
+"""Adapters merged into a network's weights, extracted from them, or stacked into one.
 
-An update adds (alpha / r) · B A to the weight of its layer, so it can be added once and for all.
-The other way round, the difference of two networks is cut to the best matrices of rank r.
+An update amounts to adding s · (alpha / r) · B A to the weight of its layer, so it can be merged
+into the weight. Conversely, the difference between two networks' weights can be approximated by
+matrices of rank r, which gives an adapter.
 """
 
 from collections.abc import Sequence
@@ -11,20 +12,24 @@ from torch import Tensor, nn
 
 from sdlearn.lora import Adapter, LowRank, attachments, check_fits
 from sdlearn.lora_layers import ATTENTION, at_least_float32, check_rank, geometry, layers
+from sdlearn.utils.validation import check_finite
 
 
 @torch.no_grad()
 def merge(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> None:
-    """Add an adapter to the weights, in place: W + s · (alpha / r) · B A. No hook remains.
+    """Add an adapter to a network's weights, in place: W + s · (alpha / r) · B A.
 
-    The sum is computed in float32 at least and rounded once, to the type of the weights.
+    The sum is computed in float32 or wider and rounded once, to the dtype of the weight. Inference
+    then costs what it did without the adapter.
 
     Raises:
-        ValueError: If it does not fit or is attached; the network is unchanged then.
+        ValueError: If the strength is not a finite number, or if the adapter doesn't fit or is
+            attached to this network. In that case the network is unchanged.
     """
+    strength = check_finite("strength", strength)
     check_fits(network, adapter)
     if any(adapter in each.adapters for each in attachments(network)):
-        raise ValueError("this adapter is attached, and would count twice; detach it, then merge")
+        raise ValueError("this adapter is attached and would count twice; detach it before merging")
     for name, update in adapter.updates.items():
         weight = network.get_submodule(name).get_parameter("weight")
         wide = at_least_float32(weight.dtype, update.down.dtype)
@@ -34,36 +39,38 @@ def merge(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> None:
 def unmerge(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> None:
     """Subtract an adapter that was merged with this strength, in place.
 
-    In float64 and float32 the weights come back but for the last digits. In half precision they do
-    not: merging has rounded the sum to 11 bits (float16) or 8 (bfloat16), and what was rounded away
-    of W is lost. There, keep a copy of the weights, or attach the adapter instead.
+    In float32 and float64 this restores the weights up to rounding. In half precision much more is
+    lost, because `merge` has rounded the sum to 11 significant bits (float16) or 8 (bfloat16). Keep
+    a copy of such weights, or attach the adapter instead of merging it.
     """
-    merge(network, adapter, -strength)
+    merge(network, adapter, -check_finite("strength", strength))
 
 
 @torch.no_grad()
 def extract(tuned: nn.Module, base: nn.Module, rank: int = 4, pattern: str = ATTENTION) -> Adapter:
-    """The adapter that comes closest to a fine-tuned network.
+    """The adapter that best approximates what fine-tuning changed in a network.
 
-    For each chosen layer the difference of the weights is cut to its r largest singular values,
-    which is the best matrix of rank r in the Frobenius norm (Eckart and Young 1936). √S goes into
-    each of A and B. Changes of other layers, and of biases, are left out.
+    For each selected layer, the difference between the weights is truncated to its r largest
+    singular values. This is its best rank-r approximation in the Frobenius norm (Eckart and Young
+    1936). A and B each get a factor of √S. Changes to biases and to other layers are ignored.
 
     Args:
         tuned: The fine-tuned network.
-        base: The network that it started from.
-        rank: r; layers with fewer singular values have as many as they have.
-        pattern: See `Adapter.for_network`.
+        base: The network that it was fine-tuned from.
+        rank: r. The rank of an update is lower if its layer has fewer singular values.
+        pattern: Selects the layers, see `Adapter.for_network`.
 
     Raises:
-        ValueError: If the networks or the rank do not fit.
+        ValueError: If the rank or the pattern is not accepted, or if a selected layer has no
+            counterpart of the same shape in `base`.
     """
     check_rank(rank)
     starts, updates = dict(base.named_modules()), {}
     for name, layer in layers(tuned, pattern).items():
         start = getattr(starts.get(name), "weight", None)
         if not isinstance(start, Tensor) or start.shape != layer.weight.shape:
-            raise ValueError(f"base has no weight for {name} of the shape {layer.weight.shape}")
+            shape = tuple(layer.weight.shape)
+            raise ValueError(f"base has no layer {name} with a weight of shape {shape}")
         difference = layer.weight.double() - start.double()
         u, s, v = torch.linalg.svd(difference.flatten(1), full_matrices=False)
         root, dtype = s[:rank].sqrt(), at_least_float32(layer.weight.dtype)
@@ -75,18 +82,27 @@ def extract(tuned: nn.Module, base: nn.Module, rank: int = 4, pattern: str = ATT
 
 @torch.no_grad()
 def stack(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
-    """One adapter that does what several with these strengths do together, exactly.
+    """Combine several adapters into one whose update is exactly the sum of theirs.
 
-    Their A's are put below each other and their B's, times s · alpha / r, side by side, so the
-    ranks add up.
+    The matrices A are placed one below the other, and the matrices B, each multiplied by its
+    s · alpha / r, side by side. The ranks add up.
 
     Args:
-        parts: Adapters of the same network with their strengths.
+        parts: At least one adapter, all for the same network, each with its strength s.
+
+    Raises:
+        ValueError: If there is no adapter, a strength is not a finite number, or two updates of one
+            layer belong to layers of different shapes.
     """
+    if not parts:
+        raise ValueError("parts is empty; it must hold at least one adapter with its strength")
+    parts = [(adapter, check_finite("strength", s)) for adapter, s in parts]
     names = dict.fromkeys(name for adapter, _ in parts for name in adapter.updates)
     updates = {}
     for name in names:
         rows = [(a.updates[name], s) for a, s in parts if name in a.updates]
+        if len({(u.down.shape[1:], len(u.up), u.geometry) for u, _ in rows}) > 1:
+            raise ValueError(f"the adapters are for different networks: their {name} don't fit")
         down = torch.cat([u.down for u, _ in rows])
         up = torch.cat([s * u.alpha / u.rank * u.up for u, s in rows], dim=1)
         updates[name] = LowRank(down, up, len(down), rows[0][0].geometry)

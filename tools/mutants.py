@@ -59,6 +59,9 @@ CONTROLNET = f"{PARITY}/test_controlnet.py"
 IMAGES = f"{PARITY}/test_inpainting.py"
 ORIGINALS = f"{PARITY}/test_ldm_keys.py"
 EMBEDDING_RUNS = "tests/app/test_embedding_runs.py"
+DREAMBOOTH_RUNS = "tests/app/test_dreambooth_runs.py"
+PERSONAL_MODELS = "tests/app/test_personal_models.py"
+DREAMBOOTH = "tests/laws/test_dreambooth.py"
 LORA_RUNS = "tests/app/test_lora_runs.py"
 LAWS = "tests/laws/test_samplers.py"
 LOSS = "tests/laws/test_training.py"
@@ -154,8 +157,16 @@ MUTANTS = (
     mutant("queries-and-keys-swapped", "weights/ldm_keys.py", '("q_proj", "k_proj", "v_proj")', '("k_proj", "q_proj", "v_proj")', ORIGINALS),
     mutant("projection-not-transposed", "weights/ldm_keys.py", "read().T.contiguous()", "read()", ORIGINALS),
     # Training of adapters
-    mutant("text-adapter-without-gradient", "recipes/lora.py", "if not recipe.text_encoder:", "if recipe.text_encoder:", LORA_RUNS),
+    mutant("text-adapter-without-gradient", "recipes/lora.py", "encode=recipe.text_encoder", "encode=not recipe.text_encoder", LORA_RUNS),
     mutant("new-rows-of-other-tokens", "textual_inversion.py", "place = ids - self.first", "place = ids - self.first - 1", EMBEDDING_RUNS),
+    mutant("sizes-of-sdxl-in-another-order", "recipes/captioned_latents.py", "Sizes().row(self.size, self.size)", "Sizes().row(self.size, self.size).roll(2)", PERSONAL_MODELS),
+    mutant("captions-of-a-word-from-the-cache", "recipes/embedding.py", "data.conditioning(batch, encode=True)", "data.conditioning(batch)", PERSONAL_MODELS),
+    mutant("second-encoder-learns-nothing", "recipes/embedding.py", "pairs = zip(rows, encoders_of(text), strict=True)", "pairs = [*zip(rows, encoders_of(text), strict=True)][:1]", PERSONAL_MODELS),
+    mutant("tokenizer-of-a-file-not-hashed", "recipes/base_model.py", "for each in (place, tokenizer) if each", "for each in (place,) if each", PERSONAL_MODELS),
+    mutant("prior-not-weighted", "dreambooth.py", "loss + weight * losses[own:].mean()", "loss + losses[own:].mean()", DREAMBOOTH),
+    mutant("rows-weighted-as-a-sum", "dreambooth.py", "weight * b / max(1, b - own)", "weight", DREAMBOOTH),
+    mutant("class-images-among-the-own", "recipes/class_images.py", "n + others", "others % n", DREAMBOOTH_RUNS),
+    mutant("weight-over-the-whole-batch", "recipes/personal_recipe.py", "float(weights[rows].sum()) / b", "float(weights[rows].mean())", DREAMBOOTH_RUNS),
     # Evaluation
     mutant("covariance-divided-by-n", "evaluation/frechet.py", "features.T.cov()", "features.T.cov(correction=0)", SETS),
     mutant("trace-of-the-product", "evaluation/frechet.py", 'torch.linalg.matrix_norm(product, "nuc")', "product.trace()", SETS),

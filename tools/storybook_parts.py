@@ -1,13 +1,13 @@
-"""Make data/storybook-controlnet, -inpaint or -few-steps from finished runs, with its card.
+"""Make data/storybook-controlnet, -inpaint or -few-steps, with its card, from finished runs.
 
     python tools/storybook_parts.py controlnet runs/controlnet
     python tools/storybook_parts.py inpaint runs/inpaint runs/inpaint2 --rank 48
-    python tools/storybook_parts.py few-steps runs/distill --rank 24 --images 200
+    python tools/storybook_parts.py few-steps runs/distill --rank 26 --images 200
 
-Each folder gets the weights that the last run exported; training.json, with the records of all runs
+Each folder gets the weights exported by the last run; training.json, with the records of all runs
 and their mean losses over every fifty steps; and README.md, the card. The card's numbers are
-measured here, on the test split. Runs that training.json already lists needn't be named again, and
-what metrics.json of few-steps holds of the shipped model isn't measured again.
+measured here, on the test split. Runs already listed in training.json needn't be named again. For
+few-steps, the original model isn't measured again if its scores are in metrics.json.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def main() -> None:
         "part", choices=("controlnet", "inpaint", "few-steps"), help="what the runs trained"
     )
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="folders of the finished runs, the last one exported"
+        "runs", type=Path, nargs="+", help="folders of the finished runs; the last export is stored"
     )
     parser.add_argument(
-        "--rank", type=int, default=48, help="rank of the stored difference, not for controlnet"
+        "--rank", type=int, default=48, help="rank of the stored difference; not for controlnet"
     )
     parser.add_argument(
         "--images", type=int, default=128, help="number of images for each measurement"
@@ -246,7 +246,7 @@ In the second task, the hole is a box around an object, and the caption names an
 
 
 def few_steps_card(n: int, rank: int) -> str:
-    """Measure the distilled model beside the one it is made from, and write its card."""
+    """Measure the distilled model and the one it was distilled from, and write its card."""
     folder, judge = DATA / "storybook-few-steps", load_judge()
     sd = StableDiffusion.storybook(device="cpu")
     student = StableDiffusion.storybook(device="cpu", few_steps=True)
@@ -274,9 +274,9 @@ def few_steps_card(n: int, rank: int) -> str:
     return f"""\
 # The storybook model for four steps
 
-The U-Net of `data/storybook`, distilled to four steps without guidance: four calls of the U-Net for
-an image instead of sixty. It is stored as its difference from that U-Net: two matrices of rank
-{rank} for each large weight, {size / 1e6:.1f} MB in all.
+This is the U-Net of `data/storybook`, distilled to four steps without guidance. An image takes four
+calls of the U-Net instead of sixty. Only its difference from the original U-Net is stored: two
+matrices of rank {rank} for each large weight, {size / 1e6:.1f} MB in all.
 
 ```python
 import sdlearn
@@ -285,29 +285,30 @@ sd = sdlearn.StableDiffusion.storybook(few_steps=True)
 sd.text_to_image("a red cat to the left of a blue house on the sand at night")[0]
 ```
 
-Its defaults are four steps and guidance scale 1, which is off. `sd.save_pretrained(folder)` writes
-the whole model in the published layout. It predicts noise, and `diffusers.StableDiffusionPipeline`
-draws the same images with `num_inference_steps=4, guidance_scale=1`.
+By default it takes four steps with guidance scale 1, which means no guidance.
+`sd.save_pretrained(folder)` writes the whole model in the published layout. The U-Net predicts
+noise as before, so `diffusers.StableDiffusionPipeline` draws the same images from the same noise,
+with `num_inference_steps=4, guidance_scale=1`.
 
 ## How it was made
 
-The teacher is the model of `data/storybook`. With guidance 3, it drew an image of each caption in
-twelve steps of DPM-Solver++. Its trajectories are cut into four windows, and the student learns the
-straight line across each window (piecewise rectified flow, arXiv:2405.07510).
+The teacher is the model in `data/storybook`. It drew one image for each training caption, in twelve
+steps of DPM-Solver++ with guidance scale 3. Each trajectory is cut into four windows, and the
+student learns to cross each window in a straight line (piecewise rectified flow, arXiv:2405.07510).
 
 ## How good it is
 
-{n} captions of the test split, one image each, with the same seeds for every row. The columns are
-steps; with guidance, each step calls the U-Net twice. All rows but the last are the model that it
-was made from. On the flow path, Euler's method starts from the noisiest time of the schedule, and
-its times are evenly spaced.
+Each row was measured on the same {n} captions of the test split, with one image each and the same
+seeds. The columns give the number of steps. With guidance, each step calls the U-Net twice. The
+last row is this model; all other rows are the model it was distilled from. On the flow path, the
+times of Euler's method are evenly spaced and start from the noisiest time of the schedule.
 
-**Kind, colour and side of the objects right**
+**Fraction of objects with the right kind, colour and side**
 
 {markdown(head, right)}
 
-**Fréchet distance** of the images from as many true images, on the judge's features. Less is
-better, and true images are not at 0 with so few.
+**Fréchet distance** from the same number of true images, on the judge's features. Lower is better.
+With so few images, even another set of true images would not reach 0.
 
 {markdown(head, distance)}
 """

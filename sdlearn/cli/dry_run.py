@@ -82,7 +82,9 @@ def dry_run(
         ValueError: If the recipe or a setting is wrong.
         FileNotFoundError: If a part that the recipe names is missing.
     """
+    from sdlearn.cli.personal_plan import personal_training
     from sdlearn.course.meta_training import meta_training
+    from sdlearn.recipes.personal_recipe import PersonalRecipe
     from sdlearn.recipes.ranges import check_multiples
     from sdlearn.recipes.recipe import named, override
 
@@ -92,7 +94,10 @@ def dry_run(
     check_multiples(
         "batch", recipe.batch, devices * parts, f"for {devices} devices x {parts} parts"
     )
-    training = meta_training(recipe, Path(args.out or "runs/new").parent / "cache")
+    if isinstance(recipe, PersonalRecipe):
+        training = personal_training(recipe)
+    else:
+        training = meta_training(recipe, Path(args.out or "runs/new").parent / "cache")
     say(f"{args.part}, recipe {name}: {recipe.size} x {recipe.size} pixels")
     say(f"{recipe.steps:,} steps of {recipe.batch:,} images")
     for title, lines in (
@@ -143,7 +148,7 @@ def memory_lines(
         label = {"ema": "EMA", "frozen": "frozen networks"}.get(name, name)
         yield f"{label:19}" + "".join(f"{getattr(x, name) / 1e9:11.3f}" for x in (whole, share))
     yield f"{'activations':19}" + f"{activations / 1e9:11.3f}" * 2
-    yield f"{'total':19}" + "".join(f"{x / 1e9:11.3f}" for x in sums)
+    yield f"{'total (peak)':19}" + "".join(f"{x / 1e9:11.3f}" for x in sums)
     if args.device_memory is not None:
         fits = ["fits" if x <= args.device_memory * 1e9 else "too large" for x in sums]
         yield f"{f'in {args.device_memory:g} GB':19}" + "".join(f"{x:>11}" for x in fits)

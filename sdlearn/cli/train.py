@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", **folder, help="train on your captioned images: a folder, or shards")
     add("--vae", **folder, help="autoencoder for `train unet` (default: the shipped one)")
     add("--text", **folder, help="text encoder for `train unet` (default: the shipped one)")
-    add("--model", **folder, help="model the others start from (default: the shipped one)")
+    add("--model", **folder, help="model the others start from (default: the shipped one), for "
+        "lora, embedding and dreambooth also a single file")  # fmt: skip
     add("--hint", help="for `train controlnet`: edges, depth, pose, segmentation or all")
     add("--batch", type=whole, help="images in a batch")
     add("--lr", type=number, help="peak learning rate")

@@ -17,23 +17,19 @@ from sdlearn.course.live_memory import kept_bytes, recomputed_bytes
 from sdlearn.course.version_costs import flops
 from sdlearn.evaluation.judge import Judge, JudgeConfig
 from sdlearn.inpainting import widen_for_inpainting
-from sdlearn.lora import Adapter, attach
 from sdlearn.recipes import clip, unet, vae
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
 from sdlearn.recipes.base_model import model_folder
 from sdlearn.recipes.controlnet import ControlNetRecipe
 from sdlearn.recipes.distill import DistillRecipe
-from sdlearn.recipes.embedding import EmbeddingRecipe
 from sdlearn.recipes.flow import FlowRecipe
 from sdlearn.recipes.inpaint import InpaintRecipe
 from sdlearn.recipes.judge import JudgeRecipe
 from sdlearn.recipes.latent_cache import part_folder
-from sdlearn.recipes.lora import LoRARecipe, new_adapters
 from sdlearn.recipes.muon import Muon
 from sdlearn.recipes.perceptual import PerceptualNetwork, PerceptualRecipe
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.recipes.tokenizer import CONTEXT, MERGES
-from sdlearn.textual_inversion import NewRows
 from sdlearn.unet import UNet
 from sdlearn.vae import VAE, VAEConfig
 from sdlearn.vae_losses import PatchDiscriminator
@@ -257,47 +253,6 @@ def controlnet_training(recipe: ControlNetRecipe, _: Path) -> MetaTraining:
     return with_adamw({"controlnet": control}, forward, ("controlnet",), frozen)
 
 
-def lora_training(recipe: LoRARecipe, _: Path) -> MetaTraining:
-    """The adapters, with the frozen networks that their gradients pass through."""
-    base, autoencoder, text = base_networks(recipe.model)
-    networks: dict[str, nn.Module] = {"unet": base, "text_encoder": text}
-    adapters = new_adapters(recipe, networks)
-    for part, adapter in adapters.items():
-        assert isinstance(adapter, Adapter)
-        attach(networks[part].requires_grad_(False), adapter)
-    if recipe.activation_checkpointing:
-        checkpoint_activations(base)
-    side = recipe.size // autoencoder.factor
-
-    def forward(n: int) -> Any:
-        z, t, context = inputs(n, base.config, side)
-        if recipe.text_encoder:
-            context = text(torch.zeros(n, CONTEXT, dtype=torch.long)).last
-        return base(z, t, context)
-
-    frozen = {"vae": autoencoder, "text": text, "unet": base}
-    return with_adamw({"adapter": adapters}, forward, ("adapter",), frozen)
-
-
-def embedding_training(recipe: EmbeddingRecipe, _: Path) -> MetaTraining:
-    """The new rows, with the frozen networks that their gradients pass through."""
-    base, autoencoder, text = base_networks(recipe.model)
-    frozen: dict[str, nn.Module] = {"vae": autoencoder, "text": text, "unet": base}
-    for network in frozen.values():
-        network.requires_grad_(False)
-    rows = NewRows(0, torch.empty(recipe.vectors, text.config.hidden_size))
-    rows.attach(text)
-    if recipe.activation_checkpointing:
-        checkpoint_activations(base)
-    side = recipe.size // autoencoder.factor
-
-    def forward(n: int) -> Any:
-        z, t, _ = inputs(n, base.config, side)
-        return base(z, t, text(torch.zeros(n, CONTEXT, dtype=torch.long)).last)
-
-    return with_adamw({"embedding": rows}, forward, ("embedding",), frozen)
-
-
 BUILDERS: dict[type[Recipe], Callable[[Any, Path], MetaTraining]] = {
     PerceptualRecipe: perceptual_training,
     JudgeRecipe: judge_training,
@@ -308,6 +263,4 @@ BUILDERS: dict[type[Recipe], Callable[[Any, Path], MetaTraining]] = {
     FlowRecipe: further_training,
     DistillRecipe: further_training,
     ControlNetRecipe: controlnet_training,
-    LoRARecipe: lora_training,
-    EmbeddingRecipe: embedding_training,
 }

@@ -1,4 +1,4 @@
-"""How good a model's images are with few steps: caption accuracy and Fréchet distance."""
+"""Image quality with few sampling steps, measured by caption accuracy and Fréchet distance."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ Draw = Callable[[list[str], int, int], Sequence[Image]]  # (prompts, first seed,
 
 
 def drawn_by(sd: StableDiffusion, sampler: str | None = None) -> Draw:
-    """Return a function that draws with a sampler and the model's own guidance scale."""
+    """Return a function that draws with this sampler and the model's default guidance scale."""
     return lambda texts, seed, steps: sd.text_to_image(
         texts, steps=steps, sampler=sampler, seed=seed, progress=False
     )
@@ -28,8 +28,8 @@ def drawn_by(sd: StableDiffusion, sampler: str | None = None) -> Draw:
 def drawn_by_flow(sd: StableDiffusion, scale: float) -> Draw:
     """Return a function that draws with Euler's method on the flow path, see `sdlearn.flow`.
 
-    The times are evenly spaced from the noisiest one of the schedule. The noise is that of the
-    pipeline's images with the same seeds.
+    The times are evenly spaced and start from the noisiest time of the schedule. An image starts
+    from the same noise as the pipeline's image with the same seed.
     """
     side = sd.spec.resolution // sd.vae.factor
     shape = (sd.unet.config.in_channels, side, side)
@@ -49,16 +49,17 @@ def drawn_by_flow(sd: StableDiffusion, scale: float) -> Draw:
 
 
 def scores(draw: Draw, judge: Judge, n: int) -> dict[str, list[float]]:
-    """Measure the images of n test captions for each number of STEPS.
+    """Measure the images of n test captions for each number of steps in STEPS.
 
     Args:
-        draw: Draws the images; caption k has the seed k.
-        judge: Detects what they show, and gives the features.
-        n: Number of captions, 2 or more.
+        draw: Draws the images. The image of caption k has the seed k.
+        judge: Detects the objects in them and computes the features.
+        n: Number of captions, at least 2.
 
     Returns:
         "right", the fraction of objects with the right kind, colour and side, and "frechet", the
-        distance from n other true pages, each a list over STEPS.
+        Fréchet distance from the true images of n other captions. Each is a list with one value for
+        each entry of STEPS.
     """
     cases = prompt_cases("test", n)
     reference = judge.embed(reference_pages("test", n, judge.config.size))

@@ -7,5 +7,5 @@ published layout. `sdlearn train PART` (sdlearn/cli/train.py) runs them.
 
 PARTS = (
     "vae", "clip", "unet", "inpaint", "controlnet", "flow", "distill", "lora", "embedding",
-    "perceptual", "judge",
+    "dreambooth", "perceptual", "judge",
 )  # fmt: skip

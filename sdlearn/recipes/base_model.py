@@ -7,35 +7,48 @@ from typing import NamedTuple
 import torch
 
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.captioned_latents import FrozenParts
+from sdlearn.recipes.class_images import ClassImages, draw_class_images
 from sdlearn.recipes.data import Pixels, images_key, key, to_pixels
+from sdlearn.recipes.frozen_parts import FrozenParts
 from sdlearn.recipes.latent_cache import weights_key
+from sdlearn.recipes.personal_recipe import PersonalRecipe
 from sdlearn.recipes.recipe import Recipe
+from sdlearn.recipes.room import check_memory
 from sdlearn.training import TrainingJob
+from sdlearn.unet import UNet
 from sdlearn.utils.resources import data_folder
+from sdlearn.vae import VAE
 
-PARTS = ("unet", "vae", "text_encoder")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 class BaseModel(NamedTuple):
-    """A model, and the folder it was read from.
+    """A model, and where it was read from.
 
     Attributes:
         sd: The model, frozen.
-        folder: Holds its parts in the published layout.
+        place: A folder with its parts in the published layout, or one original file.
+        tokenizer: The folder of the tokenizer that was given with a file; else None.
     """
 
     sd: StableDiffusion
-    folder: Path
+    place: Path
+    tokenizer: Path | None = None
 
     def parts(self) -> FrozenParts:
         """The autoencoder and the text encoder."""
-        sd, folder = self.sd, self.folder
-        return FrozenParts(sd.vae, sd.text, folder / "vae", folder / "text_encoder")
+        sd, place = self.sd, self.place
+        vae, text = place, place
+        others = (self.tokenizer,) if self.tokenizer else ()
+        if place.is_dir():
+            vae, text = place / "vae", place / "text_encoder"
+            others = (place / "text_encoder_2",) if len(sd.text.encoders) > 1 else ()
+        has_pooled = sd.unet.config.added_dim is not None
+        return FrozenParts(sd.vae, sd.text, vae, text, others, has_pooled, sd.spec.zero_negative)
 
     def hash(self) -> str:
         """A hash of the weights of all parts."""
-        return model_hash(self.folder)
+        return model_hash(self.place, self.tokenizer)
 
 
 def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
@@ -43,26 +56,64 @@ def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
 
     Args:
         place: A model's folder, or the folder of a run of `sdlearn train unet`; "" for the shipped
-            model.
-        recipe: Gives the size of the images.
+            model. For a `PersonalRecipe` also one original file.
+        recipe: Gives the size of the images. A `PersonalRecipe` may have SDXL as well.
         device: Where to train.
 
     Raises:
         FileNotFoundError: If there is no model.
         ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
     """
-    folder = model_folder(place)
-    sd = StableDiffusion.from_pretrained(folder, device=device)
-    if sd.is_inpainting or sd.unet.config.added_dim is not None:
-        kind = "an inpainting model" if sd.is_inpainting else "SDXL"
+    spec, tokenizer, find = "", "", model_folder
+    if isinstance(recipe, PersonalRecipe):
+        spec, tokenizer, find = recipe.spec, recipe.tokenizer, model_place
+    home = find(place)
+    sd = StableDiffusion.from_pretrained(
+        home, device=device, spec=spec or None, tokenizer=tokenizer or None
+    )
+    check_fits(home, sd.unet, sd.vae, recipe)
+    return BaseModel(sd, home, tokenizer_folder(tokenizer))
+
+
+def check_fits(home: Path, unet: UNet, vae: VAE, recipe: Recipe) -> None:
+    """Check that a recipe can start from a model; the networks may be on the meta device.
+
+    Raises:
+        ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
+    """
+    is_personal = isinstance(recipe, PersonalRecipe)
+    is_inpainting = unet.config.in_channels > unet.config.out_channels
+    if is_inpainting or (unet.config.added_dim is not None and not is_personal):
         raise ValueError(
-            f"model is {folder}, which is {kind}; accepted: a model whose U-Net has "
-            f"{sd.vae.config.latent_channels} input channels and one text encoder"
+            f"model is {home}, which is {'an inpainting model' if is_inpainting else 'SDXL'}; "
+            f"accepted: a model whose U-Net has {vae.config.latent_channels} input channels"
+            f"{'' if is_personal else ' and one text encoder'}"
         )
-    side = sd.vae.factor * 2 ** (len(sd.unet.config.block_out_channels) - 1)
+    side = vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if recipe.size % side:
         raise ValueError(f"size is {recipe.size}; accepted: multiples of {side} for this model")
-    return BaseModel(sd, folder)
+
+
+def check_room(base: BaseModel, recipe: Recipe, device: torch.device, copies: int) -> None:
+    """Check whether a training on a model's U-Net can fit in the memory; see `room.check_memory`.
+
+    Args:
+        base: The model.
+        recipe: The settings.
+        device: Where to train.
+        copies: Numbers kept for each weight of the U-Net; 1 if it is frozen.
+
+    Raises:
+        ValueError: If the memory is too small.
+    """
+    config = base.sd.unet.config
+    width = max(1, config.block_out_channels[0] // base.sd.vae.factor**2)
+    check_memory(recipe, device, lambda: UNet(config), width, copies)
+
+
+def model_place(place: str) -> Path:
+    """Find a whole model: one original file, or what `model_folder` finds."""
+    return Path(place) if place and Path(place).is_file() else model_folder(place)
 
 
 def model_folder(place: str) -> Path:
@@ -84,9 +135,19 @@ def model_folder(place: str) -> Path:
     )
 
 
-def model_hash(folder: Path) -> str:
-    """A hash of the weights of a model's parts."""
-    return key(*(weights_key(folder / part) for part in PARTS))
+def tokenizer_folder(place: str) -> Path | None:
+    """The folder of a tokenizer, itself or inside that of a model; None for ""."""
+    if not place:
+        return None
+    inside = Path(place, "tokenizer")
+    return inside if inside.is_dir() else Path(place)
+
+
+def model_hash(place: Path, tokenizer: Path | None = None) -> str:
+    """A hash of the weights of a model's parts; of a file, of the tokenizer given with it, too."""
+    if place.is_file():
+        return key(*(weights_key(each) for each in (place, tokenizer) if each))
+    return key(*(weights_key(place / part) for part in PARTS if (place / part).is_dir()))
 
 
 def frozen_base(base: BaseModel, recipe: Recipe, cache: Path) -> dict[str, str]:
@@ -95,22 +156,49 @@ def frozen_base(base: BaseModel, recipe: Recipe, cache: Path) -> dict[str, str]:
     return {"model": base.hash()} | images
 
 
-def check_unchanged(job: TrainingJob, place: str) -> None:
+def class_images(recipe: PersonalRecipe, base: BaseModel, cache: Path) -> ClassImages | None:
+    """The images of the class that a recipe asks for, drawn by the model before it is changed.
+
+    Raises:
+        ValueError: If there is no class prompt.
+    """
+    if not recipe.class_images:
+        return None
+    if not recipe.class_prompt.strip():
+        raise ValueError(
+            "class_prompt is empty; accepted: a text that names the class of your images, such as "
+            "'a cat', for which the model draws images; or class_images=0, for no such images"
+        )
+    return draw_class_images(
+        base.sd, base.hash(), recipe.class_prompt, recipe.class_images, recipe.size, cache
+    )
+
+
+def check_unchanged(job: TrainingJob, place: str, tokenizer: str = "") -> None:
     """Raise ValueError if the model of a finished training has changed since it started.
 
     Args:
         job: The training.
         place: See `load_base`.
+        tokenizer: See `PersonalRecipe`.
     """
-    home = model_folder(place)
-    if model_hash(home) != job.frozen["model"]:
+    home = model_place(place)
+    if model_hash(home, tokenizer_folder(tokenizer)) != job.frozen["model"]:
         raise ValueError(
             f"{home} changed during the training; restore the old weights and use --resume to "
             "write the result"
         )
 
 
-def sample_images(sd: StableDiffusion, prompts: Sequence[str]) -> Pixels:
-    """Draw images of b prompts, from the same noise every time: bytes, (b, h, w, 3)."""
-    z = sd.text_to_image(list(prompts), steps=20, seed=0, output="latent", progress=False)
+def sample_images(sd: StableDiffusion, prompts: Sequence[str], size: int | None = None) -> Pixels:
+    """Draw images of b prompts, from the same noise every time: bytes, (b, h, w, 3).
+
+    Args:
+        sd: The model.
+        prompts: b prompts.
+        size: Height and width; None for the model's own.
+    """
+    z = sd.text_to_image(
+        list(prompts), steps=20, seed=0, height=size, width=size, output="latent", progress=False
+    )
     return to_pixels(sd.vae.to_image(z))

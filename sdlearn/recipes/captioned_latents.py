@@ -7,7 +7,7 @@ same autoencoder and text encoder, both frozen.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdlearn.distributed import own_rows
+from sdlearn.recipes.class_images import ClassImages, divided_rows
 from sdlearn.recipes.data import (
     Batches,
     Images,
@@ -24,22 +25,21 @@ from sdlearn.recipes.data import (
     storybook_hash,
     training_images,
 )
+from sdlearn.recipes.frozen_parts import FrozenParts
 from sdlearn.recipes.latent_cache import (
+    HALF,
     check_cache_room,
     encode_captions,
     encode_pages,
-    load_text,
-    load_vae,
-    part_folder,
+    encode_pooled,
     weights_key,
 )
 from sdlearn.recipes.noise import draw_noise
 from sdlearn.recipes.ranges import Decay, Range, check_multiples
 from sdlearn.recipes.recipe import Recipe
 from sdlearn.storybook.shards import ShardImages
-from sdlearn.text import TextEncoder
+from sdlearn.text import Conditioning, Sizes, TextEncoder
 from sdlearn.training import step_generator
-from sdlearn.vae import VAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,45 +86,6 @@ class DiffusionRecipe(Recipe):
             )
 
 
-class FrozenParts(NamedTuple):
-    """The networks that are used but not trained, and hashes of their weights.
-
-    Attributes:
-        vae: The autoencoder.
-        text: The text encoder.
-        vae_folder: Where the autoencoder was read.
-        text_folder: Where the text encoder was read.
-    """
-
-    vae: VAE
-    text: TextEncoder
-    vae_folder: Path
-    text_folder: Path
-
-    @classmethod
-    def load(cls, vae: str, text: str, cache: Path, device: torch.device) -> Self:
-        """Load both parts.
-
-        Args:
-            vae: Folder of the autoencoder, of a model or of a run, or "" for the shipped one.
-            text: The same for the text encoder.
-            cache: Its parent holds the runs.
-            device: Where to train.
-
-        Raises:
-            FileNotFoundError: If a part is missing.
-        """
-        vae_folder = part_folder(vae, "vae", cache.parent / "vae")
-        text_folder = part_folder(text, "text_encoder", cache.parent / "clip")
-        return cls(
-            load_vae(vae_folder, device), load_text(text_folder, device), vae_folder, text_folder
-        )
-
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the weights, by the name of the setting that chooses them."""
-        return {"vae": weights_key(self.vae_folder), "text": weights_key(self.text_folder)}
-
-
 class Batch(NamedTuple):
     """One training batch, or some of its rows.
 
@@ -135,6 +96,7 @@ class Batch(NamedTuple):
         t: Timesteps, (b,), on the CPU.
         context: Hidden states of the captions, (b, 77, d).
         captions: The numbers of the captions, (b,); -1 for the empty one.
+        pooled: For SDXL, the captions' pooled embeddings, (b, d).
     """
 
     places: NDArray[np.int64]
@@ -143,13 +105,17 @@ class Batch(NamedTuple):
     t: Tensor
     context: Tensor
     captions: NDArray[np.int64]
+    pooled: Tensor | None = None
 
     def parts(self, n: int) -> Iterator["Batch"]:
         """Its n equal parts, in order."""
         size = len(self.rows) // n
         for first in range(0, len(self.rows), size):
-            part = slice(first, first + size)
-            yield Batch._make(field[part] for field in self)
+            yield self.part(slice(first, first + size))
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its rows."""
+        return Batch._make(None if field is None else field[rows] for field in self)
 
 
 class CaptionedLatents:
@@ -157,7 +123,8 @@ class CaptionedLatents:
 
     Attributes:
         pages: The images, bytes (n, size, size, 3).
-        texts: All captions, the paraphrases of an image together.
+        texts: All captions, the paraphrases of an image together; the class prompt at the end, if
+            there are images of a class.
         each: Captions of an image.
         rows: Returns the numbers of the pages of batch k, those of all processes.
         batch: Returns this process's rows of batch k, which depends on the recipe's seed and k
@@ -171,6 +138,7 @@ class CaptionedLatents:
         num_steps: int,
         cache: Path,
         device: torch.device,
+        prior: ClassImages | None = None,
     ) -> None:
         """Draw or read the pages, and encode them; what was encoded before is in the cache.
 
@@ -180,6 +148,7 @@ class CaptionedLatents:
             num_steps: Length of the noise schedule.
             cache: Folder for images, captions, latents and hidden states.
             device: Where to train.
+            prior: Images of a class, half of each batch then, after the pages.
 
         Raises:
             ValueError: If the disk is too small.
@@ -193,28 +162,57 @@ class CaptionedLatents:
         )
         self.each = len(captions[0])
         self.texts = [caption for paraphrases in captions for caption in paraphrases]
+        self.texts += [prior.prompt] if prior else []
         self.identity = pages_identity(recipe, self.pages, cache)
-        kept = cache / f"latents-{weights_key(parts.vae_folder, self.identity)}.npy"
-        latents = encode_pages(vae, self.pages, kept)
-        kept = cache / f"states-{weights_key(parts.text_folder, key(self.texts))}.npy"
-        states = encode_captions(text, self.texts, kept)
+        self.text, self.zero_empty, self.size = text, parts.zero_empty, recipe.size
+
+        def latents(pages: Images, identity: object) -> Batches:
+            kept = cache / f"latents-{weights_key(parts.vae_folder, identity)}.npy"
+            return Batches(encode_pages(vae, pages, kept), recipe.seed, recipe.batch, device)
+
+        def states(name: str, encode: Callable[[TextEncoder, list[str], Path], HALF]) -> Batches:
+            kept = cache / f"{name}-{parts.text_key(key(self.texts))}.npy"
+            return Batches(encode(text, self.texts, kept), recipe.seed, recipe.batch, device)
+
+        own = latents(self.pages, self.identity)
+        self.rows = own.indices
         with torch.no_grad():
-            empty = text([""]).context  # (1, 77, d)
-        pages = Batches(latents, recipe.seed, recipe.batch, device)
-        self.rows = pages.indices
+            empty: Conditioning = text([""])
+        empty = empty.zeroed() if parts.zero_empty else empty
+        pooled = None
+        if parts.has_pooled and empty.pooled is not None:
+            pooled = states("pooled", encode_pooled), empty.pooled
         self.batch = batches(
-            recipe,
-            pages,
-            Batches(states, recipe.seed, recipe.batch, device),
-            self.each,
-            empty,
-            num_steps,
-            vae.config.scaling_factor,
-        )
+            recipe, own, states("states", encode_captions), self.each, empty.context, num_steps,
+            vae.config.scaling_factor, pooled,
+            latents(prior.pages, prior.pages.tobytes()) if prior else None,
+        )  # fmt: skip
 
     def captions_of(self, batch: Batch) -> list[str]:
         """The captions of some rows of a batch, b texts."""
         return ["" if number < 0 else self.texts[number] for number in batch.captions]
+
+    def conditioning(self, batch: Batch, encode: bool = False) -> Conditioning:
+        """What the U-Net is conditioned on for some rows of a batch.
+
+        Args:
+            batch: The rows.
+            encode: Whether to encode the captions with the text encoders as they are now, with
+                gradients, and not to take what is cached.
+        """
+        found = Conditioning(batch.context, batch.pooled)
+        if encode:
+            found = self.text(self.captions_of(batch))
+            if self.zero_empty:
+                told = torch.from_numpy(batch.captions >= 0).to(found.context.device)
+                found = Conditioning._make(
+                    None if x is None else torch.where(told.view(-1, *[1] * (x.ndim - 1)), x, 0)
+                    for x in found
+                )
+        if batch.pooled is None:
+            return Conditioning(found.context)
+        sizes = Sizes().row(self.size, self.size).to(found.context.device)
+        return found._replace(sizes=sizes.expand(len(batch.rows), -1))
 
 
 def batches(
@@ -225,6 +223,8 @@ def batches(
     empty: Tensor,
     num_steps: int,
     scaling: float,
+    pooled: tuple[Batches, Tensor] | None = None,
+    prior: Batches | None = None,
 ) -> Callable[[int], Batch]:
     """Return the function that draws batch k and reads the rows of this process.
 
@@ -236,8 +236,17 @@ def batches(
         empty: Hidden states of the empty caption, (1, 77, d).
         num_steps: Length of the noise schedule.
         scaling: The latents' scaling factor.
+        pooled: For SDXL, the pooled embeddings of the captions, (n * each, d), and that of the
+            empty one, (1, d).
+        prior: As `latents`, of images of a class, whose caption is the one after the others. They
+            are the second half of each batch, and their page numbers begin at n.
     """
-    device = latents.device
+    device, n = latents.device, len(latents.array)
+
+    def choose(table: Batches, captions: NDArray[np.int64], silent: Tensor, no: Tensor) -> Tensor:
+        """Rows of a table of the captions, and `no` for the empty one."""
+        found = table.rows(captions).float()
+        return torch.where(silent.to(device).view(-1, *[1] * (found.ndim - 1)), no, found)
 
     def batch(k: int) -> Batch:
         generator = step_generator(recipe.seed, k)
@@ -248,15 +257,20 @@ def batches(
         t = draw_times(b, num_steps, recipe.t_mean, recipe.t_std, generator)[places]
         wording = torch.randint(each, (b,), generator=generator).numpy()[places]
         silent = (torch.rand(b, generator=generator) < recipe.dropout)[places]
-        rows = latents.indices(k)[places]
-        mean, std = latents.rows(rows).float().unbind(1)
+        if prior is None:
+            rows = latents.indices(k)[places]
+            found = latents.rows(rows)
+        else:
+            rows = divided_rows(k, b, recipe.seed, n, len(prior.array))[places]
+            found = torch.cat([latents.rows(rows[rows < n]), prior.rows(rows[rows >= n] - n)])
+        mean, std = found.float().unbind(1)
         noise = draw_noise((b, *mean.shape[1:]), recipe.seed, k, device, stream=1)
         z_0 = mean + std * noise[places]
-        captions = rows * each + wording
-        context = states.rows(captions).float()
-        context = torch.where(silent.to(device).view(-1, 1, 1), empty, context)
+        captions = np.where(rows < n, rows * each + wording, n * each)
+        context = choose(states, captions, silent, empty)
+        vectors = None if pooled is None else choose(pooled[0], captions, silent, pooled[1])
         captions = np.where(silent.numpy(), -1, captions)
-        return Batch(places, rows, z_0 * scaling, t, context, captions)
+        return Batch(places, rows, z_0 * scaling, t, context, captions, vectors)
 
     return batch
 
@@ -269,12 +283,6 @@ def pages_identity(recipe: Recipe, pages: Images, cache: Path) -> object:
     if isinstance(pages, ShardImages):
         return recipe.size, images_key(recipe, cache)
     return pages.tobytes() if recipe.data else (recipe.size, recipe.scenes, storybook_hash())
-
-
-def frozen_hashes(recipe: Recipe, parts: FrozenParts, cache: Path) -> dict[str, str]:
-    """Hashes of everything that a training uses but does not change, by name."""
-    images = {"images": images_key(recipe, cache)} if recipe.data else {}
-    return parts.hashes() | images
 
 
 def draw_times(

@@ -16,17 +16,15 @@ from torch import Tensor, nn
 
 from sdlearn.controlnet import ControlNet
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
-from sdlearn.recipes.base_model import load_base
+from sdlearn.recipes.base_model import check_room, frozen_base, load_base
 from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import load_images, scene, to_pixels
 from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.ranges import Channels, Place, Range
-from sdlearn.recipes.room import check_memory
 from sdlearn.storybook import HINTS
 from sdlearn.training import TrainingJob, step_generator
-from sdlearn.unet import UNet
 from sdlearn.utils.device import seeded
 
 
@@ -83,8 +81,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=4)
+    check_room(base, recipe, device, copies=4)
     with seeded(recipe.seed):
         controlnet = ControlNet.from_unet(sd.unet, recipe.hint_channels)
     load_initial_weights(recipe.init, {"controlnet": controlnet}, run)
@@ -116,7 +113,7 @@ def make_job(
         return grid([data.pages[rows], to_pixels(2 * hint - 1), *drawn], scale=3)
 
     networks: dict[str, nn.Module] = {"controlnet": controlnet, "ema": trained.average.module}
-    frozen = {"model": base.hash()}
+    frozen = frozen_base(base, recipe, cache)
     states = trained.states("controlnet")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
 

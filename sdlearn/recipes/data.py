@@ -219,7 +219,9 @@ def file_hash(*paths: Path) -> str:
     """Return the SHA-256 of the contents of files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:  # in pieces, because a model in one file has gigabytes
+            while piece := file.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from sdlearn.recipes.activation_checkpointing import BLOCKS, checkpoint_activati
 from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.mixed_precision import gradient_metrics, with_scalers
 from sdlearn.recipes.noise import draw_noise
+from sdlearn.recipes.personal_recipe import weighted_parts
 from sdlearn.sharding import shard, skeleton
 from sdlearn.training import EMA, diffusion_loss, learning_rate, update
 from sdlearn.utils.device import autocast, loss_scaler, need_compiler
@@ -110,10 +111,18 @@ def denoising_step(
     def draw(k: int) -> tuple[Batch, Callable[[Batch], Tensor]]:
         whole = data.batch(k)
         eps = draw_noise((recipe.batch, *whole.z_0.shape[1:]), recipe.seed, k, device, stream=2)
-        return whole, lambda batch: diffusion_loss(
-            model_for(k, batch), batch.z_0, batch.t, eps[batch.places], batch.context,
-            spec.schedule, spec.predicts, min_snr=recipe.min_snr or None,
-        )  # fmt: skip
+
+        def mean_loss(batch: Batch) -> Tensor:
+            return diffusion_loss(
+                model_for(k, batch), batch.z_0, batch.t, eps[batch.places], batch.context,
+                spec.schedule, spec.predicts, min_snr=recipe.min_snr or None,
+            )  # fmt: skip
+
+        def loss(batch: Batch) -> Tensor:
+            terms = weighted_parts(recipe, batch)
+            return torch.stack([weight * mean_loss(part) for weight, part in terms]).sum()
+
+        return whole, loss
 
     return accumulated_step(recipe, trained, draw, device)
 

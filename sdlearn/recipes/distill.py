@@ -26,17 +26,22 @@ from sdlearn.distributed import own_rows
 from sdlearn.flow import interpolate, time_of, velocity_loss
 from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.base_model import BaseModel, check_unchanged, load_base
+from sdlearn.recipes.base_model import (
+    BaseModel,
+    check_room,
+    check_unchanged,
+    frozen_base,
+    load_base,
+)
 from sdlearn.recipes.captioned_latents import DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import Batches, images_key, key, load_captions, to_pixels, training_images
+from sdlearn.recipes.data import Batches, key, load_captions, to_pixels, training_images
 from sdlearn.recipes.denoising_step import accumulated_step, compiled, in_training
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.latent_cache import HALF, cached, encode_captions, weights_key
 from sdlearn.recipes.noise import draw_noise
 from sdlearn.recipes.ranges import Place, Range
 from sdlearn.recipes.recipe import MAX_BYTES
-from sdlearn.recipes.room import check_memory
 from sdlearn.recipes.unet import PROMPTS
 from sdlearn.samplers import dpm_pp_2m
 from sdlearn.schedule import NoiseSchedule, Point
@@ -139,8 +144,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=6)  # EMA, the teacher
+    check_room(base, recipe, device, copies=6)  # EMA, the teacher
     unet = UNet(sd.unet.config).to(device)
     unet.load_state_dict(sd.unet.state_dict())
     load_initial_weights(recipe.init, {"unet": unet}, run)
@@ -164,10 +168,7 @@ def make_job(
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
-    frozen = {"model": base.hash()}
-    if recipe.data:
-        frozen["images"] = images_key(recipe, cache)
-    states = trained.states("unet")
+    frozen, states = frozen_base(base, recipe, cache), trained.states("unet")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
 
 

@@ -1,44 +1,53 @@
 """Training of a new word's vectors, by textual inversion, for a finished model that stays as it is.
 
 Their table rows are all that is trained, on a few captioned images of what the word is to mean. The
-result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads.
+result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads. SDXL has two text
+encoders, so a word has vectors in the tables of both.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
-from sdlearn.recipes.base_model import check_unchanged, frozen_base, load_base, sample_images
-from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
+from sdlearn.recipes.base_model import (
+    check_room,
+    check_unchanged,
+    frozen_base,
+    load_base,
+    sample_images,
+)
+from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
 from sdlearn.recipes.earlier_run import load_earlier_run
-from sdlearn.recipes.ranges import Place, Range
-from sdlearn.recipes.room import check_memory
+from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
+from sdlearn.recipes.ranges import Range
+from sdlearn.text import TextEncoder
 from sdlearn.textual_inversion import NewRows, add_word, check_word, initial_vectors
 from sdlearn.training import TrainingJob
-from sdlearn.unet import UNet
 from sdlearn.weights.embedding_files import FILE_NAME, write_embedding
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingRecipe(DiffusionRecipe):
+class EmbeddingRecipe(PersonalRecipe):
     """Settings of a word's training.
 
     Attributes:
-        model: Folder of the model that learns the word, or "" for the shipped one.
         word: The new word, which every caption of `data` must contain.
         vectors: Number of its vectors, and of its tokens in a prompt.
         start: A known word that comes close; the vectors start as its own.
+        class_images: 0, because the model stays as it is and can forget nothing.
     """
 
-    model: Place = ""
     word: Annotated[str, Range(1, 100)] = "<new>"
     vectors: Annotated[int, Range(1, 75)] = 1
     start: Annotated[str, Range(1, 1000)] = "a"
@@ -50,6 +59,11 @@ class EmbeddingRecipe(DiffusionRecipe):
             raise ValueError(
                 "shard is True; accepted: False, because a few vectors are trained, and the model "
                 "stays whole in each process"
+            )
+        if self.class_images:
+            raise ValueError(
+                f"class_images is {self.class_images}; accepted: 0, because the model stays as it "
+                "is and can forget nothing"
             )
 
 
@@ -88,45 +102,82 @@ def make_job(
         )
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=1)  # it is frozen
-    (tokenizer,), (encoder,) = sd.text.tokenizers, sd.text.encoders
-    assert isinstance(encoder, CLIPTextEncoder)
-    check_word(tokenizer, recipe.word, recipe.vectors)
-    vectors = initial_vectors(tokenizer, encoder, recipe.start, recipe.vectors)
+    check_room(base, recipe, device, copies=1)  # it is frozen
+    vectors = starting_vectors(recipe, sd.text)
     # First, because what it caches must not depend on the new word's vectors.
     data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device)
     check_captions(data.texts, recipe.word)
-    rows = NewRows(add_word(tokenizer, encoder, recipe.word, vectors)[0], vectors)
-    same = ("word", "vectors")
-    load_earlier_run(recipe, "embedding", RECIPES, same, rows, run)
+    rows = new_rows(sd.text, recipe.word, vectors)
+    load_earlier_run(recipe, "embedding", RECIPES, ("word", "vectors"), rows, run)
     trained = in_training(rows, recipe, device)
     if recipe.activation_checkpointing:
         checkpoint_activations(sd.unet)
-    handle = rows.attach(encoder)
+    attached = attach_rows(rows, sd.text)
     predict = compiled(sd.unet, recipe, device)
 
     def with_word(_: int, batch: Batch) -> Model:
         """Return the U-Net as a function that encodes the captions of a batch itself."""
-        return lambda z, t, _: predict(z, t, sd.text(data.captions_of(batch)).context)
+        return conditioned(predict, data.conditioning(batch, encode=True))
 
     step = denoising_step(recipe, data, sd.spec, trained, with_word, device)
     prompts = data.texts[: 8 * data.each : data.each]
 
     def samples() -> Image.Image:
         """Draw images of the captions with the averaged vectors, below the images themselves."""
-        nonlocal handle
-        handle.remove()
-        average = trained.average.module.attach(encoder)
+        nonlocal attached
+        detach_rows(attached)
+        averaged = attach_rows(trained.average.module, sd.text)
         try:
-            return grid([data.pages[: len(prompts)], sample_images(sd, prompts)], scale=3)
+            drawn = sample_images(sd, prompts, recipe.size)
+            return grid([data.pages[: len(prompts)], drawn], scale=3)
         finally:
-            average.remove()
-            handle = rows.attach(encoder)
+            detach_rows(averaged)
+            attached = attach_rows(rows, sd.text)
 
     networks: dict[str, nn.Module] = {"embedding": rows, "ema": trained.average.module}
     frozen, states = frozen_base(base, recipe, cache), trained.states("embedding")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen)
+
+
+# ------------------------------------------------------------- the rows, of one text encoder or two
+
+
+def encoders_of(text: TextEncoder) -> Iterator[tuple[PreTrainedTokenizerBase, CLIPTextEncoder]]:
+    """The tokenizers and their text encoders: one pair, or the two of SDXL."""
+    for tokenizer, encoder in zip(text.tokenizers, text.encoders, strict=True):
+        assert isinstance(encoder, CLIPTextEncoder)
+        yield tokenizer, encoder
+
+
+def starting_vectors(recipe: EmbeddingRecipe, text: TextEncoder) -> list[Tensor]:
+    """The vectors of the known word in each text encoder, (n, d).
+
+    Raises:
+        ValueError: If the new word cannot be added, or the known one has no tokens.
+    """
+    for tokenizer, _ in encoders_of(text):
+        check_word(tokenizer, recipe.word, recipe.vectors)
+    return [initial_vectors(*pair, recipe.start, recipe.vectors) for pair in encoders_of(text)]
+
+
+def new_rows(text: TextEncoder, word: str, vectors: Sequence[Tensor]) -> nn.ModuleList:
+    """Add the word to each text encoder, and return its rows there, to be trained."""
+    pairs = zip(encoders_of(text), vectors, strict=True)
+    return nn.ModuleList(
+        NewRows(add_word(*pair, word, values)[0], values) for pair, values in pairs
+    )
+
+
+def attach_rows(rows: nn.ModuleList, text: TextEncoder) -> list[RemovableHandle]:
+    """Have each text encoder use its rows."""
+    pairs = zip(rows, encoders_of(text), strict=True)
+    return [each.attach(encoder) for each, (_, encoder) in pairs if isinstance(each, NewRows)]
+
+
+def detach_rows(handles: Iterable[RemovableHandle]) -> None:
+    """Have the text encoders use their own tables again."""
+    for handle in handles:
+        handle.remove()
 
 
 def check_captions(captions: list[str], word: str) -> None:
@@ -151,8 +202,8 @@ def export(job: TrainingJob, recipe: EmbeddingRecipe, cache: Path, folder: Path)
     Raises:
         ValueError: If the model has changed since the training started.
     """
-    check_unchanged(job, recipe.model)
-    rows = job.networks["ema"]
-    assert isinstance(rows, NewRows)
+    check_unchanged(job, recipe.model, recipe.tokenizer)
+    rows = [each for each in job.networks["ema"].children() if isinstance(each, NewRows)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_embedding(folder / FILE_NAME, recipe.word, [rows.vectors], torch.float32)
+    vectors: list[Tensor] = [each.vectors for each in rows]
+    write_embedding(folder / FILE_NAME, recipe.word, vectors, torch.float32)

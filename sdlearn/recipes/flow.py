@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from sdlearn.flow import draw_times, flow_loss, last_time, shift_time
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.base_model import check_unchanged, load_base
+from sdlearn.recipes.base_model import check_room, check_unchanged, frozen_base, load_base
 from sdlearn.recipes.captioned_latents import CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import images_key, to_pixels
+from sdlearn.recipes.data import to_pixels
 from sdlearn.recipes.denoising_step import accumulated_step, compiled, in_training
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.noise import draw_noise
 from sdlearn.recipes.ranges import Place, Range
 from sdlearn.recipes.recipe import MAX_BYTES
-from sdlearn.recipes.room import check_memory
 from sdlearn.recipes.unet import PROMPTS
 from sdlearn.training import TrainingJob, step_generator
 from sdlearn.unet import UNet
@@ -102,8 +101,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=5)  # and its EMA
+    check_room(base, recipe, device, copies=5)  # and its EMA
     unet = sd.unet.train().requires_grad_(True)
     load_initial_weights(recipe.init, {"unet": unet}, run)
     trained = in_training(unet, recipe, device)
@@ -132,10 +130,7 @@ def make_job(
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
-    frozen = {"model": base.hash()}
-    if recipe.data:
-        frozen["images"] = images_key(recipe, cache)
-    states = trained.states("unet")
+    frozen, states = frozen_base(base, recipe, cache), trained.states("unet")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
 
 

@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from sdlearn.inpainting import inpaint_channels, masked_image, widen_for_inpainting
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes import hole_masks
-from sdlearn.recipes.base_model import check_unchanged, load_base
+from sdlearn.recipes.base_model import check_room, check_unchanged, frozen_base, load_base
 from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
-from sdlearn.recipes.data import Batches, Images, file_hash, images_key, scene, to_pixels, to_tensor
+from sdlearn.recipes.data import Batches, Images, file_hash, scene, to_pixels, to_tensor
 from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.latent_cache import HALF, cached, weights_key
 from sdlearn.recipes.ranges import Place, Range
 from sdlearn.recipes.recipe import MAX_BYTES
-from sdlearn.recipes.room import check_memory
 from sdlearn.storybook import masks
 from sdlearn.training import TrainingJob
 from sdlearn.unet import UNet
@@ -78,8 +77,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd, parts = base.sd, base.parts()
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=6)  # EMA, the model
+    check_room(base, recipe, device, copies=6)  # EMA, the model
     unet = widen_for_inpainting(sd.unet)
     load_initial_weights(recipe.init, {"unet": unet}, run)
     unet.train().requires_grad_(True)
@@ -113,10 +111,7 @@ def make_job(
         return grid([*rows, np.stack([np.asarray(image) for image in painted])], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
-    frozen = {"model": base.hash()}
-    if recipe.data:
-        frozen["images"] = images_key(recipe, cache)
-    states = trained.states("unet")
+    frozen, states = frozen_base(base, recipe, cache), trained.states("unet")
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
 
 

@@ -81,8 +81,9 @@ def encoder_config(text: TextEncoder) -> CLIPTextConfig:
 
 
 def weights_key(folder: Path, *parts: object) -> str:
-    """Hash the weights and configuration of a part folder, and `parts`."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    """Hash the weights and configuration of a part folder, or the file of a model, and `parts`."""
+    inside = [folder] if folder.is_file() else sorted(folder.iterdir())
+    files = [path for path in inside if path.is_file()]
     return key(file_hash(*files), *parts)
 
 
@@ -143,6 +144,19 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], path: Path) -> H
 
     with torch.no_grad():
         shape = (len(captions), *text([""]).context.shape[1:])
+    return cached(path, shape, 256, encode, "encoding captions")
+
+
+def encode_pooled(text: TextEncoder, captions: Sequence[str], path: Path) -> HALF:
+    """Encode captions, or load them from `path`: SDXL's pooled embeddings, (n, d)."""
+
+    def encode(rows: slice) -> Tensor:
+        pooled = text(captions[rows]).pooled
+        assert pooled is not None
+        return pooled
+
+    with torch.no_grad():
+        shape = (len(captions), *encode(slice(1)).shape[1:])
     return cached(path, shape, 256, encode, "encoding captions")
 
 

@@ -17,16 +17,22 @@ from sdlearn.lora import Adapter, attach, detach_all
 from sdlearn.lora_layers import ATTENTION, TEXT_ATTENTION
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.activation_checkpointing import checkpoint_activations
-from sdlearn.recipes.base_model import check_unchanged, frozen_base, load_base, sample_images
-from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents, DiffusionRecipe
+from sdlearn.recipes.base_model import (
+    check_room,
+    check_unchanged,
+    class_images,
+    frozen_base,
+    load_base,
+    sample_images,
+)
+from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
 from sdlearn.recipes.earlier_run import load_earlier_run
-from sdlearn.recipes.ranges import Place, Range
-from sdlearn.recipes.room import check_memory
+from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
+from sdlearn.recipes.ranges import Range
 from sdlearn.recipes.unet import PROMPTS
 from sdlearn.training import TrainingJob
-from sdlearn.unet import UNet
 from sdlearn.utils.device import seeded
 from sdlearn.weights.adapter_files import FILE_NAME
 from sdlearn.weights.adapter_names import WRITTEN, AdapterLayout, Networks
@@ -36,21 +42,19 @@ SHAPE = ("rank", "alpha", "pattern", "text_encoder", "text_pattern")  # must fit
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRARecipe(DiffusionRecipe):
+class LoRARecipe(PersonalRecipe):
     """Settings of an adapter's training.
 
     Attributes:
-        model: Folder of the model to adapt, or "" for the shipped one.
         rank: r, the rows of A.
         alpha: The update is alpha / r · B A; 0 for alpha = r.
         pattern: A regular expression that is searched for in the names of the U-Net's layers.
-        text_encoder: Whether the text encoder gets an adapter as well. Captions are then encoded in
-            each step.
+        text_encoder: Whether the text encoder, or both of SDXL, get an adapter as well. Captions
+            are then encoded in each step.
         text_pattern: As `pattern`, for the text encoder.
         layout: Of the exported file, "peft" or "kohya"; see `weights.adapter_saving`.
     """
 
-    model: Place = ""
     rank: Annotated[int, Range(1, 4096)] = 4
     alpha: Annotated[float, Range(0, 65_536)] = 0.0
     pattern: Annotated[str, Range(0, 1000)] = ATTENTION
@@ -100,24 +104,22 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    width = max(1, sd.unet.config.block_out_channels[0] // sd.vae.factor**2)
-    check_memory(recipe, device, lambda: UNet(sd.unet.config), width, copies=1)  # it is frozen
+    check_room(base, recipe, device, copies=1)  # it is frozen
     with seeded(recipe.seed):
         adapters = new_adapters(recipe, sd.adaptable)
     load_earlier_run(recipe, "lora", RECIPES, SHAPE, adapters, run)
     trained = in_training(adapters, recipe, device)
     if recipe.activation_checkpointing:
         checkpoint_activations(sd.unet)
-    # Before the adapters are attached, because what is cached must not depend on them.
-    data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device)
+    # Before the adapters are attached, because what is drawn and cached must not depend on them.
+    prior = class_images(recipe, base, cache)
+    data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device, prior)
     attach_all(sd, adapters)
     predict = compiled(sd.unet, recipe, device)
 
     def adapted(_: int, batch: Batch) -> Model:
         """Return the U-Net; if the text encoder is adapted as well, with its own captions."""
-        if not recipe.text_encoder:
-            return predict
-        return lambda z, t, _: predict(z, t, sd.text(data.captions_of(batch)).context)
+        return conditioned(predict, data.conditioning(batch, encode=recipe.text_encoder))
 
     step = denoising_step(recipe, data, sd.spec, trained, adapted, device)
     prompts = data.texts[: 8 * data.each : data.each] if recipe.data else [*PROMPTS]
@@ -126,9 +128,9 @@ def make_job(
         """Draw images of the same noise without an adapter, and with the averaged one."""
         try:
             detach_all(*sd.adaptable.values())
-            before = sample_images(sd, prompts)
+            before = sample_images(sd, prompts, recipe.size)
             attach_all(sd, trained.average.module)
-            return grid([before, sample_images(sd, prompts)], scale=3)
+            return grid([before, sample_images(sd, prompts, recipe.size)], scale=3)
         finally:
             detach_all(*sd.adaptable.values())
             attach_all(sd, adapters)
@@ -150,7 +152,7 @@ def new_adapters(recipe: LoRARecipe, networks: Networks) -> nn.ModuleDict:
     """
     patterns = {"unet": recipe.pattern}
     if recipe.text_encoder:
-        patterns["text_encoder"] = recipe.text_pattern
+        patterns |= {part: recipe.text_pattern for part in networks if part != "unet"}
     alpha = recipe.alpha or None
     return nn.ModuleDict(
         {
@@ -179,7 +181,7 @@ def export(job: TrainingJob, recipe: LoRARecipe, cache: Path, folder: Path) -> N
     Raises:
         ValueError: If the model has changed since the training started.
     """
-    check_unchanged(job, recipe.model)
+    check_unchanged(job, recipe.model, recipe.tokenizer)
     networks = load_base(recipe.model, recipe, torch.device("cpu")).sd.adaptable
     parts = job.networks["ema"].named_children()
     adapters = {part: adapter for part, adapter in parts if isinstance(adapter, Adapter)}

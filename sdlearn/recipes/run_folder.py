@@ -31,6 +31,7 @@ PLACES = {
     "vae": "vae",
     "text": "text",
     "model": "model",
+    "tokenizer": "model",
 }  # setting -> its hash in "frozen"
 # Settings that change the rounding alone.
 REARRANGED = {"accumulate", "activation_checkpointing", "shard"}

@@ -11,15 +11,11 @@ from torch import nn
 
 from sdlearn.clip import CLIPTextConfig
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.captioned_latents import (
-    CaptionedLatents,
-    DiffusionRecipe,
-    FrozenParts,
-    frozen_hashes,
-)
+from sdlearn.recipes.captioned_latents import CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import own_name, to_pixels
 from sdlearn.recipes.denoising_step import compiled, denoising_step, in_training
+from sdlearn.recipes.frozen_parts import FrozenParts, frozen_hashes
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.latent_cache import encoder_config
 from sdlearn.recipes.ranges import Channels, Place, Range, check_levels, check_multiples

@@ -1,9 +1,9 @@
-"""Files of low-rank adapters (LoRA), read and written; adapter_names has their formats.
+"""Read files of low-rank adapters (LoRA) and attach them; adapter_names describes the formats.
 
-`StableDiffusion.load_adapter` and `StableDiffusion.save_adapter` call the functions here. Reading
-is strict: each tensor of a file must belong to a layer of the model and have its shape. Everything
-is checked before a network is touched. A file of which nothing fits is refused; diffusers loads
-nothing from it and goes on.
+`StableDiffusion.load_adapter` calls `load_adapter`. Reading is strict: every tensor in a file must
+belong to a layer of the model and fit its shape, and all of this is checked before any network is
+changed. A file in which nothing fits the model is refused, where diffusers may only warn and load
+nothing.
 """
 
 import re
@@ -24,20 +24,20 @@ from sdlearn.weights.model_detection import CONTEXT_DIMS, detect_model
 from sdlearn.weights.state_dict import read_finite
 from sdlearn.weights.tensor_files import LazyTensor, open_file
 
-FILE_NAME = ADAPTER.required  # in a folder
+FILE_NAME = ADAPTER.required  # the adapter's file in a folder
 ACCEPTED = (
-    "accepted: low-rank adapters (LoRA) of linear layers and convolutions, in the formats of "
+    "accepted: low-rank adapters (LoRA) for linear layers and convolutions, in the formats of "
     "diffusers and of kohya's scripts"
 )
-# What a name in a file shows -> what the file holds, none of which is supported.
+# Patterns in tensor names that reveal other kinds of files -> what these hold. None is supported.
 OTHERS = {
     r"\.hada_w|\.hada_t": "LoHa (products of two low-rank matrices)",
     r"\.lokr_": "LoKr (Kronecker products)",
     r"\.dora_scale$|lora_magnitude_vector": "DoRA (low-rank updates of normalised weights)",
     r"\.oft_|\.boft_": "OFT (rotations of the weights)",
-    r"\.lora_mid\.": "convolutions in three factors (LoCon with CP decomposition)",
+    r"\.lora_mid\.": "convolutions split into three factors (LoCon with CP decomposition)",
     r"\.lora_B\.bias$": "updates of biases",
-    r"\.diff(_b)?$|\.difference": "differences of whole weights",
+    r"\.diff(_b)?$|\.difference": "full-rank differences of weights",
     r"^(lora_)?transformer[._]|(^diffusion_model\.|^lora_unet_)(double|single|joint)_blocks[._]": (
         "an adapter for a diffusion transformer, such as Stable Diffusion 3 or Flux"
     ),
@@ -47,24 +47,24 @@ OTHERS = {
 
 
 def load_adapter(networks: Networks, source: str | Path, scale: float = 1.0) -> Attachment:
-    """Read an adapter and attach it to its networks, with one strength for all.
+    """Read an adapter and attach it to its networks, with the same strength for all of them.
 
     Args:
         networks: See StableDiffusion.adaptable.
-        source: A file; a folder, or the id of one on the Hugging Face hub, with the file
-            pytorch_lora_weights.safetensors.
-        scale: The strength s; 1 is that of its training, 0 is off.
+        source: A file; or a folder that contains pytorch_lora_weights.safetensors; or the id of
+            such a folder on the Hugging Face hub.
+        scale: The strength s: 1 as in training, 0 to switch the adapter off.
 
     Raises:
-        FileNotFoundError, ValueError: If it cannot be read or does not fit; nothing is attached
-            then.
+        FileNotFoundError, ValueError: If the adapter can't be read or doesn't fit. In that case
+            nothing is attached.
     """
     attachment = Attachment(check_finite("scale", scale))
     path = user_path(check_place(source))
     if not path.is_file():
         path = local_folder(source, ADAPTER) / FILE_NAME
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; give an adapter's file, or its folder")
+            raise FileNotFoundError(f"{path} is missing; give the adapter's file, or its folder")
     adapters = read_adapters(path, networks)
     for part in adapters:
         check_not_compiled(networks[part])
@@ -74,15 +74,17 @@ def load_adapter(networks: Networks, source: str | Path, scale: float = 1.0) -> 
 
 
 def read_adapters(path: Path, networks: Networks) -> dict[str, Adapter]:
-    """The adapters in a file, by the names of their networks, in these networks' types.
+    """Read a file into one adapter for each network, in the dtypes of the networks' weights.
 
     Args:
         path: A safetensors file, or a pickle of tensors.
-        networks: As for `load_adapter`.
+        networks: As in `load_adapter`.
+
+    Returns:
+        Name of each network in the file -> its adapter.
 
     Raises:
-        ValueError: In one sentence, if the file is damaged, is something else, or is for another
-            model.
+        ValueError: If the file is damaged, isn't an adapter, or is for another model.
     """
     tensors = open_file(path)
     found = places(path, tensors, networks)
@@ -101,7 +103,7 @@ def read_adapters(path: Path, networks: Networks) -> dict[str, Adapter]:
 def places(
     path: Path, tensors: Mapping[str, LazyTensor], networks: Networks
 ) -> dict[Place, dict[Half, LazyTensor]]:
-    """The tensors of each layer; ValueError if one belongs to no layer."""
+    """Group a file's tensors by layer; ValueError if one of them belongs to no layer."""
     for pattern, what in OTHERS.items():
         name = next((name for name in tensors if re.search(pattern, name)), None)
         if name is not None:
@@ -117,7 +119,7 @@ def places(
         if said[1] in halves:
             raise ValueError(
                 f"{path} holds {shown(halves[said[1]].name)} and {shown(name)}, which are for the "
-                "same matrix; an adapter has one of each"
+                "same matrix; an adapter has one tensor for each matrix"
             )
         halves[said[1]] = tensor
     if not found:
@@ -127,8 +129,7 @@ def places(
     if others:
         raise ValueError(
             f"{path} holds {shown(others[0])}, which belongs to no layer of this model"
-            f"{looks_like(adapter_family(tensors))}; an adapter for this model has none but its "
-            "layers"
+            f"{looks_like(adapter_family(tensors))}; every tensor of an adapter must belong to one"
         )
     return found
 
@@ -140,14 +141,14 @@ def check_halves(
     networks: Networks,
     tensors: Mapping[str, LazyTensor],
 ) -> None:
-    """Raise ValueError unless the tensors of a layer are complete and fit it."""
+    """Raise ValueError unless a layer's update is complete and fits the layer."""
     layer, owner = networks[place.part].get_submodule(place.layer), f"{place.part}.{place.layer}"
     for half, matrix in (("down", "A"), ("up", "B")):
         if half not in halves:
             name = next(iter(halves.values())).name
             raise ValueError(
-                f"{path} holds {shown(name)}, but not {matrix}, the other half of that update; an "
-                "adapter has both"
+                f"{path} holds {shown(name)}, but not the matrix {matrix} of the same update; an "
+                "update needs both A and B"
             )
     with errors_name_file(path):
         try:
@@ -168,17 +169,17 @@ def check_halves(
             )
         if not given.dtype.is_floating_point:
             raise ValueError(
-                f"{path}: {shown(given.name)} holds {given.dtype}; only floating-point numbers "
-                "can be read"
+                f"{path}: {shown(given.name)} has the type {given.dtype}; an adapter must hold "
+                "floating-point numbers"
             )
 
 
 def read_update(
     path: Path, halves: Mapping[Half, LazyTensor], layer: nn.Module, alpha: float
 ) -> LowRank:
-    """The update of a layer, in the type and on the device of its weight.
+    """The update for a layer, in the dtype and on the device of its weight.
 
-    1x1 convolutions that are linear layers here lose two axes of length one, as everywhere.
+    If the file has a 1x1 convolution for a linear layer, its two axes of length one are dropped.
     """
     weight = layer.get_parameter("weight")
     down, up = (read_finite(halves[half], weight.dtype, path) for half in ("down", "up"))
@@ -189,19 +190,19 @@ def read_update(
 
 
 def rank_of(halves: Mapping[Half, LazyTensor]) -> int:
-    """The rank of a layer's update: the rows of A."""
+    """The rank of a layer's update, which is the number of rows of A."""
     return (*halves["down"].shape, 0)[0]
 
 
 def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape of at least two axes without the axes of length one at its end."""
+    """A shape without trailing axes of length one, but with at least two axes."""
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
 
 
 def adapter_family(tensors: Mapping[str, LazyTensor]) -> str | None:
-    """The system that an adapter is for, from the channels of the text that it reads."""
+    """The system that an adapter is for, judging by the width of its text embeddings."""
     for name, tensor in tensors.items():
         if re.search(r"attn2[._](processor\.)?to_k[._]lora[._](A|down)", name):
             family = CONTEXT_DIMS.get((*tensor.shape, 0, 0)[1])
@@ -211,5 +212,5 @@ def adapter_family(tensors: Mapping[str, LazyTensor]) -> str | None:
 
 
 def looks_like(family: str | None) -> str:
-    """The part of a message that says what a file looks like."""
+    """The part of an error message that says what a file looks like; empty if unknown."""
     return f"; it looks like {family}" if family else ""

@@ -1,9 +1,9 @@
-"""alpha in a file of low-rank adapters: a tensor for each layer, or an entry of its header.
+"""The alpha of low-rank adapters in a file: one tensor for each layer, or an entry in the header.
 
-kohya's files have a tensor `….alpha` for each layer. peft's have none. diffusers writes the
-settings of its training, peft's LoraConfig, as JSON into the header of the safetensors file: for
-each network `lora_alpha`, and in `alpha_pattern` the layers with another one. Without any, and
-where it is 0, alpha is the rank: the update is B A.
+kohya's files have a tensor `….alpha` for each layer. Files in peft's format have no such tensors.
+For these, diffusers writes the training settings, peft's LoraConfig, as JSON into the header of the
+safetensors file. They contain `lora_alpha` for each network, and `alpha_pattern` for layers with a
+different alpha. If a file gives no alpha, or gives 0, alpha is the rank, so the update is B A.
 """
 
 import json
@@ -32,11 +32,11 @@ def find_alpha(
     Args:
         path: The file, for error messages.
         place: The layer.
-        halves: Its tensors.
+        halves: Its tensors in the file.
         settings: The result of `read_settings`.
 
     Raises:
-        ValueError: If it is not a finite number.
+        ValueError: If alpha is not a finite number, or 0 in the metadata.
     """
     rank = halves["down"].shape[0]
     if "alpha" in halves:
@@ -47,13 +47,17 @@ def find_alpha(
     number = len(alpha) == 1 and type(alpha[0]) in (int, float)
     if not number or not math.isfinite(alpha[0]):
         raise ValueError(f"{path}: {name} is {shown(alpha)}; it must be one finite number")
+    if "alpha" not in halves and alpha[0] == 0:  # in a tensor of its own, 0 means r
+        raise ValueError(f"{path}: {name} is 0, so this adapter would change nothing")
     return float(alpha[0]) or float(rank)
 
 
 def in_settings(path: Path, place: Place, rank: int, settings: Mapping[str, Any]) -> Any:
-    """The alpha of a layer as peft finds it in the settings: the first pattern that ends its name.
+    """The alpha of a layer according to the settings, found in the same way as peft does.
 
-    With `use_rslora` the factor is alpha / √r instead of alpha / r (arXiv:2312.03732).
+    The first entry of `alpha_pattern` whose name is the end of the layer's name decides, otherwise
+    `lora_alpha`. With `use_rslora` the update's factor is alpha / √r instead of alpha / r
+    (arXiv:2312.03732), so alpha is multiplied by √r.
     """
     own = {key.removeprefix(f"{place.part}."): v for key, v in settings.items()}
     if f"{place.part}.lora_alpha" not in settings:
@@ -62,7 +66,7 @@ def in_settings(path: Path, place: Place, rank: int, settings: Mapping[str, Any]
     for end in patterns if isinstance(patterns, dict) else ():
         if not re.fullmatch(r"[\w.]+", end):
             raise ValueError(
-                f"{path}: alpha_pattern in its metadata has {shown(end)}; accepted: names of layers"
+                f"{path}: alpha_pattern in its metadata has {shown(end)}; accepted: layer names"
             )
         if f".{place.layer}".endswith(f".{end.removeprefix(TEXT_PREFIX)}"):
             alpha = patterns[end]
@@ -72,10 +76,10 @@ def in_settings(path: Path, place: Place, rank: int, settings: Mapping[str, Any]
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a file's header, such as "unet.lora_alpha"; {} without any.
+    """The settings in a file's header, with keys such as "unet.lora_alpha"; {} if there are none.
 
     Raises:
-        ValueError: If they are damaged, or those of updates that are not supported.
+        ValueError: If they are damaged, or ask for a kind of update that isn't supported.
     """
     text = read_metadata(path).get(ENTRY, "{}")
     try:
@@ -83,18 +87,22 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: {ENTRY} in its header is {shown(text)}; it must be JSON")
+        raise ValueError(
+            f"{path}: {ENTRY} in its header is {shown(text)}; it must be a JSON object"
+        )
     for key, value in settings.items():
         if key.endswith((".use_dora", ".lora_bias")) and value:
-            raise ValueError(f"{path}: {key} is {shown(value)} in its metadata; only false is read")
+            raise ValueError(
+                f"{path}: {key} is {shown(value)} in its metadata; only False is supported"
+            )
     return settings
 
 
 def settings_to_write(adapters: Mapping[str, Adapter]) -> dict[str, str]:
-    """The entry of the header, which peft needs in order to scale the updates.
+    """The header entry that tells peft the ranks and alphas of the updates.
 
     Args:
-        adapters: Name of a network -> its adapter.
+        adapters: Name of each network -> its adapter.
     """
     settings: dict[str, Any] = {}
     for part, adapter in adapters.items():
@@ -112,5 +120,5 @@ def settings_to_write(adapters: Mapping[str, Adapter]) -> dict[str, str]:
 
 
 def most_common(values: Mapping[str, float]) -> float:
-    """The value that most layers have."""
+    """The most common value."""
     return Counter(values.values()).most_common(1)[0][0]

@@ -1,8 +1,8 @@
-"""The names of a low-rank adapter's tensors, in each format in which adapters are shared.
+"""The names of a low-rank adapter's tensors, in every format in which adapters are shared.
 
-A name is a stem, which says the layer, and an ending, which says the matrix. For the layer
-`mid_block.attentions.0.proj_in` of the U-Net (an attention's projections in the oldest format: the
-last line) they are, with "A" for A, "B" for B:
+A name consists of a stem, which identifies the layer, and an ending, which identifies the matrix.
+In each format, the matrix A for the layer `mid_block.attentions.0.proj_in` of the U-Net has the
+stem and the ending below. The oldest format, in the last line, has attention projections only:
 
     peft, as diffusers writes today   unet.mid_block.attentions.0.proj_in    .lora_A.weight
     diffusers, 2023                   unet.mid_block.attentions.0.proj_in    .lora.down.weight
@@ -10,8 +10,9 @@ last line) they are, with "A" for A, "B" for B:
     kohya, SDXL                       lora_unet_middle_block_1_proj_in       .lora_down.weight
     diffusers, early 2023             ….attn1.processor.to_q_lora            .down.weight
 
-kohya's names have lost the difference between a dot and an underscore. It is not guessed: a table
-has the names that each layer of our networks can have, and a name in a file is looked up there.
+kohya's names have underscores in place of dots, so a layer's name can't be reconstructed from them.
+Instead, a table lists every stem that a layer of our networks can have in a file, and the names in
+a file are looked up in it.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ AdapterLayout = Literal["peft", "kohya"]
 Half = Literal["down", "up", "alpha"]
 Networks = Mapping[str, nn.Module]  # "unet", "text_encoder", "text_encoder_2" -> network
 
-# The endings of the names of A, B and alpha.
+# Endings of names -> A ("down"), B ("up") or alpha.
 HALVES: dict[str, Half] = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
@@ -45,13 +46,14 @@ WRITTEN: dict[AdapterLayout, dict[Half, str]] = {
     "peft": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
     "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"},
 }
-# kohya's prefix of each network; a text encoder's is another one beside a second text encoder.
+# kohya's prefixes for each network. The text encoder of SD 1 and 2 has lora_te_, and the first of
+# SDXL lora_te1_.
 KOHYA_PREFIXES = {
     "unet": ("lora_unet_",),
     "text_encoder": ("lora_te_", "lora_te1_"),
     "text_encoder_2": ("lora_te2_",),
 }
-# The end of an attention projection's name -> the end of its name in the oldest format.
+# Ending of an attention projection's name -> its ending in the oldest format.
 PROCESSORS = {
     "to_q": "processor.to_q_lora",
     "to_k": "processor.to_k_lora",
@@ -65,14 +67,14 @@ PROCESSORS = {
 
 
 class Place(NamedTuple):
-    """A layer of a system: the network's name and the layer's name in it."""
+    """A layer of a system: the name of its network, and its own name in that network."""
 
     part: str
     layer: str
 
 
 def stems(networks: Networks) -> dict[str, Place]:
-    """Every stem that the tensors of a file can have, and the layer that it says."""
+    """Every stem that can occur in a file -> the layer that it identifies."""
     table: dict[str, Place] = {}
     for part, network in networks.items():
         originals = original_names(network)
@@ -89,12 +91,12 @@ def stems(networks: Networks) -> dict[str, Place]:
 
 
 def stem(place: Place, layout: AdapterLayout, networks: Networks) -> str:
-    """The stem that is written for a layer.
+    """The stem for a layer in a file that we write.
 
     Args:
         place: The layer.
         layout: "peft" or "kohya".
-        networks: All networks of the system; SDXL is recognised by its second text encoder.
+        networks: All networks of the system; a second text encoder means SDXL.
     """
     name = published(place.part, place.layer)
     if layout == "peft":
@@ -107,13 +109,13 @@ def stem(place: Place, layout: AdapterLayout, networks: Networks) -> str:
 
 
 def published(part: str, layer: str) -> str:
-    """The name of a layer in the published folders, whose text encoders have a prefix."""
+    """The name of a layer in published folders, where text encoders' names have a prefix."""
     has_prefix = part != "unet" and layer != "text_projection"
     return TEXT_PREFIX + layer if has_prefix else layer
 
 
 def old_name(layer: str) -> str:
-    """The name of an attention's projection in the oldest format; other names as they are."""
+    """The name of an attention projection in the oldest format; other names are unchanged."""
     for end, old in PROCESSORS.items():
         if layer.endswith(f".{end}"):
             return layer.removesuffix(end) + old
@@ -121,7 +123,7 @@ def old_name(layer: str) -> str:
 
 
 def original_names(network: nn.Module) -> dict[str, str]:
-    """Name of a U-Net's layer -> its name in the original files; {} for other networks."""
+    """Name of each layer of a U-Net -> its name in the original files; {} for other networks."""
     if not isinstance(network, UNet):
         return {}
     weights = {key: name for key, name in key_map(network).items() if key.endswith(".weight")}
@@ -129,7 +131,7 @@ def original_names(network: nn.Module) -> dict[str, str]:
 
 
 def split_name(name: str, table: Mapping[str, Place]) -> tuple[Place, Half] | None:
-    """The layer and the matrix that a tensor's name says, or None if it says none of the table."""
+    """The layer and the matrix that a tensor is for; None if its stem isn't in the table."""
     for end, half in HALVES.items():
         if name.endswith(end) and name.removesuffix(end) in table:
             return table[name.removesuffix(end)], half

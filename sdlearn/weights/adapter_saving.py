@@ -1,7 +1,7 @@
-"""Low-rank adapters, written as the files that people share.
+"""Write low-rank adapters in the formats in which they are shared.
 
-`StableDiffusion.save_adapter` calls `save_adapter`. A file whose adapter would not fit the model
-again is refused before anything is written.
+`StableDiffusion.save_adapter` calls `save_adapter`. An adapter that doesn't fit the model is
+refused before anything is written.
 """
 
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ def save_adapter(
     layout: AdapterLayout = "peft",
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write an adapter as safetensors.
+    """Write an adapter as a safetensors file.
 
     Args:
         networks: See StableDiffusion.adaptable.
-        path: A name that ends in .safetensors or .sft.
-        adapter: Of the U-Net; or name of a network -> its adapter.
+        path: A path that ends in .safetensors or .sft.
+        adapter: An adapter for the U-Net; or a dictionary, name of each network -> its adapter.
         layout: "peft", which diffusers writes, or "kohya", which web interfaces and ComfyUI read.
-        dtype: Type of the matrices in the file; None for the adapter's own.
+        dtype: Dtype of the matrices in the file; None for the adapter's own.
 
     Raises:
         ValueError: If an argument is not accepted, an adapter doesn't fit its network, or a value
-            is not finite in the type.
+            is not finite in the dtype.
         OSError: If the file cannot be written.
     """
     path = user_path(check_place(path, "path"))
@@ -66,22 +66,22 @@ def check_adapters(adapters: object, networks: Networks) -> None:
     """Raise ValueError unless these are adapters for some of these networks."""
     if not isinstance(adapters, Mapping) or not adapters:
         raise ValueError(
-            f"adapter is {shown(adapters)}; it must be an Adapter, or a dictionary of some with "
-            f"the keys {', '.join(networks)}"
+            f"adapter is {shown(adapters)}; it must be an Adapter, or a dictionary of Adapters "
+            f"with keys from {', '.join(networks)}"
         )
     for part, adapter in adapters.items():
         if part not in networks or not isinstance(adapter, Adapter) or not adapter.updates:
             raise ValueError(
-                f"adapter has a {type(adapter).__name__} under {shown(part)}; it must have "
-                f"Adapters with updates, under {', '.join(networks)}"
+                f"adapter has a {type(adapter).__name__} under the key {shown(part)}; accepted: "
+                f"Adapters with at least one update, with keys from {', '.join(networks)}"
             )
         check_fits(networks[part], adapter)
 
 
 def halves_to_write(update: LowRank, network: nn.Module, layer: str) -> dict[str, Tensor]:
-    """The tensors of an update in the shapes of the files.
+    """The tensors of an update, in the shapes that files have.
 
-    In files for SD 1 an attention's proj_in and proj_out are 1x1 convolutions.
+    In files for SD 1, the proj_in and proj_out of a transformer are 1x1 convolutions.
     """
     down, up = update.down.detach(), update.up.detach()
     linear = getattr(getattr(network, "config", None), "use_linear_projection", True)
@@ -91,7 +91,7 @@ def halves_to_write(update: LowRank, network: nn.Module, layer: str) -> dict[str
 
 
 def finite(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor as it is written; ValueError if a value is not finite in its type."""
+    """A tensor as it is stored in the file; ValueError if a value is not finite in its dtype."""
     if tensor.is_meta:
         raise ValueError(f"{name} of this adapter has no values to save yet")
     values = tensor.to("cpu", dtype).contiguous()

@@ -1,14 +1,15 @@
-"""Files of textual inversion, read and written; the chapter is textual_inversion.
+"""Read and write files of textual-inversion embeddings; see textual_inversion for the method.
 
-Four forms are shared. Each is a safetensors file or a pickle, which is read as pickles describes:
+There are four common formats. Each is a safetensors file or a pickle (see pickles):
 
-    {"<cat>": (d,) or (n, d)}                           diffusers: the name is the word
+    {"<cat>": (d,) or (n, d)}                           diffusers; the key is the word
     {"string_to_param": {"*": (n, d)}, "name": "cat"}   AUTOMATIC1111's web interface, pickles only
-    {"emb_params": (n, d)}                              the same program
-    {"clip_l": (n, 768), "clip_g": (n, 1280)}           SDXL, a table for each text encoder
+    {"emb_params": (n, d)}                              the same web interface
+    {"clip_l": (n, 768), "clip_g": (n, 1280)}           SDXL, with a table for each text encoder
 
-The last two do not say the word; web interfaces take the name of the file, and so does this module.
-The width d says which system the vectors are for.
+The last two formats don't contain the word. As in web interfaces, the name of the file is then the
+word. A pickle that holds one tensor and nothing else is read in the same way. The width d shows
+which system the vectors are for.
 """
 
 from collections.abc import Mapping
@@ -29,10 +30,10 @@ from sdlearn.weights.pickles import is_plain, is_state_dict, pickle_content
 from sdlearn.weights.saving import write_safetensors
 from sdlearn.weights.tensor_files import SAFETENSORS, container, open_file
 
-FILE_NAME = "learned_embeds.safetensors"  # in a folder
+FILE_NAME = "learned_embeds.safetensors"  # the embedding's file in a folder
 XL_PARTS = ("clip_l", "clip_g")  # in the order of the text encoders
 ACCEPTED = (
-    "accepted: textual-inversion embeddings in the forms of diffusers, of AUTOMATIC1111's web "
+    "accepted: textual-inversion embeddings in the formats of diffusers, of AUTOMATIC1111's web "
     "interface and of SDXL (clip_l and clip_g)"
 )
 
@@ -41,8 +42,8 @@ class Embedding(NamedTuple):
     """The content of a file.
 
     Attributes:
-        word: The word that the file names, or the file's name.
-        vectors: For each text encoder, (n, d), in the file's type.
+        word: The word in the file; if there is none, the file's name without its suffix.
+        vectors: One table (n, d) for each text encoder, in the dtype of the file.
     """
 
     word: str
@@ -54,29 +55,29 @@ def load_embedding(text: TextEncoder, source: str | Path, word: str | None = Non
 
     Args:
         text: The tokenizers and text encoders of a model, changed in place.
-        source: A file, or a folder with the file learned_embeds.safetensors.
-        word: What prompts will call it; None for the file's own word.
+        source: A file, or a folder that contains learned_embeds.safetensors.
+        word: The word to use in prompts; None for the word in the file.
 
     Returns:
-        The word.
+        The word that was added.
 
     Raises:
-        FileNotFoundError, ValueError: If it cannot be read or does not fit; nothing is changed
-            then.
+        FileNotFoundError, ValueError: If the embedding can't be read or doesn't fit. In that case
+            nothing is changed.
     """
     path = user_path(check_place(source))
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; give an embedding's file, or its folder")
+        raise FileNotFoundError(f"{path} is missing; give the embedding's file, or its folder")
     found = read_embedding(path)
     encoders = cast(list[CLIPTextEncoder], list(text.encoders))
     widths = [vectors.shape[1] for vectors in found.vectors]
     needed = [encoder.config.hidden_size for encoder in encoders]
     if widths != needed:
         raise ValueError(
-            f"{path} holds vectors of the width {in_words(widths)}{family(widths)}; the text "
+            f"{path} holds vectors of width {in_words(widths)}{family(widths)}; the text "
             f"{'encoder' if len(needed) == 1 else 'encoders'} of this model "
-            f"{'has' if len(needed) == 1 else 'have'} {in_words(needed)}"
+            f"{'needs' if len(needed) == 1 else 'need'} {in_words(needed)}"
         )
     chosen = found.word if word is None else word
     for tokenizer, vectors in zip(text.tokenizers, found.vectors, strict=True):
@@ -91,11 +92,10 @@ def load_embedding(text: TextEncoder, source: str | Path, word: str | None = Non
 
 
 def read_embedding(path: Path) -> Embedding:
-    """Read a file in any of the forms above.
+    """Read a file in any of the formats above.
 
     Raises:
-        ValueError: In one sentence, if the file is damaged, is something else, or holds values that
-            are not finite.
+        ValueError: If the file is damaged, isn't an embedding, or holds values that are not finite.
     """
     if container(path) == "pickle":
         content: object = pickle_content(path, "cpu")
@@ -104,21 +104,21 @@ def read_embedding(path: Path) -> Embedding:
     word, tables = tables_in(path, content)
     vectors = [checked(path, name, table) for name, table in tables.items()]
     if len({len(each) for each in vectors}) > 1:
-        raise ValueError(f"{path} holds clip_l and clip_g of different numbers of vectors")
+        raise ValueError(f"{path} holds different numbers of vectors in clip_l and clip_g")
     return Embedding(path.stem if word is None else word, vectors)
 
 
 def tables_in(path: Path, content: Any) -> tuple[str | None, Mapping[str, Tensor]]:
-    """The word that a file's content says, if any, and its tables by their names in the file."""
+    """The word in a file's content, or None, and its tables by their names in the file."""
     if isinstance(content, Tensor):  # a pickle of one tensor
         return None, {"its tensor": content}
     if isinstance(content, dict) and "string_to_param" in content:
         tables, name = content["string_to_param"], content.get("name")
         if not is_state_dict(tables) or len(tables) != 1:
             raise ValueError(
-                f"{path} holds string_to_param, but not as a dictionary with one tensor: older "
-                "versions of the web interface stored an object of torch's class ParameterDict, "
-                "which is not read; save the embedding again, as safetensors"
+                f"{path} holds string_to_param, but not as a dictionary with one tensor; older "
+                "versions of the web interface stored a torch ParameterDict, which is not "
+                "supported; convert the embedding to safetensors"
             )
         return name if isinstance(name, str) else None, tables
     if is_state_dict(content):
@@ -133,13 +133,14 @@ def tables_in(path: Path, content: Any) -> tuple[str | None, Mapping[str, Tensor
 
 
 def checked(path: Path, name: str, table: Tensor) -> Tensor:
-    """A table as (n, d); ValueError unless it is one of finite numbers."""
+    """A table as (n, d), copied; ValueError unless it holds finite floating-point numbers."""
     rows = table.detach()[None] if table.ndim == 1 else table.detach()
     right = rows.ndim == 2 and 1 <= len(rows) <= MOST_VECTORS and rows.shape[1] > 0
     if not right or not is_plain(rows, "cpu") or not rows.dtype.is_floating_point:
         raise ValueError(
             f"{path}: {shown(name)} has the shape {tuple(table.shape)} and the type {table.dtype}; "
-            f"an embedding is a table (n, d) of floating-point numbers, n at most {MOST_VECTORS}"
+            "an embedding must be a table (n, d) of floating-point numbers, with n at most "
+            f"{MOST_VECTORS}"
         )
     if not rows.isfinite().all():
         raise ValueError(f"{path}: {shown(name)} is not finite; the file is damaged")
@@ -147,30 +148,30 @@ def checked(path: Path, name: str, table: Tensor) -> Tensor:
 
 
 def family(widths: list[int]) -> str:
-    """The part of a message that says which system vectors of these widths are for."""
+    """The part of an error message that says which system vectors of these widths are for."""
     if len(widths) == 2:
         return ", for SDXL"
     return f", for {CONTEXT_DIMS[widths[0]]}" if widths[0] in CONTEXT_DIMS else ""
 
 
 def in_words(numbers: list[int]) -> str:
-    """Numbers joined by "and"."""
+    """The numbers, joined by "and"."""
     return " and ".join(map(str, numbers))
 
 
 def save_embedding(
     text: TextEncoder, path: str | Path, word: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a word that was added, in the form of diffusers; of SDXL, as clip_l and clip_g.
+    """Write the vectors of an added word in the format of diffusers, or of SDXL for two encoders.
 
     Args:
         text: The tokenizers and text encoders of a model.
-        path: A name that ends in .safetensors or .sft.
+        path: A path that ends in .safetensors or .sft.
         word: The word.
-        dtype: Of the file; None for the text encoder's own.
+        dtype: Dtype of the vectors in the file; None for the text encoder's own.
 
     Raises:
-        ValueError: If an argument is not accepted, or a value is not finite in the type.
+        ValueError: If an argument is not accepted, or a value is not finite in the dtype.
         OSError: If the file cannot be written.
     """
     encoders = cast(list[CLIPTextEncoder], list(text.encoders))
@@ -181,7 +182,7 @@ def save_embedding(
 def write_embedding(
     path: str | Path, word: str, vectors: list[Tensor], dtype: torch.dtype | None = None
 ) -> None:
-    """Write the vectors of a word for one or two text encoders, as `save_embedding` does."""
+    """Write a word's vectors for one text encoder, or for SDXL's two; see `save_embedding`."""
     path = user_path(check_place(path, "path"))
     if path.suffix.lower() not in SAFETENSORS:
         raise ValueError(f"{path}: embeddings are written as .safetensors files")
@@ -195,6 +196,9 @@ def write_embedding(
     }
     for values in state.values():
         if not values.isfinite().all():
-            raise ValueError(f"the vectors of {word} are not finite as {values.dtype}")
+            raise ValueError(
+                f"the vectors of {word} are not finite as {values.dtype}; save them in a type with "
+                "a larger range"
+            )
     check_folder(path.parent, sum(values.nbytes for values in state.values()))
     write_safetensors(path, state)

@@ -69,8 +69,8 @@ def test_a_good_file_is_good(sd: StableDiffusion, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.pop(A), f"holds '{B}', but not A, the other half of that update"),
-        (lambda s: s.pop(B), f"holds '{A}', but not B, the other half of that update"),
+        (lambda s: s.pop(A), f"holds '{B}', but not the matrix A of the same update; an"),
+        (lambda s: s.pop(B), f"holds '{A}', but not the matrix B of the same update; an"),
         (
             lambda s: s.update({"unet.down_blocks.9.to_q.lora_A.weight": torch.ones(2, 8)}),
             "holds 'unet.down_blocks.9.to_q.lora_A.weight', which belongs to no layer of",
@@ -83,11 +83,11 @@ def test_a_good_file_is_good(sd: StableDiffusion, tmp_path: Path):
         (lambda s: s.update({A: torch.ones(0, 24), B: torch.ones(32, 0)}), "needs (r, 24)"),
         (lambda s: s.update({A: torch.ones(2, 24, 3, 3)}), "has the shape (2, 24, 3, 3)"),
         (lambda s: s.update({A: torch.tensor(1.0)}), "has the shape (); unet."),
-        (lambda s: s.update({A: torch.ones(2, 24).int()}), "holds torch.int32; only floating"),
+        (lambda s: s.update({A: torch.ones(2, 24).int()}), "has the type torch.int32; an ada"),
         (lambda s: s.update({A: torch.full((2, 24), float("nan"))}), "is not finite as"),
         (
             lambda s: s.update({f"unet.{LAYER}.lora.down.weight": torch.ones(2, 24)}),
-            "which are for the same matrix; an adapter has one of each",
+            "which are for the same matrix; an adapter has one tensor for each",
         ),
         (lambda s: s.update({f"unet.{LAYER}.alpha": torch.ones(2)}), "must be one finite number"),
         (
@@ -104,13 +104,13 @@ def test_a_good_file_is_good(sd: StableDiffusion, tmp_path: Path):
             lambda s: s.update({f"unet.{LAYER}.lora_magnitude_vector": torch.ones(2)}),
             "holds DoRA (low-rank updates of normalised weights), such as 'unet.mid_block",
         ),
-        (lambda s: s.update({"lora_unet_x.lora_mid.weight": torch.ones(2)}), "in three factors"),
+        (lambda s: s.update({"lora_unet_x.lora_mid.weight": torch.ones(2)}), "into three factors"),
         (lambda s: s.update({f"unet.{LAYER}.lora_B.bias": torch.ones(2)}), "updates of biases"),
-        (lambda s: s.update({"lora_unet_x.diff": torch.ones(2)}), "holds differences of whole"),
+        (lambda s: s.update({"lora_unet_x.diff": torch.ones(2)}), "holds full-rank differences"),
         (lambda s: s.update({"lora_unet_x.oft_blocks": torch.ones(2)}), "holds OFT (rotations"),
         (
             lambda s: s.update({"unet.mid_block.attentions.0.norm.lora_A.weight": torch.ones(2)}),
-            "holds 'unet.mid_block.attentions.0.norm.lora_A.weight', but not B",
+            "holds 'unet.mid_block.attentions.0.norm.lora_A.weight', but not the matrix B",
         ),
         (
             lambda s: s.update({
@@ -125,7 +125,7 @@ def test_a_good_file_is_good(sd: StableDiffusion, tmp_path: Path):
         ),
         (
             lambda s: (s.clear(), s.update({"model.weight": torch.ones(2, 2)})),
-            "holds no adapter for this model; accepted: low-rank adapters (LoRA) of linear layers",
+            "holds no adapter for this model; accepted: low-rank adapters (LoRA) for linear layer",
         ),
         (
             lambda s: (s.clear(), s.update({f"unet2.{LAYER}.lora_A.weight": torch.ones(2, 24)})),
@@ -180,15 +180,19 @@ def test_a_file_for_another_system_is_named(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("{", "lora_adapter_metadata in its header is '{'; it must be JSON"),
-        ("[1]", "lora_adapter_metadata in its header is '[1]'; it must be JSON"),
-        (json.dumps({"unet.use_dora": True}), "unet.use_dora is True in its metadata; only false"),
+        ("{", "lora_adapter_metadata in its header is '{'; it must be a JSON object"),
+        ("[1]", "lora_adapter_metadata in its header is '[1]'; it must be a JSON object"),
+        (json.dumps({"unet.use_dora": True}), "unet.use_dora is True in its metadata; only False"),
         (json.dumps({"unet.lora_bias": True}), "unet.lora_bias is True in its metadata"),
         (json.dumps({"unet.lora_alpha": "8"}), "unet.lora_alpha in its metadata is ['8']; it must"),
         (json.dumps({"unet.lora_alpha": True}), "unet.lora_alpha in its metadata is [True]"),
         (
+            json.dumps({"unet.lora_alpha": 0}),
+            "unet.lora_alpha in its metadata is 0, so this adapter",
+        ),
+        (
             json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {"(a+)+b": 2}}),
-            "alpha_pattern in its metadata has '(a+)+b'; accepted: names of layers",
+            "alpha_pattern in its metadata has '(a+)+b'; accepted: layer names",
         ),
     ],
 )
@@ -203,7 +207,7 @@ def test_a_bad_header_is_refused(sd: StableDiffusion, settings: str, words: str,
 def test_places_that_hold_no_adapter(sd: StableDiffusion, folders: dict[str, Path], tmp_path: Path):
     for source, words in (
         (tmp_path / "nowhere.safetensors", "does not exist; give a model's folder, or its id"),
-        (tmp_path, "pytorch_lora_weights.safetensors is missing; give an adapter's file, or its"),
+        (tmp_path, "pytorch_lora_weights.safetensors is missing; give the adapter's file, or its"),
         ("", "source is ''; it must be a folder, a file"),
         (folders["SD 1"] / "unet" / "diffusion_pytorch_model.safetensors", "holds no adapter for"),
         (folders["SD 1"] / "unet" / "config.json", "is "),
@@ -268,13 +272,13 @@ def test_what_cannot_be_saved_leaves_no_file(
         (lambda: sd.save_adapter(path, 3), "adapter is 3; it must be an Adapter"),
         (
             lambda: sd.save_adapter(path, {"vae": good}),
-            "under 'vae'; it must have Adapters with upd",
+            "under the key 'vae'; accepted: Adapters with",
         ),
-        (lambda: sd.save_adapter(path, Adapter({})), "it must have Adapters with updates"),
+        (lambda: sd.save_adapter(path, Adapter({})), "accepted: Adapters with at least one"),
         (lambda: sd.save_adapter(path, {"text_encoder": good}), "which this CLIPTextEncoder lacks"),
         (
             lambda: sd.save_adapter(path, an_adapter(load(folders["SD 2"]))),
-            "is for a weight of the shape",
+            "is made for a weight of shape",
         ),
         (lambda: sd.save_adapter(path, an_adapter(sd).to("meta")), "has no values to save yet"),
     ):

@@ -70,7 +70,7 @@ def test_a_step_begins_with_the_loss_of_the_model_and_moves_the_new_rows_alone(
         for part, network in networks.items()
         for name, value in network.state_dict().items()
     }
-    rows = job.networks["embedding"].vectors
+    rows = job.networks["embedding"][0].vectors
     first = rows.detach().clone()
     sd = StableDiffusion.storybook(device="cpu")
     data = CaptionedLatents(settings, bases[0].parts(), 1000, cache, CPU)
@@ -106,7 +106,7 @@ def test_a_run_is_exported_read_and_resumed_to_the_same_bits(
     assert main(command(own, stopped, "--resume")) == 0
     for name in ("embedding", "ema"):
         last = f"checkpoints/step-00000004/{name}.safetensors"
-        one, two = (load_file(run / last)["vectors"] for run in (whole, stopped))
+        one, two = (load_file(run / last)["0.vectors"] for run in (whole, stopped))
         assert torch.equal(one, two)
     assert [file.name for file in (whole / "export").iterdir()] == [FILE_NAME]
     sd = StableDiffusion.storybook(device="cpu")
@@ -115,7 +115,7 @@ def test_a_run_is_exported_read_and_resumed_to_the_same_bits(
     again = command(own, tmp_path / "again", "--init", str(whole), "--lr", "1e-9")
     assert main(again) == 0
     state = load_file(tmp_path / "again/checkpoints/step-00000004/embedding.safetensors")
-    assert (state["vectors"] - one).abs().max() < 1e-6
+    assert (state["0.vectors"] - one).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(

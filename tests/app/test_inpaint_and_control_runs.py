@@ -46,7 +46,7 @@ def test_the_first_step_has_the_loss_of_the_model_and_moves_the_new_weights(cach
         recipe, inpaint.load_base("", recipe, torch.device("cpu")).parts(), 1000, cache,
         torch.device("cpu"),
     )  # fmt: skip
-    _, _, z_0, t, context, _ = data.batch(0)
+    z_0, t, context = data.batch(0)[2:5]
     eps = draw_noise(z_0.shape, recipe.seed, 0, torch.device("cpu"), stream=2)
     own = diffusion_loss(sd.unet, z_0, t, eps, context, sd.schedule)
     assert job.step(0)["loss"].item() == pytest.approx(float(own), rel=1e-5)
@@ -127,7 +127,7 @@ def test_the_first_step_of_a_controlnet_has_the_loss_of_the_model(cache: Path) -
     sd = StableDiffusion.storybook(device="cpu")
     base = controlnet.load_base("", recipe, torch.device("cpu"))
     data = controlnet.CaptionedLatents(recipe, base.parts(), 1000, cache, torch.device("cpu"))
-    _, _, z_0, t, context, _ = data.batch(0)
+    z_0, t, context = data.batch(0)[2:5]
     eps = draw_noise(z_0.shape, recipe.seed, 0, torch.device("cpu"), stream=2)
     own = diffusion_loss(sd.unet, z_0, t, eps, context, sd.schedule)
     assert job.step(0)["loss"].item() == pytest.approx(float(own), rel=1e-5)

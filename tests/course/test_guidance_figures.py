@@ -98,10 +98,14 @@ def test_the_walk_uses_the_finished_guidance():
 def test_an_outline_has_area_one_and_the_density_of_its_quantiles():
     quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     z = torch.special.ndtri(quantiles)
-    middles, heights = line.density_from_quantiles(z.flip(0))
-    expected = (-(middles**2) / 2).exp() / math.sqrt(2 * math.pi)
-    assert float((heights - expected).abs()[100:-100].max()) < 0.002
-    assert float((heights * z.diff()).sum()) == pytest.approx(0.999, abs=1e-9)
+    sizes, heights = line.density_from_quantiles(z.flip(0))
+    expected = (-(sizes**2) / 2).exp() / math.sqrt(2 * math.pi)
+    assert float((heights - expected).abs()[101:-101].max()) < 0.002
+    assert float((heights[1:-1] * z.diff()).sum()) == pytest.approx(0.999, abs=1e-9)
+    assert heights[0] == heights[-1] == 0
+    assert (sizes.diff() > 0).all()
+    for end in (slice(2), slice(-2, None)):  # half a share of 1/n outside, and half between two
+        assert float(torch.trapezoid(heights[end], sizes[end])) == pytest.approx(0.001, rel=1e-9)
     assert line.density_from_quantiles(torch.zeros(5))[1].isfinite().all()
 
 

@@ -131,15 +131,19 @@ def test_variants_are_named_with_their_numbers():
         assert (pixels == colour).all(axis=-1).sum() == 48 * 48
 
 
-def test_swaps_are_named_with_their_numbers_and_enlarge_a_square():
-    image = flat("red", 64)
-    image.paste("lime", (12, 36, 28, 52))
-    drawn = noise_schedule.swapped({"own": flat("red", 64), "other": image}, (12, 36), [0, 41.2])
-    assert "a square of 16 × 16 pixels, four times larger" in drawn.words
-    assert drawn.words.endswith("of 255 levels: own: 0; other: 41.")
-    pixels = np.array(drawn.figure.convert("RGB"))
-    for colour, count in (((255, 0, 0), 3 * 128**2 - 32**2), ((0, 255, 0), 128**2 + 32**2)):
-        assert (pixels == colour).all(axis=-1).sum() == count
+def test_swaps_are_named_with_their_numbers_and_show_where_they_differ():
+    """A square that is 64 levels lighter in one channel and 20 in another is half grey."""
+    image, other = flat((100, 100, 100), 64), flat((100, 100, 100), 64)
+    other.paste((164, 120, 100), (12, 36, 28, 52))
+    other.paste((100, 100, 255), (0, 0, 8, 8))  # 155 levels: black, as 128 are
+    drawn = noise_schedule.swapped({"own": image, "other": other}, [0, 155.2])
+    assert drawn.words.endswith("Largest difference: own: 0; other: 155.")
+    assert (np.array(drawn.figure.convert("L")) == 128).sum() >= 4 * 256  # at twice the size
+    shown = noise_schedule.difference_map(image, other)
+    assert np.array_equal(np.array(shown)[36:52, 12:28], np.full((16, 16), 128))
+    assert np.bincount(np.array(shown).ravel())[[0, 128, 255]].tolist() == [64, 256, 4096 - 320]
+    assert noise_schedule.difference_map(other, image).tobytes() == shown.tobytes()
+    assert noise_schedule.difference_map(image, image).getextrema() == (255, 255)
 
 
 # ------------------------------------------------------------------------------------------- charts

@@ -222,6 +222,8 @@ def test_the_figure_of_two_models_says_its_rates():
     drawn_figure = guidance_scales.accuracy({"weak": rate, "full": full})
     ax = drawn_figure.figure.axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "3"]
+    assert list(ax.lines[0].get_xdata()) == [0, 1, 3]
+    assert "logarithmic" in ax.get_xlabel()
     assert {text.get_text() for text in ax.texts} == {"weak", "full"}
     assert "weak: 10 % at 0, 50 % at 1, 80 % at 3." in drawn_figure.words
 

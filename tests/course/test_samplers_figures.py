@@ -146,6 +146,8 @@ def test_estimates_are_joined_to_the_latents():
     assert np.array_equal(first.get_xydata(), (POINTS / 2)[CLUSTERS == 0].numpy())
     middle = ((POINTS / 2).norm(dim=1) < 0.5).double().mean()
     assert f"t: {middle:.0%} of the estimates" in drawn.words
+    (legend,) = drawn.figure.legends
+    assert [text.get_text()[:8] for text in legend.get_texts()] == ["$z_t$", "estimate", "cluster "]
 
 
 @pytest.mark.usefixtures("as_figure")
@@ -161,6 +163,9 @@ def test_trajectories_have_the_colour_of_the_cluster_they_end_in():
     assert np.array_equal(ended.get_xydata(), states[-1].numpy())
     assert begun.get_markerfacecolor() == "white"
     assert "two: half of the ends" in drawn.words
+    (legend,) = drawn.figure.legends
+    names = [text.get_text().split()[0] for text in legend.get_texts()]
+    assert names == ["start:", "end", "trajectory,", "cluster"]
 
 
 @pytest.mark.usefixtures("as_figure")

@@ -134,10 +134,11 @@ def test_a_time_that_the_schedule_does_not_reach_is_refused(t: float) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: flow.path(0), "steps is 0; it must be a whole number, 1 or more"),
+        (lambda: flow.path(0), "steps is 0; it must be a whole number of at least 1"),
         (lambda: flow.path(2.0), "steps is 2.0; it must be a whole number"),  # type: ignore[arg-type]
-        (lambda: flow.path(2, 1.5), "start is 1.5; it must be above 0 and at most 1"),
-        (lambda: flow.path(2, shift=0), "shift is 0; it must be above 0, and 1 shifts nothing"),
+        (lambda: flow.path(2, 1.5), "start is 1.5; it must be greater than 0 and at most 1"),
+        (lambda: flow.path(2, shift=0), "shift is 0; it must be greater than 0"),
+        (lambda: flow.path(2, shift=math.inf), "shift is inf; it must be a finite number"),
     ],
 )
 def test_a_wrong_path_is_one_sentence(call: Callable[[], object], sentence: str) -> None:

@@ -1,6 +1,7 @@
 """ControlNets in the whole pipeline, against the pipelines of diffusers."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +10,17 @@ from diffusers import (
     ControlNetModel,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
 )
 from PIL import Image
+from torch import Tensor
 
-from sdlearn import ControlNet
+from sdlearn import Adapter, ControlNet
+from sdlearn.lora_layers import ATTENTION, TEXT_ATTENTION
 from sdlearn.pipeline import StableDiffusion
 from tests.tiny_model import tiny_diffusers
 
-from .oracle import randomise, relative_error
+from .oracle import normal, randomise, relative_error
 
 PROMPTS = ["a red cat to the left of a blue house", "two green fish"]
 TOLERANCE = 1e-4
@@ -175,6 +179,79 @@ def test_a_hint_for_each_prompt_from_a_picture(sd, pipe, pairs):
         PROMPTS, pictures, control=(ours, hints[::-1]), progress=False, **options
     )
     assert relative_error(swapped, expected) > 100 * TOLERANCE
+
+
+def trained(sd: StableDiffusion) -> dict[str, Adapter]:
+    """Adapters with random matrices for the U-Net and the text encoder."""
+    made = {}
+    for part, pattern in (("unet", ATTENTION), ("text_encoder", TEXT_ATTENTION)):
+        made[part] = Adapter.for_network(sd.adaptable[part], 3, 6.0, pattern)
+        for n, parameter in enumerate(made[part].parameters()):
+            parameter.data = 0.15 * normal(*parameter.shape, seed=n)
+    return made
+
+
+@pytest.mark.parametrize("scale", [1, 4.0])
+def test_a_controlnet_and_an_adapter_together(
+    pipe: StableDiffusionPipeline,
+    pairs: list[tuple[ControlNetModel, ControlNet]],
+    tmp_path: Path,
+    scale: float,
+) -> None:
+    """The adapter changes the U-Net and the text encoder, but not the ControlNet, which copied
+    layers of the same names from the U-Net."""
+    pipe.save_pretrained(tmp_path / "model")
+    pairs[0][0].save_pretrained(tmp_path / "control")
+    sd = StableDiffusion.from_pretrained(tmp_path / "model", torch.float64, "cpu")
+    control = ControlNet.from_pretrained(tmp_path / "control", torch.float64), hint(0)
+    other = StableDiffusionControlNetPipeline.from_pretrained(
+        tmp_path / "model",
+        controlnet=ControlNetModel.from_pretrained(tmp_path / "control", torch_dtype=torch.float64),
+        torch_dtype=torch.float64,
+        safety_checker=None,
+    )
+    other.set_progress_bar_config(disable=True)
+    # diffusers computes the schedule in float32; test_schedule.py compares the two.
+    other.scheduler.alphas_cumprod = sd.schedule.alphas_cumprod
+    other.scheduler.final_alpha_cumprod = sd.schedule.alphas_cumprod[0]
+
+    def theirs() -> Tensor:
+        return other(
+            PROMPTS,
+            image=hint(0),
+            controlnet_conditioning_scale=0.7,
+            guidance_scale=scale,
+            num_inference_steps=5,
+            latents=start().double(),
+            output_type="pt",
+            **SIZE,
+        ).images
+
+    def ours(strength: float = 0.7) -> Tensor:
+        z = sd.text_to_image(
+            PROMPTS,
+            control=control,
+            control_scale=strength,
+            guidance_scale=scale,
+            steps=5,
+            noise=start().double(),
+            output="latent",
+            progress=False,
+            **SIZE,
+        )
+        with torch.no_grad():
+            return sd.vae.to_image(z) / 2 + 0.5
+
+    plain = ours()
+    assert relative_error(plain, theirs()) <= 1e-12
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    sd.save_adapter(path, trained(sd))
+    sd.load_adapter(path)
+    other.load_lora_weights(tmp_path)
+    wanted = theirs()
+    assert relative_error(ours(), wanted) <= 1e-12
+    assert relative_error(plain, wanted) > 1e-3  # without the adapter
+    assert relative_error(ours(strength=0.0), wanted) > 1e-3  # without the ControlNet
 
 
 def test_a_controlnet_of_another_system_is_refused_before_the_work(sd):

@@ -70,6 +70,9 @@ def step_cases(rng: Generator) -> Iterator[Case]:
         yield Case((normal(rng, *shape), normal(rng, *shape), here, there, normal(rng, *shape)))
     near, far = point_between(rng, 1.3, 1.35), point_between(rng, 1.22, 1.28)  # a short step
     yield Case((normal(rng, 2, 2), normal(rng, 2, 2), near, far, normal(rng, 2, 2)))
+    clean = Point(-1.0, torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+    low = point_between(rng, 0.1, 0.3)
+    yield Case((normal(rng, 3, 2), normal(rng, 3, 2), low, clean, normal(rng, 3, 2)))
 
 
 HO = Exercise(

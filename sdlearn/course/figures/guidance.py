@@ -126,15 +126,21 @@ def guided_samples(
 def density_from_quantiles(ends: Tensor) -> tuple[Tensor, Tensor]:
     """Estimate a density from its n quantiles: 1 / (n * distance) between neighbours.
 
+    Beyond the outermost midpoints it falls to 0 in a straight line that leaves the area 1.
+
     Args:
         ends: Quantiles, (n,), in any order.
 
     Returns:
-        Midpoints and densities, (n - 1,) each.
+        Sizes and densities, (n + 1,) each: those of the midpoints, and an end with density 0 on
+        either side.
     """
     ends = ends.sort().values
     gaps = ends.diff().clamp(min=1e-6)
-    return (ends[1:] + ends[:-1]) / 2, 1 / (len(ends) * gaps)
+    low, high = ends[:1] - 1.5 * gaps[:1], ends[-1:] + 1.5 * gaps[-1:]
+    zero = torch.zeros_like(low)
+    middles = (ends[1:] + ends[:-1]) / 2
+    return torch.cat([low, middles, high]), torch.cat([zero, 1 / (len(ends) * gaps), zero])
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -190,7 +196,8 @@ def densities(
             part.lines.items(), CURVES[: len(part.lines)], strict=True
         ):
             ax.plot(*(x.tolist() for x in curve), dashes, color=colour, lw=width, label=label)
-        ax.set(title=part.title, xlim=span, ylim=(0, top))
+        ax.set_title(part.title, fontsize=10, weight="normal")
+        ax.set(xlim=span, ylim=(0, top))
         if k % 2 == 0:
             ax.set_ylabel("density")
         if k + min(2, len(parts)) >= len(parts):
@@ -229,7 +236,8 @@ def trajectories(
             grown = float(walk[-1, k]) > THRESHOLD
             colour, width = (VERMILION, 1.4) if grown else (GREY, 1.0)
             ax.plot(times, walk[:, k].tolist(), color=colour, lw=width)
-        ax.set(title=name, xlabel="timestep t (noise on the left)", xlim=(times[0], times[-1]))
+        ax.set_title(name, fontsize=10, weight="normal")
+        ax.set(xlabel="timestep t (noise on the left)", xlim=(times[0], times[-1]))
         number = sum(float(walk[-1, k]) > THRESHOLD for k in chosen)
         said.append(f"{name}: {number} of {len(chosen)} end as grown cats.")
     axes[0].set_ylabel("z")

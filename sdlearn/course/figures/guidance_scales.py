@@ -22,6 +22,8 @@ from sdlearn.course.figures.style import (
 def accuracy(models: Mapping[str, Mapping[float, tuple[float, float, float]]]) -> Described:
     """Draw the share of objects that are right against the guidance scale, with 95 % intervals.
 
+    The axis of the scales is logarithmic; from 0 to 1 it is linear.
+
     Args:
         models: For each of two models, by name and guidance scale, the rate and the lower and upper
             end of its interval, 0 … 1.
@@ -35,7 +37,7 @@ def accuracy(models: Mapping[str, Mapping[float, tuple[float, float, float]]]) -
     for (name, rows), (colour, style) in zip(
         models.items(), ((VERMILION, "o-"), (BLUE, "s--")), strict=True
     ):
-        at = [scales.index(s) for s in rows]
+        at = [*rows]
         rates, lows, highs = (
             [100 * x for x in column] for column in zip(*rows.values(), strict=True)
         )
@@ -47,10 +49,13 @@ def accuracy(models: Mapping[str, Mapping[float, tuple[float, float, float]]]) -
         )  # fmt: skip
         values = ", ".join(f"{r:.0f} % at {s:g}" for s, r in zip(rows, rates, strict=True))
         said.append(f"{name}: {values}.")
-    ax.set_xticks(range(len(scales)), [f"{s:g}" for s in scales])
+    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+    ax.set_xticks(scales, [f"{s:g}" for s in scales])
+    ax.set_xticks([], minor=True)
     ax.set(
         title="Objects with the right kind, colour and side (bars: 95 % intervals)",
-        xlabel="guidance scale s", ylabel="right, %", ylim=(0, 104), xlim=(-0.3, len(scales) + 0.4),
+        xlabel="guidance scale s (logarithmic axis)", ylabel="right, %", ylim=(0, 104),
+        xlim=(scales[0] - 0.08, 1.55 * scales[-1]),
     )  # fmt: skip
     return Described(figure, f"Accuracy against the guidance scale. {' '.join(said)}")
 
@@ -92,7 +97,8 @@ def pushes(zs: Tensor, panels: Sequence[PushPanel]) -> Described:
                 name, (float(zs[-1]), float(move[-1])), (5, 0), textcoords="offset points",
                 va="center", color=colour, fontweight="bold", annotation_clip=False,
             )  # fmt: skip
-        top.set(title=panel.title, xlim=(float(zs[0]), float(zs[-1])))
+        top.set_title(panel.title, fontsize=10, weight="normal")
+        top.set_xlim(float(zs[0]), float(zs[-1]))
         for y, (kind, (mean, std)) in enumerate(panel.kinds.items()):
             bottom.barh(-y, 2 * std, left=mean - std, height=0.62, color=tint(GREY, 0.6))
             bottom.text(mean + std + 0.12, -y, kind, va="center", fontsize=9)

@@ -14,6 +14,7 @@ from sdlearn.course.figures.style import Described
 SHADES = 16  # grey levels of a latent: the squares stay apart, and the file stays small
 LIMIT = 3.0  # a latent's darkest and lightest value
 COLOURS = 96  # of a figure of noisy images, which hardly compresses
+BLACK = 128  # levels of 255: a difference this large, or larger, is black
 
 # ------------------------------------------------------------------------------------ noisy latents
 
@@ -175,26 +176,28 @@ def told_apart(images: Mapping[str, Image.Image], limits: Sequence[int]) -> Desc
     return Described(rows_of([*images.values()], headings, title, 3, 3), words)
 
 
-def swapped(
-    images: Mapping[str, Image.Image], corner: tuple[int, int], levels: Sequence[float]
-) -> Described:
-    """Draw images generated with several schedules, and a square of each, enlarged four times.
+def swapped(images: Mapping[str, Image.Image], levels: Sequence[float]) -> Described:
+    """Draw images generated with several schedules, and below each its difference from the first.
 
     Args:
         images: By schedule, all of one size.
-        corner: Left and upper edge of the square, in pixels. Its side is a quarter of the image's.
         levels: The largest difference of each from the first, in levels of 255.
     """
-    size = next(iter(images.values())).size
-    (left, top), (width, height) = corner, (size[0] // 4, size[1] // 4)
-    box = (left, top, left + width, top + height)
-    parts = [image.crop(box).resize(size, Image.Resampling.NEAREST) for image in images.values()]
+    first, *_ = images.values()
+    maps = [difference_map(first, image) for image in images.values()]
     title = "The model's own schedule, and others in its place"
-    figure = grid([[*images.values()], parts], [*images], ["generated", "4 × larger"], title, 2)
+    figure = grid([[*images.values()], maps], [*images], ["generated", "difference"], title, 2)
     said = "; ".join(f"{n}: {x:.0f}" for n, x in zip(images, levels, strict=True))
     words = (
-        "The same prompt and noise on the paths of several schedules, and below each image a "
-        f"square of {width} × {height} pixels, four times larger. Largest difference from the "
-        f"first image, of 255 levels: {said}."
+        "The same prompt and noise on the paths of several schedules. Below each image is its "
+        f"difference from the first, where white is none and black at least {BLACK} levels of 255. "
+        f"Largest difference: {said}."
     )
     return Described(few_colours(figure, 256), words)
+
+
+def difference_map(one: Image.Image, other: Image.Image) -> Image.Image:
+    """Draw the largest difference of a pixel's channels: white is 0, black is BLACK or more."""
+    a, b = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (one, other))
+    apart = np.abs(a - b).max(axis=-1).clip(max=BLACK)  # (h, w)
+    return Image.fromarray((255 - 255 * apart.astype(float) / BLACK).round().astype(np.uint8))

@@ -109,7 +109,10 @@ def error_curves(
     for order, (calls, error) in (slopes or {}).items():
         ends = [error * (x / calls) ** -order for x in (min(every), max(every))]
         ax.plot((min(every), max(every)), ends, "-", color="#dfe4ea", lw=6, zorder=0)
-        ax.text(min(every), ends[0], f"slope {order} ", ha="right", va="center", color=MUTED)
+        ax.annotate(
+            f"slope {order}", (min(every), ends[0]), (-9, 0), textcoords="offset points",
+            ha="right", va="center", color=MUTED,
+        )  # fmt: skip
     drawn = zip(lines.items(), COLOURS_OF_LINES, MARKS, strict=False)
     for (name, (xs, ys)), colour, (mark, dashes) in drawn:
         ax.plot(xs, ys, dashes, marker=mark, color=colour, ms=5, mfc="white", label=name)
@@ -122,7 +125,7 @@ def error_curves(
             shown.append(calls)
     ax.set_xticks(shown, [f"{calls:g}" for calls in shown], minor=False)
     ax.set_xticks([], minor=True)
-    ax.set_xlim(min(every) * (0.72 if slopes else 0.93), max(every) * 2.1)
+    ax.set_xlim(min(every) * (0.69 if slopes else 0.93), max(every) * 2.1)
     label_ends(ax, lines)
     words = "Errors against the number of denoiser calls, both axes logarithmic. " + "; ".join(
         f"{name}: from {ys[0]:.2g} with {xs[0]:g} calls to {ys[-1]:.2g} with {xs[-1]:g}"

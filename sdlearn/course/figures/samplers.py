@@ -89,10 +89,8 @@ def estimates(parts: Mapping[str, tuple[Tensor, Tensor, Tensor]], title: str) ->
             ax.plot(*guess[clusters == k].T, "o", color=colour, ms=4, mec="white", mew=0.4)
         middle = (guess.norm(dim=1) < 0.5).double().mean()
         said.append(f"{name}: {middle:.0%} of the estimates lie in the empty middle")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False
-    )
-    words = "Noisy points, each joined by a line to its estimate; circles mark the clusters. "
+    legend_of_plane(figure, axes[0].get_legend_handles_labels()[0])
+    words = "Noisy points, each joined by a line to its estimate; discs mark the clusters. "
     return Described(few_colours(figure), words + "; ".join(said) + ".")
 
 
@@ -111,10 +109,12 @@ def trajectories(parts: Mapping[str, Tensor], title: str) -> Described:
         ax.plot(*states[-1].T, "o", color=INK, ms=4, label="end")
         away = torch.cdist(states[-1], DATA.means).min(dim=1).values.median()
         said.append(f"{name}: half of the ends lie within {away:.2f} of a cluster's centre")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False
+    way = Line2D([], [], color=MUTED, label="trajectory, coloured by the cluster where it ends")
+    legend_of_plane(figure, [*axes[0].get_legend_handles_labels()[0], way])
+    words = (
+        "Trajectories from noise, drawn as hollow dots, to their ends, drawn as full dots; discs "
+        "mark the clusters. "
     )
-    words = "Trajectories from noise, drawn as hollow dots, to their ends, drawn as full dots. "
     return Described(few_colours(figure), words + "; ".join(said) + ".")
 
 
@@ -184,6 +184,16 @@ def draw_clusters(ax: Axes) -> None:
     """Draw a pale disc of two standard deviations for each cluster of DATA."""
     for (x, y), std, colour in zip(DATA.means.tolist(), DATA.stds.tolist(), COLOURS, strict=True):
         ax.add_patch(Circle((x, y), 2 * std, color=tint(colour, 0.3), lw=0, zorder=0))
+
+
+def legend_of_plane(figure: Figure, marks: Sequence[Artist]) -> None:
+    """Draw a legend below the panels with these marks and the discs of `draw_clusters`."""
+    disc = Line2D([], [], marker="o", ls="", color=tint(MUTED, 0.4), ms=10)
+    disc.set_label("cluster (radius: 2 std)")
+    figure.legend(
+        handles=[*marks, disc], loc="outside lower left", ncols=4, frameon=False,
+        columnspacing=1.4,
+    )  # fmt: skip
 
 
 def plane_panels(

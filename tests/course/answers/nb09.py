@@ -51,6 +51,16 @@ def from_estimate(z, eps, here, there, fresh):
     return last.z
 
 
+def by_precisions(z, eps, here, there, fresh):
+    """Right except at a clean end, where a precision is infinite and its product with 0 is nan."""
+    z_0 = (z - here.sigma * eps) / here.alpha
+    a = (here.alpha / there.alpha) ** 2
+    of_data, of_step = 1 / there.sigma**2, a / (1 - a)
+    variance = 1 / (of_data + of_step)
+    mean = variance * (of_data * there.alpha * z_0 + of_step * z / a.sqrt())
+    return mean + variance.sqrt() * fresh
+
+
 def ho_with(change):
     """The right step for changed inputs."""
     return lambda *given: ho_step(*change(*given))
@@ -237,6 +247,7 @@ WRONG = {
         lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh)[:1],
         lambda z, eps, here, there, fresh: ho_step(z, eps, here, there, fresh).clamp(-1, 1),
         lambda z, eps, here, there, fresh: z.add_(-z).add_(ho_step(z, eps, here, there, fresh)),
+        by_precisions,
     ],
     "09.3": [
         lambda sampler, evaluations, scale: evaluations,
@@ -387,6 +398,7 @@ VERDICTS = [
         ),
         "divided by sigma_t twice",
     ),
+    ExpectedVerdict("09.2", by_precisions, "not a number at a clean end", says=("nan",)),
     ExpectedVerdict("09.4", eps_by_division, "divided by alpha"),
     ExpectedVerdict("09.4", WRONG["09.4"][1], "always DDPM"),
     ExpectedVerdict(

@@ -1,0 +1,121 @@
+"""DreamBooth: the whole U-Net of a finished model, trained on a few images of one thing.
+
+With `class_images` the training goes on showing what the model itself drew for a class prompt, so
+that it does not forget the class; see `sdlearn.dreambooth`. `sdlearn train lora` has the same
+settings, and a much smaller result.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from sdlearn.pipeline import StableDiffusion
+from sdlearn.recipes.base_model import (
+    check_room,
+    check_unchanged,
+    class_images,
+    frozen_base,
+    load_base,
+    sample_images,
+)
+from sdlearn.recipes.captioned_latents import Batch, CaptionedLatents
+from sdlearn.recipes.contact_sheets import grid
+from sdlearn.recipes.denoising_step import Model, compiled, denoising_step, in_training
+from sdlearn.recipes.initial_weights import load_initial_weights
+from sdlearn.recipes.personal_recipe import PersonalRecipe, conditioned
+from sdlearn.recipes.recipe import MAX_BYTES
+from sdlearn.training import TrainingJob
+from sdlearn.unet import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothRecipe(PersonalRecipe):
+    """Settings of DreamBooth's training."""
+
+
+RECIPES = {
+    "storybook": DreamBoothRecipe(
+        steps=200, batch=16, lr=1e-4, warmup=10, min_snr=5.0, t_mean=-0.3, t_std=1.0, ema=0.98,
+        class_images=64,
+    ),
+    "small": DreamBoothRecipe(
+        steps=20, batch=4, lr=1e-4, warmup=2, ema=0.9, class_images=4,
+    ),
+    # For a published model, which --model names. diffusers' examples/dreambooth and its README: one
+    # own image and one of the class in a batch, weight 1, a constant rate of 2e-6 to 5e-6, 400 to
+    # 1,500 steps, 200 to 300 images of the class. No average of the weights, no empty captions.
+    "sd1.5": DreamBoothRecipe(
+        steps=800, batch=2, lr=5e-6, warmup=0, size=512, lr_floor=1.0, dropout=0.0, ema=0.0,
+        class_images=200, prior_weight=1.0,
+    ),
+}  # fmt: skip
+
+
+def make_job(
+    recipe: DreamBoothRecipe, cache: Path, device: torch.device, run: Path | None = None
+) -> TrainingJob:
+    """Draw the images of the class, and build the optimizer and the training step.
+
+    Args:
+        recipe: The settings.
+        cache: Folder for images of the class, latents and hidden states.
+        device: Where to train.
+        run: Folder of the run to resume from its checkpoint; None for a new run.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If the images or the model do not fit, or the memory is too small.
+    """
+    if not recipe.data:
+        raise ValueError(
+            "data is empty; accepted: a folder, or shards, of a few captioned images of one thing"
+        )
+    base = load_base(recipe.model, recipe, device)
+    sd = base.sd
+    check_room(base, recipe, device, copies=5)  # and its EMA
+    prior = class_images(recipe, base, cache)  # by the model as it was
+    unet = sd.unet.train().requires_grad_(True)
+    load_initial_weights(recipe.init, {"unet": unet}, run)
+    trained = in_training(unet, recipe, device)
+    predict = compiled(unet, recipe, device)
+    data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device, prior)
+
+    def given_captions(_: int, batch: Batch) -> Model:
+        """Return the U-Net with the conditioning of a batch."""
+        return conditioned(predict, data.conditioning(batch))
+
+    step = denoising_step(recipe, data, sd.spec, trained, given_captions, device)
+    model = StableDiffusion(trained.average.module, sd.vae, sd.text, sd.spec)
+    prompts = data.texts[: 8 * data.each : data.each]
+
+    def samples() -> Image.Image:
+        """Draw images of the captions, the class prompt among them, from the same noise."""
+        return grid([sample_images(model, prompts, recipe.size)], scale=3)
+
+    networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
+    frozen, states = frozen_base(base, recipe, cache), trained.states("unet")
+    return TrainingJob(networks, states, step, recipe.batch, samples, frozen, trained.skeletons)
+
+
+def export(job: TrainingJob, recipe: DreamBoothRecipe, cache: Path, folder: Path) -> None:
+    """Write the whole model, with the averaged weights, in the published layout.
+
+    Args:
+        job: The finished training.
+        recipe: Its settings.
+        cache: Not used, because the model has a place of its own.
+        folder: Where to write.
+
+    Raises:
+        ValueError: If the model has changed since the training started.
+    """
+    unet = job.networks["ema"]
+    assert isinstance(unet, UNet)
+    check_unchanged(job, recipe.model, recipe.tokenizer)
+    sd = load_base(recipe.model, recipe, torch.device("cpu")).sd
+    StableDiffusion(unet, sd.vae, sd.text, sd.spec).save_pretrained(
+        folder, torch.float16, MAX_BYTES
+    )

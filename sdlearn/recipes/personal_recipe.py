@@ -1,0 +1,66 @@
+"""What the trainings on a few images of a learner's own share: LoRA, a new word, DreamBooth."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor
+
+from sdlearn.dreambooth import own_in_batch, row_weights
+from sdlearn.recipes.captioned_latents import Batch, DiffusionRecipe
+from sdlearn.recipes.ranges import Place, Range
+from sdlearn.text import Conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalRecipe(DiffusionRecipe):
+    """Settings that these trainings share.
+
+    Attributes:
+        model: The model to start from: a folder in the published layout, one original file
+            (.safetensors or .ckpt), or "" for the shipped one. Stable Diffusion 1, 2 or XL.
+        spec: Of a file only: its system, such as "sd2.1", if the tensors do not show it.
+        tokenizer: Of a file only, which holds none: a folder with vocab.json and merges.txt, or a
+            model's folder; "" for CLIP's from the Hugging Face hub or its local cache.
+        class_images: Images of the class for prior preservation (see `sdlearn.dreambooth`), which
+            the model draws before the training; they are half of each batch. 0 for none.
+        class_prompt: What they are drawn for, and their caption, such as "a cat".
+        prior_weight: Weight of their loss.
+    """
+
+    model: Place = ""
+    spec: Annotated[str, Range(0, 100)] = ""
+    tokenizer: Place = ""
+    class_images: Annotated[int, Range(0, 100_000)] = 0
+    class_prompt: Annotated[str, Range(0, 1000)] = ""
+    prior_weight: Annotated[float, Range(0, 1000)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_images:
+            own_in_batch(self.batch)
+
+
+def weighted_parts(recipe: DiffusionRecipe, batch: Batch) -> Iterator[tuple[float, Batch]]:
+    """Divide some rows of a batch into the terms of their loss: a weight, and rows to average over.
+
+    With prior preservation these are the own images and those of the class. The mean of this loss
+    over equal parts of a batch, also in several processes, is `dreambooth.prior_loss`. Without it
+    there is one term.
+    """
+    if not (isinstance(recipe, PersonalRecipe) and recipe.class_images):
+        yield 1.0, batch
+        return
+    own, b = own_in_batch(recipe.batch), len(batch.places)
+    weights = row_weights(own, recipe.batch, recipe.prior_weight)[batch.places]
+    first = int((batch.places < own).sum())
+    for rows in (slice(0, first), slice(first, b)):
+        if rows.start < rows.stop:
+            yield float(weights[rows].sum()) / b, batch.part(rows)
+
+
+def conditioned(
+    predict: Callable[..., Tensor], given: Conditioning
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The U-Net as a function of z and t, with this conditioning; its third argument isn't used."""
+    return lambda z, t, _: predict(z, t, *given.unet_inputs)
