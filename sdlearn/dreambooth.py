@@ -1,19 +1,19 @@
-"""DreamBooth: a model fine-tuned on a few images of one thing, with prior preservation.
+"""DreamBooth: a model fine-tuned on a few images of one subject, with prior preservation.
 
-DreamBooth (Ruiz et al., arXiv:2208.12242) trains the U-Net on three to five images of one subject,
-whose captions name it by a rare word and its class: "a <toby> cat". Nothing else is new about the
-training. But every weight may change, and all images show the same cat. The model soon draws this
-cat for "a cat" as well, and it forgets other words. The paper calls this language drift.
+DreamBooth (Ruiz et al., arXiv:2208.12242) trains the U-Net on three to five images of one subject.
+Their captions name it by a rare word and its class: "a <toby> cat". Otherwise the training is the
+usual one. But every weight may change, and every image shows the same cat. The model soon draws
+this cat for "a cat" as well, and it forgets other words. The paper calls this language drift.
 
-Prior preservation works against it. Before the training starts, the model draws images of the
-class prompt, "a cat". They are what it knows about the class, and the training goes on showing them
-beside the new ones:
+Prior preservation counteracts it. Before the training starts, the model draws images for the class
+prompt, "a cat". They show what it knows about the class, and each training batch contains some of
+them besides the learner's own images:
 
     loss = mean over own images + weight · mean over class images
 
-Both means are of the same loss, `training.diffusion_loss`. So it is also a weighted mean over the
-rows of one batch, see `row_weights`. Each part of a batch then has its share of the loss, and it
-doesn't matter which process, or which part of an accumulated batch, has the class images.
+Both are means of the same loss, `training.diffusion_loss`. The sum is therefore also a weighted
+mean over the rows of a batch (see `row_weights`). A batch can thus be divided among processes, or
+into the parts of gradient accumulation, and it doesn't matter which of them has the class images.
 """
 
 import math
@@ -26,14 +26,14 @@ def prior_loss(losses: Tensor, own: int, weight: float = 1.0) -> Tensor:
     """The loss of a batch with prior preservation, a scalar.
 
     Args:
-        losses: The loss of each image, (b,): first those of the learner's own images, then those of
-            the images of the class.
-        own: How many are the learner's own, 1 … b. With b there are no images of the class, and
-            the loss is the mean of all: plain fine-tuning, whatever the weight.
-        weight: λ of the paper, 0 or more; 1 in the published scripts.
+        losses: The loss of each image, (b,): those of the learner's own images, then those of the
+            class images.
+        own: The number of the learner's own images, 1 … b. If it is b, there are no class images,
+            and the loss is the mean of all, whatever the weight: plain fine-tuning.
+        weight: λ in the paper, finite and 0 or more; 1 in the published scripts.
 
     Raises:
-        ValueError: If the losses are not a vector, or a number is out of range.
+        ValueError: If losses is not a vector, or own or the weight is out of range.
     """
     if losses.ndim != 1:
         raise ValueError(f"losses have the shape {tuple(losses.shape)}; accepted: (b,), b losses")
@@ -43,17 +43,17 @@ def prior_loss(losses: Tensor, own: int, weight: float = 1.0) -> Tensor:
 
 
 def row_weights(own: int, b: int, weight: float = 1.0) -> Tensor:
-    """Weights of the rows whose weighted mean is `prior_loss`, (b,), in float64.
+    """The weights, (b,) in float64, with which the weighted mean over the rows is `prior_loss`.
 
     (row_weights(own, b, weight) * losses).mean() equals prior_loss(losses, own, weight).
 
     Args:
-        own: The rows that are the learner's own images, the first 1 … b.
-        b: Rows of the batch.
+        own: The number of rows with the learner's own images, 1 … b; they come first.
+        b: The number of rows in the batch.
         weight: See `prior_loss`.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If own or the weight is out of range.
     """
     check_division(own, b, weight)
     weights = torch.full((b,), b / own, dtype=torch.float64)
@@ -76,10 +76,10 @@ def own_in_batch(b: int) -> int:
 
 
 def class_prompt(prompt: str, word: str) -> str:
-    """A prompt without the subject's word, which names its class: "a <toby> cat" → "a cat".
+    """The prompt without the subject's word, which names the class: "a <toby> cat" → "a cat".
 
     Raises:
-        ValueError: If the prompt does not contain the word, or nothing else.
+        ValueError: If the prompt does not contain the word, or contains nothing else.
     """
     words = prompt.split()
     if word not in words:
@@ -93,7 +93,7 @@ def class_prompt(prompt: str, word: str) -> str:
 
 
 def check_division(own: int, b: int, weight: float) -> None:
-    """Raise ValueError unless a batch of b images can have so many own ones, and this weight."""
+    """Raise ValueError unless own is in 1 … b, and the weight is finite and 0 or more."""
     if not 1 <= own <= b:
         raise ValueError(f"own is {own}; accepted: 1 to {b}, the number of images in the batch")
     if not (weight >= 0 and math.isfinite(weight)):

@@ -1,18 +1,19 @@
-"""Textual inversion: a new word, whose vectors are all that is trained (Gal et al., 2208.01618).
+"""Textual inversion: a new word whose vectors alone are trained (Gal et al., arXiv:2208.01618).
 
-A text encoder begins with a table that has a row of d numbers for each token. Textual inversion
-adds rows to the table for a new word, and trains them with the diffusion loss on a few images whose
-captions contain the word. Everything else stays frozen, so the model draws all other prompts as it
-did before. The result is a file of a few kilobytes.
+The first layer of a text encoder is a table of token embeddings: one row, a vector of d elements,
+for each token. Textual inversion adds rows for a new word, and trains them with the diffusion loss
+on a few images whose captions contain the word. Everything else stays frozen, so the model draws
+the same images as before for all other prompts. The result is a file of a few kilobytes.
 
-A word of n vectors becomes n tokens, `<cat>`, `<cat>_1`, `<cat>_2` and so on. A prompt names the
-first of them, `text.spell_out` writes the others next to it, and they count as n of its 75 tokens.
+A word with n vectors becomes n tokens: `<cat>`, `<cat>_1`, `<cat>_2` and so on. In a prompt you
+write only the first. `text.spell_out` adds the others, and all n count towards its 75 tokens.
 
-One row of a table that is trained as a whole would not do: weight decay, and the optimizer's
-moments, move rows that have no gradient. Here the new rows are a small network of their own. While
-they are trained, a forward hook puts them in the place of the table's.
+The optimizer can't simply be given the whole table: weight decay, and the moments of earlier steps,
+also change rows whose gradient is zero. So the new rows are a small module of their own. During
+training, a forward hook puts them in place of the table's rows.
 """
 
+import re
 from dataclasses import replace
 
 import torch
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdlearn.clip import CLIPTextEncoder
 
-MOST_VECTORS = 75  # tokens of a prompt
+MOST_VECTORS = 75  # tokens of a prompt, without BOS and EOS
 MOST_LETTERS = 100
 
 
@@ -31,27 +32,34 @@ MOST_LETTERS = 100
 
 
 def token_names(word: str, n: int) -> list[str]:
-    """The tokens of a word of n vectors: ["<cat>", "<cat>_1", ...]."""
+    """The tokens of a word with n vectors: ["<cat>", "<cat>_1", ...]."""
     return [word, *(f"{word}_{k}" for k in range(1, n))]
 
 
 def check_word(tokenizer: PreTrainedTokenizerBase, word: object, n: int) -> str:
-    """Return the word; ValueError unless it can be added with n vectors."""
+    """Return the word; raise ValueError unless it can be added with n vectors."""
     plain = isinstance(word, str) and 1 <= len(word) <= MOST_LETTERS and word.isprintable()
     if not plain or any(letter.isspace() for letter in str(word)):
         raise ValueError(
             f"word is {str(word)[:MOST_LETTERS]!r}; accepted: a word of 1 to {MOST_LETTERS} "
-            "letters without spaces, such as '<cat>'"
+            "characters without spaces, such as '<cat>'"
         )
     if not 1 <= n <= MOST_VECTORS:
         raise ValueError(f"{word} has {n} vectors; accepted: 1 to {MOST_VECTORS}")
     known = tokenizer.get_vocab()
-    for token in (*token_names(str(word), n), f"{word}</w>"):
+    # The word goes on for as long as there is a next `_k`, so that must be free as well.
+    for token in (*token_names(str(word), n + 1), f"{word}</w>"):
         if token in known:
             raise ValueError(
                 f"word is {word!r}, but the tokenizer already has the token {token!r}; accepted: a "
                 "new word, such as '<cat>'"
             )
+    before = re.fullmatch(r"(.+)_\d+", str(word))
+    if before and before[1] in tokenizer.get_added_vocab():
+        raise ValueError(
+            f"word is {word!r}, which would continue the added word {before[1]!r}; accepted: a "
+            "name of its own"
+        )
     return str(word)
 
 
@@ -61,19 +69,19 @@ def add_word(
 ) -> list[int]:
     """Add a word to a tokenizer and its vectors to the text encoder's table, in place.
 
-    The other rows keep their values, to the bit.
+    The other rows keep their exact values.
 
     Args:
-        tokenizer: Of the encoder.
-        encoder: Its configuration then has the new number of tokens.
+        tokenizer: The encoder's tokenizer.
+        encoder: The text encoder. The number of tokens in its configuration is updated as well.
         word: A new word, such as "<cat>".
-        vectors: Its rows, (n, d).
+        vectors: The word's vectors, (n, d).
 
     Returns:
-        The n token ids, which follow each other.
+        The n token ids, which are consecutive.
 
     Raises:
-        ValueError: If the word or the vectors do not fit; nothing is changed then.
+        ValueError: If the word or the vectors do not fit. In that case nothing is changed.
     """
     table = encoder.embeddings.token_embedding
     old = table.weight
@@ -95,14 +103,14 @@ def add_word(
     encoder.config = replace(
         encoder.config,
         vocab_size=len(weight),
-        # The highest id is no longer that of the end of the text.
+        # None would mean the highest id, which is no longer that of the end of the text.
         eos_token_id=tokenizer.eos_token_id if end is None else end,
     )
     return ids
 
 
 def vectors_of(tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextEncoder, word: str) -> Tensor:
-    """The vectors of an added word, a copy, (n, d); ValueError if there is no such word."""
+    """A copy of an added word's vectors, (n, d); raises ValueError if there is no such word."""
     added = tokenizer.get_added_vocab()
     if word not in added or word in tokenizer.all_special_tokens:
         raise ValueError(f"word is {word!r}, which was not added to this tokenizer")
@@ -114,12 +122,12 @@ def vectors_of(tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextEncoder, wor
 def initial_vectors(
     tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextEncoder, start: str, n: int
 ) -> Tensor:
-    """Vectors to start from: those of the tokens of a known text, repeated, (n, d).
+    """Initial vectors, (n, d): those of a known text's tokens, repeated or cut off after n.
 
     Args:
-        tokenizer: Of the encoder.
+        tokenizer: The encoder's tokenizer.
         encoder: The text encoder.
-        start: What comes close to the new word, such as "toy".
+        start: A text whose meaning is close to that of the new word, such as "toy".
         n: Number of vectors.
 
     Raises:
@@ -136,11 +144,11 @@ def initial_vectors(
 
 
 class NewRows(nn.Module):
-    """The rows of a new word, in training.
+    """The rows of a new word, as trainable parameters.
 
     Args:
-        first: The id of the word's first token; the others follow it.
-        vectors: The rows at the start, (n, d).
+        first: The id of the word's first token; those of the others follow it.
+        vectors: The initial values of the rows, (n, d).
     """
 
     def __init__(self, first: int, vectors: Tensor) -> None:
@@ -149,7 +157,7 @@ class NewRows(nn.Module):
         self.vectors = nn.Parameter(vectors.clone())
 
     def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
-        """Replace the embeddings of the word's tokens.
+        """Return the embeddings, with these rows for the word's tokens.
 
         Args:
             ids: Token ids, (b, n).
@@ -161,7 +169,7 @@ class NewRows(nn.Module):
         return torch.where(own[..., None], rows.to(embedded.dtype), embedded)
 
     def attach(self, encoder: CLIPTextEncoder) -> RemovableHandle:
-        """Have a text encoder use these rows, and not those of its table, until `remove()`."""
+        """Make a text encoder use these rows, not its table's, until the handle's `remove()`."""
         return encoder.embeddings.token_embedding.register_forward_hook(
             lambda _, inputs, output: self(inputs[0], output)
         )

@@ -1,6 +1,6 @@
-"""A dry run of the trainings on a few images: LoRA, a new word, DreamBooth.
+"""The dry run of the trainings on a few images: LoRA, textual inversion, DreamBooth.
 
-Their model may be a folder or a file, of any system. Its weights are not read.
+The model may be a folder or a file, and of any system. Its weights are not read.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def personal_training(recipe: PersonalRecipe) -> MetaTraining:
 
     Raises:
         FileNotFoundError: If the model is missing.
-        ValueError: If it does not fit the recipe.
+        ValueError: If the model does not fit the recipe.
     """
     _, unet, vae, text = empty_model(recipe)
     encoders = [each for each in text.encoders if isinstance(each, CLIPTextEncoder)]
@@ -75,7 +75,7 @@ def empty_model(recipe: PersonalRecipe) -> System:
 def trained_network(
     recipe: PersonalRecipe, networks: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module]:
-    """What a recipe trains, and its name: adapters or rows, attached, or the U-Net itself."""
+    """What a recipe trains, its name first: attached adapters or rows, or the U-Net."""
     if isinstance(recipe, LoRARecipe):
         adapters = new_adapters(recipe, networks)
         for part, adapter in adapters.items():

@@ -1,4 +1,4 @@
-"""The finished model that another U-Net, a ControlNet or an adapter is trained on."""
+"""The finished model from which a U-Net, a ControlNet, an adapter or a new word is trained."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class BaseModel(NamedTuple):
     Attributes:
         sd: The model, frozen.
         place: A folder with its parts in the published layout, or one original file.
-        tokenizer: The folder of the tokenizer that was given with a file; else None.
+        tokenizer: The folder of the tokenizer that was given with a file, otherwise None.
     """
 
     sd: StableDiffusion
@@ -56,13 +56,13 @@ def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
 
     Args:
         place: A model's folder, or the folder of a run of `sdlearn train unet`; "" for the shipped
-            model. For a `PersonalRecipe` also one original file.
-        recipe: Gives the size of the images. A `PersonalRecipe` may have SDXL as well.
+            model. With a `PersonalRecipe`, one original file is accepted, too.
+        recipe: Gives the size of the images. With a `PersonalRecipe`, SDXL is accepted, too.
         device: Where to train.
 
     Raises:
         FileNotFoundError: If there is no model.
-        ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
+        ValueError: If the model can't be read, or does not fit the recipe; see `check_fits`.
     """
     spec, tokenizer, find = "", "", model_folder
     if isinstance(recipe, PersonalRecipe):
@@ -75,19 +75,29 @@ def load_base(place: str, recipe: Recipe, device: torch.device) -> BaseModel:
     return BaseModel(sd, home, tokenizer_folder(tokenizer))
 
 
+def check_predicts_noise(base: BaseModel) -> None:
+    """Raise ValueError if a model's U-Net predicts velocity, as that of SD 2.1 does."""
+    if base.sd.spec.predicts != "noise":
+        raise ValueError(
+            f"model is {base.place}, whose U-Net predicts {base.sd.spec.predicts}; accepted: one "
+            "that predicts noise, from which this training computes the velocity on the flow path"
+        )
+
+
 def check_fits(home: Path, unet: UNet, vae: VAE, recipe: Recipe) -> None:
     """Check that a recipe can start from a model; the networks may be on the meta device.
 
     Raises:
-        ValueError: If it is an inpainting model or SDXL, or if the size does not fit.
+        ValueError: If it is an inpainting model, if it is SDXL and the recipe is no
+            `PersonalRecipe`, or if the size does not fit.
     """
     is_personal = isinstance(recipe, PersonalRecipe)
     is_inpainting = unet.config.in_channels > unet.config.out_channels
     if is_inpainting or (unet.config.added_dim is not None and not is_personal):
         raise ValueError(
             f"model is {home}, which is {'an inpainting model' if is_inpainting else 'SDXL'}; "
-            f"accepted: a model whose U-Net has {vae.config.latent_channels} input channels"
-            f"{'' if is_personal else ' and one text encoder'}"
+            f"accepted: a model {'' if is_personal else 'with one text encoder '}whose U-Net has "
+            f"{vae.config.latent_channels} input channels"
         )
     side = vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if recipe.size % side:
@@ -101,7 +111,7 @@ def check_room(base: BaseModel, recipe: Recipe, device: torch.device, copies: in
         base: The model.
         recipe: The settings.
         device: Where to train.
-        copies: Numbers kept for each weight of the U-Net; 1 if it is frozen.
+        copies: Values kept for each weight of the U-Net; 1 if it is frozen.
 
     Raises:
         ValueError: If the memory is too small.
@@ -136,7 +146,7 @@ def model_folder(place: str) -> Path:
 
 
 def tokenizer_folder(place: str) -> Path | None:
-    """The folder of a tokenizer, itself or inside that of a model; None for ""."""
+    """A tokenizer's folder: `place`, or "tokenizer" inside it if it is a model's; None for ""."""
     if not place:
         return None
     inside = Path(place, "tokenizer")
@@ -144,7 +154,7 @@ def tokenizer_folder(place: str) -> Path | None:
 
 
 def model_hash(place: Path, tokenizer: Path | None = None) -> str:
-    """A hash of the weights of a model's parts; of a file, of the tokenizer given with it, too."""
+    """A hash of the weights of a model's parts; for a file, also of the tokenizer given with it."""
     if place.is_file():
         return key(*(weights_key(each) for each in (place, tokenizer) if each))
     return key(*(weights_key(place / part) for part in PARTS if (place / part).is_dir()))
@@ -157,7 +167,7 @@ def frozen_base(base: BaseModel, recipe: Recipe, cache: Path) -> dict[str, str]:
 
 
 def class_images(recipe: PersonalRecipe, base: BaseModel, cache: Path) -> ClassImages | None:
-    """The images of the class that a recipe asks for, drawn by the model before it is changed.
+    """The class images that a recipe asks for, drawn by the model before it is trained, or None.
 
     Raises:
         ValueError: If there is no class prompt.
@@ -167,7 +177,7 @@ def class_images(recipe: PersonalRecipe, base: BaseModel, cache: Path) -> ClassI
     if not recipe.class_prompt.strip():
         raise ValueError(
             "class_prompt is empty; accepted: a text that names the class of your images, such as "
-            "'a cat', for which the model draws images; or class_images=0, for no such images"
+            "'a cat', for which the model draws the class images; or class_images=0, to have none"
         )
     return draw_class_images(
         base.sd, base.hash(), recipe.class_prompt, recipe.class_images, recipe.size, cache

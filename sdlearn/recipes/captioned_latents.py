@@ -1,7 +1,7 @@
-"""Training batches of the networks that denoise: latents of the pages, and their captions' states.
+"""Training batches for denoising: latents of the images, and hidden states of their captions.
 
-The U-Net, the inpainting U-Net, a ControlNet and adapters are trained on the same batches, with the
-same autoencoder and text encoder, both frozen.
+The U-Net, the inpainting U-Net, ControlNets, adapters and new words are trained on the same kind of
+batch. The autoencoder is frozen, and the text encoder's own weights are, too.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,21 +47,22 @@ class DiffusionRecipe(Recipe):
     """Settings that all trainings on noisy latents share.
 
     Attributes:
-        captions: Paraphrases of each scene.
+        captions: Number of captions of each scene, which are paraphrases.
         dropout: Fraction of captions replaced by the empty one, for classifier-free guidance.
         min_snr: The gamma of Min-SNR weighting, or 0 for none.
         t_mean: See `draw_times`.
         t_std: See `draw_times`; 0 for uniform timesteps.
         lr_floor: Where the learning rate ends, as a fraction of `lr`; with 1 it stays at `lr`.
-        weight_decay: Of AdamW.
+        weight_decay: AdamW's weight decay.
         ema: Decay of the exponential moving average of the weights.
-        accumulate: Parts of a batch, one after the other in each process, whose gradients are
-            added: less memory, and the same result but for rounding.
-        activation_checkpointing: Keep the inputs of blocks only, and compute their other
+        accumulate: Number of parts into which each process divides its rows of a batch. It
+            computes their gradients one after the other and adds them: less memory, and the same
+            result up to rounding.
+        activation_checkpointing: Keep only the inputs of blocks, and compute their other
             activations again in the backward pass: less memory, more time, the same result.
-        shard: Keep in each of several processes a part of the trained weights and of their averages
-            only (see `sdlearn.sharding`): less memory, and the same result but for rounding. What
-            is not trained stays whole in each.
+        shard: With several processes, keep in each only a part of the trained weights and of their
+            averages (see `sdlearn.sharding`): less memory, and the same result up to rounding. What
+            is not trained stays whole in each process.
     """
 
     captions: Annotated[int, Range(1, 1000)] = 1
@@ -90,13 +91,13 @@ class Batch(NamedTuple):
     """One training batch, or some of its rows.
 
     Attributes:
-        places: The places of its rows in the whole batch, (b,).
-        rows: The numbers of its pages, (b,).
+        places: The positions of its rows in the whole batch, (b,).
+        rows: The numbers of its images, (b,).
         z_0: Clean latents, scaled, (b, c, h, w).
         t: Timesteps, (b,), on the CPU.
         context: Hidden states of the captions, (b, 77, d).
         captions: The numbers of the captions, (b,); -1 for the empty one.
-        pooled: For SDXL, the captions' pooled embeddings, (b, d).
+        pooled: For SDXL, the captions' pooled embeddings, (b, d); otherwise None.
     """
 
     places: NDArray[np.int64]
@@ -119,16 +120,16 @@ class Batch(NamedTuple):
 
 
 class CaptionedLatents:
-    """The encoded pages and captions of a training, and its batches.
+    """The encoded images and captions of a training, and its batches.
 
     Attributes:
         pages: The images, bytes (n, size, size, 3).
-        texts: All captions, the paraphrases of an image together; the class prompt at the end, if
-            there are images of a class.
-        each: Captions of an image.
-        rows: Returns the numbers of the pages of batch k, those of all processes.
-        batch: Returns this process's rows of batch k, which depends on the recipe's seed and k
-            only.
+        texts: All captions, with the paraphrases of an image together. If there are class images,
+            the class prompt comes last.
+        each: Number of captions of each image.
+        rows: Returns the image numbers of batch k, for all processes, if there are no class images.
+        batch: Returns this process's rows of batch k, which depends only on the recipe's seed and
+            k.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class CaptionedLatents:
         device: torch.device,
         prior: ClassImages | None = None,
     ) -> None:
-        """Draw or read the pages, and encode them; what was encoded before is in the cache.
+        """Draw or read the images, and encode them; earlier encodings are read from the cache.
 
         Args:
             recipe: The settings.
@@ -148,7 +149,7 @@ class CaptionedLatents:
             num_steps: Length of the noise schedule.
             cache: Folder for images, captions, latents and hidden states.
             device: Where to train.
-            prior: Images of a class, half of each batch then, after the pages.
+            prior: Class images, which then make up the second half of each batch.
 
         Raises:
             ValueError: If the disk is too small.
@@ -197,8 +198,8 @@ class CaptionedLatents:
 
         Args:
             batch: The rows.
-            encode: Whether to encode the captions with the text encoders as they are now, with
-                gradients, and not to take what is cached.
+            encode: Whether to encode the captions anew, with the text encoders as they are now
+                and with gradients, instead of using the cached embeddings.
         """
         found = Conditioning(batch.context, batch.pooled)
         if encode:
@@ -226,33 +227,33 @@ def batches(
     pooled: tuple[Batches, Tensor] | None = None,
     prior: Batches | None = None,
 ) -> Callable[[int], Batch]:
-    """Return the function that draws batch k and reads the rows of this process.
+    """Return the function that draws batch k and reads this process's rows of it.
 
     Args:
         recipe: The settings.
-        latents: Mean and standard deviation of each page's posterior, (n, 2, c, h, w), unscaled.
-        states: Hidden states of the captions, (n * each, 77, d).
-        each: Captions of a page.
+        latents: Mean and standard deviation of each image's posterior, (n, 2, c, h, w), unscaled.
+        states: Hidden states of the captions, (n * each, 77, d); with `prior`, one row more.
+        each: Number of captions of each image.
         empty: Hidden states of the empty caption, (1, 77, d).
         num_steps: Length of the noise schedule.
         scaling: The latents' scaling factor.
         pooled: For SDXL, the pooled embeddings of the captions, (n * each, d), and that of the
-            empty one, (1, d).
-        prior: As `latents`, of images of a class, whose caption is the one after the others. They
-            are the second half of each batch, and their page numbers begin at n.
+            empty one, (1, d); with `prior`, the first has one row more, too.
+        prior: The same as `latents` for class images, whose caption comes after all the others.
+            They make up the second half of each batch, and their image numbers begin at n.
     """
     device, n = latents.device, len(latents.array)
 
     def choose(table: Batches, captions: NDArray[np.int64], silent: Tensor, no: Tensor) -> Tensor:
-        """Rows of a table of the captions, and `no` for the empty one."""
+        """Rows of a table of captions, with `no` where the caption is dropped."""
         found = table.rows(captions).float()
         return torch.where(silent.to(device).view(-1, *[1] * (found.ndim - 1)), no, found)
 
     def batch(k: int) -> Batch:
         generator = step_generator(recipe.seed, k)
         b = recipe.batch
-        # Everything random is drawn for the whole batch, so that it is the same in any number of
-        # processes.
+        # Everything random is drawn for the whole batch, so that it does not depend on the number
+        # of processes.
         places = own_rows(np.arange(b))
         t = draw_times(b, num_steps, recipe.t_mean, recipe.t_std, generator)[places]
         wording = torch.randint(each, (b,), generator=generator).numpy()[places]
@@ -276,9 +277,9 @@ def batches(
 
 
 def pages_identity(recipe: Recipe, pages: Images, cache: Path) -> object:
-    """What determines the pages of a recipe, for the names of cached files.
+    """What determines the images of a recipe, for the names of cached files.
 
-    A user's images are identified by their contents, rendered pages by the renderer's settings.
+    A user's own images are identified by their contents, rendered pages by the renderer's settings.
     """
     if isinstance(pages, ShardImages):
         return recipe.size, images_key(recipe, cache)

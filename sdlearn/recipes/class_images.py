@@ -1,4 +1,4 @@
-"""Images of a class, which a model draws itself before it is trained: see `sdlearn.dreambooth`."""
+"""Images of a class, which a model draws before it is trained; see `sdlearn.dreambooth`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ class ClassImages(NamedTuple):
 
     Attributes:
         pages: Bytes, (n, size, size, 3).
-        prompt: The prompt they were drawn for, which is their caption.
+        prompt: The prompt they were drawn for, which is also their caption.
     """
 
     pages: Pixels
@@ -31,9 +31,9 @@ class ClassImages(NamedTuple):
 def draw_class_images(
     sd: StableDiffusion, model: str, prompt: str, n: int, size: int, cache: Path
 ) -> ClassImages:
-    """Draw images of a class with the model's own settings, or load those that it drew before.
+    """Draw images of a class with the model's own settings, or load those it drew earlier.
 
-    Image k has seed k, so the same model draws the same images for every training.
+    Image k has seed k, so a model draws the same images for every training.
 
     Args:
         sd: The model, before its training.
@@ -62,9 +62,9 @@ def draw_class_images(
 
 
 def divided_rows(k: int, b: int, seed: int, n: int, n_class: int) -> NDArray[np.int64]:
-    """The page numbers of batch k, (b,): own ones, 0 … n - 1, then those of the class, from n on.
+    """The image numbers of batch k, (b,): own images, 0 … n - 1, then those of the class, from n.
 
-    Both are drawn with replacement, and depend on the seed and k only.
+    Both halves are drawn with replacement, and depend only on the seed and k.
     """
     own = own_in_batch(b)
     pages = np.random.default_rng([seed, k]).integers(n, size=own)

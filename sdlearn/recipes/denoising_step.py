@@ -1,4 +1,4 @@
-"""The training step shared by the networks that denoise: the U-Nets and the ControlNet."""
+"""The training step shared by U-Nets, ControlNets, adapters and the vectors of new words."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
@@ -38,8 +38,8 @@ class Trained(NamedTuple, Generic[N]):
         network: The network.
         average: The exponential moving average (EMA) of its weights.
         optimizer: AdamW on its weights.
-        scaler: Of the loss, for float16.
-        skeletons: That of the average, if it is sharded, under its name in a checkpoint.
+        scaler: The loss scaler, for float16.
+        skeletons: The skeleton of the average, if it is sharded, under its name in a checkpoint.
     """
 
     network: N
@@ -49,7 +49,7 @@ class Trained(NamedTuple, Generic[N]):
     skeletons: dict[str, nn.Module]
 
     def states(self, name: str) -> dict[str, torch.optim.Optimizer | GradScaler]:
-        """What a checkpoint keeps besides the weights, the optimizer under this name."""
+        """What a checkpoint keeps besides the weights, with the optimizer under this name."""
         return with_scalers({name: self.optimizer}, scaler=self.scaler)
 
 
@@ -80,7 +80,7 @@ def compiled(
     """Return the network, compiled if the recipe asks for it.
 
     Raises:
-        ValueError: If it does and there is no compiler.
+        ValueError: If it asks for it and there is no compiler.
     """
     if not recipe.compile:
         return network
@@ -96,15 +96,15 @@ def denoising_step(
     model_for: Callable[[int, Batch], Model],
     device: torch.device,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function that runs step k: noise, loss, update of the network and of its EMA.
+    """Return the function that runs step k: noise, loss, update of the network and its EMA.
 
     Args:
         recipe: The settings.
         data: The batches.
         spec: Gives the noise schedule and what the network predicts.
         trained: The network to update.
-        model_for: Returns the model for some rows of batch k; it may use inputs besides z, t and
-            context.
+        model_for: Returns the model for some rows of batch k. The model may use other inputs
+            besides z, t and context.
         device: Where to train.
     """
 
@@ -148,7 +148,7 @@ def accumulated_step(
         terms: list[Tensor] = []
 
         def losses() -> Iterator[Tensor]:
-            """The loss of each part, divided by their number: the sum is that of the batch."""
+            """The loss of each part, divided by the number of parts: they add up to the batch's."""
             for batch in whole.parts(recipe.accumulate):
                 with autocast(device, recipe.precision):
                     loss = loss_of(batch)

@@ -1,13 +1,13 @@
 """Few-step distillation: a U-Net that needs four steps and no guidance, from a finished model.
 
-It is the reflow of rectified flow (Liu et al., arXiv:2209.03003), piece by piece (Yan et al.,
-arXiv:2405.07510). The finished model, the teacher, draws images with guidance and many small steps.
-Its curved trajectories are cut into as many windows as the student may have steps, and the student
-learns the straight line across each window: the velocity from its first state to its last. Guidance
-is part of what it learns, so one call of the U-Net a step is enough.
+The method is the reflow of rectified flow (Liu et al., arXiv:2209.03003), applied piecewise (Yan et
+al., arXiv:2405.07510). The finished model, the teacher, draws images with guidance and many small
+steps. Its curved trajectories are cut into windows, one for each step of the student. The student
+learns the straight line across each window: the velocity from its first state to its last. It
+learns the effect of guidance too, so it calls the U-Net only once per step.
 
 The velocity is computed from the U-Net's noise prediction (see `sdlearn.flow`), so the student
-starts as the teacher, and the sampler that runs it is plain DDIM with "trailing" spacing.
+starts as a copy of the teacher, and its sampler is plain DDIM with "trailing" spacing.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from sdlearn.guidance import classifier_free_guidance, denoiser
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.recipes.base_model import (
     BaseModel,
+    check_predicts_noise,
     check_room,
     check_unchanged,
     frozen_base,
@@ -55,16 +56,17 @@ CHUNK = 64  # trajectories that the teacher draws at once
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRecipe(DiffusionRecipe):
-    """Settings of the distillation. The teacher's images are made from the captions alone.
+    """Settings of the distillation. The teacher draws its images from the captions alone.
 
     Attributes:
         model: Folder of the teacher, or "" for the shipped model.
-        windows: Steps of the student.
+        windows: Number of windows, and of the student's steps.
         substeps: Steps of the teacher in each window, with DPM-Solver++ 2M.
         guidance: Guidance scale of the teacher.
-        inside: Fraction of the training points that lie anywhere in a window; the others are the
-            windows' first points, where a student with that many steps calls the U-Net.
-        dropout: 0, because the student needs no guidance and thus no empty captions.
+        inside: Fraction of the training points that are drawn uniformly from a whole window. The
+            others are first points of windows, the only ones at which the student, run with
+            `windows` steps, calls the U-Net.
+        dropout: 0, because the student is run without guidance and needs no empty captions.
     """
 
     model: Place = ""
@@ -110,7 +112,7 @@ class Lines(NamedTuple):
     """Training points on the student's lines.
 
     Attributes:
-        x: The points, (b, c, h, w), see `sdlearn.flow`.
+        x: The points x_t, (b, c, h, w), as in `sdlearn.flow`.
         t: Their times, (b,), float64 on the CPU.
         target: The velocities of the lines, (b, c, h, w).
         context: Hidden states of the captions, (b, 77, d).
@@ -144,7 +146,8 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    check_room(base, recipe, device, copies=6)  # EMA, the teacher
+    check_predicts_noise(base)
+    check_room(base, recipe, device, copies=6)  # with the EMA and the teacher
     unet = UNet(sd.unet.config).to(device)
     unet.load_state_dict(sd.unet.state_dict())
     load_initial_weights(recipe.init, {"unet": unet}, run)
@@ -162,7 +165,7 @@ def make_job(
     prompts = captions[:8] if recipe.data else [*PROMPTS]
 
     def samples() -> Image.Image:
-        """Draw the images of eight prompts from the same noise every time."""
+        """Draw images of up to eight prompts, from the same noise every time."""
         z = model.text_to_image(prompts, seed=0, output="latent", progress=False)
         images = to_pixels(sd.vae.to_image(z))
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
@@ -180,10 +183,10 @@ def window_points(recipe: DistillRecipe, schedule: NoiseSchedule) -> list[Point]
 def training_lines(
     recipe: DistillRecipe, base: BaseModel, cache: Path, device: torch.device
 ) -> tuple[list[str], Callable[[int], Lines]]:
-    """Load or draw the teacher's trajectories.
+    """Load or draw the teacher's trajectories, and make batches of training points from them.
 
     Returns:
-        The captions, and the function that draws this process's rows of batch k.
+        The captions, and the function that returns this process's rows of batch k.
     """
     texts, states, found = trajectories(recipe, base, cache)
     contexts = Batches(states, recipe.seed, recipe.batch, device)
@@ -195,7 +198,7 @@ def training_lines(
     def lines(k: int) -> Lines:
         generator = step_generator(recipe.seed, k)
         b = recipe.batch
-        places = own_rows(np.arange(b))  # all of the batch is drawn in each process
+        places = own_rows(np.arange(b))  # every process draws for the whole batch
         first = torch.randint(recipe.windows, (b,), generator=generator)[places]
         within = torch.rand(b, generator=generator, dtype=torch.float64)
         anywhere = torch.rand(b, generator=generator) < recipe.inside
@@ -214,7 +217,7 @@ def training_lines(
 def trajectories(
     recipe: DistillRecipe, base: BaseModel, cache: Path
 ) -> tuple[list[str], NDArray[np.float16], HALF]:
-    """Have the teacher draw an image of each caption, or load what it drew.
+    """Have the teacher draw an image of each caption, or load its cached trajectories.
 
     Returns:
         The captions; their hidden states, (n * captions, 77, d); the latents at the ends of the
@@ -255,7 +258,7 @@ def trajectories(
 
 
 def assemble(recipe: DistillRecipe, sd: StableDiffusion, unet: UNet) -> StableDiffusion:
-    """Return the model with the student in place of its own U-Net."""
+    """Return the model with the student in place of its U-Net, and the student's settings."""
     spec = dataclasses.replace(few_steps_spec(sd.spec), steps=recipe.windows)
     return StableDiffusion(unet, sd.vae, sd.text, spec)
 
@@ -266,7 +269,7 @@ def export(job: TrainingJob, recipe: DistillRecipe, cache: Path, folder: Path) -
     Args:
         job: The finished training.
         recipe: Its settings.
-        cache: Not used, because the model is in a folder of its own.
+        cache: Not used, because the other parts come from the model in `recipe.model`.
         folder: Where to write.
 
     Raises:

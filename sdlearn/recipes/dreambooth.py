@@ -1,8 +1,8 @@
-"""DreamBooth: the whole U-Net of a finished model, trained on a few images of one thing.
+"""DreamBooth: the whole U-Net of a finished model, trained on a few images of one subject.
 
-With `class_images` the training goes on showing what the model itself drew for a class prompt, so
-that it does not forget the class; see `sdlearn.dreambooth`. `sdlearn train lora` has the same
-settings, and a much smaller result.
+With `class_images`, half of each batch consists of images that the model itself drew for a class
+prompt before the training, so that it does not forget the class; see `sdlearn.dreambooth`.
+`sdlearn train lora` accepts the same settings, and writes a much smaller file.
 """
 
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ RECIPES = {
     "small": DreamBoothRecipe(
         steps=20, batch=4, lr=1e-4, warmup=2, ema=0.9, class_images=4,
     ),
-    # For a published model, which --model names. diffusers' examples/dreambooth and its README: one
-    # own image and one of the class in a batch, weight 1, a constant rate of 2e-6 to 5e-6, 400 to
-    # 1,500 steps, 200 to 300 images of the class. No average of the weights, no empty captions.
+    # For a published model, named with --model. diffusers' examples/dreambooth and its README: one
+    # own image and one class image in a batch, weight 1, a constant learning rate of 2e-6 to 5e-6,
+    # 400 to 1,500 steps, 200 to 300 class images. No EMA of the weights, no empty captions.
     "sd1.5": DreamBoothRecipe(
         steps=800, batch=2, lr=5e-6, warmup=0, size=512, lr_floor=1.0, dropout=0.0, ema=0.0,
         class_images=200, prior_weight=1.0,
@@ -57,11 +57,11 @@ RECIPES = {
 def make_job(
     recipe: DreamBoothRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Draw the images of the class, and build the optimizer and the training step.
+    """Have the model draw the class images, and build the optimizer and the training step.
 
     Args:
         recipe: The settings.
-        cache: Folder for images of the class, latents and hidden states.
+        cache: Folder for class images, latents and hidden states.
         device: Where to train.
         run: Folder of the run to resume from its checkpoint; None for a new run.
 
@@ -71,12 +71,12 @@ def make_job(
     """
     if not recipe.data:
         raise ValueError(
-            "data is empty; accepted: a folder, or shards, of a few captioned images of one thing"
+            "data is empty; accepted: a folder, or shards, of a few captioned images of one subject"
         )
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    check_room(base, recipe, device, copies=5)  # and its EMA
-    prior = class_images(recipe, base, cache)  # by the model as it was
+    check_room(base, recipe, device, copies=5)  # with the EMA
+    prior = class_images(recipe, base, cache)  # drawn before anything is trained
     unet = sd.unet.train().requires_grad_(True)
     load_initial_weights(recipe.init, {"unet": unet}, run)
     trained = in_training(unet, recipe, device)
@@ -84,7 +84,7 @@ def make_job(
     data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device, prior)
 
     def given_captions(_: int, batch: Batch) -> Model:
-        """Return the U-Net with the conditioning of a batch."""
+        """Return the U-Net, conditioned on the captions of a batch."""
         return conditioned(predict, data.conditioning(batch))
 
     step = denoising_step(recipe, data, sd.spec, trained, given_captions, device)
@@ -92,7 +92,7 @@ def make_job(
     prompts = data.texts[: 8 * data.each : data.each]
 
     def samples() -> Image.Image:
-        """Draw images of the captions, the class prompt among them, from the same noise."""
+        """Draw images of up to eight captions, from the same noise every time."""
         return grid([sample_images(model, prompts, recipe.size)], scale=3)
 
     networks: dict[str, nn.Module] = {"unet": unet, "ema": trained.average.module}
@@ -106,7 +106,7 @@ def export(job: TrainingJob, recipe: DreamBoothRecipe, cache: Path, folder: Path
     Args:
         job: The finished training.
         recipe: Its settings.
-        cache: Not used, because the model has a place of its own.
+        cache: Not used, because the other parts come from the model in `recipe.model`.
         folder: Where to write.
 
     Raises:

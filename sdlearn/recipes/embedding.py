@@ -1,8 +1,8 @@
-"""Training of a new word's vectors, by textual inversion, for a finished model that stays as it is.
+"""Textual inversion: training of a new word's vectors, for a finished model that stays as it is.
 
-Their table rows are all that is trained, on a few captioned images of what the word is to mean. The
-result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads. SDXL has two text
-encoders, so a word has vectors in the tables of both.
+Only the word's rows in the token table are trained, on a few captioned images of what it is to
+mean. The result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads. SDXL
+has two text encoders, so the word gets vectors in the tables of both.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +43,8 @@ class EmbeddingRecipe(PersonalRecipe):
 
     Attributes:
         word: The new word, which every caption of `data` must contain.
-        vectors: Number of its vectors, and of its tokens in a prompt.
-        start: A known word that comes close; the vectors start as its own.
+        vectors: Number of its vectors, which is also its number of tokens in a prompt.
+        start: A known word of similar meaning, whose vectors are the initial values.
         class_images: 0, because the model stays as it is and can forget nothing.
     """
 
@@ -72,7 +72,7 @@ RECIPES = {
         steps=100, batch=16, lr=3e-2, warmup=5, min_snr=5.0, t_mean=-0.3, t_std=1.0, ema=0.9,
     ),
     "small": EmbeddingRecipe(steps=20, batch=4, lr=3e-2, warmup=2, ema=0.9),
-    # For a published model, which --model names.
+    # For a published model, named with --model.
     "sd1.5": EmbeddingRecipe(
         steps=3000, batch=4, lr=2e-3, warmup=0, size=512, accumulate=4, lr_floor=1.0, dropout=0.0,
         ema=0.0,
@@ -83,7 +83,7 @@ RECIPES = {
 def make_job(
     recipe: EmbeddingRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Add the word to the model, and build the optimizer of its vectors and the training step.
+    """Add the word to the model, and build the training step and the optimizer of its vectors.
 
     Args:
         recipe: The settings.
@@ -102,9 +102,9 @@ def make_job(
         )
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    check_room(base, recipe, device, copies=1)  # it is frozen
+    check_room(base, recipe, device, copies=1)  # the U-Net is frozen
     vectors = starting_vectors(recipe, sd.text)
-    # First, because what it caches must not depend on the new word's vectors.
+    # Before the word is added, because what is cached must not depend on its vectors.
     data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device)
     check_captions(data.texts, recipe.word)
     rows = new_rows(sd.text, recipe.word, vectors)
@@ -116,14 +116,14 @@ def make_job(
     predict = compiled(sd.unet, recipe, device)
 
     def with_word(_: int, batch: Batch) -> Model:
-        """Return the U-Net as a function that encodes the captions of a batch itself."""
+        """Return the U-Net, conditioned on captions that are encoded with the new vectors."""
         return conditioned(predict, data.conditioning(batch, encode=True))
 
     step = denoising_step(recipe, data, sd.spec, trained, with_word, device)
     prompts = data.texts[: 8 * data.each : data.each]
 
     def samples() -> Image.Image:
-        """Draw images of the captions with the averaged vectors, below the images themselves."""
+        """Draw images of the captions with the averaged vectors, below the training images."""
         nonlocal attached
         detach_rows(attached)
         averaged = attach_rows(trained.average.module, sd.text)
@@ -139,7 +139,7 @@ def make_job(
     return TrainingJob(networks, states, step, recipe.batch, samples, frozen)
 
 
-# ------------------------------------------------------------- the rows, of one text encoder or two
+# --------------------------------------------------------------- rows for one text encoder or two
 
 
 def encoders_of(text: TextEncoder) -> Iterator[tuple[PreTrainedTokenizerBase, CLIPTextEncoder]]:
@@ -161,7 +161,7 @@ def starting_vectors(recipe: EmbeddingRecipe, text: TextEncoder) -> list[Tensor]
 
 
 def new_rows(text: TextEncoder, word: str, vectors: Sequence[Tensor]) -> nn.ModuleList:
-    """Add the word to each text encoder, and return its rows there, to be trained."""
+    """Add the word to each text encoder, and return its rows in them, which are to be trained."""
     pairs = zip(encoders_of(text), vectors, strict=True)
     return nn.ModuleList(
         NewRows(add_word(*pair, word, values)[0], values) for pair, values in pairs
@@ -169,19 +169,19 @@ def new_rows(text: TextEncoder, word: str, vectors: Sequence[Tensor]) -> nn.Modu
 
 
 def attach_rows(rows: nn.ModuleList, text: TextEncoder) -> list[RemovableHandle]:
-    """Have each text encoder use its rows."""
+    """Make each text encoder use its new rows; return the handles that end this."""
     pairs = zip(rows, encoders_of(text), strict=True)
     return [each.attach(encoder) for each, (_, encoder) in pairs if isinstance(each, NewRows)]
 
 
 def detach_rows(handles: Iterable[RemovableHandle]) -> None:
-    """Have the text encoders use their own tables again."""
+    """Make the text encoders use their own tables again."""
     for handle in handles:
         handle.remove()
 
 
 def check_captions(captions: list[str], word: str) -> None:
-    """Raise ValueError if a caption does not contain the word: its image could teach nothing."""
+    """Raise ValueError if a caption lacks the word, because its image can't teach the word."""
     for caption in captions:
         if word not in caption:
             raise ValueError(

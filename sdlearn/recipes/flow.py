@@ -1,10 +1,10 @@
 """Training of a U-Net with the loss of rectified flow, from a finished model.
 
-The velocity is computed from the U-Net's noise prediction (see `sdlearn.flow`), so the first step
-has the velocities of the model it starts from. What training changes is the emphasis: the loss of
-the velocity counts errors at high noise more, which decide where everything is on the page. Do not
-expect better images of it: the shipped model has these velocities already, and after 700 steps of
-batch 64 the Fréchet distance of 200 images was 7.9 instead of 6.9, at 30 steps of Euler's method.
+The velocity is computed from the U-Net's noise prediction (see `sdlearn.flow`), so training starts
+from the velocities of the finished model. What changes is the emphasis: the velocity loss gives
+more weight to errors at high noise, where the layout of the image is decided. Don't expect better
+images: the shipped model already has these velocities. After 700 steps with a batch of 64, the
+Fréchet distance of 200 images, drawn with 30 steps of Euler's method, was 7.9; before, it was 6.9.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from sdlearn.flow import draw_times, flow_loss, last_time, shift_time
 from sdlearn.pipeline import StableDiffusion
-from sdlearn.recipes.base_model import check_room, check_unchanged, frozen_base, load_base
+from sdlearn.recipes.base_model import (
+    check_predicts_noise,
+    check_room,
+    check_unchanged,
+    frozen_base,
+    load_base,
+)
 from sdlearn.recipes.captioned_latents import CaptionedLatents, DiffusionRecipe
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import to_pixels
@@ -41,7 +47,7 @@ class FlowRecipe(DiffusionRecipe):
         shift: See `sdlearn.flow.shift_time`.
         t_mean: See `sdlearn.flow.draw_times`.
         t_std: See `sdlearn.flow.draw_times`.
-        min_snr: 0, because the loss of the velocity has weights of its own.
+        min_snr: 0, because the velocity loss has weights of its own.
     """
 
     model: Place = ""
@@ -101,7 +107,8 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    check_room(base, recipe, device, copies=5)  # and its EMA
+    check_predicts_noise(base)
+    check_room(base, recipe, device, copies=5)  # with the EMA
     unet = sd.unet.train().requires_grad_(True)
     load_initial_weights(recipe.init, {"unet": unet}, run)
     trained = in_training(unet, recipe, device)
@@ -110,7 +117,7 @@ def make_job(
     data = CaptionedLatents(recipe, base.parts(), schedule.num_steps, cache, device)
 
     def draw(k: int) -> tuple[Latents, Callable[[Latents], Tensor]]:
-        batch = data.batch(k)  # the timesteps in it are not used
+        batch = data.batch(k)  # its timesteps are not used
         eps = draw_noise((recipe.batch, *batch.z_0.shape[1:]), recipe.seed, k, device, stream=2)
         generator = step_generator(recipe.seed, k, stream=3)
         times = draw_times(recipe.batch, recipe.t_mean, recipe.t_std, generator)
@@ -124,7 +131,7 @@ def make_job(
     prompts = [*data.texts[: 8 * data.each : data.each]] if recipe.data else [*PROMPTS]
 
     def samples() -> Image.Image:
-        """Draw the images of eight prompts from the same noise every time."""
+        """Draw images of up to eight prompts, from the same noise every time."""
         z = model.text_to_image(prompts, steps=20, seed=0, output="latent", progress=False)
         images = to_pixels(sd.vae.to_image(z))
         return grid([images[:4], images[4:]] if len(images) == 8 else [images], scale=3)
@@ -137,14 +144,14 @@ def make_job(
 def export(job: TrainingJob, recipe: FlowRecipe, cache: Path, folder: Path) -> None:
     """Write the whole model, with the EMA weights, in the published layout.
 
-    The U-Net predicts noise, so the files are those of the model it started from, the scheduler's
-    included. A flow-matching scheduler's file would be wrong: it is for networks that are shown x_t
-    and t, and predict the velocity.
+    The U-Net still predicts noise, so the configuration files, including the scheduler's, are those
+    of the starting model. A flow-matching scheduler's file would be wrong: it is for networks that
+    take x_t and t, and predict the velocity.
 
     Args:
         job: The finished training.
         recipe: Its settings.
-        cache: Not used, because the model is in a folder of its own.
+        cache: Not used, because the other parts come from the model in `recipe.model`.
         folder: Where to write.
 
     Raises:

@@ -17,12 +17,12 @@ class FrozenParts(NamedTuple):
 
     Attributes:
         vae: The autoencoder.
-        text: The text encoder; of SDXL both.
-        vae_folder: Where the autoencoder was read: a folder, or the file of a whole model.
+        text: The text encoder; for SDXL, both.
+        vae_folder: Where the autoencoder was read from: a folder, or the file of a whole model.
         text_folder: The same for the text encoder.
-        others: More folders on which the embeddings of a caption depend: that of SDXL's second text
-            encoder, or the tokenizer of a file.
-        has_pooled: Whether the U-Net is given pooled embeddings and sizes, too, as SDXL's is.
+        others: Further folders on which the embeddings of a caption depend: that of SDXL's second
+            text encoder, or that of the tokenizer given with a file.
+        has_pooled: Whether the U-Net also takes pooled embeddings and sizes, as SDXL's does.
         zero_empty: Whether the empty caption is embedded as zeros, as in SDXL.
     """
 

@@ -1,7 +1,7 @@
 """Training of a low-rank adapter (LoRA) for a finished model, whose weights stay as they are.
 
-An adapter changes the U-Net's attention projections, and those of the text encoder if that is asked
-for. It is a file of a few megabytes, which `StableDiffusion.load_adapter` and `sdlearn generate
+An adapter changes the U-Net's attention projections and, with `text_encoder`, those of the text
+encoder. It is a file of a few megabytes, which `StableDiffusion.load_adapter` and `sdlearn generate
 --lora` read.
 """
 
@@ -38,7 +38,7 @@ from sdlearn.weights.adapter_files import FILE_NAME
 from sdlearn.weights.adapter_names import WRITTEN, AdapterLayout, Networks
 from sdlearn.weights.adapter_saving import save_adapter
 
-SHAPE = ("rank", "alpha", "pattern", "text_encoder", "text_pattern")  # must fit those of --init
+SHAPE = ("rank", "alpha", "pattern", "text_encoder", "text_pattern")  # the same as in init's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,13 @@ class LoRARecipe(PersonalRecipe):
     """Settings of an adapter's training.
 
     Attributes:
-        rank: r, the rows of A.
+        rank: r, the number of rows of A.
         alpha: The update is alpha / r · B A; 0 for alpha = r.
-        pattern: A regular expression that is searched for in the names of the U-Net's layers.
-        text_encoder: Whether the text encoder, or both of SDXL, get an adapter as well. Captions
-            are then encoded in each step.
+        pattern: A regular expression. The U-Net's layers in whose names it is found are adapted.
+        text_encoder: Whether to adapt the text encoder too, or both of SDXL's. If so, captions are
+            encoded in every step.
         text_pattern: As `pattern`, for the text encoder.
-        layout: Of the exported file, "peft" or "kohya"; see `weights.adapter_saving`.
+        layout: Format of the exported file, "peft" or "kohya"; see `weights.adapter_saving`.
     """
 
     rank: Annotated[int, Range(1, 4096)] = 4
@@ -79,7 +79,7 @@ RECIPES = {
         min_snr=5.0, t_mean=-0.3, t_std=1.0, ema=0.99,
     ),
     "small": LoRARecipe(steps=100, batch=8, lr=1e-3, warmup=10, scenes=200, ema=0.98),
-    # For a published model, which --model names: no average of the weights, no empty captions.
+    # For a published model, named with --model: no EMA of the weights, no empty captions.
     "sd1.5": LoRARecipe(
         steps=15_000, batch=4, lr=1e-4, warmup=0, size=512, accumulate=4, lr_floor=0.0,
         dropout=0.0, ema=0.0,
@@ -104,28 +104,28 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd = base.sd
-    check_room(base, recipe, device, copies=1)  # it is frozen
+    check_room(base, recipe, device, copies=1)  # the U-Net is frozen
     with seeded(recipe.seed):
         adapters = new_adapters(recipe, sd.adaptable)
     load_earlier_run(recipe, "lora", RECIPES, SHAPE, adapters, run)
     trained = in_training(adapters, recipe, device)
     if recipe.activation_checkpointing:
         checkpoint_activations(sd.unet)
-    # Before the adapters are attached, because what is drawn and cached must not depend on them.
+    # Before the adapters are attached: class images and cached states must not depend on them.
     prior = class_images(recipe, base, cache)
     data = CaptionedLatents(recipe, base.parts(), sd.schedule.num_steps, cache, device, prior)
     attach_all(sd, adapters)
     predict = compiled(sd.unet, recipe, device)
 
     def adapted(_: int, batch: Batch) -> Model:
-        """Return the U-Net; if the text encoder is adapted as well, with its own captions."""
+        """Return the U-Net, conditioned on captions that are encoded anew if need be."""
         return conditioned(predict, data.conditioning(batch, encode=recipe.text_encoder))
 
     step = denoising_step(recipe, data, sd.spec, trained, adapted, device)
     prompts = data.texts[: 8 * data.each : data.each] if recipe.data else [*PROMPTS]
 
     def samples() -> Image.Image:
-        """Draw images of the same noise without an adapter, and with the averaged one."""
+        """Draw images from the same noise, without an adapter and with the averaged one."""
         try:
             detach_all(*sd.adaptable.values())
             before = sample_images(sd, prompts, recipe.size)
@@ -141,14 +141,14 @@ def make_job(
 
 
 def new_adapters(recipe: LoRARecipe, networks: Networks) -> nn.ModuleDict:
-    """Fresh adapters, by the names of their networks.
+    """New adapters, by the names of their networks.
 
     Args:
-        recipe: Says which networks and layers have one.
+        recipe: Says which networks and layers are adapted.
         networks: See `StableDiffusion.adaptable`.
 
     Raises:
-        ValueError: If a pattern fits no layer.
+        ValueError: If a pattern matches no layer.
     """
     patterns = {"unet": recipe.pattern}
     if recipe.text_encoder:

@@ -1,4 +1,4 @@
-"""What the trainings on a few images of a learner's own share: LoRA, a new word, DreamBooth."""
+"""What the trainings on a few images of your own share: LoRA, textual inversion, DreamBooth."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ class PersonalRecipe(DiffusionRecipe):
     Attributes:
         model: The model to start from: a folder in the published layout, one original file
             (.safetensors or .ckpt), or "" for the shipped one. Stable Diffusion 1, 2 or XL.
-        spec: Of a file only: its system, such as "sd2.1", if the tensors do not show it.
-        tokenizer: Of a file only, which holds none: a folder with vocab.json and merges.txt, or a
-            model's folder; "" for CLIP's from the Hugging Face hub or its local cache.
-        class_images: Images of the class for prior preservation (see `sdlearn.dreambooth`), which
-            the model draws before the training; they are half of each batch. 0 for none.
-        class_prompt: What they are drawn for, and their caption, such as "a cat".
-        prior_weight: Weight of their loss.
+        spec: For a file only: the name of its system, such as "sd2.1", if the tensors do not show
+            which it is.
+        tokenizer: For a file only, because it holds none: a folder with vocab.json and merges.txt,
+            or a model's folder; "" for CLIP's, from the Hugging Face hub or its local cache.
+        class_images: Number of class images for prior preservation (see `sdlearn.dreambooth`). The
+            model draws them before the training, and they make up half of each batch. 0 for none.
+        class_prompt: The prompt of the class images, such as "a cat", which is also their caption.
+        prior_weight: Weight of the class images' loss.
     """
 
     model: Place = ""
@@ -44,9 +45,9 @@ class PersonalRecipe(DiffusionRecipe):
 def weighted_parts(recipe: DiffusionRecipe, batch: Batch) -> Iterator[tuple[float, Batch]]:
     """Divide some rows of a batch into the terms of their loss: a weight, and rows to average over.
 
-    With prior preservation these are the own images and those of the class. The mean of this loss
-    over equal parts of a batch, also in several processes, is `dreambooth.prior_loss`. Without it
-    there is one term.
+    With prior preservation there is a term for the learner's own images and one for those of the
+    class. Averaged over equal parts of a batch, in one process or several, the sum of the terms is
+    `dreambooth.prior_loss`. Without prior preservation there is one term, with weight 1.
     """
     if not (isinstance(recipe, PersonalRecipe) and recipe.class_images):
         yield 1.0, batch
@@ -62,5 +63,5 @@ def weighted_parts(recipe: DiffusionRecipe, batch: Batch) -> Iterator[tuple[floa
 def conditioned(
     predict: Callable[..., Tensor], given: Conditioning
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The U-Net as a function of z and t, with this conditioning; its third argument isn't used."""
+    """The U-Net as a function of z and t, with this conditioning; the third argument is ignored."""
     return lambda z, t, _: predict(z, t, *given.unet_inputs)

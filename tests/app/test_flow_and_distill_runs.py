@@ -17,6 +17,7 @@ from sdlearn.recipes import flow as flow_training
 from sdlearn.recipes.base_model import load_base
 from sdlearn.recipes.noise import draw_noise
 from sdlearn.training import TrainingJob, step_generator
+from tests.tiny_model import tiny_sd2
 
 CPU = torch.device("cpu")
 TINY = ["--recipe", "small", "--steps", "3", "--batch", "2", "--scenes", "12", "--device", "cpu"]
@@ -225,6 +226,16 @@ def test_a_wrong_request_is_one_sentence(
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert sentence in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_model_that_predicts_velocity_is_refused(part: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    tiny_sd2().save_pretrained(tmp_path / "sd2")
+    model = ["--model", str(tmp_path / "sd2"), "--set", "size=32"]
+    assert main(["train", part, "--out", str(tmp_path / "run"), *TINY, *model]) == 2
+    said = capsys.readouterr().err
+    assert f"model is {tmp_path / 'sd2'}, whose U-Net predicts velocity; accepted: one that" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("part", PARTS)

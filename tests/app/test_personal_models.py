@@ -220,5 +220,5 @@ def test_the_other_trainings_refuse_sdxl(
     args = ["train", part, "--recipe", "small", "--model", str(place / "xl"), "--device", "cpu"]
     said = sentence([*args, "--out", str(tmp_path / "run")], capsys)
     assert (
-        "which is SDXL; accepted: a model whose U-Net has 4 input channels and one text e" in said
+        "is SDXL; accepted: a model with one text encoder whose U-Net has 4 input channels" in said
     )

@@ -19,6 +19,7 @@ import sdlearn
 from sdlearn.course import solution
 from sdlearn.course.exercises.nb11_pipeline import decode_tiled
 from sdlearn.course.figures import text_to_image as drawn
+from sdlearn.course.figures.images import label_font
 from sdlearn.course.live_memory import peak_bytes
 from sdlearn.course.widgets.image_size import SIDES, ImageSizeWidget, count_objects
 from sdlearn.evaluation import load_judge
@@ -176,6 +177,10 @@ def test_its_figures_are_described_with_their_data():
     assert rows.figure.width >= 2 * 50
     sheet = drawn.sheet({"small": images[0], "large": images[1]}, "title", "Said.", 1)
     assert "small; large" in sheet.words
+    wide = drawn.sheet({"a long name of an image": images[0], "b": images[1]}, "title", "Said.", 1)
+    name = label_font(13).getlength("a long name of an image")
+    assert wide.figure.width >= 8 + name + 15 + 96 + 8  # 15 or more between the names
+    assert drawn.listed({"96 × 96": [1, 3], "cut off": 0}) == "96 × 96: 1, 3; cut off: 0"
     chart = drawn.peak_memory([256, 512], {"decoder": [0.1, 0.4]}, 2.1)
     assert "decoder: 0.10 at 256, 0.40 at 512. All weights: 2.1." in chart.words
     (ax,) = chart.figure.axes

@@ -145,6 +145,7 @@ def test_its_figures_say_what_they_show():
 
     figure = drawn.right_after({"early": 4, "U-Net": 9}, 10, "Title")
     assert figure.words == "Bars: the number of right images out of 10. early: 4; U-Net: 9."
+    assert "early: 4" in [text.get_text().strip() for text in figure.figure.axes[0].texts]
 
 
 def test_names_of_lines_that_end_together_do_not_overlap():

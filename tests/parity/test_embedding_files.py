@@ -181,7 +181,7 @@ def test_what_is_no_embedding_for_this_model_is_one_sentence(
     assert "with n at most 75" in said({"a": torch.ones(76, 24)})
     assert "the type torch.int64" in said({"a": torch.ones(1, 24, dtype=torch.int64)})
     good = {"<toy>": torch.ones(2, 24)}
-    assert "accepted: a word of 1 to 100 letters without spaces" in said(good, "two words")
+    assert "accepted: a word of 1 to 100 characters without spaces" in said(good, "two words")
     assert "already has the token 'cat</w>'" in said(good, "cat")
     lists = nn.ParameterDict({"a": nn.Parameter(torch.ones(1, 24))})
     assert "a torch ParameterDict, which is not supported" in said({"string_to_param": lists})
@@ -194,3 +194,16 @@ def test_what_is_no_embedding_for_this_model_is_one_sentence(
     assert "<toy>" not in sd.text.tokenizers[0].get_vocab()
     sd.load_embedding(write(tmp_path, "diffusers", values(1, 24)))
     assert "written as .safetensors" in complaint(lambda: sd.save_embedding("no.pt", "<toy>"))
+
+
+def test_a_word_cannot_continue_another(folders: dict[str, Path], tmp_path: Path) -> None:
+    """<dog>_1 is the name of a second vector of <dog>, so it can be no other word's."""
+    sd, file = ours(folders["SD 1"]), tmp_path / "some.safetensors"
+    save_file({"<dog>": torch.ones(1, 24)}, file)
+    sd.load_embedding(file)
+    said = complaint(lambda: sd.load_embedding(file, "<dog>_1"))
+    assert "word is '<dog>_1', which would continue the added word '<dog>'" in said
+    other = ours(folders["SD 1"])
+    other.load_embedding(file, "<dog>_1")
+    said = complaint(lambda: other.load_embedding(file, "<dog>"))
+    assert "already has the token '<dog>_1'" in said

@@ -230,6 +230,9 @@ def right_after(
         ax.barh(y, count, height=0.62, color=BLUE)
         ax.text(count + 0.01 * total, y, f"{count}", va="center", fontsize=9)
     ax.axvline(first, color=MUTED, lw=1, ls=":")
+    ax.text(first, len(names) - 0.5, f" {names[0]}: {first}", va="top", color=MUTED,
+            fontsize=9)  # fmt: skip
+    ax.set_ylim(-0.5, len(names))
     ax.set(title=title, xlabel=f"{things} right, of {total}", xlim=(0, total))
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()

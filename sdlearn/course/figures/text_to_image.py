@@ -97,6 +97,16 @@ def functions() -> Described:
     )
 
 
+def listed(counts: Mapping[str, int | Sequence[int]]) -> str:
+    """Write counts by name for an alternative text, such as "cut off: 0; in chunks: 4".
+
+    Args:
+        counts: By name, one number or several.
+    """
+    rows = {name: [count] if isinstance(count, int) else count for name, count in counts.items()}
+    return "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in rows.items())
+
+
 def rows_of_images(
     rows: Mapping[str, Sequence[Image.Image]],
     columns: Sequence[str],
@@ -136,7 +146,8 @@ def sheet(images: Mapping[str, Image.Image], title: str, words: str, scale: int 
     letters = 16 if scale * sum(image.width for image in images.values()) > 560 else 13
     font, bold, gap, line = label_font(letters), label_font(letters, bold=True), 8, letters + 7
     widths = [
-        max(scale * image.width, round(font.getlength(name))) for name, image in images.items()
+        max(scale * image.width, round(font.getlength(name)) + gap)  # names must not touch
+        for name, image in images.items()
     ]
     tall = max(scale * image.height for image in images.values())
     wide = max(sum(widths) + gap * (len(widths) + 1), round(bold.getlength(title)) + 2 * gap)
