@@ -35,6 +35,7 @@ SECOND_EDITION: tuple[str, ...] = (
     "15",
     "16",
     "17",
+    "18",
     "19",
 )
 COLUMNS = 88

@@ -148,6 +148,15 @@ TERMS = {
         "all-reduce",
         "FSDP",
     ),
+    "18": (
+        "LoRA",
+        "rank",
+        "textual inversion",
+        "DreamBooth",
+        "prior preservation",
+        "language drift",
+        "singular value decomposition",
+    ),
     "19": (
         "rectified flow",
         "flow matching",

@@ -30,12 +30,11 @@ from sdlearn.flow import (
 from sdlearn.recipes.captioned_latents import (
     CaptionedLatents,
     DiffusionRecipe,
-    FrozenParts,
-    frozen_hashes,
 )
 from sdlearn.recipes.contact_sheets import grid
 from sdlearn.recipes.data import to_pixels
 from sdlearn.recipes.denoising_step import accumulated_step, compiled, in_training
+from sdlearn.recipes.frozen_parts import FrozenParts, frozen_hashes
 from sdlearn.recipes.initial_weights import load_initial_weights
 from sdlearn.recipes.latent_cache import encoder_config
 from sdlearn.recipes.muon import Muon

@@ -16,7 +16,7 @@ from sdlearn.course.exercises import files
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
 REFERENCES = "[Nn]otebooks?|[Ss]ections?|[Vv]ersions?|[Ee]xercises?"
-SHORT_LINES = ("13", "14", "15", "16", "17", "19")
+SHORT_LINES = ("13", "14", "15", "16", "17", "18", "19")
 PHONE = 43  # characters
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -1,5 +1,6 @@
 """The widgets of the notebooks: controls around the functions of `figures` and the package."""
 
+from sdlearn.course.widgets.adapters import AdapterWidget
 from sdlearn.course.widgets.attention import AttentionLens
 from sdlearn.course.widgets.controlnet import ControlWidget
 from sdlearn.course.widgets.evaluation import MetricsWidget
@@ -22,6 +23,7 @@ from sdlearn.course.widgets.vae import LatentPlaneWidget
 from sdlearn.course.widgets.version_costs import VersionCostsWidget
 
 __all__ = [
+    "AdapterWidget",
     "AttentionLens",
     "ControlWidget",
     "FlowWidget",
