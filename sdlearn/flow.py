@@ -218,8 +218,10 @@ def transformer_velocity(
     """A diffusion transformer with fixed prompts and classifier-free guidance, for `euler`.
 
     The prompts, cond, and the empty or negative ones, uncond, are from `transformer_text`, b rows
-    each. At a guidance scale of 1, guidance is off, and uncond is not used and may be None.
+    each. uncond may be None at scale 1, which is off; at another that raises ValueError.
     """
+    if uncond is None and scale != 1:
+        raise ValueError(f"guidance of scale {scale} needs the unconditional prompts; give uncond")
     both = cond if scale == 1 or uncond is None else Conditioning.cat([uncond, cond])
 
     def velocity(x: Tensor, t: float) -> Tensor:
@@ -233,11 +235,9 @@ def transformer_velocity(
 def transformer_text(text: TextEncoder, prompts: Sequence[str]) -> Conditioning:
     """The prompts as the storybook's transformer reads them: hidden states and pooled text.
 
-    They are the first TOKENS states, (b, 40, d), and the one of the end-of-text token, (b, d),
-    which has attended to the whole prompt.
+    They are the first TOKENS states, (b, 40, d), and that of the end-of-text token, (b, d).
     """
-    context = text(prompts).context
-    ends = end_of_text(text, prompts).to(context.device)
+    context, ends = text(prompts).context, end_of_text(text, prompts)
     return Conditioning(context[:, :TOKENS], context[torch.arange(len(ends)), ends])
 
 

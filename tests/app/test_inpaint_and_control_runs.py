@@ -215,7 +215,7 @@ def test_neither_is_trained_on_an_inpainting_model(tmp_path: Path, capsys) -> No
     for part in ("inpaint", "controlnet"):
         args = ["train", part, *TINY, "--model", str(tmp_path / "run")]
         assert main([*args, "--out", str(tmp_path / part)]) == 2
-        assert "which is an inpainting model; accepted: a model whose" in capsys.readouterr().err
+        assert "which is an inpainting model; accepted: a model with one" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_only_with_the_model_it_began_with(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

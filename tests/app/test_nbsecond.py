@@ -156,7 +156,7 @@ def test_the_texts_of_exercises_and_quiz_are_read():
     assert texts["exercise 04.1"].startswith(hints)
     assert exercises("04")[0].mistakes[0].sentence in texts["exercise 04.1"]
     assert len([name for name in texts if "quiz" in name]) == 3
-    assert dict(nbwords.exercise_texts("19")) == {}
+    assert dict(nbwords.exercise_texts("20")) == {}
 
 
 def test_the_first_edition_alone_has_long_lines():

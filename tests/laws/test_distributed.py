@@ -15,6 +15,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What the two processes found."""
     place = tmp_path_factory.mktemp("two")
     done = torchrun(2, "-m", "tests.share_batch", str(place))
+    if "Signal 6 (SIGABRT)" in done.stderr:  # gloo's threads at the exit of a busy machine
+        done = torchrun(2, "-m", "tests.share_batch", str(place))
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(place / f"{rank}.pt") for rank in (0, 1)]
 

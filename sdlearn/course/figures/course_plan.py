@@ -84,8 +84,9 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         ax,
         0.5,
         2.0,
-        "not shown:\n08 training the U-Net\n11 the pipeline,\npart by part\n12 editing images\n"
-        "13 inpainting\n14 ControlNet\n15 published systems\n16 evaluation\n17 many devices",
+        "not shown:\n08 training the U-Net\n11 the whole pipeline\n12 editing, 13 inpainting\n"
+        "14 ControlNet\n15 published systems\n16 evaluation\n17 many devices\n"
+        "18 your own images\n19 what came after",
         side="left",
     )
     return Described(
@@ -98,6 +99,6 @@ def pipeline_map(prompt: str, noise: Tensor, image: Image.Image) -> Described:
         "sampler and the time t to the time embedding (03), which enters the U-Net. After the "
         "last step z leaves the loop, and the decoder (01, 02) turns it into an image. Not shown: "
         "training the U-Net (08), the pipeline, part by part (11), editing images (12), "
-        "inpainting (13), ControlNet (14), the published systems (15), evaluation (16), and "
-        "training on many devices (17).",
+        "inpainting (13), ControlNet (14), the published systems (15), evaluation (16), "
+        "training on many devices (17), your own images (18), and what came after (19).",
     )
