@@ -41,13 +41,14 @@ class DiffusionTransformerConfig:
     Attributes:
         in_channels: Channels of the latent and of the velocity.
         patch_size: Height and width of a patch, in latent positions.
-        num_layers: Blocks. The last one no longer changes the text.
+        num_layers: Blocks. The last one leaves the text unchanged.
         num_heads: Attention heads of each block.
         head_dim: Channels of a head. Both streams have num_heads * head_dim channels.
         context_dim: Channels of the text embeddings, joint_attention_dim in the files.
         pooled_dim: Channels of the pooled text, pooled_projection_dim in the files.
         qk_norm: Whether queries and keys are normalised, as in SD 3.5.
-        sample_size: Height and width of latents; the positions in them are 0, 1, 2 … patches.
+        sample_size: Height and width of the latents that set the scale of the positions.
+            Neighbouring patches are (sample_size / patch_size) / pos_embed_max_size apart.
         pos_embed_max_size: Height and width, in patches, of the largest latent.
 
     Raises:
@@ -128,7 +129,7 @@ class TimeTextEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero: emb (b, dim) -> n shifts, scales or gates, each (b, 1, dim), zero at first."""
+    """adaLN-Zero: emb (b, dim) -> n shifts, scales or gates, each (b, 1, dim), initially zero."""
 
     def __init__(self, dim: int, n: int) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class Modulation(nn.Module):
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer, its weights and bias set to zero. It still learns: its input is not zero."""
+    """The layer, its weights and bias set to zero. It can still learn: its input is not zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -215,7 +216,7 @@ class FeedForward(nn.Module):
 class JointBlock(nn.Module):
     """Joint attention, then an MLP for each stream, with residual connections.
 
-    The last block has context_pre_only: it leaves the text as it is, because nothing reads it.
+    The last block has context_pre_only: it leaves the text alone, because nothing reads it later.
     """
 
     def __init__(self, config: DiffusionTransformerConfig, context_pre_only: bool) -> None:
@@ -306,7 +307,7 @@ class DiffusionTransformer(nn.Module):
 
     @classmethod
     def storybook(cls) -> Self:
-        """The transformer that was trained on the storybook; the rest is `StableDiffusion`'s."""
+        """The transformer trained on the storybook; `StableDiffusion.storybook()` has the rest."""
         from sdlearn.weights.storybook_models import read_storybook_transformer
 
         return read_storybook_transformer(cls)
