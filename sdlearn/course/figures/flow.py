@@ -1,4 +1,4 @@
-"""Figures of the notebook on what came after: two paths, the flow, the steps, the joint block."""
+"""Figures of notebook 19: the two paths, the flow, the times of steps and the joint block."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ COLOURS = (VERMILION, BLUE, GREEN, PURPLE)
 def planes(
     titles: Sequence[str], title: str, side: float = 2.7, room: float = 0.6
 ) -> tuple[Figure, list[Axes]]:
-    """Create square panels of the plane, two in a row, with room for the title and a key."""
+    """Create square panels of the plane, two in a row, with room for the title and a legend."""
     down = -(-len(titles) // 2)
     figure = Figure(figsize=(NARROW, side * down + room), dpi=100, layout="constrained")
     titled(figure, title)
@@ -59,8 +59,8 @@ def two_paths(data: Tensor, x_0: Tensor, eps: Tensor) -> Described:
 
     Args:
         data: Points of the dataset, (m, 2).
-        x_0: The n data points that are connected, (n, 2).
-        eps: Their noise, (n, 2).
+        x_0: The n data points to connect, (n, 2).
+        eps: The noise point paired with each, (n, 2).
     """
     names = "variance-preserving: curved", "rectified flow: straight"
     figure, axes = planes(names, "Two paths between the same image and the same noise")
@@ -106,12 +106,12 @@ def flow_with_steps(
             ax.set_title(f"{name}, every {every}th dotted", fontsize=10, fontweight="normal")
         for row in torch.stack([*states])[:, :12].unbind(1):
             ax.plot(*row.T, "o-", color=BLUE, lw=0.9, ms=2.2, markevery=every)
-        one = float(states[-1].std(dim=0).max()) < 1e-6  # then all ends are a single dot
+        one = float(states[-1].std(dim=0).max()) < 1e-6  # then all trajectories end at one point
         ax.plot(*states[-1].T, "o", ms=7 if one else 2, color=VERMILION, mew=0, zorder=3)
     looks: dict[str, dict[str, Any]] = {
         "dataset": {"marker": "o", "color": GREY, "ls": ""},
         "12 trajectories, a dot for each step": {"marker": "o", "color": BLUE, "markersize": 3},
-        f"ends of {len(states[-1])}": {"marker": "o", "color": VERMILION, "ls": ""},
+        f"{len(states[-1])} end points": {"marker": "o", "color": VERMILION, "ls": ""},
     }
     handles = [
         Line2D([], [], label=name, **{"markersize": 5, "mew": 0, **look})
@@ -123,10 +123,10 @@ def flow_with_steps(
 
 @in_style
 def step_times(rows: Mapping[str, Sequence[float]], title: str) -> Described:
-    """Draw the times of samplers' steps as dots on the flow's time axis, noise at the left.
+    """Draw the times of samplers' steps as dots on the flow's time axis, with noise on the left.
 
     Args:
-        rows: By name, falling times in 0 … 1.
+        rows: Falling times in 0 … 1, by name of the sampler, at most four.
         title: Of the figure.
     """
     figure = Figure(figsize=(NARROW, 0.9 + 0.42 * len(rows)), dpi=100, layout="constrained")
@@ -146,7 +146,7 @@ def step_times(rows: Mapping[str, Sequence[float]], title: str) -> Described:
 # ------------------------------------------------------------------------------ the joint block
 
 IMAGE, WORDS, MIDDLE = 1.15, 4.0, 2.58  # centres of the streams and of what they share, in inches
-W, H = 1.45, 0.28  # of a box
+W, H = 1.45, 0.28  # width and height of a box
 NORM_1, PROJECT, JOIN, OUT, GATE_1, SUM_1, NORM_2, FEED, GATE_2, SUM_2, END = (
     -1.35, -1.9, -2.5, -3.1, -3.58, -4.0, -4.55, -5.1, -5.58, -6.0, -6.4,
 )  # fmt: skip
@@ -177,7 +177,7 @@ def joint_block() -> Described:
     words = (
         "A diagram of two columns, image tokens on the left and text tokens on the right. In each, "
         "a layer normalisation is followed by projections to queries, keys and values. One wide "
-        "box, attention over all tokens, joins both columns. Then each has an output projection, "
+        "box, attention over all tokens, spans both columns. Then each has an output projection, "
         "a product with a gate, an addition to the residual connection, a second normalisation, "
         "an MLP, a second product and a second addition. Between the columns, the conditioning "
         "emb gives each normalisation a shift and a scale, and each product its gate."
@@ -186,7 +186,7 @@ def joint_block() -> Described:
 
 
 def named(ax: Axes, y: float, name: str) -> None:
-    """Write what an arrow carries above it, on white, so that the line of emb ends there."""
+    """Write an arrow's label above it, on white, which interrupts the line of emb."""
     box = {"fc": "white", "ec": "none", "pad": 1.5}
     write(ax, MIDDLE, y + 0.16, name, PURPLE, size=9)
     ax.texts[-1].set(bbox=box, zorder=2)
