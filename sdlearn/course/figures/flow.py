@@ -117,7 +117,10 @@ def flow_with_steps(
         Line2D([], [], label=name, **{"markersize": 5, "mew": 0, **look})
         for name, look in looks.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False,
+        columnspacing=1.2, handlelength=1.6, handletextpad=0.5,
+    )  # fmt: skip
     return Described(figure, words)
 
 

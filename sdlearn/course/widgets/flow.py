@@ -61,10 +61,11 @@ class FlowWidget(FigureWidget):
         self.image = grid([self.images], names, scale=2)
         twice = " (two a step, for guidance)" if self.calls > self.steps.value else ""
         model = self.model.value
-        times = ", ".join(f"{t:.2f}" for t in self.times[:-1])
+        times = f"time{'s' * (self.steps.value > 1)} "
+        times += ", ".join(f"{t:.2f}" for t in self.times[:-1])
         sentence = (
             f"{model[:1].upper()}{model[1:]}, {self.calls} call{'s' * (self.calls > 1)} of the "
-            f"U-Net{twice} at t = {times}, guidance {self.guidance.value:g}, prompt "
+            f"U-Net{twice} at {times}, guidance {self.guidance.value:g}, prompt "
             f"“{self.prompt.value}”."
         )
         self.stored_caption = sentence
