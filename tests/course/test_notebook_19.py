@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import Circle, FancyArrowPatch
 
 import sdlearn
 from sdlearn import flow
 from sdlearn.course import check
 from sdlearn.course.figures import flow as drawn
+from sdlearn.course.figures.style import PURPLE
 from sdlearn.course.grading.compare import Different
 from sdlearn.course.widgets import FlowWidget
 from sdlearn.diffusion_transformer import JointAttention, JointBlock, modulate
@@ -137,14 +140,32 @@ def test_its_figures_say_what_they_show():
     assert figure.words == "What it shows."
     assert [ax.get_title(loc="left") for ax in figure.figure.axes] == ["one", "two"]
     (key,) = figure.figure.legends
-    assert [text.get_text() for text in key.texts] == ["dataset", "12 trajectories", "ends of 40"]
+    assert [text.get_text() for text in key.texts] == [
+        "dataset", "12 trajectories, a dot for each step", "40 end points",
+    ]  # fmt: skip
     sizes = [ax.lines[-1].get_markersize() for ax in figure.figure.axes]
     assert sizes == [2, 2]
     runs["one"] = [data, 0 * data]
     figure = drawn.flow_with_steps(data, runs, "Title", "What it shows.")
     assert figure.figure.axes[0].lines[-1].get_markersize() == 7  # all ends are one point
 
+    steps = [data / k for k in range(1, 42)]
+    figure = drawn.flow_with_steps(
+        data, {"forty": steps, "one": steps[:2]}, "Title", "What it shows."
+    )
+    panel = figure.figure.axes[0]
+    assert panel.get_title(loc="left") == "forty, every 4th dotted"
+    assert panel.lines[1].get_marker() == "o"
+    assert panel.lines[1].get_markevery() == 4
+
     figure = drawn.joint_block()
+    patches = figure.figure.axes[0].patches
+    signs = {patch.center[1] for patch in patches if isinstance(patch, Circle)}
+    assert signs == {drawn.GATE_1, drawn.SUM_1, drawn.GATE_2, drawn.SUM_2}
+    arrows = [p for p in patches if isinstance(p, FancyArrowPatch)]
+    conditioned = [p for p in arrows if to_hex(p.get_edgecolor()) == PURPLE]
+    heights = {p._posA_posB[1][1] for p in conditioned}
+    assert heights == {drawn.NORM_1, drawn.GATE_1, drawn.NORM_2, drawn.GATE_2}
     names = [text.get_text() for text in figure.figure.axes[0].texts]
     assert names.count("modulated norm") == 4
     assert names.count("gate") == 2
@@ -164,4 +185,4 @@ def test_the_widget_over_all_its_controls(tiny_storybook):
     stage.guidance.value, stage.steps.value = 1, 3
     assert stage.calls == 3
     assert "two a step" not in stage.message.value
-    assert stage.alt.startswith("The estimates of each step and the image.")
+    assert stage.alt.startswith("The estimates along the way and the final image.")

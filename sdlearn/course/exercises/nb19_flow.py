@@ -13,7 +13,7 @@ from sdlearn.course.grading.exercise import Case, Exercise, normal
 
 
 def smooth(rng: Generator, *shape: int) -> Callable[[Tensor, Any], Tensor]:
-    """A function (x, t) -> tensor like x, which depends on both and on each row alone."""
+    """Return velocity(x, t), of the shape of x: each row depends only on its own x and t."""
     weights, slope = normal(rng, *shape), float(normal(rng, 1))
 
     def velocity(x: Tensor, t: Any) -> Tensor:
@@ -60,7 +60,7 @@ LOSS = Exercise(
 
 
 def flow_euler(velocity: "Callable", x: Tensor, times: list) -> Tensor:
-    """velocity(x, t) -> dx/dt; x at the first of the times -> x at the last."""
+    """velocity(x, t) -> dx/dt; x at the first time -> x at the last."""
     for t, s in pairwise(times):
         x = x + (s - t) * velocity(x, t)
     return x
@@ -194,7 +194,7 @@ ADALN = Exercise(
 
 
 class JointAttention(nn.Module):
-    """One attention over image and text, each with projections of its own."""
+    """Joint attention over image and text tokens, each with its own projections."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class JointAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Image x (b, n, dim), text context (b, m, dim) -> both, attended to."""
+        """Image x (b, n, dim), text context (b, m, dim) -> both, in the same shapes."""
         q, k, v = (self.split(to(x)) for to in (self.to_q, self.to_k, self.to_v))
         add = self.add_q_proj, self.add_k_proj, self.add_v_proj
         c_q, c_k, c_v = (self.split(to(context)) for to in add)
@@ -242,7 +242,7 @@ JOINT = Exercise(
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
-    """Times t in 0 ... 1, (n,), shifted towards noise, (n,)."""
+    """Times t in 0 ... 1, (n,) -> the times shifted towards noise, (n,)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

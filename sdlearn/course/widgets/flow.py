@@ -10,16 +10,16 @@ from sdlearn.course.widgets.figure_widget import FigureWidget
 from sdlearn.guidance import classifier_free_guidance
 from sdlearn.pipeline import StableDiffusion
 
-MOST = 6  # estimates that fit beside each other
+MOST = 6  # estimates that fit side by side
 
 
 class FlowWidget(FigureWidget):
-    """Steps, shift and guidance make an image; its estimates on the way are shown.
+    """Generate an image with chosen steps, shift and guidance, and show its estimates.
 
     Attributes:
         images: The estimates of the clean image at up to MOST steps, then the image.
         times: The times of the steps.
-        calls: Calls of the U-Net for this image.
+        calls: Number of U-Net calls for this image.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class FlowWidget(FigureWidget):
         """Build the widget.
 
         Args:
-            models: The models to choose from, by name; all have latents of one shape.
-            prompt: At the start.
+            models: The models to choose from, by name; their latents all have the same shape.
+            prompt: The initial prompt.
             width: Of the figure, in CSS pixels.
         """
         self.models, self.width = models, width
@@ -61,13 +61,15 @@ class FlowWidget(FigureWidget):
         self.image = grid([self.images], names, scale=2)
         twice = " (two a step, for guidance)" if self.calls > self.steps.value else ""
         model = self.model.value
+        times = f"time{'s' * (self.steps.value > 1)} "
+        times += ", ".join(f"{t:.2f}" for t in self.times[:-1])
         sentence = (
-            f"{model[:1].upper()}{model[1:]}, {self.calls} calls of the U-Net{twice} at the times "
-            f"{', '.join(f'{t:.2f}' for t in self.times[:-1])}, guidance {self.guidance.value:g}, "
-            f"prompt “{self.prompt.value}”."
+            f"{model[:1].upper()}{model[1:]}, {self.calls} call{'s' * (self.calls > 1)} of the "
+            f"U-Net{twice} at {times}, guidance {self.guidance.value:g}, prompt "
+            f"“{self.prompt.value}”."
         )
         self.stored_caption = sentence
-        self.show(sentence, f"The estimates of each step and the image. {sentence}")
+        self.show(sentence, f"The estimates along the way and the final image. {sentence}")
 
     @torch.inference_mode()
     def sample(self) -> list[Image.Image]:
