@@ -207,7 +207,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         hidden = OrderedDict(proj=nn.Linear(dim, 4 * dim), gelu=nn.GELU("tanh"))
-        # Layer 1 of the published network is a dropout. The Identity in its place keeps the index 2.
+        # Layer 1 of the published network is a dropout. The Identity in its place keeps index 2.
         self.net = nn.Sequential(nn.Sequential(hidden), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
