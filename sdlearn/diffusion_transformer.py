@@ -1,22 +1,22 @@
-"""The multimodal diffusion transformer (MM-DiT) of Stable Diffusion 3, in place of the U-Net.
+"""Stable Diffusion 3's multimodal diffusion transformer (MM-DiT), which replaces the U-Net.
 
-The latent is cut into patches. Each becomes a token, and so does each embedding of the prompt. Two
-streams, image and text, go through the same number of blocks, with separate weights, because the
-two kinds of tokens are different; in each block all tokens of both attend to each other (Esser et
-al., arXiv:2403.03206, section 4 and figure 2). The text is thus not only read, as by
-cross-attention in a U-Net, but also changed, by the image and from block to block. The time and
-the pooled text condition every block by scaling and shifting its activations and by scaling the
-output of its branches: adaLN-Zero (Peebles and Xie, arXiv:2212.09748, section 3.2).
+The latent is cut into patches. Each patch becomes a token, and so does each text embedding. Image
+and text are two streams through the same blocks. They have separate weights, because their tokens
+are of different kinds, but in each block all tokens of both attend to one another (Esser et al.,
+arXiv:2403.03206, section 4 and figure 2). So the text is not only read, as in a U-Net's
+cross-attention. It also attends to the image, and changes from block to block. The time and the
+pooled text embedding condition every block. They shift and scale its activations, and gate the
+outputs of its branches. This is adaLN-Zero (Peebles and Xie, arXiv:2212.09748, section 3.2):
 
     emb = time_embedding(t) + pooled_embedding(pooled)
     shift, scale, gate = linear(silu(emb))
     x = x + gate * branch((1 + scale) * layer_norm(x) + shift)      branch: attention, then MLP
 
-The network predicts the velocity eps - x_0 of rectified flow (see `sdlearn.flow`). It is shown x_t
-itself, and a timestep of 1000 t, so that t in 0 … 1 is embedded like the timesteps of a U-Net.
+The network predicts the velocity eps - x_0 of rectified flow (see `sdlearn.flow`). Its inputs are
+x_t itself and the timestep 1000 t, so that times in 0 … 1 are embedded like a U-Net's timesteps.
 
-Modules have the names used in the published files. In the code x is the image stream (b, n, d),
-context the text stream (b, m, d), emb the conditioning (b, d).
+Modules have the names used in the published files. In the code, x is the image stream, (b, n, dim),
+context is the text stream, (b, m, dim), and emb is the conditioning, (b, dim).
 """
 
 from collections import OrderedDict
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from sdlearn.embeddings import TimeEmbedding, sinusoidal_embedding
 
 TIMESTEPS = 1000  # the timestep is this times t
-TIME_CHANNELS = 256  # of the sinusoidal embedding
+TIME_CHANNELS = 256  # of the sinusoidal time embedding
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,19 @@ class DiffusionTransformerConfig:
     Attributes:
         in_channels: Channels of the latent and of the velocity.
         patch_size: Height and width of a patch, in latent positions.
-        num_layers: Blocks. The last one leaves the text unchanged.
-        num_heads: Attention heads of each block.
-        head_dim: Channels of a head. Both streams have num_heads * head_dim channels.
-        context_dim: Channels of the text embeddings, joint_attention_dim in the files.
-        pooled_dim: Channels of the pooled text, pooled_projection_dim in the files.
+        num_layers: Number of blocks. The last one leaves the text unchanged.
+        num_heads: Attention heads in each block.
+        head_dim: Channels of each head. Both streams have num_heads * head_dim channels.
+        context_dim: Channels of the text embeddings; joint_attention_dim in the files.
+        pooled_dim: Channels of the pooled text embedding; pooled_projection_dim in the files.
         qk_norm: Whether queries and keys are normalised, as in SD 3.5.
-        sample_size: Height and width of the latents that set the scale of the positions.
-            Neighbouring patches are (sample_size / patch_size) / pos_embed_max_size apart.
+        sample_size: Nominal height and width of the latents, which set the scale of the positions:
+            neighbouring patches are (sample_size / patch_size) / pos_embed_max_size apart.
         pos_embed_max_size: Height and width, in patches, of the largest latent.
 
     Raises:
-        ValueError: For entries below 1, or channels that are no multiple of 4.
+        ValueError: If a size is not a whole number of at least 1, or num_heads * head_dim is not a
+            multiple of 4.
     """
 
     in_channels: int = 16
@@ -83,10 +84,10 @@ class DiffusionTransformerConfig:
 
 
 def position_embedding(dim: int, size: int, scale: float) -> Tensor:
-    """Sines and cosines of the positions in a square grid, (1, size * size, dim).
+    """Embed the positions in a square grid as sines and cosines, (1, size * size, dim).
 
-    Half of the channels embed the column, the other half the row, each as sines of all frequencies
-    and then their cosines (the time embedding has the cosines first). Neighbours are `scale` apart.
+    The first half of the channels embeds the column, the second half the row. In each half the
+    sines come first, unlike in the time embedding. Neighbouring positions are `scale` apart.
     """
     cos, sin = sinusoidal_embedding(scale * torch.arange(size), dim // 2).chunk(2, dim=-1)
     axis = torch.cat([sin, cos], dim=-1)  # (size, dim/2)
@@ -95,7 +96,7 @@ def position_embedding(dim: int, size: int, scale: float) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Patches as tokens, with their positions: (b, c, h, w) -> (b, h w / p², dim)."""
+    """Turn patches into tokens and add their positions: (b, c, h, w) -> (b, h w / p², dim)."""
 
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class PatchEmbed(nn.Module):
         # A convolution whose stride is the size of its kernel is one linear layer for each patch.
         self.proj = nn.Conv2d(config.in_channels, config.dim, p, stride=p)
         scale = config.sample_size // p / self.size
-        self.pos_embed: Tensor  # fixed, not trained; the published files have it, too
+        self.pos_embed: Tensor  # not trained, but part of the published files
         self.register_buffer("pos_embed", position_embedding(config.dim, self.size, scale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimeTextEmbedding(nn.Module):
-    """Timestep (b,) and pooled text (b, pooled_dim) -> emb, (b, dim)."""
+    """Timestep (b,) and pooled text embedding (b, pooled_dim) -> emb, (b, dim)."""
 
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__()
@@ -141,7 +142,7 @@ class Modulation(nn.Module):
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer, its weights and bias set to zero. It can still learn: its input is not zero."""
+    """Set a layer's weights and bias to zero. It still learns, because its input is not zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -153,7 +154,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²)) times a weight, over the last axis (Zhang and Sennrich, 1910.07467)."""
+    """x / sqrt(mean(x²)) · weight over the last axis (Zhang and Sennrich, arXiv:1910.07467)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -165,9 +166,9 @@ class RMSNorm(nn.Module):
 
 
 class JointAttention(nn.Module):
-    """One attention over the tokens of both streams, each with projections of its own.
+    """Attention over the tokens of both streams together, with separate projections for each.
 
-    With context_pre_only, the text's tokens are attended to, but have no output projection.
+    With context_pre_only, the text has no output projection, because its output is not used.
     """
 
     def __init__(self, config: DiffusionTransformerConfig, context_pre_only: bool) -> None:
@@ -188,7 +189,7 @@ class JointAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from all n + m tokens to all of them: (b, n, dim) and (b, m, dim), as given."""
+        """Attend from all n + m tokens to all of them: (b, n, dim), (b, m, dim) -> the same."""
         q, k, v = (self.split(to(x)) for to in (self.to_q, self.to_k, self.to_v))
         add = self.add_q_proj, self.add_k_proj, self.add_v_proj
         c_q, c_k, c_v = (self.split(to(context)) for to in add)
@@ -206,7 +207,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         hidden = OrderedDict(proj=nn.Linear(dim, 4 * dim), gelu=nn.GELU("tanh"))
-        # The published files count a dropout as layer 1; the Identity has its index.
+        # Layer 1 of the published network is a dropout. The Identity in its place keeps index 2.
         self.net = nn.Sequential(nn.Sequential(hidden), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class FeedForward(nn.Module):
 class JointBlock(nn.Module):
     """Joint attention, then an MLP for each stream, with residual connections.
 
-    The last block has context_pre_only: it leaves the text alone, because nothing reads it later.
+    The last block has context_pre_only: it leaves the text alone, because no later block reads it.
     """
 
     def __init__(self, config: DiffusionTransformerConfig, context_pre_only: bool) -> None:
@@ -230,7 +231,7 @@ class JointBlock(nn.Module):
             self.ff_context = FeedForward(config.dim)
 
     def forward(self, x: Tensor, context: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
-        """Image x (b, n, dim), text (b, m, dim) and emb (b, dim) -> both streams, as given."""
+        """Image (b, n, dim), text (b, m, dim) and emb (b, dim) -> image and text, same shapes."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(emb)
         if self.context_pre_only:
             c_scale, c_shift = self.norm1_context(emb)  # in this order in the published files
@@ -269,16 +270,16 @@ class DiffusionTransformer(nn.Module):
         self.proj_out = zeroed(nn.Linear(config.dim, config.in_channels * config.patch_size**2))
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor, pooled: Tensor) -> Tensor:
-        """Predict the velocity at x, (b, in_channels, h, w).
+        """Predict the velocity at x, in the shape of x.
 
         Args:
-            x: The point x_t of the path, in the same shape, not scaled to unit variance.
-            t: Timestep, 1000 times the time in 0 … 1; a number or a tensor () or (b,).
+            x: The point x_t on the path, (b, in_channels, h, w), not scaled to unit variance.
+            t: Timestep, 1000 times the time in 0 … 1: a number or a tensor, () or (b,).
             context: Text embeddings, (b, m, context_dim), for any m.
-            pooled: Pooled text, (b, pooled_dim).
+            pooled: Pooled text embedding, (b, pooled_dim).
 
         Raises:
-            ValueError: If h and w are no multiples of the patch size, or too large.
+            ValueError: If h or w is not a multiple of the patch size, or is too large.
         """
         (h, w), p = x.shape[-2:], self.config.patch_size
         most = p * self.config.pos_embed_max_size
@@ -297,9 +298,9 @@ class DiffusionTransformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Self:
-        """Read one on the CPU: source is the folder "transformer" of a published model.
+        """Read a transformer on the CPU. `source` is a published model's folder "transformer".
 
-        FileNotFoundError or ValueError is raised if it cannot be read.
+        Raises FileNotFoundError or ValueError if it cannot be read.
         """
         from sdlearn.weights.transformer_files import load_transformer
 
@@ -307,13 +308,13 @@ class DiffusionTransformer(nn.Module):
 
     @classmethod
     def storybook(cls) -> Self:
-        """The transformer trained on the storybook; `StableDiffusion.storybook()` has the rest."""
+        """Read the storybook's transformer; `StableDiffusion.storybook()` has the other parts."""
         from sdlearn.weights.storybook_models import read_storybook_transformer
 
         return read_storybook_transformer(cls)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder in the published layout; dtype None keeps the network's."""
+        """Write the transformer as a published folder; dtype None keeps the network's own."""
         from sdlearn.weights.transformer_files import save_transformer
 
         save_transformer(self, folder, dtype)

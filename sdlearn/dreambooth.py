@@ -70,7 +70,7 @@ def own_in_batch(b: int) -> int:
     if b < 2 or b % 2:
         raise ValueError(
             f"batch is {b}; accepted with prior preservation: even numbers, because half of each "
-            "batch are images of the class"
+            "batch consists of images of the class"
         )
     return b // 2
 

@@ -44,7 +44,7 @@ from sdlearn.utils.validation import check_finite
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx / dt, in the shape of x
 Time = float | Tensor  # one time for all latents, or (b,), one for each
-TOKENS = 40  # of a prompt, for the storybook's transformer; its captions have at most 37
+TOKENS = 40  # per prompt, for the storybook's transformer; its captions have at most 37
 
 
 # -------------------------------------------------------------------------------- the straight path
@@ -148,7 +148,7 @@ def noise_from_velocity(u: Tensor, x: Tensor, t: Time) -> Tensor:
 
 
 def velocity_model(network: Network, schedule: NoiseSchedule) -> Velocity:
-    """The velocity model that a noise-predicting network, such as the shipped U-Net, amounts to.
+    """Turn a network that predicts noise, such as the shipped U-Net, into a velocity model.
 
     Args:
         network: (z, timestep) -> noise, see `guidance.classifier_free_guidance`. Guiding the
@@ -217,8 +217,8 @@ def transformer_velocity(
 ) -> Velocity:
     """A diffusion transformer with fixed prompts and classifier-free guidance, for `euler`.
 
-    The prompts, cond, and the empty or negative ones, uncond, are from `transformer_text`, b rows
-    each. uncond may be None at scale 1, which is off; at another that raises ValueError.
+    cond holds the prompts, and uncond the empty or negative ones: b rows of `transformer_text`
+    each. uncond may be None at scale 1, which is no guidance; otherwise that raises ValueError.
     """
     if uncond is None and scale != 1:
         raise ValueError(f"guidance of scale {scale} needs the unconditional prompts; give uncond")
@@ -233,16 +233,16 @@ def transformer_velocity(
 
 
 def transformer_text(text: TextEncoder, prompts: Sequence[str]) -> Conditioning:
-    """The prompts as the storybook's transformer reads them: hidden states and pooled text.
+    """Encode prompts for the storybook's transformer: hidden states and a pooled embedding.
 
-    They are the first TOKENS states, (b, 40, d), and that of the end-of-text token, (b, d).
+    These are the first TOKENS states, (b, 40, d), and that of the end-of-text token, (b, d).
     """
     context, ends = text(prompts).context, end_of_text(text, prompts)
     return Conditioning(context[:, :TOKENS], context[torch.arange(len(ends)), ends])
 
 
 def end_of_text(text: TextEncoder, prompts: Sequence[str]) -> Tensor:
-    """The position of the end-of-text token of each prompt, (b,) int64; the first, if padded."""
+    """The position of each prompt's first end-of-text token, (b,) int64; it may also be padding."""
     (tokenizer,), (encoder,) = text.tokenizers, text.encoders
     assert isinstance(encoder, CLIPTextEncoder)
     ids = token_ids(tokenizer, prompts, context_length(tokenizer, encoder.config))

@@ -47,7 +47,7 @@ def check_word(tokenizer: PreTrainedTokenizerBase, word: object, n: int) -> str:
     if not 1 <= n <= MOST_VECTORS:
         raise ValueError(f"{word} has {n} vectors; accepted: 1 to {MOST_VECTORS}")
     known = tokenizer.get_vocab()
-    # The word goes on for as long as there is a next `_k`, so that must be free as well.
+    # A word's tokens end before the first `_k` that is missing, so the next must be free as well.
     for token in (*token_names(str(word), n + 1), f"{word}</w>"):
         if token in known:
             raise ValueError(
@@ -58,7 +58,7 @@ def check_word(tokenizer: PreTrainedTokenizerBase, word: object, n: int) -> str:
     if before and before[1] in tokenizer.get_added_vocab():
         raise ValueError(
             f"word is {word!r}, which would continue the added word {before[1]!r}; accepted: a "
-            "name of its own"
+            "new word, such as '<cat>'"
         )
     return str(word)
 

@@ -2,12 +2,12 @@
 
     python tools/storybook_transformer.py runs/transformer --averages runs/averages --images 200
 
-Several runs may be given, each from the weights of the one before. The folder gets the weights that
-the last one exported; metrics.json, with what is measured here on the test split; training.json,
-with the records of the runs and their mean losses over every fifty steps; and README.md, the card.
-`--averages` names a folder of averaged weights from the runs' checkpoints, copied during the
-training, `1000.safetensors` for those after 1,000 steps in all. Steps that metrics.json already has
-are not measured again.
+You can give several runs, each started from the weights of the one before. The folder gets the
+weights that the last one exported; metrics.json, with what is measured here on the test split;
+training.json, with the records of the runs and their mean losses over every fifty steps; and
+README.md, the card. `--averages` names a folder of averaged weights that were copied from the runs'
+checkpoints during training: `1000.safetensors` has those after 1,000 steps in all. Steps that are
+already in metrics.json are not measured again.
 """
 
 import argparse
@@ -42,10 +42,10 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="folders of the runs, each from the weights of the last"
+        "runs", type=Path, nargs="+", help="folders of the runs, each started from the one before"
     )
     parser.add_argument(
-        "--averages", type=Path, help="folder of averaged weights, STEP.safetensors"
+        "--averages", type=Path, help="folder of averaged weights: STEP.safetensors"
     )
     parser.add_argument("--images", type=int, default=200, help="images for each measurement")
     args = parser.parse_args()
@@ -131,7 +131,7 @@ def curve(
 
 
 def accuracy(transformer: DiffusionTransformer, sd: StableDiffusion, judge: Judge) -> float:
-    """The fraction of objects that are right, in images of the first test captions."""
+    """Measure the fraction of objects that are right, in images of the first test captions."""
     cases = prompt_cases("test", CURVE_IMAGES)
     draw, images = drawn(transformer, sd, 3.0), list[Image]()
     for texts in batches([case.caption for case in cases], 50):
@@ -140,9 +140,9 @@ def accuracy(transformer: DiffusionTransformer, sd: StableDiffusion, judge: Judg
 
 
 def validation_loss(sd: StableDiffusion) -> Callable[[DiffusionTransformer], float]:
-    """Return a function that measures the loss on pages, noise and times that are always the same.
+    """Return a function that always measures the loss on the same pages, noise and times.
 
-    The pages are those of test captions; the times have the distribution of the training's.
+    The pages are those of test captions; the times have the same distribution as in training.
     """
     cases = prompt_cases("test", VALIDATION)
     generator = torch.Generator().manual_seed(0)
@@ -189,12 +189,12 @@ def card(transformer: DiffusionTransformer, metrics: dict[str, Any]) -> str:
     return f"""\
 # A diffusion transformer for the storybook
 
-The network of Stable Diffusion 3 (MM-DiT, arXiv:2403.03206) in place of the storybook model's
-U-Net: {config.num_layers} blocks of {config.dim} channels with {config.num_heads} attention heads.
-It has {parameters:,} parameters, stored in half precision in {size / 1e6:.1f} MB. Each position of
-the latent is a patch, so an image is {config.sample_size**2} tokens, and a prompt is {flow.TOKENS}.
-The autoencoder and the text encoder are those of `data/storybook`. The pooled text is the hidden
-state of the end-of-text token.
+This is a small version of Stable Diffusion 3's network (MM-DiT, arXiv:2403.03206). It replaces the
+U-Net of the storybook model; the autoencoder and the text encoder are those of `data/storybook`.
+It has {config.num_layers} blocks of {config.dim} channels with {config.num_heads} attention heads.
+Its {parameters:,} parameters, in half precision, take {size / 1e6:.1f} MB. Each position of the
+latent is a patch, so an image is {config.sample_size**2} tokens. A prompt is {flow.TOKENS} tokens,
+and its pooled embedding is the hidden state of the end-of-text token.
 
 ```python
 import torch
@@ -215,35 +215,36 @@ with torch.inference_mode():
 
 ## How it was made
 
-It was trained from random weights with rectified flow: it predicts the velocity eps - x_0 at
-x_t = (1 - t) x_0 + t eps, from x_t and a timestep of 1000 t. The times have a logit-normal
-distribution with mean 0 and standard deviation 1. A tenth of the captions were replaced by the
-empty one, for classifier-free guidance. The weights are an exponential moving average.
+It was trained from random weights with rectified flow: from x_t = (1 - t) x_0 + t eps and the
+timestep 1000 t, it predicts the velocity eps - x_0. The times t are drawn from a logit-normal
+distribution with mean 0 and standard deviation 1. For classifier-free guidance, a tenth of the
+captions were replaced by the empty one. The weights are an exponential moving average.
 
 ## How good it is
 
-{n} captions of the test split, one image each, with the same seeds for every row. The columns are
-steps of Euler's method from pure noise, at evenly spaced times; with guidance, each step calls the
-transformer twice. The U-Net of `data/storybook`, with 11 million parameters, has 97.8 % of the
-objects of 200 captions right.
+Each row was measured on the same {n} captions of the test split, with one image each and the same
+seeds. The columns give the number of steps of Euler's method, which starts from pure noise and
+takes evenly spaced times. Guidance 1 means no guidance; with guidance, each step calls the
+transformer twice. For comparison, the U-Net of `data/storybook`, which has 11 million parameters,
+gets 97.8 % of the objects right, measured on 200 captions.
 
-**Kind, colour and side of the objects right**
+**Fraction of objects with the right kind, colour and side**
 
 {markdown(head, right)}
 
-**Fréchet distance** of the images from as many true images, on the judge's features. Less is
-better, and true images are not at 0 with so few: 200 images of the U-Net are at 6.9, and fewer
-images are further away.
+**Fréchet distance** from the same number of true images, on the judge's features. Lower is better.
+With so few images, even another set of true images would not reach 0. The U-Net reaches 6.9 with
+200 images; with fewer images the distance is larger.
 
 {markdown(head, distance)}
 
 ## The learning curve
 
-The loss is measured on {VALIDATION} pages of the test split, with the same noise and times after
-every number of training steps. The last column is the fraction of objects with the right kind,
-colour and side in the images of {CURVE_IMAGES} test captions, with guidance 3 and {CURVE_STEPS}
-steps of Euler's method. Each run starts from the averaged weights of the one before. The learning
-rate falls to almost 0 in those that were not stopped early.
+The loss is measured on {VALIDATION} pages of the test split, with the same noise and times in every
+row. The last column is the fraction of objects with the right kind, colour and side in the images
+of {CURVE_IMAGES} test captions, drawn with guidance 3 and {CURVE_STEPS} steps of Euler's method.
+The training steps of all runs are counted together. Each run starts from the averaged weights of
+the one before. In runs that were not stopped early, the learning rate falls to almost 0.
 
 {markdown(["training steps", "loss", "right"], points)}
 """

@@ -1,6 +1,6 @@
 """The dry run of the trainings on a few images: LoRA, textual inversion, DreamBooth.
 
-The model may be a folder or a file, and of any system. Its weights are not read.
+The model may be a folder or a file of any system. Its weights are not read.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def empty_model(recipe: PersonalRecipe) -> System:
 def trained_network(
     recipe: PersonalRecipe, networks: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module]:
-    """What a recipe trains, its name first: attached adapters or rows, or the U-Net."""
+    """The name of what a recipe trains, and the module: attached adapters or rows, or the U-Net."""
     if isinstance(recipe, LoRARecipe):
         adapters = new_adapters(recipe, networks)
         for part, adapter in adapters.items():
@@ -96,7 +96,7 @@ def trained_network(
 def encoded(
     n: int, text: TextEncoder, encoders: list[CLIPTextEncoder]
 ) -> tuple[Tensor, Tensor | None]:
-    """The embeddings of n captions, as `TextEncoder` computes them, and the pooled ones."""
+    """The embeddings of n captions, as `TextEncoder` computes them, and their pooled embeddings."""
     contexts, pooled = [], None
     for tokenizer, encoder in zip(text.tokenizers, encoders, strict=True):
         length = context_length(tokenizer, encoder.config)

@@ -61,12 +61,12 @@ class DistillRecipe(DiffusionRecipe):
     Attributes:
         model: Folder of the teacher, or "" for the shipped model.
         windows: Number of windows, and of the student's steps.
-        substeps: Steps of the teacher in each window, with DPM-Solver++ 2M.
+        substeps: Steps of DPM-Solver++ 2M that the teacher takes in each window.
         guidance: Guidance scale of the teacher.
         inside: Fraction of the training points that are drawn uniformly from a whole window. The
-            others are first points of windows, the only ones at which the student, run with
-            `windows` steps, calls the U-Net.
-        dropout: 0, because the student is run without guidance and needs no empty captions.
+            others are the first points of windows. A student that is run with `windows` steps calls
+            the U-Net at no other points.
+        dropout: 0, because the student is used without guidance and needs no empty captions.
     """
 
     model: Place = ""
@@ -124,7 +124,7 @@ class Lines(NamedTuple):
     context: Tensor
 
     def parts(self, n: int) -> Iterator[Self]:
-        """Its n equal parts, in order."""
+        """Divide the points into n equal parts, in order."""
         for each in zip(*(field.chunk(n) for field in self), strict=True):
             yield type(self)(*each)
 
@@ -132,11 +132,11 @@ class Lines(NamedTuple):
 def make_job(
     recipe: DistillRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Build the networks, the optimizer and the training step.
+    """Draw the teacher's trajectories, and build the step that trains the student on them.
 
     Args:
         recipe: The settings.
-        cache: Folder for captions, hidden states and the teacher's trajectories.
+        cache: Folder for captions, hidden states and trajectories; those in it are not drawn again.
         device: Where to train.
         run: Folder of the run to resume from its checkpoint; None for a new run.
 

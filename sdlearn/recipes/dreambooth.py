@@ -44,9 +44,9 @@ RECIPES = {
     "small": DreamBoothRecipe(
         steps=20, batch=4, lr=1e-4, warmup=2, ema=0.9, class_images=4,
     ),
-    # For a published model, named with --model. diffusers' examples/dreambooth and its README: one
-    # own image and one class image in a batch, weight 1, a constant learning rate of 2e-6 to 5e-6,
-    # 400 to 1,500 steps, 200 to 300 class images. No EMA of the weights, no empty captions.
+    # For a published model, named with --model. diffusers' examples/dreambooth and its README use
+    # batches of one own image and one class image, weight 1, a constant learning rate of 2e-6 to
+    # 5e-6, 400 to 1,500 steps and 200 to 300 class images, without EMA or empty captions.
     "sd1.5": DreamBoothRecipe(
         steps=800, batch=2, lr=5e-6, warmup=0, size=512, lr_floor=1.0, dropout=0.0, ema=0.0,
         class_images=200, prior_weight=1.0,

@@ -1,6 +1,6 @@
-"""Textual inversion: training of a new word's vectors, for a finished model that stays as it is.
+"""Textual inversion: training of a new word's vectors, for a finished model that is frozen.
 
-Only the word's rows in the token table are trained, on a few captioned images of what it is to
+Only the word's rows in the token table are trained, on a few captioned images of what it should
 mean. The result is a file of a few kilobytes, which `StableDiffusion.load_embedding` reads. SDXL
 has two text encoders, so the word gets vectors in the tables of both.
 """
@@ -45,7 +45,7 @@ class EmbeddingRecipe(PersonalRecipe):
         word: The new word, which every caption of `data` must contain.
         vectors: Number of its vectors, which is also its number of tokens in a prompt.
         start: A known word of similar meaning, whose vectors are the initial values.
-        class_images: 0, because the model stays as it is and can forget nothing.
+        class_images: 0, because the model is frozen and can't forget anything.
     """
 
     word: Annotated[str, Range(1, 100)] = "<new>"
@@ -57,13 +57,13 @@ class EmbeddingRecipe(PersonalRecipe):
         super().__post_init__()
         if self.shard:
             raise ValueError(
-                "shard is True; accepted: False, because a few vectors are trained, and the model "
+                "shard is True; accepted: False, because only a few vectors are trained; the model "
                 "stays whole in each process"
             )
         if self.class_images:
             raise ValueError(
-                f"class_images is {self.class_images}; accepted: 0, because the model stays as it "
-                "is and can forget nothing"
+                f"class_images is {self.class_images}; accepted: 0, because the model is frozen "
+                "and can't forget anything"
             )
 
 
@@ -161,7 +161,7 @@ def starting_vectors(recipe: EmbeddingRecipe, text: TextEncoder) -> list[Tensor]
 
 
 def new_rows(text: TextEncoder, word: str, vectors: Sequence[Tensor]) -> nn.ModuleList:
-    """Add the word to each text encoder, and return its rows in them, which are to be trained."""
+    """Add the word to each text encoder, and return its rows as trainable parameters."""
     pairs = zip(encoders_of(text), vectors, strict=True)
     return nn.ModuleList(
         NewRows(add_word(*pair, word, values)[0], values) for pair, values in pairs
@@ -169,7 +169,7 @@ def new_rows(text: TextEncoder, word: str, vectors: Sequence[Tensor]) -> nn.Modu
 
 
 def attach_rows(rows: nn.ModuleList, text: TextEncoder) -> list[RemovableHandle]:
-    """Make each text encoder use its new rows; return the handles that end this."""
+    """Make each text encoder use its new rows; return the handles that undo this."""
     pairs = zip(rows, encoders_of(text), strict=True)
     return [each.attach(encoder) for each, (_, encoder) in pairs if isinstance(each, NewRows)]
 

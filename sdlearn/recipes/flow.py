@@ -1,4 +1,4 @@
-"""Training of a U-Net with the loss of rectified flow, from a finished model.
+"""Training of a finished model's U-Net with the loss of rectified flow.
 
 The velocity is computed from the U-Net's noise prediction (see `sdlearn.flow`), so training starts
 from the velocities of the finished model. What changes is the emphasis: the velocity loss gives
@@ -58,8 +58,8 @@ class FlowRecipe(DiffusionRecipe):
         super().__post_init__()
         if self.min_snr:
             raise ValueError(
-                f"min_snr is {self.min_snr}; accepted: 0, because the loss of the velocity has "
-                "weights of its own"
+                f"min_snr is {self.min_snr}; accepted: 0, because the velocity loss has weights "
+                "of its own"
             )
 
 
@@ -85,7 +85,7 @@ class Latents(NamedTuple):
     context: Tensor
 
     def parts(self, n: int) -> Iterator[Self]:
-        """Its n equal parts, in order."""
+        """Divide the rows into n equal parts, in order."""
         for each in zip(*(field.chunk(n) for field in self), strict=True):
             yield type(self)(*each)
 
@@ -93,7 +93,7 @@ class Latents(NamedTuple):
 def make_job(
     recipe: FlowRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Build the networks, the optimizer and the training step.
+    """Load the finished model, and build the step that trains its U-Net with the velocity loss.
 
     Args:
         recipe: The settings.

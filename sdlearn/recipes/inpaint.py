@@ -1,4 +1,4 @@
-"""Training of an inpainting U-Net, which has nine input channels, from a finished model.
+"""Training of an inpainting U-Net, which has nine input channels, starting from a finished model.
 
 The weights of the five extra channels (the mask, and the latent of the masked image) start at zero,
 so at first the U-Net predicts exactly what the finished model predicts (Rombach et al.,
@@ -48,9 +48,9 @@ class InpaintRecipe(DiffusionRecipe):
     holes: Annotated[int, Range(1, 1000)] = 4
 
 
-# The noisiest timesteps decide what fills the hole, and there the masked image tells the U-Net the
-# most. With the timesteps of the U-Net's own recipe (mean -0.3, standard deviation 1), only six in
-# ten thousand are above 950, and there the trained U-Net ignored the masked image.
+# The noisiest timesteps decide what fills the hole, so the U-Net must learn to use the masked image
+# there. With the timesteps of the U-Net's own recipe (mean -0.3, standard deviation 1), only six in
+# ten thousand are above 950, and at those the trained U-Net ignored the masked image.
 RECIPES = {
     "storybook": InpaintRecipe(
         steps=8000, batch=16, lr=5e-4, warmup=50, scenes=24_000,
@@ -63,11 +63,11 @@ RECIPES = {
 def make_job(
     recipe: InpaintRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Build the networks, the optimizer and the training step.
+    """Widen the finished U-Net to nine input channels, and build the step that trains it.
 
     Args:
         recipe: The settings.
-        cache: Folder for images, captions, latents and hidden states.
+        cache: Folder for images, captions, hidden states, and latents of whole and masked images.
         device: Where to train.
         run: Folder of the run to resume from its checkpoint; None for a new run.
 
@@ -77,7 +77,7 @@ def make_job(
     """
     base = load_base(recipe.model, recipe, device)
     sd, parts = base.sd, base.parts()
-    check_room(base, recipe, device, copies=6)  # EMA, the model
+    check_room(base, recipe, device, copies=6)  # with the EMA and the original model
     unet = widen_for_inpainting(sd.unet)
     load_initial_weights(recipe.init, {"unet": unet}, run)
     unet.train().requires_grad_(True)
@@ -100,7 +100,7 @@ def make_job(
     shown = data.pages[:8]
 
     def samples() -> Image.Image:
-        """Repaint a hole in each of eight pages; return the pages, masked pages and results."""
+        """Repaint a hole in up to eight pages; return the pages, masked pages and results."""
         mask = torch.stack([hole(recipe, k, 1)[None] for k in range(len(shown))]).float()
         x = to_tensor(np.array(shown))
         painted = model.inpaint(
@@ -165,7 +165,7 @@ def export(job: TrainingJob, recipe: InpaintRecipe, cache: Path, folder: Path) -
     Args:
         job: The finished training.
         recipe: Its settings.
-        cache: Not used, because the model is in a folder of its own.
+        cache: Not used, because the other parts come from the model in `recipe.model`.
         folder: Where to write.
 
     Raises:

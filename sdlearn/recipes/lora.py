@@ -1,4 +1,4 @@
-"""Training of a low-rank adapter (LoRA) for a finished model, whose weights stay as they are.
+"""Training of a low-rank adapter (LoRA) for a finished model, whose own weights are frozen.
 
 An adapter changes the U-Net's attention projections and, with `text_encoder`, those of the text
 encoder. It is a file of a few megabytes, which `StableDiffusion.load_adapter` and `sdlearn generate
@@ -38,7 +38,8 @@ from sdlearn.weights.adapter_files import FILE_NAME
 from sdlearn.weights.adapter_names import WRITTEN, AdapterLayout, Networks
 from sdlearn.weights.adapter_saving import save_adapter
 
-SHAPE = ("rank", "alpha", "pattern", "text_encoder", "text_pattern")  # the same as in init's
+# The run that `init` names must have the same values of these settings.
+SHAPE = ("rank", "alpha", "pattern", "text_encoder", "text_pattern")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class LoRARecipe(PersonalRecipe):
         pattern: A regular expression. The U-Net's layers in whose names it is found are adapted.
         text_encoder: Whether to adapt the text encoder too, or both of SDXL's. If so, captions are
             encoded in every step.
-        text_pattern: As `pattern`, for the text encoder.
+        text_pattern: Like `pattern`, for the text encoder.
         layout: Format of the exported file, "peft" or "kohya"; see `weights.adapter_saving`.
     """
 
@@ -118,7 +119,7 @@ def make_job(
     predict = compiled(sd.unet, recipe, device)
 
     def adapted(_: int, batch: Batch) -> Model:
-        """Return the U-Net, conditioned on captions that are encoded anew if need be."""
+        """Return the U-Net, conditioned on captions; an adapted text encoder encodes them again."""
         return conditioned(predict, data.conditioning(batch, encode=recipe.text_encoder))
 
     step = denoising_step(recipe, data, sd.spec, trained, adapted, device)

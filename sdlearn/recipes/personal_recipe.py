@@ -1,4 +1,4 @@
-"""What the trainings on a few images of your own share: LoRA, textual inversion, DreamBooth."""
+"""What LoRA, textual inversion and DreamBooth share: they train on a few images of your own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class PersonalRecipe(DiffusionRecipe):
 
 
 def weighted_parts(recipe: DiffusionRecipe, batch: Batch) -> Iterator[tuple[float, Batch]]:
-    """Divide some rows of a batch into the terms of their loss: a weight, and rows to average over.
+    """Divide rows of a batch into the terms of their loss: each a weight, and rows to average over.
 
     With prior preservation there is a term for the learner's own images and one for those of the
     class. Averaged over equal parts of a batch, in one process or several, the sum of the terms is

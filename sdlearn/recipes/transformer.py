@@ -1,8 +1,9 @@
 """Training of a diffusion transformer with rectified flow, from random weights.
 
-It sees what the U-Net sees: latents of the storybook's pages and the captions' hidden states, from
-the same frozen autoencoder and text encoder. It predicts the velocity itself (see `sdlearn.flow`).
-Its matrices are trained by Muon: after 300 steps the loss was 1.06, with AdamW 1.09.
+It is trained on the same inputs as the U-Net: latents of the storybook's pages and hidden states of
+the captions, from the same frozen autoencoder and text encoder. Unlike the U-Net, it predicts the
+velocity itself (see `sdlearn.flow`). The optimizer is Muon. With it, the loss after 300 steps was
+1.06; with AdamW it was 1.09.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ from sdlearn.text import Conditioning
 from sdlearn.training import TrainingJob, step_generator
 from sdlearn.utils.device import seeded
 
-GUIDANCE = 3.0  # of the samples that are drawn during training
+GUIDANCE = 3.0  # guidance scale of the samples drawn during training
 SAMPLE_STEPS = 20
 
 
@@ -55,9 +56,9 @@ class TransformerRecipe(DiffusionRecipe):
     """Settings of the transformer's training.
 
     Attributes:
-        num_layers: Blocks.
-        num_heads: Attention heads of each block.
-        head_dim: Channels of a head, a multiple of 4.
+        num_layers: Number of blocks.
+        num_heads: Attention heads in each block.
+        head_dim: Channels of each head, a multiple of 4.
         patch_size: Height and width of a patch, in latent positions.
         qk_norm: Whether queries and keys are normalised.
         shift: See `sdlearn.flow.shift_time`.
@@ -67,7 +68,7 @@ class TransformerRecipe(DiffusionRecipe):
         text: Folder of the frozen text encoder, or "" for the shipped one.
         min_snr: 0, because the velocity's errors all count the same.
         weight_decay: 0, because Muon has none.
-        activation_checkpointing: False; it knows the blocks of the U-Net only.
+        activation_checkpointing: False, because it supports only the U-Net's blocks.
         shard: False, because Muon needs whole matrices.
     """
 
@@ -88,7 +89,7 @@ class TransformerRecipe(DiffusionRecipe):
         why = {
             "min_snr": (0.0, "the velocity's errors all count the same"),
             "weight_decay": (0.0, "Muon has none"),
-            "activation_checkpointing": (False, "it knows the blocks of the U-Net only"),
+            "activation_checkpointing": (False, "it supports only the U-Net's blocks"),
             "shard": (False, "Muon needs whole matrices"),
         }
         for name, (only, reason) in why.items():
@@ -114,8 +115,8 @@ class Latents(NamedTuple):
         x_0: Clean latents, (b, c, h, w).
         t: Times, (b,).
         eps: Noise, (b, c, h, w).
-        context: The first TOKENS hidden states of the captions, (b, 40, d).
-        pooled: Their hidden state at the end of the text, (b, d).
+        context: The first TOKENS hidden states of each caption, (b, TOKENS, d).
+        pooled: The hidden state of each caption's end-of-text token, (b, d).
     """
 
     x_0: Tensor
@@ -125,7 +126,7 @@ class Latents(NamedTuple):
     pooled: Tensor
 
     def parts(self, n: int) -> Iterator[Self]:
-        """Its n equal parts, in order."""
+        """Divide the rows into n equal parts, in order."""
         for each in zip(*(field.chunk(n) for field in self), strict=True):
             yield type(self)(*each)
 
@@ -133,7 +134,7 @@ class Latents(NamedTuple):
 def make_job(
     recipe: TransformerRecipe, cache: Path, device: torch.device, run: Path | None = None
 ) -> TrainingJob:
-    """Build the network, the optimizer and the training step.
+    """Build a transformer, and the step that trains it with Muon to predict the velocity.
 
     Args:
         recipe: The settings.
@@ -161,10 +162,10 @@ def make_job(
     trained = trained._replace(optimizer=Muon(network.parameters(), recipe.lr))
     predict = compiled(network, recipe, device)
     data = CaptionedLatents(recipe, parts, 1000, cache, device)
-    ends = end_of_text(text, [*data.texts, ""]).numpy()  # -1 is the number of the empty caption
+    ends = end_of_text(text, [*data.texts, ""]).numpy()  # the last, at -1, is for the empty caption
 
     def draw(k: int) -> tuple[Latents, Callable[[Latents], Tensor]]:
-        batch = data.batch(k)  # the timesteps in it are not used
+        batch = data.batch(k)  # its timesteps are not used
         eps = draw_noise((recipe.batch, *batch.z_0.shape[1:]), recipe.seed, k, device, stream=2)
         generator = step_generator(recipe.seed, k, stream=3)
         times = draw_times(recipe.batch, recipe.t_mean, recipe.t_std, generator)
@@ -183,7 +184,7 @@ def make_job(
 
     @torch.no_grad()
     def samples() -> Image.Image:
-        """Draw the images of eight prompts from the same noise every time."""
+        """Draw images of up to eight prompts, from the same noise every time."""
         side = recipe.size // vae.factor
         x = draw_noise((len(prompts), config.in_channels, side, side), 0, 0, device)
         cond, empty = (transformer_text(text, each) for each in (prompts, [""] * len(prompts)))
@@ -206,7 +207,7 @@ def new_config(
         recipe: The settings.
         factor: Pixels per latent position, in height and width.
         channels: Channels of the latents.
-        text_dim: Channels of the text encoder's hidden states, and so of the pooled text.
+        text_dim: Channels of the text encoder's hidden states. The pooled text is one of them.
     """
     side = recipe.size // factor
     return DiffusionTransformerConfig(

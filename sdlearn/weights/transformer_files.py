@@ -1,7 +1,7 @@
-"""Diffusion transformers read from a published folder, and written as one.
+"""Diffusion transformers, read from a published folder and written as one.
 
-`DiffusionTransformer.from_pretrained` and `save_pretrained` call the functions here. The folder is
-the part "transformer" of a published Stable Diffusion 3, with config.json and the weights.
+`DiffusionTransformer.from_pretrained` and `save_pretrained` call the functions here. In a published
+Stable Diffusion 3 the folder is named "transformer". It holds config.json and the weights.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from sdlearn.weights.weight_names import find_weights
 
 AnyTransformer = TypeVar("AnyTransformer", bound=DiffusionTransformer)
 CLASS = "SD3Transformer2DModel"
-# SD 3.5 medium has a second attention, over the image alone, in some of its blocks.
+# Some blocks of SD 3.5 medium have a second attention, over the image alone: not supported.
 FIXED: dict[str, Any] = {"dual_attention_layers": OneOf([], None)}
 QK_NORM = {None: False, "rms_norm": True}
 LAYOUT = CONTROLNET  # config.json and weights in one folder
@@ -42,12 +42,12 @@ def load_transformer(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
 ) -> AnyTransformer:
-    """Read a transformer on the CPU, see DiffusionTransformer.from_pretrained.
+    """Read a transformer on the CPU; see `DiffusionTransformer.from_pretrained`.
 
     Args:
-        cls: DiffusionTransformer, or a subclass with the same argument.
+        cls: DiffusionTransformer, or a subclass whose constructor takes the same argument.
         source: A folder or a hub id.
-        dtype: Of the network.
+        dtype: Type of the weights in memory.
         variant: The variant of the folder's weights, see `pick_weights`.
 
     Raises:
@@ -74,7 +74,10 @@ def save_transformer(
     Args:
         transformer: The network.
         folder: Created if necessary.
-        dtype: Of the file; None for the network's own.
+        dtype: Type of the weights in the file; None for the network's own.
+
+    Raises:
+        ValueError: If an argument is not accepted, or a weight is not finite in the dtype.
     """
     folder = user_path(check_place(folder, "folder"))
     check_folder(folder, check_save(transformer, dtype))
@@ -123,7 +126,7 @@ def transformer_config_from_json(path: Path) -> DiffusionTransformerConfig:
 
 
 def transformer_config_to_json(config: DiffusionTransformerConfig) -> Json:
-    """The content of transformer/config.json."""
+    """Return the content of transformer/config.json."""
     return written(FIXED) | {
         "_class_name": CLASS,
         "attention_head_dim": config.head_dim,

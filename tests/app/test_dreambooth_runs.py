@@ -242,5 +242,5 @@ def test_what_cannot_be_trained_is_one_sentence(
 
 
 def test_a_new_word_needs_no_images_of_a_class(place: Path) -> None:
-    with pytest.raises(ValueError, match="class_images is 5; accepted: 0, because the model stays"):
+    with pytest.raises(ValueError, match="class_images is 5; accepted: 0, because the model is f"):
         replace(embedding.RECIPES["small"], class_images=5, class_prompt="a cat")

@@ -125,7 +125,7 @@ def test_a_run_is_exported_read_and_resumed_to_the_same_bits(
         ({"word=<toy>": "word=cat"}, "the tokenizer already has the token 'cat</w>'; accepted"),
         ({"start=cat": "start= "}, "start is ' ', which has no tokens; accepted: a known word"),
         ({"vectors=2": "vectors=76"}, "vectors is 76; accepted: a whole number from 1 to 75"),
-        ({"vectors=2": "shard=True"}, "shard is True; accepted: False, because a few vectors"),
+        ({"vectors=2": "shard=True"}, "shard is True; accepted: False, because only a few vectors"),
         ({"vectors=2": "rank=2"}, "the recipe has no setting 'rank'; accepted: accumulate"),
         ({"--data": "--model"}, "which holds no model; accepted: a folder with model_index.json"),
     ],

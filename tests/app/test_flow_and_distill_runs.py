@@ -204,7 +204,7 @@ def test_a_student_of_another_model_knows_them_too(tmp_path: Path) -> None:
     ("part", "extra", "sentence"),
     [
         ("flow", ["--model", "nowhere"], "nowhere, which holds no model; accepted: a folder"),
-        ("flow", ["--set", "min_snr=5"], "min_snr is 5.0; accepted: 0, because the loss of the"),
+        ("flow", ["--set", "min_snr=5"], "min_snr is 5.0; accepted: 0, because the velocity loss"),
         ("flow", ["--set", "shift=0"], "shift is 0.0; accepted: "),
         ("flow", ["--hint", "edges"], "the recipe has no setting 'hint'; accepted: accumulate,"),
         ("flow", ["--set", "size=40"], "size is 40; accepted: multiples of 16 for this model"),

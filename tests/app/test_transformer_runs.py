@@ -91,7 +91,7 @@ def test_a_new_run_starts_from_the_averages_of_another(tmp_path: Path) -> None:
         (["--set", "min_snr=5"], "min_snr is 5.0; accepted: 0.0, because the velocity's errors"),
         (["--set", "weight_decay=0.1"], "weight_decay is 0.1; accepted: 0.0, because Muon has"),
         (["--shard"], "shard is True; accepted: False, because Muon needs whole matrices"),
-        (["--set", "activation_checkpointing=True"], "accepted: False, because it knows the blo"),
+        (["--set", "activation_checkpointing=True"], "accepted: False, because it supports only"),
         (["--set", "head_dim=6"], "head_dim is 6; accepted: multiples of 4, for sines and cos"),
         (["--set", "patch_size=3"], "size is 32; accepted: multiples of 24, for whole patches"),
         (["--set", "num_layers=0"], "num_layers is 0; accepted: a whole number from 1 to 64"),
