@@ -89,7 +89,7 @@ class StableDiffusion:
 
         Args:
             folder: Made if it is not there. diffusers reads it, too.
-            dtype: Of the files, None for the modules' own.
+            dtype: The type to store the weights in; None for the modules' own.
             max_bytes: Larger files are split into shards.
         """
         from sdlearn.weights.diffusers_folder import write_folder

@@ -1,6 +1,6 @@
-"""Rules for the notebooks of the second edition: folds, line lengths, links, length and words.
+"""Rules for the notebooks of the course: folds, line lengths, links, length and words.
 
-`faults` returns one sentence for each fault. A notebook of the first edition has none.
+`faults` returns one sentence for each fault; a notebook that the rules don't hold for has none.
 """
 
 import ast
@@ -14,8 +14,7 @@ import nbwords
 from nbcheck import FOLDED, Cell, place, statements
 from nblength import length
 
-# Add the number of a notebook, such as "04", when it is rewritten, and take its line out of
-# notebooks/ruff.toml.
+# The numbers of the notebooks that the rules hold for.
 SECOND_EDITION: tuple[str, ...] = (
     "00",
     "01",

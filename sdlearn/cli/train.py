@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=number, help="stop after this time; continue with --resume")
     add("--init", **folder, help="start from the weights of a run or a published part")
     add("--data", **folder, help="train on your captioned images: a folder, or shards")
-    add("--vae", **folder, help="autoencoder for `train unet` (default: the shipped one)")
-    add("--text", **folder, help="text encoder for `train unet` (default: the shipped one)")
+    add("--vae", **folder, help="autoencoder of the latents (default: the shipped one)")
+    add("--text", **folder, help="text encoder of the captions (default: the shipped one)")
     add("--model", **folder, help="model the others start from (default: the shipped one), for "
         "lora, embedding and dreambooth also a single file")  # fmt: skip
     add("--hint", help="for `train controlnet`: edges, depth, pose, segmentation or all")

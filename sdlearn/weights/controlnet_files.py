@@ -92,7 +92,7 @@ def save_controlnet(
     Args:
         controlnet: The ControlNet.
         folder: Created if necessary.
-        dtype: Of the file; None for the network's own.
+        dtype: The type to store the weights in; None for the network's own.
     """
     folder = user_path(check_place(folder, "folder"))
     check_folder(folder, check_save(controlnet, dtype))
