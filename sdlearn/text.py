@@ -6,6 +6,7 @@ Diffusion 1, 2 and the storybook model use the last hidden states of one encoder
 the penultimate hidden states of two encoders and also uses the second encoder's pooled embedding.
 """
 
+import re
 import reprlib
 import warnings
 from collections.abc import Sequence
@@ -224,14 +225,19 @@ def spell_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """Replace learnt tokens of several embeddings, such as "<cat>", by "<cat> <cat>_1 <cat>_2".
 
     Textual inversion (Gal et al., arXiv:2208.01618) adds a token to the vocabulary for each of
-    them; a prompt names only the first.
+    them; a prompt names only the first. What is already spelled out stays as it is.
     """
     added = tokenizer.get_added_vocab()
     ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    for word in sorted(set(tokenizer.convert_ids_to_tokens(ids)) & added.keys()):
+    whole = {}
+    for word in set(tokenizer.convert_ids_to_tokens(ids)) & added.keys():
         last = next(i for i in range(1, len(added) + 1) if f"{word}_{i}" not in added)
-        prompt = prompt.replace(word, " ".join([word, *(f"{word}_{i}" for i in range(1, last))]))
-    return prompt
+        whole[word] = " ".join([word, *(f"{word}_{i}" for i in range(1, last))])
+    if not whole:
+        return prompt
+    # In one pass, the longest first: one word may begin another, and <cat> begins <cat>_1.
+    texts = sorted({*whole, *whole.values()}, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, texts)), lambda m: whole.get(m[0], m[0]), prompt)
 
 
 def check_sizes(sizes: object) -> Sizes:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdlearn.pipeline import StableDiffusion
+from sdlearn.text import spell_out
+from sdlearn.textual_inversion import add_word
 from tests.tiny_folders import complaint, embeddings
 from tests.tiny_model import tiny_diffusers, tiny_sd2, tiny_sdxl
 
@@ -207,3 +209,22 @@ def test_a_word_cannot_continue_another(folders: dict[str, Path], tmp_path: Path
     other.load_embedding(file, "<dog>_1")
     said = complaint(lambda: other.load_embedding(file, "<dog>"))
     assert "already has the token '<dog>_1'" in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "spelled"),
+    [
+        ("a <dog>, <dog>", "a <dog> <dog>_1 <dog>_2, <dog> <dog>_1 <dog>_2"),
+        ("a <dog> <dog>_1 <dog>_2 here", "a <dog> <dog>_1 <dog>_2 here"),
+        ("<dog>_1", "<dog>_1"),
+        ("xyz and xyzq", "xyz xyz_1 and xyzq xyzq_1"),
+        ("a red cat", "a red cat"),
+    ],
+)
+def test_a_word_is_spelled_out_once(folders: dict[str, Path], prompt: str, spelled: str) -> None:
+    """diffusers replaces word by word, so what is spelled out already gets longer."""
+    sd = ours(folders["SD 1"])
+    (tokenizer,), (encoder,) = sd.text.tokenizers, sd.text.encoders
+    for word, n in (("<dog>", 3), ("xyz", 2), ("xyzq", 2)):
+        add_word(tokenizer, encoder, word, values(n, 24))
+    assert spell_out(tokenizer, prompt) == spelled

@@ -113,7 +113,7 @@ ROWS = Exercise(
 
 
 def prior_loss(losses: Tensor, own: int, weight: float) -> Tensor:
-    """losses (b,), the first `own` of your own images -> a scalar."""
+    """losses (b,), the first `own` from your own images -> a scalar."""
     return losses[:own].mean() + weight * losses[own:].mean()
 
 

@@ -23,7 +23,7 @@ def low_rank_diagram(n_in: int, n_out: int, rank: int) -> Described:
     Args:
         n_in: Channels of the input.
         n_out: Channels of the output.
-        rank: Of the update.
+        rank: Rank of the update.
     """
     figure, ax = canvas(10.4, 5.6, "A linear layer and its low-rank update", NARROW)
     x, y, middle = 0.8, 4.2, 1.5
@@ -48,31 +48,40 @@ def low_rank_diagram(n_in: int, n_out: int, rank: int) -> Described:
     label(ax, 4.4, y + 0.85, f"{weights:,} weights", MUTED)
     label(ax, 4.4, middle - 1.0, f"{update:,} weights, trained", MUTED)
     words = (
-        f"A diagram. The input x, of {n_in} channels, goes through the frozen matrix W, with "
-        f"{weights:,} weights, to a sum. It also goes through A, which is random and has {rank} "
-        f"rows, then through B, which is zero, and is multiplied by s alpha / r. The result is "
-        f"added to W x. A and B have {update:,} weights together, and only they are trained."
+        f"A diagram. The input x has {n_in} channels. On one path, it is multiplied by the frozen "
+        f"matrix W of {weights:,} weights. On the other, it is multiplied by A, which is random "
+        f"and has {rank} rows, then by B, which is zero, and then by s alpha / r. The two results "
+        f"are added. A and B have {update:,} weights together, and only they are trained."
     )
     return Described(figure, words)
 
 
 @in_style
 def losses(
-    batches: Sequence[float], fixed: Mapping[int, float], title: str = "The loss, in two ways"
+    batches: Sequence[float],
+    fixed: Mapping[int, float],
+    title: str = "Loss of each batch, and on the fixed pairs",
 ) -> Described:
     """Draw the losses of single training batches, and the loss on fixed times and noise.
 
     Args:
         batches: The loss of each training step.
-        fixed: Training step -> loss.
-        title: Of the figure.
+        fixed: The loss on fixed times and noise, by training step.
+        title: Title of the figure.
     """
     figure, ax = axes_for("", "training step", "loss", NARROW)
     titled(figure, title)
     ax.plot(
         range(len(batches)), batches, ".", ms=5, color=tint(BLUE, 0.7), label="training batches"
     )
-    ax.plot([*fixed], [*fixed.values()], "o-", ms=4, color=VERMILION, label="fixed $t$ and noise")
+    ax.plot(
+        [*fixed],
+        [*fixed.values()],
+        "o-",
+        ms=4,
+        color=VERMILION,
+        label="20 fixed pairs of $t$ and noise",
+    )
     ax.set_ylim(bottom=0)
     legend_below(figure)
     ordered = sorted(batches)
@@ -80,7 +89,7 @@ def losses(
     said = ", ".join(f"{loss:.3f} at {step}" for step, loss in fixed.items())
     return Described(
         figure,
-        "Loss against the training step. Dots are the losses of training batches, eight of ten "
-        f"between {low:.3f} and {high:.3f}, without a trend that the eye can see. A line is the "
-        f"loss on fixed times and noise: {said}.",
+        "Loss against training step. Each dot is the loss of a training batch; eight in ten lie "
+        f"between {low:.3f} and {high:.3f}, with no visible trend. A line shows the loss on fixed "
+        f"times and noise: {said}.",
     )

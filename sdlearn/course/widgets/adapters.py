@@ -12,11 +12,11 @@ from sdlearn.pipeline import StableDiffusion
 
 
 class AdapterWidget(FigureWidget):
-    """A slider for each adapter's strength; two images of the prompt, without and with them.
+    """A slider for each adapter's strength, and the prompt's image without and with adapters.
 
     Attributes:
         drawn: The image with the adapters.
-        plain: The image without, from the same noise.
+        plain: The image without them, from the same noise.
     """
 
     def __init__(
@@ -27,14 +27,14 @@ class AdapterWidget(FigureWidget):
         steps: int = 8,
         width: int = 420,
     ) -> None:
-        """Build the widget; the model has no adapters afterwards, as before.
+        """Build the widget, leaving no adapters attached to the model.
 
         Args:
             sd: A model.
-            adapters: Of its U-Net, by the names of their sliders; not attached.
-            prompt: At the start.
+            adapters: Slider name -> an adapter of its U-Net, not attached.
+            prompt: The initial prompt.
             steps: Sampling steps of every image.
-            width: Of the figure, in CSS pixels.
+            width: Width of the figure, in CSS pixels.
         """
         self.sd, self.adapters, self.steps, self.width = sd, adapters, steps, width
         row = {"style": {"description_width": "7em"}, "layout": {"width": "34em"}}
