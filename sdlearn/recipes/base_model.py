@@ -19,7 +19,7 @@ from sdlearn.unet import UNet
 from sdlearn.utils.resources import data_folder
 from sdlearn.vae import VAE
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 class BaseModel(NamedTuple):
@@ -39,15 +39,16 @@ class BaseModel(NamedTuple):
         """The autoencoder and the text encoder."""
         sd, place = self.sd, self.place
         vae, text = place, place
-        others = (self.tokenizer,) if self.tokenizer else ()
+        others: tuple[Path, ...] = (self.tokenizer,) if self.tokenizer else ()
         if place.is_dir():
             vae, text = place / "vae", place / "text_encoder"
-            others = (place / "text_encoder_2",) if len(sd.text.encoders) > 1 else ()
+            names = ("text_encoder_2", "tokenizer", "tokenizer_2")
+            others = tuple(place / name for name in names if (place / name).is_dir())
         has_pooled = sd.unet.config.added_dim is not None
         return FrozenParts(sd.vae, sd.text, vae, text, others, has_pooled, sd.spec.zero_negative)
 
     def hash(self) -> str:
-        """A hash of the weights of all parts."""
+        """A hash of the weights of all parts, and of the tokenizers."""
         return model_hash(self.place, self.tokenizer)
 
 
@@ -154,7 +155,7 @@ def tokenizer_folder(place: str) -> Path | None:
 
 
 def model_hash(place: Path, tokenizer: Path | None = None) -> str:
-    """A hash of the weights of a model's parts; for a file, also of the tokenizer given with it."""
+    """A hash of a model's weights and tokenizers; those of a file are given with it."""
     if place.is_file():
         return key(*(weights_key(each) for each in (place, tokenizer) if each))
     return key(*(weights_key(place / part) for part in PARTS if (place / part).is_dir()))

@@ -1,5 +1,7 @@
 """LoRA, a new word and DreamBooth on other models: velocity, SDXL, a whole model in one file."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from sdlearn.cli import personal_plan
 from sdlearn.cli.main import main
 from sdlearn.clip import CLIPTextEncoder
 from sdlearn.recipes import dreambooth, embedding, lora
-from sdlearn.recipes.base_model import class_images, load_base
+from sdlearn.recipes.base_model import class_images, load_base, model_hash
 from sdlearn.text import TextEncoder
 from sdlearn.training import TrainingJob
 from sdlearn.versions import SD1_5, SPECS
@@ -157,6 +159,20 @@ def test_the_cache_and_the_run_know_the_file(
     assert main([*args, "--minutes", "0.00001"]) == 0
     other.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "another version of its model" in sentence([*args, "--resume"], capsys)
+
+
+def test_the_hash_of_a_folder_holds_its_tokenizer(place: Path, tmp_path: Path) -> None:
+    """With another vocabulary the same captions have other embeddings."""
+    model = shutil.copytree(place / "velocity", tmp_path / "model")
+    before = model_hash(model)
+    assert before == model_hash(place / "velocity")
+    path = model / "tokenizer" / "tokenizer.json"
+    stored = json.loads(path.read_text("utf-8"))
+    ids = stored["model"]["vocab"]
+    first, second, *_ = ids
+    ids[first], ids[second] = ids[second], ids[first]
+    path.write_text(json.dumps(stored), "utf-8")
+    assert model_hash(model) != before
 
 
 def test_a_plan_of_sdxl_counts_both_text_encoders(
