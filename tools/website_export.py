@@ -17,7 +17,9 @@ Two exports give the same bytes.
 
 import argparse
 import json
+import logging
 import random
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,16 +54,6 @@ OPSET = 18
 TOLERANCE = 5e-5  # largest difference between a graph and its network, at outputs of a few units
 SMALLEST = 256  # weights with fewer elements stay in float32: a Cast would take as much room
 CAPTIONS = 100  # random ones, for a reader who wants to be surprised
-# The playground's headings of the vocabulary, and what the page calls them.
-GROUPS = {
-    "Objects": "kinds",
-    "Colours": "colours",
-    "Places": "places",
-    "Times": "skies",
-    "Relations": "relations",
-    "People": "people",
-    "Other words": "others",
-}
 
 
 class Graph(NamedTuple):
@@ -132,13 +124,13 @@ def graphs(sd: StableDiffusion) -> dict[str, Graph]:
         context = encoder(ids).last.clone()
     unet_inputs = {"z": z, "t": torch.tensor([500.0, 20.0]), "context": context}
     return {
-        "text": Graph(TextStates(encoder), partial(text_states, encoder), {"ids": ids}, ("states",)),
+        "text": Graph(
+            TextStates(encoder), partial(text_states, encoder), {"ids": ids}, ("states",)
+        ),
         "unet": Graph(
             UNetWithMaps(sd.unet), partial(unet_with_maps, sd.unet), unet_inputs, ("eps", "maps")
         ),
-        "decoder": Graph(
-            Decoder(sd.vae), lambda z: (sd.vae.to_image(z),), {"z": z}, ("image",)
-        ),
+        "decoder": Graph(Decoder(sd.vae), lambda z: (sd.vae.to_image(z),), {"z": z}, ("image",)),
     }
 
 
@@ -252,7 +244,9 @@ def onnx_bytes(name: str, graph: Graph) -> bytes:
 def traced(graph: Graph) -> onnx.ModelProto:
     """The graph as torch exports it, for a batch of any size."""
     batch = torch.export.Dim("batch", min=1, max=16)
-    with TemporaryDirectory() as folder:
+    # The exporter warns of torchvision, which isn't needed, and of its own use of torch.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
             graph.network.eval(),
@@ -342,7 +336,7 @@ def config(spec: ModelSpec, files: Mapping[str, bytes]) -> dict[str, Any]:
     schedule = spec.schedule
     return {
         "name": spec.name,
-        "version": sdlearn.__version__,
+        "sdlearn": sdlearn.__version__,
         "size": spec.resolution,
         "latent_channels": spec.unet.in_channels,
         "latent_size": spec.unet.sample_size,
@@ -365,11 +359,11 @@ def config(spec: ModelSpec, files: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def course() -> dict[str, list[str]]:
-    """The vocabulary in groups, as the playground shows it, examples, and every word of a caption."""
+def course() -> dict[str, Any]:
+    """The vocabulary in the playground's groups, examples, and every word that a caption can have."""
     rng = random.Random(0)
     return {
-        **{GROUPS[heading]: list(words) for heading, words in rows().items()},
+        "vocabulary": [{"name": name, "words": list(words)} for name, words in rows().items()],
         "examples": list(EXAMPLES),
         "captions": [caption(sample_scene(rng), rng) for _ in range(CAPTIONS)],
         "words": sorted(WORDS),
