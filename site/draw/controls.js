@@ -86,7 +86,7 @@ export function aboutUnknown(unknown, known, objects) {
   return `The model has never read ${listed}. ${instead}`;
 }
 
-// Buttons for examples and for words. course: examples, vocabulary [{ name, words }].
+// Buttons for examples and for words. course: the model's course.json.
 export function fillHelp(course, { take, insert }) {
   const button = (text, act) => {
     const made = document.createElement("button");
@@ -112,13 +112,14 @@ export function fillHelp(course, { take, insert }) {
   document.getElementById("vocabulary").replaceChildren(...groups);
 }
 
-// The vocabulary in groups, from whichever form the model's file has.
-export function groupsOf(course) {
-  if (course.vocabulary) return course.vocabulary;
-  return Object.entries(course)
-    .filter(([name, words]) => name !== "examples" && name !== "words" && Array.isArray(words))
-    .map(([name, words]) => ({ name: name === "kinds" ? "Objects" : name[0].toUpperCase() + name.slice(1), words }));
-}
+// The vocabulary in groups with headings, in the order of the playground.
+const HEADINGS = {
+  kinds: "Objects", colours: "Colours", places: "Places", skies: "Times", relations: "Relations",
+  people: "People", others: "Other words",
+};
+export const groupsOf = (course) => Object.entries(HEADINGS)
+  .filter(([key]) => course[key])
+  .map(([key, name]) => ({ name, words: course[key] }));
 
 // Put words into a prompt where the cursor is, with one space on either side.
 export function insertWords(input, words) {

@@ -101,30 +101,34 @@ function noise({ start, settings }) {
   label("noise", `The starting noise of seed ${settings.seed}: four channels of 8 by 8, mean ${shown(mean)}, standard deviation ${shown(std)}.`);
 }
 
-function loop({ settings }, frame, step) {
+function loop({ settings, times }, frame, step) {
   const { steps, guidance, negative } = settings;
   say("now-step", frame ? String(step) : "–");
   say("now-of", `of ${steps}`);
   say("loop-label", `repeated ${steps === 1 ? "once" : `${steps} times`}`);
   say("uncond-name", negative ? "negative prompt" : "empty prompt");
-  $("clock").style.setProperty("--t", frame ? Math.max(frame.t, 0) / 999 : 1);
+  $("clock").style.setProperty("--t", frame ? times[step - 1] / 999 : 1);
   if (!frame) return;
-  say("now-time", `timestep t = ${Math.round(frame.t)} of 999`);
+  say("now-time", `timestep t = ${Math.round(times[step - 1])} of 999`);
   const { uncond, cond } = frame;
-  $("difference").closest(".runs").hidden = !cond;
-  if (cond) {
+  const both = Boolean(cond && uncond);
+  $("cond").closest(".runs").hidden = !cond;
+  for (const id of ["uncond", "difference"]) $(id).parentElement.style.visibility = both ? "" : "hidden";
+  if (cond) channels($("cond"), cond, "square");
+  if (both) {
     const gap = cond.map((v, i) => v - uncond[i]);
     const most = Math.max(...gap.map(Math.abs)) || 1;
     channels($("uncond"), uncond, "square");
-    channels($("cond"), cond, "square");
     channels($("difference"), gap, "square", most);
     const size = spread(gap).std;
     label("uncond", `Noise predicted with the ${negative ? "negative" : "empty"} prompt at step ${step}, standard deviation ${shown(spread(uncond).std)}.`);
-    label("cond", `Noise predicted with the prompt at step ${step}, standard deviation ${shown(spread(cond).std)}.`);
     label("difference", `The difference of the two predictions, standard deviation ${shown(size)}, scale up to ${shown(most)}.`);
   }
+  if (cond) {
+    label("cond", `Noise predicted with the prompt at step ${step}, standard deviation ${shown(spread(cond).std)}.`);
+  }
   say("now-guidance", guidance === 1
-    ? "scale 1: the prediction with the prompt"
+    ? "scale 1 is off: one run, with the prompt"
     : guidance === 0 ? `scale 0: the prediction ${negative ? "of the negative prompt" : "without a prompt"}`
       : `${negative ? "negative" : "empty"} + ${guidance} × difference`);
 }

@@ -41,7 +41,7 @@ export function film(choose) {
     stop,
     show(shown, step) {
       drawing = shown;
-      const { settings: { steps }, frames } = shown, count = cells(steps);
+      const { settings: { steps }, frames, times } = shown, count = cells(steps);
       const key = `${shown.id} ${count}`;
       if (strip.dataset.of !== key) {
         strip.dataset.of = key;
@@ -66,7 +66,7 @@ export function film(choose) {
       slider.disabled = play.disabled = !frames.length;
       const frame = frames[step - 1];
       const text = frame ? `step ${step} of ${steps}` : "no steps yet";
-      const time = frame && frame.t >= 0 ? `, t = ${Math.round(frame.t)}` : "";
+      const time = frame ? `, t = ${Math.round(times[step - 1])}` : "";
       $("step-says").textContent = text + time;
       slider.setAttribute("aria-valuetext", text + time);
       slider.style.setProperty("--done", `${(100 * (frames.length - 1)) / Math.max(1, steps - 1)}%`);

@@ -1,7 +1,8 @@
 // The drawing page: the form and the worker's messages in, everything on the page out.
 
 import * as attention from "./attention.js";
-import { Fields, aboutUnknown, copyOf, fillHelp, groupsOf, insertWords, unknownWords } from "./controls.js";
+import { missingFeature } from "./browser.js";
+import { Fields, aboutUnknown, copyOf, fillHelp, insertWords, unknownWords } from "./controls.js";
 import * as diagram from "./diagram.js";
 import { film } from "./film.js";
 import * as pair from "./pair.js";
@@ -134,20 +135,20 @@ function next() {
   worker.postMessage({ kind: "draw", id: current.id, ...settings });
 }
 
+// Draw and Stop take each other's place, and the focus if it was on the other.
 function busy(is) {
-  $("draw").hidden = is;
-  $("stop").hidden = !is;
-  document.body.classList.toggle("drawing", is);
-  if (is && document.activeElement === document.body) $("stop").focus({ preventScroll: true });
+  const [now, before] = is ? [$("stop"), $("draw")] : [$("draw"), $("stop")];
+  const focused = document.activeElement === before;
+  now.hidden = false;
+  before.hidden = true;
+  if (focused) now.focus({ preventScroll: true });
 }
 
 function finish(text) {
   current = null;
   diagram.working("");
   if (queue.length) return next();
-  const hadFocus = document.activeElement === $("stop");
   busy(false);
-  if (hadFocus) $("draw").focus({ preventScroll: true });
   if (comparing() && drawings.a?.frames.length) view.which = "a";
   if (wanted.step) view.step = wanted.step;
   wanted = {};
@@ -156,15 +157,19 @@ function finish(text) {
   remember();
 }
 
+const FILES = {
+  "text.onnx": "the text encoder", "unet.onnx": "the U-Net", "decoder.onnx": "the decoder",
+  "vocab.json": "the vocabulary", "merges.txt": "the vocabulary", "course.json": "the words it knows",
+};
 const on = {
-  loading({ file, received, total }) {
-    const what = { "text.onnx": "the text encoder", "unet.onnx": "the U-Net", "decoder.onnx": "the decoder" }[file]
-      ?? (/wasm/.test(file) ? "the program that runs it" : "the vocabulary");
-    const mb = (bytes) => (bytes / 1e6).toFixed(1);
-    $("bar").max = total || 1;
-    $("bar").value = total ? Math.min(received, total) : 0;
-    const text = total > 1e5 ? `Loading ${what}: ${mb(total)} MB` : `Loading ${what}`;
-    if (!queue.length || !ready) tell(text);
+  loading({ file, received, total, all = { received, total } }) {
+    $("bar").max = all.total || 1;
+    $("bar").value = all.received;
+    const what = FILES[file.split("/").at(-1)] ?? "the runtime";
+    const megabytes = all.total ? `, ${(all.total / 1e6).toFixed(0)} MB in all` : "";
+    const then = queue.length ? " Your picture is drawn then." : "";
+    const text = `Loading ${what}${megabytes}.${then}`;
+    if ($("status").textContent !== text) tell(text); // once a file, for those who listen
   },
   ready(message) {
     ready = true;
@@ -219,7 +224,7 @@ const on = {
 
 function learn(course) {
   known = course.words ? new Set(course.words) : null;
-  objects = groupsOf(course).find(({ name }) => name === "Objects")?.words ?? [];
+  objects = course.kinds ?? [];
   nouns = objects.flatMap((noun) => noun.split(" ").slice(-1));
   if (config.defaults && !fromLink(location.hash) && !touched) {
     fields.a.write({ ...DEFAULTS, ...config.defaults, prompt: fields.a.inputs.prompt.value });
@@ -324,7 +329,9 @@ wires();
 open();
 
 let worker;
-try {
+const missing = missingFeature();
+if (missing) on.error({ id: null, text: missing });
+else try {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => {
     if (data.id !== undefined && data.id !== null && data.id !== current?.id) return;
