@@ -96,8 +96,12 @@ export function fillHelp(course, { take, insert }) {
     return made;
   };
   const examples = document.getElementById("examples");
-  examples.replaceChildren(...(course.examples ?? []).map((text) => button(text, take)));
-  const groups = groupsOf(course).map(({ name, words }) => {
+  const { captions = [] } = course;
+  const any = button("Random prompt", () => take(captions[Math.floor(Math.random() * captions.length)]));
+  any.className = "any";
+  examples.replaceChildren(...(captions.length ? [any] : []),
+    ...(course.examples ?? []).map((text) => button(text, take)));
+  const groups = (course.vocabulary ?? []).map(({ name, words }) => {
     const group = document.createElement("div");
     const title = document.createElement("h3");
     title.textContent = name;
@@ -111,15 +115,6 @@ export function fillHelp(course, { take, insert }) {
   });
   document.getElementById("vocabulary").replaceChildren(...groups);
 }
-
-// The vocabulary in groups with headings, in the order of the playground.
-const HEADINGS = {
-  kinds: "Objects", colours: "Colours", places: "Places", skies: "Times", relations: "Relations",
-  people: "People", others: "Other words",
-};
-export const groupsOf = (course) => Object.entries(HEADINGS)
-  .filter(([key]) => course[key])
-  .map(([key, name]) => ({ name, words: course[key] }));
 
 // Put words into a prompt where the cursor is, with one space on either side.
 export function insertWords(input, words) {

@@ -5,6 +5,7 @@ import { plain } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const say = (id, text) => $(id).textContent !== text && ($(id).textContent = text);
+const narrow = matchMedia("(max-width: 46rem)"); // as in style.css
 const label = (id, text) => $(id).setAttribute("aria-label", text);
 
 // Boxes open and close; the explanation lies after its box, and below all of them on a wide page.
@@ -88,7 +89,7 @@ function states({ states: values, d, pieces }, word) {
   if ($("states").of !== values) columns($("states"), values, d), ($("states").of = values);
   const of = word ?? 0, name = of === 0 ? "start" : plain(pieces[of - 1] ?? "end");
   const first = [...values.slice(of * d, of * d + 3)].map((v) => shown(v)).join("  ");
-  $("states").parentElement.style.setProperty("--token", of);
+  $("framed").style.setProperty("--token", of);
   say("now-states", `${name}: ${first} … (${d} values)`);
   label("states", `Heat map of the text states, 77 tokens across and ${d} values down. The first values of “${name}” are ${first}.`);
 }
@@ -136,7 +137,7 @@ function loop({ settings, times }, frame, step) {
 function latent({ start }, frame) {
   const z = frame?.z ?? start;
   if (!z) return;
-  channels($("latent"), z, "column");
+  channels($("latent"), z, narrow.matches ? "row" : "column");
   const { std } = spread(z);
   say("now-latent", `std ${shown(std)}`);
   label("latent", `The latent ${frame ? `after step ${frame.step}` : "before the first step"}: four channels of 8 by 8, standard deviation ${shown(std)}.`);

@@ -61,10 +61,12 @@ export function film(choose) {
         const from = cell ? stepOf(cell - 1, count, steps) : 0;
         canvas.classList.toggle("here", step > from && step <= at);
       });
+      $("film").hidden = false;
       slider.max = steps;
       slider.value = step || 1;
       slider.disabled = play.disabled = !frames.length;
       const frame = frames[step - 1];
+      if (frame) paint($("mini"), frame.image);
       const text = frame ? `step ${step} of ${steps}` : "no steps yet";
       const time = frame ? `, t = ${Math.round(times[step - 1])}` : "";
       $("step-says").textContent = text + time;

@@ -224,7 +224,7 @@ const on = {
 
 function learn(course) {
   known = course.words ? new Set(course.words) : null;
-  objects = course.kinds ?? [];
+  objects = course.vocabulary?.find(({ name }) => name === "Objects")?.words ?? [];
   nouns = objects.flatMap((noun) => noun.split(" ").slice(-1));
   if (config.defaults && !fromLink(location.hash) && !touched) {
     fields.a.write({ ...DEFAULTS, ...config.defaults, prompt: fields.a.inputs.prompt.value });

@@ -74,7 +74,7 @@ export function overlay(canvas, weights, top, { rgba, width, height }) {
     const weight = weights[8 * Math.floor((8 * y) / height) + Math.floor((8 * x) / width)];
     const [r, g, b] = rgba.subarray(4 * i, 4 * i + 3);
     const grey = 0.299 * r + 0.587 * g + 0.114 * b;
-    over.set(colour(weight / top).map((c) => 0.68 * c + 0.32 * grey), 4 * i);
+    over.set(colour(weight / top).map((c) => 0.62 * c + 0.38 * grey), 4 * i);
   }
   paint(canvas, { rgba: over, width, height });
 }

@@ -62,7 +62,7 @@ export function entries(settings, { width, height }, config = {}) {
     guidance_rescale: "0.0",
     clip_skip: "0",
     model: config.name ?? "storybook",
-    software: config.version ? `sdlearn ${config.version}` : "sdlearn",
+    software: config.sdlearn ? `sdlearn ${config.sdlearn}` : "sdlearn",
   };
 }
 
