@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "site"
 MODULES = SITE / "node_modules"
 DEFAULT = ROOT / "build" / "site"
-MATHJAX = MODULES / "mathjax" / "es5" / "tex-svg.js"
+MATHJAX = MODULES / "mathjax"
 RUNTIME = MODULES / "onnxruntime-web" / "dist"
 RUNTIME_FILES = (
     "ort.wasm.min.mjs",
@@ -190,7 +190,7 @@ def modules_are_there() -> bool:
     """Whether node_modules holds what the lock file names; npm's own list is written last."""
     try:
         wanted = packages(SITE / "package-lock.json")
-        return packages(MODULES / ".package-lock.json") == wanted and MATHJAX.is_file()
+        return packages(MODULES / ".package-lock.json") == wanted and MATHJAX.is_dir()
     except (OSError, ValueError, KeyError):
         return False
 

@@ -176,13 +176,13 @@ def modules(monkeypatch, tmp_path):
         shutil.copy(ROOT / "site" / name, tmp_path)
     monkeypatch.setattr(website, "SITE", tmp_path)
     monkeypatch.setattr(website, "MODULES", tmp_path / "node_modules")
-    monkeypatch.setattr(website, "MATHJAX", tmp_path / "node_modules" / "mathjax.js")
+    monkeypatch.setattr(website, "MATHJAX", tmp_path / "node_modules" / "mathjax")
     ran = []
 
     def run(command, **options):
         ran.append(command)
         (tmp_path / "node_modules").mkdir(exist_ok=True)
-        (tmp_path / "node_modules" / "mathjax.js").touch()
+        (tmp_path / "node_modules" / "mathjax").mkdir(exist_ok=True)
         content = json.dumps(json.loads((tmp_path / "package-lock.json").read_text()))
         (tmp_path / "node_modules" / ".package-lock.json").write_text(content)
         return subprocess.CompletedProcess(command, 0, stdout="")
@@ -273,7 +273,7 @@ def test_npm_installs_from_a_lock_file_without_addresses(monkeypatch, tmp_path):
         shutil.copy(ROOT / "site" / name, tmp_path)
     monkeypatch.setattr(website, "SITE", tmp_path)
     monkeypatch.setattr(website, "MODULES", tmp_path / "node_modules")
-    monkeypatch.setattr(website, "MATHJAX", tmp_path / "node_modules/mathjax/es5/tex-svg.js")
+    monkeypatch.setattr(website, "MATHJAX", tmp_path / "node_modules/mathjax")
     website.install_modules()
     assert website.modules_are_there()
     assert (tmp_path / "node_modules/onnxruntime-web/dist/ort.wasm.min.mjs").is_file()
