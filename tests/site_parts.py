@@ -63,9 +63,14 @@ def runtime() -> Path:
 
 
 def run_node(code: str, given: object = None) -> Any:
-    """Run a module in node: its `given` is this object, and what it calls `answer` with is returned.
+    """Run a module in node.
 
-    Modules of the page are imported as "draw/noise.js".
+    Args:
+        code: The module. It imports the page's modules as "draw/noise.js" and calls `answer`.
+        given: The value of its variable `given`.
+
+    Returns:
+        What it called `answer` with.
     """
     head = (
         'import { readFileSync } from "node:fs";\n'
@@ -108,9 +113,10 @@ def served(folder: Path, types: dict[str, str] | None = None) -> Iterator[str]:
     """
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, **(types or {})}
+        def guess_type(self, path: str | os.PathLike[str]) -> str:
+            return (types or {}).get(Path(path).suffix) or super().guess_type(path)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     handler = functools.partial(Handler, directory=str(folder))

@@ -360,7 +360,7 @@ def config(spec: ModelSpec, files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def course() -> dict[str, Any]:
-    """The vocabulary in the playground's groups, examples, and every word that a caption can have."""
+    """The vocabulary in the playground's groups, examples, and every word of the captions."""
     rng = random.Random(0)
     return {
         "vocabulary": [{"name": name, "words": list(words)} for name, words in rows().items()],

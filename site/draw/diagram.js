@@ -108,7 +108,7 @@ function loop({ settings, times }, frame, step) {
   say("now-of", `of ${steps}`);
   say("loop-label", `repeated ${steps === 1 ? "once" : `${steps} times`}`);
   say("uncond-name", negative ? "negative prompt" : "empty prompt");
-  $("clock").style.setProperty("--t", frame ? times[step - 1] / 999 : 1);
+  $("clock").style.setProperty("--t", frame ? times[step - 1] / 999 : 0);
   if (!frame) return;
   say("now-time", `timestep t = ${Math.round(times[step - 1])} of 999`);
   const { uncond, cond } = frame;

@@ -28,7 +28,6 @@ export async function download(url, expected = {}, report = () => {}) {
 }
 
 const ADVICE = "Reload the page; if that does not help, the website has to be put up again.";
-const SENT_A_PAGE = "is not there: the server sends a web page in its place";
 
 /** A JSON file's contents; the errors are those of `download`. */
 export async function downloadJson(url, expected = {}) {
@@ -36,8 +35,7 @@ export async function downloadJson(url, expected = {}) {
   try {
     return JSON.parse(text);
   } catch {
-    const wrong = /^\s*</.test(text) ? SENT_A_PAGE : "is damaged: it is not JSON";
-    throw new FileError(`The file ${shortName(url)} ${wrong}. ${ADVICE}`);
+    throw new FileError(`The file ${shortName(url)} is damaged: it is not JSON. ${ADVICE}`);
   }
 }
 
@@ -117,9 +115,11 @@ function joined(parts) {
 
 /** What is wrong with a file, as the end of a sentence; null if nothing is. */
 function fault(content, { bytes, crc32: sum }) {
+  const start = new TextDecoder().decode(content.subarray(0, 100));
+  if (/^\s*<(!doctype|html)/i.test(start)) {
+    return "is not there: the server sends a web page in its place";
+  }
   if (bytes !== undefined && content.length !== bytes) {
-    const start = new TextDecoder().decode(content.subarray(0, 100));
-    if (/^\s*<(!doctype|html)/i.test(start)) return SENT_A_PAGE;
     return `is damaged: it has ${content.length} bytes in place of ${bytes}`;
   }
   if (sum !== undefined && crc32(content) !== sum) return "is damaged: its checksum is wrong";

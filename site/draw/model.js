@@ -8,8 +8,13 @@ import { download, downloadJson, importModule, moduleUrl } from "./files.js";
 import { alphabars } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
-const RUNTIME = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
-const RUNTIME_BYTES = [50_126, 24_381, 14_239_897]; // of 1.30.0, for the progress report alone
+// The library, the loader of its WebAssembly, and that itself: of onnxruntime-web 1.30.0, the
+// version that package.json names.
+const RUNTIME = {
+  "ort.wasm.min.mjs": { bytes: 50_126 },
+  "ort-wasm-simd-threaded.mjs": { bytes: 24_381 },
+  "ort-wasm-simd-threaded.wasm": { bytes: 14_239_897 },
+};
 const NETWORKS = ["text", "unet", "decoder"];
 
 /** The storybook model, as StableDiffusion in Python. Make it with `Model.load`. */
@@ -123,8 +128,8 @@ export class Model {
 /** onnxruntime-web, from this website and not from the network that its makers use. */
 async function startRuntime(folder, progress) {
   const contents = [];
-  for (const name of RUNTIME) {
-    contents.push(await download(new URL(`ort/${name}`, folder), {}, progress(name)));
+  for (const [name, expected] of Object.entries(RUNTIME)) {
+    contents.push(await download(new URL(`ort/${name}`, folder), expected, progress(name)));
   }
   const [library, loader, binary] = contents;
   const ort = await importModule(library);
@@ -136,8 +141,8 @@ async function startRuntime(folder, progress) {
 
 /** For each file a function that adds its bytes to those of all files, and reports both. */
 function totalProgress(files, report) {
-  const sizes = Object.values(files).map((file) => file.bytes);
-  const total = [...sizes, ...RUNTIME_BYTES].reduce((sum, each) => sum + each, 0);
+  const sizes = Object.values({ ...files, ...RUNTIME }).map((file) => file.bytes);
+  const total = sizes.reduce((sum, each) => sum + each, 0);
   const received = new Map();
   return (file) => (bytes, ofFile) => {
     received.set(file, bytes);

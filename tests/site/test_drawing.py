@@ -3,6 +3,7 @@ sentences."""
 
 import shutil
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>test</title><link rel="ico
 window.answers = [];
 window.worker = new Worker("worker.js", { type: "module" });
 worker.onmessage = ({ data }) => answers.push(data);
-worker.onerror = (event) => answers.push({ kind: "error", id: null, text: `worker: ${event.message}` });
+worker.onerror = ({ message }) => answers.push({ kind: "error", id: null, text: message });
 </script>"""
 # One message as JSON: typed arrays as lists.
 AS_LISTS = """(message) => JSON.parse(JSON.stringify(message, (key, value) =>
@@ -66,7 +67,9 @@ def opened(browser, address: str):
 
 def answer(page, kind: str, start: int = 0):
     """The first message of a kind, or an error, from number `start` on."""
-    found = f"answers.slice({start}).find((each) => each.kind === '{kind}' || each.kind === 'error')"
+    found = (
+        f"answers.slice({start}).find((each) => each.kind === '{kind}' || each.kind === 'error')"
+    )
     page.wait_for_function(found, polling=100)
     return page.evaluate(f"({AS_LISTS})({found})")
 
@@ -134,3 +137,171 @@ def test_the_image_is_python_s(page, sd, case):
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 0.001
     assert messages[-1]["image"] == steps[-1]["image"]
+
+
+def test_the_attention_is_what_the_playground_shows(page, sd):
+    from sdlearn.course.widgets.drawing import draw as playground_draw
+
+    how = GenerationSettings(PROMPT, "", Sampling(sampler="ddim", steps=4, guidance_scale=3.0))
+    *_, drawing = playground_draw(sd, how)
+    steps = [each for each in asked(page, **settings(steps=4)) if each["kind"] == "step"]
+    for found, expected in zip(steps, drawing.attention, strict=True):
+        maps = np.array(found["attention"]).reshape(77, 8, 8)
+        np.testing.assert_allclose(maps.sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(maps[: len(drawing.tokens)], expected[0], atol=1e-4)
+
+
+def test_the_messages_before_the_first_step(page, sd):
+    from sdlearn.text import token_ids
+
+    tokens, states, *_ = asked(page, **settings(prompt="a red dragon, a cat", steps=1))
+    assert tokens["ids"] == token_ids(sd.text.tokenizers[0], ["a red dragon, a cat"])[0].tolist()
+    assert tokens["pieces"][:2] == ["a</w>", "red</w>"]
+    assert "".join(tokens["pieces"]).replace("</w>", " ") == "a red dragon , a cat "
+    assert (tokens["unknown"], tokens["cut"]) == (["dragon"], 0)
+    expected = sd.text(["a red dragon, a cat"]).context[0]
+    assert states["d"] == expected.shape[1]
+    np.testing.assert_allclose(states["states"], expected.flatten(), atol=5e-5)
+
+
+def test_the_noises_of_a_step_give_its_estimate(page, sd):
+    guidance = 4.0
+    messages = asked(page, **settings(steps=1, guidance=guidance))
+    start, step = messages[2:4]
+    alpha, sigma = (float(each) for each in sd.schedule.at(start["times"][0]))
+    z, uncond, cond = (np.array(each) for each in (start["z"], step["uncond"], step["cond"]))
+    guided = uncond + guidance * (cond - uncond)
+    np.testing.assert_allclose((z - sigma * guided) / alpha, step["z_0"], atol=1e-4)
+    off = asked(page, **settings(steps=1, guidance=1))[3]
+    assert off["uncond"] is None
+    np.testing.assert_allclose(off["cond"], cond, atol=1e-5)
+
+
+def test_a_drawing_stops_after_its_step_and_those_that_wait_do_too(page):
+    start = page.evaluate("answers.length")
+    page.evaluate(
+        """(request) => {
+            for (const id of [1, 2]) worker.postMessage({ kind: "draw", id, ...request });
+            worker.addEventListener("message", ({ data }) => {
+                if (data.kind === "step") worker.postMessage({ kind: "stop" });
+            }, { once: false });
+        }""",
+        settings(steps=100),
+    )
+    page.wait_for_function(
+        f"answers.slice({start}).filter((each) => each.kind === 'stopped').length === 2"
+    )
+    messages = page.evaluate(f"answers.slice({start}).map({AS_LISTS})")
+    first, second = ([each for each in messages if each["id"] == number] for number in (1, 2))
+    assert 1 <= first[-1]["step"] <= 3
+    assert [each["kind"] for each in first[3:-1]] == ["step"] * first[-1]["step"]
+    assert second[-1] == {"kind": "stopped", "id": 2, "step": 0}
+    assert "step" not in [each["kind"] for each in second]
+
+
+WRONG = {
+    "prompt": ({"prompt": 5}, "The prompt is 5; it must be a text."),
+    "long prompt": ({"prompt": "a" * 100_001}, "The prompt has 100001 characters; it must have at"),
+    "seed": ({"seed": -1}, "The seed is -1; it must be a whole number from 0 to 2^63 - 1."),
+    "large seed": ({"seed": str(2**63)}, "The seed is 9223372036854775808; it must be a whole num"),
+    "unsafe seed": ({"seed": 1e300}, "The seed is 1e+300; it must be a whole number from 0 to 2^6"),
+    "sampler": ({"sampler": "heun"}, "The sampler is heun; this page has ddim and dpm_pp_2m."),
+    "no steps": (
+        {"steps": 0},
+        "The number of steps is 0; it must be a whole number from 1 to 100.",
+    ),
+    "half a step": ({"steps": 2.5}, "The number of steps is 2.5; it must be a whole number from"),
+    "guidance": (
+        {"guidance": None},
+        "The guidance scale is null; it must be a number from -1000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_setting_that_cannot_be_used(page, fault):
+    changes, said = WRONG[fault]
+    (error,) = asked(page, **settings(**changes))
+    assert error["kind"] == "error"
+    assert error["id"] == 1
+    assert error["text"].startswith(said)
+
+
+def test_it_runs_where_the_server_knows_no_type_and_is_below_a_path(browser, draw):
+    """A server that sends .mjs as a download: a plain import of it is refused."""
+    types = {".mjs": "application/octet-stream", ".wasm": "text/plain", ".onnx": "text/plain"}
+    with served(draw.parent, types) as address, opened(browser, f"{address}draw/") as page:
+        assert answer(page, "ready")["kind"] == "ready"
+        loading = page.evaluate("answers.filter((each) => each.kind === 'loading')")
+        for earlier, later in pairwise(loading):
+            assert earlier["all"]["received"] <= later["all"]["received"]
+            assert earlier["received"] <= earlier["total"]
+        assert loading[-1]["all"]["received"] == loading[-1]["all"]["total"]
+        assert asked(page, **settings(steps=1))[-1]["kind"] == "done"
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def changed(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def replaced_by_a_page(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><title>Not found</title>", "utf-8")
+
+
+DAMAGE = {
+    "missing network": ("model/unet.onnx", Path.unlink, "is missing: the server answers 404."),
+    "missing runtime": ("ort/ort.wasm.min.mjs", Path.unlink, "is missing: the server answers 404."),
+    "missing config": ("model/config.json", Path.unlink, "is missing: the server answers 404."),
+    "half": ("model/decoder.onnx", cut_short, "is damaged: it has "),
+    "a bit": ("model/text.onnx", changed, "is damaged: its checksum is wrong."),
+    "a page": ("model/vocab.json", replaced_by_a_page, "is not there: the server sends a web page"),
+    "a page as config": ("model/config.json", replaced_by_a_page, "is not there: the server sends"),
+    "cut config": ("model/config.json", cut_short, "is damaged: it is not JSON."),
+    "a cut program": ("ort/ort-wasm-simd-threaded.wasm", cut_short, "is damaged: it has "),
+    "a page as program": (
+        "ort/ort-wasm-simd-threaded.wasm", replaced_by_a_page, "is not there: the server sends a w",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_a_file_that_is_missing_or_damaged(browser, draw, tmp_path, fault):
+    name, damage, said = DAMAGE[fault]
+    shutil.copytree(draw, tmp_path / "draw")
+    damage(tmp_path / "draw" / name)
+    with served(tmp_path / "draw") as address, opened(browser, address) as page:
+        error = answer(page, "ready")
+        assert error["kind"] == "error"
+        assert error["text"].startswith(f"The file {name} {said}")
+        assert "\n" not in error["text"]
+        drawn = asked(page, **settings())
+        assert drawn == [{"kind": "error", "id": 1, "text": error["text"]}]
+
+
+def test_a_server_that_goes_away(browser, draw):
+    with served(draw.parent) as address:
+        page = browser.new_page()
+        page.route("**/unet.onnx", lambda route: route.abort())
+        page.goto(f"{address}draw/test.html")
+        error = answer(page, "ready")
+        page.close()
+    assert error["text"].startswith("The file model/unet.onnx could not be loaded: the server does")
+
+
+def test_an_old_browser(browser, draw):
+    """One without SIMD: the check that the page and the worker share says so."""
+    with served(draw.parent) as address, opened(browser, f"{address}draw/") as page:
+        missing = 'async () => (await import("./browser.js")).missingFeature()'
+        assert page.evaluate(missing) is None
+        page.evaluate("() => { WebAssembly.validate = () => false; }")
+        assert page.evaluate(missing).startswith("This browser has no WebAssembly with SIMD")
+        page.evaluate("() => { WebAssembly.validate = () => true; window.Worker = undefined; }")
+        assert page.evaluate(missing).startswith("This browser cannot run a module in a worker")
+        page.evaluate("() => { window.Worker = function () { this.terminate = () => {}; }; }")
+        assert page.evaluate(missing).startswith("This browser cannot run a module in a worker")
