@@ -9,7 +9,7 @@ LAUNCH = json.loads((HERE / "settings.json").read_text("utf-8"))
 
 project = "Build Stable Diffusion by hand"
 author = "the authors of sdlearn"
-language = "en_GB"
+language = "en"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

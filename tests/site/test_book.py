@@ -20,7 +20,7 @@ import website_pages
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = "https://github.com/somebody/sdlearn"
-PATIENCE = 300_000  # milliseconds, for a machine with other things to do
+PATIENCE = 120_000  # milliseconds, for a machine with other things to do
 WIDTHS = (390, 1280)
 TEXTS = (".html", ".js", ".css", ".svg", ".txt")
 
