@@ -58,6 +58,7 @@ def build(out: Path, mathjax: Path, repository: str | None = None) -> None:
         for name in LEFT_OUT:
             for file in made.glob(name):
                 file.unlink()
+        shutil.rmtree(made / "_sources", ignore_errors=True)
         shutil.copytree(made, out, dirs_exist_ok=True)
 
 

@@ -17,14 +17,14 @@ from PIL import Image
 ROW = re.compile(r"^\| \[[^\]]+\]\(notebooks/([\w-]+)\.ipynb\) \| (.+?) \| .* \|$", re.M)
 MINUTES = re.compile(r"\*\*Minutes\*\* \| (\d+) to read .*?(?:, (\d+) for the exercises)?(?:;|\)? \|)")
 CHAPTER = re.compile(r"^    (\w+)\.py +(.+)$", re.M)
-# The cards: the page of each, and its folder in data/.
+# The cards: the page of each, its folder in data/, and its name in the contents.
 CARDS = {
-    "model-card": "storybook",
-    "model-card-few-steps": "storybook-few-steps",
-    "model-card-inpaint": "storybook-inpaint",
-    "model-card-controlnet": "storybook-controlnet",
-    "model-card-transformer": "storybook-transformer",
-    "model-card-early": "early",
+    "model-card": ("storybook", "The storybook model"),
+    "model-card-few-steps": ("storybook-few-steps", "Four steps"),
+    "model-card-inpaint": ("storybook-inpaint", "Inpainting"),
+    "model-card-controlnet": ("storybook-controlnet", "ControlNet"),
+    "model-card-transformer": ("storybook-transformer", "Diffusion transformer"),
+    "model-card-early": ("early", "The early model"),
 }
 MODULES = {"utils.sampling": "the settings of an image besides its prompt"}  # beside the chapters
 
@@ -98,6 +98,7 @@ def index(course: list[Lesson], tiles: str) -> str:
         for lesson in course
     )
     names = "\n".join([lesson.name for lesson in course] + ["playground"])
+    cards = "\n".join(f"{title} <{page}>" for page, (_, title) in CARDS.items())
     return f"""# Build Stable Diffusion by hand
 
 ```{{raw}} html
@@ -156,24 +157,31 @@ twelve weeks and for three days, questions to discuss, and the usual mistakes. T
 ```
 
 ```{{toctree}}
+:caption: Model cards
+:hidden:
+
+{cards}
+```
+
+```{{toctree}}
 :caption: More
 :hidden:
 
-teaching
-{chr(10).join(CARDS)}
+Teaching <teaching>
 api/index
 ```
 """
 
 
 def inline(text: str) -> str:
-    """Return a line of Markdown, in which only code is marked, as HTML."""
+    """Return a line of Markdown, in which only code is marked, as HTML with a capital letter."""
+    text = text[:1].upper() + text[1:]
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def card(root: Path, page: str) -> tuple[str, dict[str, Path]]:
     """Return a model card as a page, and its images by their paths beside the page."""
-    folder = root / "data" / CARDS[page]
+    folder = root / "data" / CARDS[page][0]
     text = (folder / "README.md").read_text("utf-8")
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)  # for the Hugging Face hub
     names = re.findall(r"!\[[^\]]*\]\(([\w-]+\.png)\)", text)

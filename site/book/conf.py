@@ -9,7 +9,7 @@ LAUNCH = json.loads((HERE / "settings.json").read_text("utf-8"))
 
 project = "Build Stable Diffusion by hand"
 author = "the authors of sdlearn"
-language = "en_GB"
+language = "en"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -65,7 +65,15 @@ html_search_language = "en"
 TABLE = re.compile(r'<table class="docutils.*?</table>', re.S)
 HEAD = re.compile(r"<thead>(.*?)</thead>", re.S)
 NUMBERED = re.compile(r"(<h[12]>|<a class=\"[^\"]*reference internal\"[^>]*>)(\d{1,2}) · ")
-DESCRIPTION = "Build every part of a text-to-image model by hand, in notebooks, and draw with it in the browser."
+QUANTITY = re.compile(r">(\d[\d,.]*) (min|h|%|MB|GB|dB)<")
+LABELS = {
+    "[source]</span>": "source</span>",
+    "[docs]</a>": "reference</a>",
+    ">Variables<": ">Attributes<",
+}
+DESCRIPTION = (
+    "Build every part of a text-to-image model by hand, in notebooks, and draw with it in the browser."
+)
 
 
 def table(match):
@@ -75,6 +83,7 @@ def table(match):
     text = match[0].replace(head[0], "") if bare else match[0]
     if bare:
         text = text.replace('class="docutils', 'class="headless docutils', 1)
+    text = QUANTITY.sub(r">\1&#160;\2<", text)  # a number stays with its unit
     return f'<div class="scroll">{text}</div>'
 
 
@@ -86,7 +95,10 @@ def numbered(text):
 def dress(app, pagename, templatename, context, doctree):
     """Complete what the template of a page is given."""
     if "body" in context:
-        context["body"] = numbered(TABLE.sub(table, context["body"]))
+        body = numbered(TABLE.sub(table, context["body"]))
+        for theirs, ours in LABELS.items():
+            body = body.replace(theirs, ours)
+        context["body"] = body
     tree = context["toctree"](maxdepth=2, collapse=True, titles_only=True, includehidden=True)
     context["contents"] = numbered(tree or "")
     sections = context.get("toc", "") if context.get("display_toc") and pagename != "index" else ""

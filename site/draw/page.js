@@ -22,6 +22,7 @@ const queue = []; // the drawings to do, "a" or "b"
 let current = null; // the drawing that the worker is doing
 const drawings = { a: null, b: null };
 const view = { which: "a", step: null, word: null }; // step null: the newest
+let linkNote = ""; // what is wrong with the link
 let wanted = {}; // step and word of a link, until its drawing is there
 
 copyOf($("a"), $("b"));
@@ -92,11 +93,11 @@ function changed(drawNow = false) {
 }
 
 function explainWords() {
-  if (!known) return;
-  for (const each of Object.values(fields)) {
+  for (const [which, each] of Object.entries(fields)) {
     for (const name of ["prompt", "negative"]) {
-      const unknown = unknownWords(each.inputs[name].value, known);
-      each.note(name, aboutUnknown(unknown, known, objects));
+      const unknown = known ? unknownWords(each.inputs[name].value, known) : [];
+      const link = which === "a" && name === "prompt" ? linkNote : "";
+      each.note(name, `${link} ${aboutUnknown(unknown, known, objects)}`.trim());
     }
   }
 }
@@ -182,7 +183,6 @@ const on = {
   },
   tokens(message) {
     Object.assign(current, { pieces: message.pieces, ids: message.ids, cut: message.cut });
-    if (!known) fields[current.which].note("prompt", aboutUnknown(message.unknown, new Set(), objects));
     const kept = view.word !== null && current.pieces[view.word - 1] !== undefined
       && plain(current.pieces[view.word - 1]) === view.name;
     const asked = wanted.word && wanted.word <= Math.min(current.pieces.length, 75) ? wanted.word : null;
@@ -243,7 +243,10 @@ function learn(course) {
 // ------------------------------------------------------------------------------------------ events
 
 let touched = false;
-$("controls").addEventListener("input", () => (touched = true));
+$("controls").addEventListener("input", () => {
+  touched = true;
+  linkNote = "";
+}, true); // before the fields' own listeners
 $("controls").addEventListener("focusin", ({ target }) => {
   if (target.name === "prompt" || target.name === "negative") lastPrompt = target;
 });
@@ -318,8 +321,9 @@ function open() {
   if (link) {
     wanted = { step: link.step, word: link.word };
     if (link.b || comparing()) compare(Boolean(link.b), link.b);
-    if (link.wrong.length) fields.a.note("prompt", `The link has a value that can't be used. ${link.wrong[0]}`);
   }
+  linkNote = link?.wrong.length ? `The link has a value that can't be used. ${link.wrong[0]}` : "";
+  explainWords();
 }
 window.addEventListener("hashchange", () => (open(), start()));
 

@@ -271,7 +271,9 @@ def test_two_settings_side_by_side(page, address):
     b.get_by_label("Steps", exact=True).fill("4")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("B has steps 4. On average they differ by").wait_for()
-    page.wait_for_function("/^Drawn in .* 4 steps/.test(document.getElementById('status').textContent)")
+    page.wait_for_function(
+        "/^Drawn in .* 4 steps/.test(document.getElementById('status').textContent)"
+    )
     left, right, between = (pixels(page, f"pair-{k}").astype(int) for k in "abd")
     assert (between == np.abs(left - right)).all() and between.max() > 0
     said = re.search(r"mean ([\d.]+) of 255", page.locator("#pair").inner_text())
@@ -363,7 +365,10 @@ def test_without_javascript_there_is_a_sentence_and_the_course(browser, address)
     here = address.removesuffix("index.html")
     with opened(browser, here, java_script_enabled=False) as page:
         page.goto(address)
-        assert "draws with JavaScript, which is switched off" in page.locator(".notice").first.inner_text()
+        assert (
+            "draws with JavaScript, which is switched off"
+            in page.locator(".notice").first.inner_text()
+        )
         assert page.get_by_role("link", name="course", exact=True).first.is_visible()
 
 
@@ -371,3 +376,18 @@ def test_an_old_browser_gets_a_sentence(page, address):
     page.add_init_script("delete WebAssembly.validate; WebAssembly.validate = () => false;")
     page.goto(address)
     page.get_by_text("This browser has no WebAssembly with SIMD").wait_for()
+
+
+def test_a_wrong_link_says_so_and_draws_with_the_default(page, address):
+    go(page, address, LINK.replace("steps=6", "steps=600"))
+    sentence = "The link has a value that can't be used. Steps is “600”; it must be a whole number"
+    page.get_by_text(sentence).wait_for()
+    assert page.get_by_label("Steps", exact=True).first.input_value() == "30"
+    page.get_by_text("30 steps, seed 7.").wait_for()
+
+
+def test_an_empty_prompt_without_guidance_in_one_step(page, address):
+    go(page, address, "prompt=&seed=1&steps=1&guidance=1")
+    assert words(page) == "The prompt is empty, so there is no word to look at."
+    at(page, "step 1 of 1")
+    assert page.locator("#uncond").is_hidden() and page.locator("#cond").is_visible()

@@ -103,7 +103,13 @@ def version() -> str:
 
 
 def test_unknown_words_are_python_s():
-    texts = ["a red cat", "A Red DRAGON, a dragon and 3 hot-air balloons!", "chien_chat", "Ünder", ""]
+    texts = [
+        "a red cat",
+        "A Red DRAGON, a dragon and 3 hot-air balloons!",
+        "chien_chat",
+        "Ünder",
+        "",
+    ]
     code = 'import { unknownWords } from "draw/controls.js"; const known = new Set(given.words);'
     got = run_node(
         f"{code} answer(given.texts.map((text) => unknownWords(text, known)));",
@@ -123,5 +129,7 @@ def test_the_first_noun_of_a_prompt():
     }
     code = 'import { firstNoun } from "draw/words.js";'
     given = {"nouns": nouns, "pieces": [each.split() for each in cases]}
-    got = run_node(f"{code} answer(given.pieces.map((each) => firstNoun(each, given.nouns)));", given)
+    got = run_node(
+        f"{code} answer(given.pieces.map((each) => firstNoun(each, given.nouns)));", given
+    )
     assert got == list(cases.values())
