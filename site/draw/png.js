@@ -57,7 +57,7 @@ export function entries(settings, { width, height }, config = {}) {
     height: String(height),
     width: String(width),
     n: "1",
-    sigmas: "table",
+    sigmas: settings.sampler === "ddim" ? "table" : "uniform_lambda",
     eta: "0.0",
     guidance_rescale: "0.0",
     clip_skip: "0",
