@@ -225,6 +225,19 @@ def test_a_word_shows_its_map_on_the_scale_of_the_drawing(page, address):
     assert (pixels(page, "overlay") == of_boat).all()
 
 
+def test_the_scale_ends_at_the_largest_weight_of_all(page, address):
+    """Of all words and steps, and some word at some step reaches it."""
+    go(page, address)
+    largest = 0.0
+    for step in range(1, 7):
+        page.locator("#step").fill(str(step))
+        at(page, f"step {step} of 6")
+        for word in page.locator("#maps button").all():
+            word.click()
+            largest = max(largest, float(re.search(r"([\d.]+) %\.$", words(page))[1]))
+    assert page.locator("#legend-top").inner_text() == f"{largest:g} %"
+
+
 def words(page) -> str:
     return page.locator("#now-attention").inner_text()
 
