@@ -15,6 +15,8 @@ from cover import CAPTIONS, COLUMNS, GAP, SIDE, TEXT
 from nbcheck import Notebook
 from PIL import Image
 
+import sdlearn
+
 ROW = re.compile(r"^\| \[[^\]]+\]\(notebooks/([\w-]+)\.ipynb\) \| (.+?) \| .* \|$", re.M)
 MINUTES = re.compile(
     r"\*\*Minutes\*\* \| (\d+) to read .*?(?:, (\d+) for the exercises)?(?:;|\)? \|)"
@@ -142,6 +144,9 @@ def reference(root: Path) -> dict[str, str]:
     described = chapters(root)
     rows = [f"   * - :doc:`{name} <{name}>`\n     - {what}" for name, what in described.items()]
     names = "\n".join(f"   {name}" for name in described)
+    public = ", ".join(
+        f":py:obj:`~sdlearn.{home}.{name}`" for name, home in sorted(sdlearn._HOME.items())
+    )
     overview = f"""Reference
 =========
 
@@ -152,6 +157,8 @@ classes of each, from their docstrings; *source* leads to the code.
    :class: modules
 
 {chr(10).join(rows)}
+
+The names that ``import sdlearn`` offers: {public}.
 
 .. toctree::
    :hidden:
