@@ -24,7 +24,13 @@ from website_notebook import page
 
 ROOT = Path(__file__).resolve().parents[1]
 BRANCH = "main"
-LEFT_OUT = (".buildinfo", "objects.inv", "_static/mystnb*.css", "_static/basic.css", "_static/*.png")
+LEFT_OUT = (
+    ".buildinfo",
+    "objects.inv",
+    "_static/mystnb*.css",
+    "_static/basic.css",
+    "_static/*.png",
+)
 
 
 class BookError(Exception):
@@ -50,9 +56,10 @@ def build(out: Path, mathjax: Path, repository: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "source", Path(folder) / "made"
         shutil.copytree(ROOT / "site/book", source)
-        write_pages(source, made)
+        repository = address() if repository is None else repository
+        links = launch_links(repository)
+        write_pages(source, made, repository)
         shutil.copy(script, source / "theme/static/mathjax.js")
-        links = launch_links(address() if repository is None else repository)
         (source / "settings.json").write_text(json.dumps(links), "utf-8")
         run_sphinx(source, made)
         for name in LEFT_OUT:
@@ -62,7 +69,7 @@ def build(out: Path, mathjax: Path, repository: str | None = None) -> None:
         shutil.copytree(made, out, dirs_exist_ok=True)
 
 
-def write_pages(source: Path, made: Path) -> None:
+def write_pages(source: Path, made: Path, repository: str) -> None:
     """Write the sources of all pages, and the files that Sphinx leaves alone."""
     files = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     names = {name[:2]: file.name for name, file in files.items() if name[:2].isdigit()}
@@ -77,7 +84,7 @@ def write_pages(source: Path, made: Path) -> None:
         (made / path).parent.mkdir(parents=True, exist_ok=True)
         image.save(made / path, optimize=True)
     course = website_pages.lessons(ROOT, notebooks)
-    write(source / "index.md", website_pages.index(course, tiles))
+    write(source / "index.md", website_pages.index(ROOT, course, tiles, repository))
     write(source / "teaching.md", (ROOT / "notebooks/teaching.md").read_text("utf-8"))
     for name in website_pages.CARDS:
         text, beside = website_pages.card(ROOT, name)
@@ -106,7 +113,7 @@ def address() -> str:
 
 
 def launch_links(repository: str) -> dict[str, str]:
-    """Return the addresses of the launch buttons, up to a notebook's name; none without a repository.
+    """Return the addresses of the launch buttons, up to a notebook's name.
 
     Raises:
         ValueError: If the address is not one on GitHub, which Binder and Colab can open.

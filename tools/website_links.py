@@ -1,8 +1,8 @@
 """Check the pages of the web edition without a browser: python tools/website_links.py SITE
 
-Every link of a page leads to a file that is there, and to an anchor that is in it. Nothing is loaded
-from another server. Every image has an alternative text, every frame a title. Links into `draw/` are
-left alone while the site has no drawing page.
+Every link of a page leads to a file that is there, and to an anchor that is in it. Nothing is
+loaded from another server. Every image has an alternative text, every frame a title. Links into
+`draw/` are left alone while the site has no drawing page.
 """
 
 import argparse
@@ -49,7 +49,11 @@ class Page(HTMLParser):
             (self.links if opened else self.loads).append(target)
         for one in given.get("srcset", "").split(","):
             self.loads += one.split()[:1]
-        if tag == "img" and not given.get("alt", "").strip() and given.get("role") != "presentation":
+        if (
+            tag == "img"
+            and not given.get("alt", "").strip()
+            and given.get("role") != "presentation"
+        ):
             self.silent.append(f"the image {given.get('src', '')} has no alternative text")
         if tag == "iframe" and not given.get("title", "").strip():
             self.silent.append(f"the frame {given.get('src', '')} has no title")

@@ -1,8 +1,8 @@
 """A stored notebook as a page of the web edition. Nothing is run.
 
-`page` takes a notebook's dictionary and returns a copy for Sphinx, with its images as files: figures
-with their descriptions, links where the text names another notebook, marks for exercises, and a box
-where a widget has no kernel. The notebook itself is published unchanged beside the page.
+`page` takes a notebook's dictionary and returns a copy for Sphinx, with its images as files:
+figures with their descriptions, links where the text names another notebook, marks for exercises,
+and a box where a widget has no kernel. The notebook itself is published unchanged beside the page.
 """
 
 import base64
@@ -13,12 +13,15 @@ import re
 from typing import Any
 
 from PIL import Image
+from website_exercises import formula, help_with
 
 Cell = dict[str, Any]
 Notebook = dict[str, Any]
 
 # What a link to another notebook must not be made in: code, formulas, links, headings.
-APART = re.compile(r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$)", re.S | re.M)
+APART = re.compile(
+    r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$)", re.S | re.M
+)
 MENTION = re.compile(r"\b[Nn]otebook (\d\d)\b")
 SCROLLER = re.compile(r'<div style="overflow: auto;[^"]*">(<table>.*?</table>)</div>', re.S)
 FORMULA = re.compile(r"\$([^$\n]+)\$")
@@ -51,10 +54,14 @@ def page(notebook: Notebook, name: str, names: dict[str, str]) -> tuple[Notebook
     for cell in made["cells"]:
         cell["source"] = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            cell["source"] = linked(cell["source"], {k: v for k, v in names.items() if v != f"{name}.ipynb"})
+            cell["source"] = linked(
+                cell["source"], {k: v for k, v in names.items() if v != f"{name}.ipynb"}
+            )
         else:
             cell["metadata"]["tags"] = tags(cell)
             cell["outputs"] = outputs(cell, f"_static/figures/{name}", images)
+            if aid := help_with(cell):
+                cell["outputs"].append(as_html(aid))
             cell["execution_count"] = None
     return made, images
 
@@ -120,7 +127,7 @@ def markup(text: str, quiz: bool) -> str:
     """Return stored HTML for the page: tables that scroll in themselves, and typeset formulas."""
     text = SCROLLER.sub(r'<div class="scroll">\1</div>', text)
     if quiz:
-        text = FORMULA.sub(r'<span class="math notranslate nohighlight">\\(\1\\)</span>', text)
+        text = FORMULA.sub(lambda match: formula(html.unescape(match[1])), text)
         text = f'<div class="quiz">{text}</div>'
     return text
 

@@ -1,4 +1,4 @@
-"""The pages of the web edition that are no notebooks: the cover, the teacher's page, cards, reference.
+"""The pages of the web edition that are no notebooks: the cover, the cards, the reference.
 
 Each function returns the text of one or more pages for Sphinx. What they say of the course (titles,
 topics, minutes) is read from the notebooks, the README and the docstring of the package.
@@ -9,13 +9,18 @@ import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from cover import CAPTIONS, COLUMNS, GAP, SIDE, TEXT
 from nbcheck import Notebook
 from PIL import Image
 
+import sdlearn
+
 ROW = re.compile(r"^\| \[[^\]]+\]\(notebooks/([\w-]+)\.ipynb\) \| (.+?) \| .* \|$", re.M)
-MINUTES = re.compile(r"\*\*Minutes\*\* \| (\d+) to read .*?(?:, (\d+) for the exercises)?(?:;|\)? \|)")
+MINUTES = re.compile(
+    r"\*\*Minutes\*\* \| (\d+) to read .*?(?:, (\d+) for the exercises)?(?:;|\)? \|)"
+)
 CHAPTER = re.compile(r"^    (\w+)\.py +(.+)$", re.M)
 # The cards: the page of each, its folder in data/, and its name in the contents.
 CARDS = {
@@ -31,7 +36,7 @@ MODULES = {"utils.sampling": "the settings of an image besides its prompt"}  # b
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the cover says of a notebook: its name, title, topic, and minutes to read and to solve."""
+    """What the cover says of a notebook; the minutes are those to read it and to solve."""
 
     name: str
     title: str
@@ -87,9 +92,8 @@ def cover(root: Path) -> tuple[str, dict[str, Image.Image]]:
     return '<div class="tiles">' + "\n".join(figures) + "</div>", tiles
 
 
-def index(course: list[Lesson], tiles: str) -> str:
-    """Return the first page: what this is, the cover, and the table of the course."""
-    hours = round(sum(lesson.reading for lesson in course) / 60)
+def index(root: Path, course: list[Lesson], tiles: str, repository: str) -> str:
+    """Return the first page, site/book/index.md with the cover and the table of the course."""
     rows = "\n".join(
         f'<li><a href="{lesson.name}.html"><span class="number">{lesson.number}</span>'
         f'<span class="what"><b>{html.escape(lesson.title)}</b> {inline(lesson.topic)}</span>'
@@ -99,78 +103,18 @@ def index(course: list[Lesson], tiles: str) -> str:
     )
     names = "\n".join([lesson.name for lesson in course] + ["playground"])
     cards = "\n".join(f"{title} <{page}>" for page, (_, title) in CARDS.items())
-    return f"""# Build Stable Diffusion by hand
-
-```{{raw}} html
-<p class="lead">A course in {len(course)} notebooks. You write every part of a text-to-image model, train
-it on a laptop, and load the published weights into the same classes.</p>
-<p class="begin"><a class="button first" href="{course[0].name}.html">Start reading</a>
-<a class="button" href="draw/index.html">Draw in this browser</a></p>
-{tiles}
-<p class="under">The course’s own model made these images from the captions under them, with seed 0. None
-was selected. It was trained on two CPU cores in 11 hours.</p>
-```
-
-## What you will do
-
-```{{raw}} html
-<ul class="promises">
-<li><b>Build it.</b> The autoencoder, the text encoder, the U-Net, the noise schedule, the training loop,
-the samplers and guidance. In every notebook you write the core yourself, and a check compares it with
-the finished code and recognises the usual mistakes.</li>
-<li><b>See it work.</b> On captions that the small model was never trained on, 97 of 100 objects have the
-right kind, colour and side. The <a href="model-card.html">model card</a> has all the results.</li>
-<li><b>Meet the real one.</b> Stable Diffusion 1.4 to XL run in the classes that you built. What came after
-it has a notebook, too.</li>
-</ul>
-```
-
-## The course
-
-```{{raw}} html
-<p>About {hours} hours to read, and as long again or longer for the exercises. Each notebook can be read alone.</p>
-<ol class="course">
-{rows}
-</ol>
-```
-
-## Run it yourself
-
-This book shows the notebooks with their stored results. To run and change them, you need Python 3.11 to
-3.14 and about 3 GB of disk, but no GPU:
-
-```
-git clone --depth 1 <address of the repository> sdlearn
-cd sdlearn
-python lab.py          # sets up, then opens the course in JupyterLab
-```
-
-Each page has its notebook to download. If you teach, [the teacher’s page](teaching.md) has plans for
-twelve weeks and for three days, questions to discuss, and the usual mistakes. The
-[reference](api/index.rst) describes every function and class.
-
-```{{toctree}}
-:caption: The course
-:hidden:
-
-{names}
-```
-
-```{{toctree}}
-:caption: Model cards
-:hidden:
-
-{cards}
-```
-
-```{{toctree}}
-:caption: More
-:hidden:
-
-Teaching <teaching>
-api/index
-```
-"""
+    values = {
+        "cards": cards,
+        "count": len(course),
+        "first": course[0].name,
+        "reading": round(sum(lesson.reading for lesson in course) / 60),
+        "solving": round(sum(lesson.solving for lesson in course) / 60),
+        "repository": repository or "<address of the repository>",
+        "names": names,
+        "rows": rows,
+        "tiles": tiles,
+    }
+    return Template((root / "site/book/index.md").read_text("utf-8")).substitute(values)
 
 
 def inline(text: str) -> str:
@@ -200,16 +144,21 @@ def reference(root: Path) -> dict[str, str]:
     described = chapters(root)
     rows = [f"   * - :doc:`{name} <{name}>`\n     - {what}" for name, what in described.items()]
     names = "\n".join(f"   {name}" for name in described)
+    public = ", ".join(
+        f":py:obj:`~sdlearn.{home}.{name}`" for name, home in sorted(sdlearn._HOME.items())
+    )
     overview = f"""Reference
 =========
 
-Each part of Stable Diffusion is a short module, made to be read. Here are their functions and classes,
-from their docstrings; *source* leads to the code.
+Each part of Stable Diffusion is a short module, made to be read. Here are the functions and
+classes of each, from their docstrings; *source* leads to the code.
 
 .. list-table::
    :class: modules
 
 {chr(10).join(rows)}
+
+The names that ``import sdlearn`` offers: {public}.
 
 .. toctree::
    :hidden:

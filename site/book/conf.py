@@ -1,8 +1,13 @@
-"""Sphinx's settings for the web edition, and what is done to its pages. See tools/website_book.py."""
+"""Sphinx's settings for the web edition, and what is done to its pages (tools/website_book.py)."""
 
+import html
 import json
 import re
 from pathlib import Path
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 HERE = Path(__file__).parent
 LAUNCH = json.loads((HERE / "settings.json").read_text("utf-8"))
@@ -63,6 +68,7 @@ html_permalinks_icon = "#"
 html_search_language = "en"
 
 TABLE = re.compile(r'<table class="docutils.*?</table>', re.S)
+STORED = re.compile(r"<pre><code>(.*?)</code></pre>", re.S)
 HEAD = re.compile(r"<thead>(.*?)</thead>", re.S)
 NUMBERED = re.compile(r"(<h[12]>|<a class=\"[^\"]*reference internal\"[^>]*>)(\d{1,2}) · ")
 QUANTITY = re.compile(r">(\d[\d,.]*) (min|h|%|MB|GB|dB)<")
@@ -72,12 +78,13 @@ LABELS = {
     ">Variables<": ">Attributes<",
 }
 DESCRIPTION = (
-    "Build every part of a text-to-image model by hand, in notebooks, and draw with it in the browser."
+    "Build every part of a text-to-image model by hand, in notebooks, and draw with it in the "
+    "browser."
 )
 
 
 def table(match):
-    """A table that scrolls in itself. A head without words, as Markdown demands one, is left out."""
+    """A table that scrolls in itself; a head without words, which Markdown demands, is left out."""
     head = HEAD.search(match[0])
     bare = head is not None and not re.sub(r"<[^>]*>|\s", "", head[1])
     text = match[0].replace(head[0], "") if bare else match[0]
@@ -85,6 +92,12 @@ def table(match):
         text = text.replace('class="docutils', 'class="headless docutils', 1)
     text = QUANTITY.sub(r">\1&#160;\2<", text)  # a number stays with its unit
     return f'<div class="scroll">{text}</div>'
+
+
+def coloured(match):
+    """Code in the stored output of a cell, in the colours of the other code."""
+    code = highlight(html.unescape(match[1]), PythonLexer(), HtmlFormatter())
+    return code.strip()
 
 
 def numbered(text):
@@ -98,7 +111,7 @@ def dress(app, pagename, templatename, context, doctree):
         body = numbered(TABLE.sub(table, context["body"]))
         for theirs, ours in LABELS.items():
             body = body.replace(theirs, ours)
-        context["body"] = body
+        context["body"] = STORED.sub(coloured, body)
     tree = context["toctree"](maxdepth=2, collapse=True, titles_only=True, includehidden=True)
     context["contents"] = numbered(tree or "")
     sections = context.get("toc", "") if context.get("display_toc") and pagename != "index" else ""

@@ -107,7 +107,7 @@ function loop({ settings, times }, frame, step) {
   say("now-step", frame ? String(step) : "–");
   say("now-of", `of ${steps}`);
   say("loop-label", `repeated ${steps === 1 ? "once" : `${steps} times`}`);
-  say("uncond-name", negative ? "negative prompt" : "empty prompt");
+  say("uncond-name", negative ? "negative" : "empty");
   $("clock").style.setProperty("--t", frame ? times[step - 1] / 999 : 0);
   if (!frame) return;
   say("now-time", `timestep t = ${Math.round(times[step - 1])} of 999`);

@@ -109,7 +109,8 @@ def test_it_opens_with_a_drawing_and_enter_draws_another(page, address):
     page.goto(address)
     drawn(page)
     first = pixels(page, "image")
-    assert first.shape == (64, 64, 3) and first.std() > 20
+    assert first.shape == (64, 64, 3)
+    assert first.std() > 20
     prompt = page.get_by_label("Prompt", exact=True).first
     prompt.fill("a yellow star above a green tree in the snow")
     page.get_by_label("Steps", exact=True).first.fill("5")
@@ -118,7 +119,20 @@ def test_it_opens_with_a_drawing_and_enter_draws_another(page, address):
     assert np.abs(pixels(page, "image").astype(int) - first).mean() > 10
     assert "a yellow star above a green tree in the snow" in label(page, "image")
     pieces = page.locator("#pieces button span").all_inner_texts()
-    assert pieces == ["start", *"a yellow star above a green tree in the snow".split(), "end"]
+    assert pieces == [
+        "start",
+        "a",
+        "yellow",
+        "star",
+        "above",
+        "a",
+        "green",
+        "tree",
+        "in",
+        "the",
+        "snow",
+        "end",
+    ]
 
 
 def test_a_dice_an_example_and_a_word_of_the_vocabulary(page, address):
@@ -200,10 +214,28 @@ def test_a_word_shows_its_map_on_the_scale_of_the_drawing(page, address):
     assert re.match(r"At step 6, “sunset” gets [\d.]+ % of the attention", words(page))
     assert (pixels(page, "overlay") != of_boat).mean() > 0.2
     assert page.locator("#legend-top").inner_text() == scale
+    page.locator("#step").press("Home")
+    at(page, "step 1 of 6")
+    assert page.locator("#legend-top").inner_text() == scale
+    page.locator("#step").press("End")
+    sunset.focus()
     page.keyboard.press("ArrowRight")  # around to the first word
     assert re.match("At step 6, “a” gets", words(page))
     page.locator("#pieces button", has_text="boat").click()
     assert (pixels(page, "overlay") == of_boat).all()
+
+
+def test_the_scale_ends_at_the_largest_weight_of_all(page, address):
+    """Of all words and steps, and some word at some step reaches it."""
+    go(page, address)
+    largest = 0.0
+    for step in range(1, 7):
+        page.locator("#step").fill(str(step))
+        at(page, f"step {step} of 6")
+        for word in page.locator("#maps button").all():
+            word.click()
+            largest = max(largest, float(re.search(r"([\d.]+) %\.$", words(page))[1]))
+    assert page.locator("#legend-top").inner_text() == f"{largest:g} %"
 
 
 def words(page) -> str:
@@ -216,9 +248,11 @@ def test_every_box_opens_and_leads_into_the_course(page, address):
         button = page.locator(".box h3").get_by_role("button", name=name)
         button.press("Enter")
         about = page.locator(f"#{button.get_attribute('aria-controls')}")
-        assert about.is_visible() and button.get_attribute("aria-expanded") == "true"
+        assert about.is_visible()
+        assert button.get_attribute("aria-expanded") == "true"
         links = [a.get_attribute("href") for a in about.get_by_role("link").all()]
-        assert links and all(re.fullmatch(r"\.\./\d\d-[a-z-]+\.html#[a-z-]+", a) for a in links)
+        assert links
+        assert all(re.fullmatch(r"\.\./\d\d-[a-z-]+\.html#[a-z-]+", a) for a in links)
         page.keyboard.press("Escape")
         assert about.is_hidden()
 
@@ -275,7 +309,8 @@ def test_two_settings_side_by_side(page, address):
         "/^Drawn in .* 4 steps/.test(document.getElementById('status').textContent)"
     )
     left, right, between = (pixels(page, f"pair-{k}").astype(int) for k in "abd")
-    assert (between == np.abs(left - right)).all() and between.max() > 0
+    assert (between == np.abs(left - right)).all()
+    assert between.max() > 0
     said = re.search(r"mean ([\d.]+) of 255", page.locator("#pair").inner_text())
     assert abs(float(said[1]) - between.mean()) <= 0.051
     page.wait_for_function("location.hash.includes('b.steps=4')")
@@ -318,7 +353,8 @@ def contrasts(page) -> list[str]:
         """() => {
         const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
         const light = ([r, g, b]) => { const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.03928
-            ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * x + 0.7152 * y + 0.0722 * z; };
+            ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * x + 0.7152 * y + 0.0722 * z; };
         const ground = (e) => { for (; e; e = e.parentElement) {
             const c = rgb(getComputedStyle(e).backgroundColor);
             if (c.length < 4 || c[3] === 1) return c; } return [255, 255, 255]; };
@@ -349,7 +385,7 @@ def test_everything_is_labelled(page, address):
     assert all(f.evaluate("e => e.labels.length") == 1 for f in fields.all())
 
 
-# -------------------------------------------------------------------------------- when it can't draw
+# ------------------------------------------------------------------------------- when it can't draw
 
 
 def test_a_missing_file_gets_a_sentence(browser, site, tmp_path):
@@ -390,4 +426,5 @@ def test_an_empty_prompt_without_guidance_in_one_step(page, address):
     go(page, address, "prompt=&seed=1&steps=1&guidance=1")
     assert words(page) == "The prompt is empty, so there is no word to look at."
     at(page, "step 1 of 1")
-    assert page.locator("#uncond").is_hidden() and page.locator("#cond").is_visible()
+    assert page.locator("#uncond").is_hidden()
+    assert page.locator("#cond").is_visible()
