@@ -318,6 +318,7 @@ def test_a_quiz_a_folded_cell_and_a_description_open(tab, address):
     answer = tab.locator(".quiz details").first
     assert not answer.locator("blockquote").is_visible()
     answer.locator("summary").click()
+    assert answer.locator("blockquote").is_visible()
     assert answer.locator("blockquote").inner_text().startswith("✗ Not quite")
     cell = tab.locator(".cell.tag_hide-input").first
     assert not cell.locator(".cell_input").is_visible()
