@@ -1,5 +1,5 @@
-// The lines between the boxes, drawn where the boxes are: beside each other on a wide page, below each
-// other on a narrow one.
+// The lines between the boxes, drawn where the boxes are: beside each other on a wide page, in three rows
+// on a tablet, below each other on a phone.
 
 const WIRES = [
   ["tokens", "states", "states"],
@@ -30,8 +30,8 @@ const places = () => {
 function path(a, b, back) {
   if (back) { // out of the latent, around, and into the U-Net again
     if (a.left > b.right) {
-      const y = Math.min(a.bottom, b.bottom), from = Math.max(a.left - 0, b.right);
-      return { d: `M${from} ${y - 46}H${b.right + 4}`, x: b.right + 2, y: y - 46, turn: 180 };
+      const y = Math.min(a.bottom, b.bottom);
+      return { d: `M${a.left} ${y - 46}H${b.right + 4}`, x: b.right + 2, y: y - 46, turn: 180 };
     }
     const x = Math.max(a.right, b.right), y0 = a.top + 30, y1 = b.bottom - 30;
     return { d: `M${x} ${y0}h3q6 0 6 -6V${y1 + 6}q0 -6 -6 -6h-1`, x: x + 1, y: y1, turn: 180 };
@@ -49,10 +49,11 @@ function draw() {
   svg.setAttribute("viewBox", `0 0 ${pipeline.clientWidth} ${pipeline.clientHeight}`);
   svg.setAttribute("width", pipeline.clientWidth);
   svg.setAttribute("height", pipeline.clientHeight);
-  const below = at.states.left >= at.noise.right || at.noise.top < at.unet.bottom && at.noise.right <= at.unet.left;
-  svg.replaceChildren(...WIRES.flatMap(([from, to, stage]) => {
-    const back = from === "latent" && to === "unet";
-    if (!below && from === "states") return []; // on a narrow page the noise lies between them
+  const wide = at.noise.right <= at.unet.left, stacked = !wide && at.noise.left === at.states.left;
+  svg.replaceChildren(...WIRES.flatMap(([from, next, stage]) => {
+    const back = from === "latent" && next === "unet";
+    if (stacked && from === "states") return []; // the noise lies between them
+    const to = from === "noise" && !wide && !stacked ? "latent" : next; // the noise is the first latent
     const { d, x, y, turn } = path(at[from], at[to], back);
     const group = make("g", { "data-stage": stage });
     group.append(make("path", { d, class: "line" }),

@@ -308,7 +308,7 @@ def test_two_settings_side_by_side(page, address):
     page.wait_for_function(
         "/^Drawn in .* 4 steps/.test(document.getElementById('status').textContent)"
     )
-    left, right, between = (pixels(page, f"pair-{k}").astype(int) for k in "abd")
+    left, right, between = (pixels(page, f"pair-{k}").astype(int) for k in ("a", "b", "d"))
     assert (between == np.abs(left - right)).all()
     assert between.max() > 0
     said = re.search(r"mean ([\d.]+) of 255", page.locator("#pair").inner_text())
