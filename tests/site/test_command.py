@@ -137,6 +137,12 @@ def test_a_failed_build_leaves_the_old_site_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
+def test_a_failed_first_build_leaves_nothing(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts[1]["website_book"], "build", fails)
+    assert website.main(["--out", str(tmp_path / "site")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def fails(*_):
     raise website.Problem("Sphinx has warnings")
 
