@@ -1,4 +1,4 @@
-"""The drawing page's files, a server for them, and where node and the browser are."""
+"""What the tests of the web edition share: where node and the browser are, and a server."""
 
 import functools
 import http.server
@@ -18,7 +18,6 @@ import website
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAW = ROOT / "site" / "draw"
-RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def missing(what: str) -> None:
@@ -57,15 +56,6 @@ def chromium() -> str:
     return found
 
 
-def runtime() -> Path:
-    """The folder of onnxruntime-web."""
-    packages = Path(os.environ.get("NODE_MODULES") or ROOT / "site" / "node_modules")
-    found = packages / "onnxruntime-web" / "dist"
-    if not found.is_dir():
-        missing(f"there is no {found}; `npm ci` in site/ installs it, or give NODE_MODULES")
-    return found
-
-
 def run_node(code: str, given: object = None) -> Any:
     """Run a module in node.
 
@@ -91,20 +81,6 @@ def run_node(code: str, given: object = None) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def put_up(folder: Path) -> Path:
-    """Make a folder with the page's modules, onnxruntime-web and the exported model."""
-    from website_export import export
-
-    export(folder)
-    draw = folder / "draw"
-    (draw / "ort").mkdir()
-    for name in RUNTIME:
-        shutil.copy(runtime() / name, draw / "ort")
-    for module in DRAW.glob("*.js"):
-        shutil.copy(module, draw)
-    return draw
 
 
 @contextmanager

@@ -56,9 +56,8 @@ def build(out: Path, mathjax: Path, repository: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "source", Path(folder) / "made"
         shutil.copytree(ROOT / "site/book", source)
-        repository = address() if repository is None else repository
-        links = launch_links(repository)
-        write_pages(source, made, repository)
+        links = launch_links(address() if repository is None else repository)
+        write_pages(source, made)
         shutil.copy(script, source / "theme/static/mathjax.js")
         (source / "settings.json").write_text(json.dumps(links), "utf-8")
         run_sphinx(source, made)
@@ -69,7 +68,7 @@ def build(out: Path, mathjax: Path, repository: str | None = None) -> None:
         shutil.copytree(made, out, dirs_exist_ok=True)
 
 
-def write_pages(source: Path, made: Path, repository: str) -> None:
+def write_pages(source: Path, made: Path) -> None:
     """Write the sources of all pages, and the files that Sphinx leaves alone."""
     files = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     names = {name[:2]: file.name for name, file in files.items() if name[:2].isdigit()}
@@ -84,7 +83,7 @@ def write_pages(source: Path, made: Path, repository: str) -> None:
         (made / path).parent.mkdir(parents=True, exist_ok=True)
         image.save(made / path, optimize=True)
     course = website_pages.lessons(ROOT, notebooks)
-    write(source / "index.md", website_pages.index(ROOT, course, tiles, repository))
+    write(source / "index.md", website_pages.index(ROOT, course, tiles))
     write(source / "teaching.md", (ROOT / "notebooks/teaching.md").read_text("utf-8"))
     for name in website_pages.CARDS:
         text, beside = website_pages.card(ROOT, name)
@@ -113,7 +112,7 @@ def address() -> str:
 
 
 def launch_links(repository: str) -> dict[str, str]:
-    """Return the addresses of the launch buttons, up to a notebook's name.
+    """Return the repository's address and those of the launch buttons, up to a notebook's name.
 
     Raises:
         ValueError: If the address is not one on GitHub, which Binder and Colab can open.
@@ -128,6 +127,7 @@ def launch_links(repository: str) -> dict[str, str]:
         )
     place = f"{match[1]}/{match[2]}"
     return {
+        "address": f"https://github.com/{place}",
         "binder": f"https://mybinder.org/v2/gh/{place}/{BRANCH}?urlpath=lab/tree/notebooks/",
         "colab": f"https://colab.research.google.com/github/{place}/blob/{BRANCH}/notebooks/",
         "install": f'%pip install "sdlearn[course] @ git+https://github.com/{place}"',

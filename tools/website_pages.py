@@ -92,7 +92,7 @@ def cover(root: Path) -> tuple[str, dict[str, Image.Image]]:
     return '<div class="tiles">' + "\n".join(figures) + "</div>", tiles
 
 
-def index(root: Path, course: list[Lesson], tiles: str, repository: str) -> str:
+def index(root: Path, course: list[Lesson], tiles: str) -> str:
     """Return the first page, site/book/index.md with the cover and the table of the course."""
     rows = "\n".join(
         f'<li><a href="{lesson.name}.html"><span class="number">{lesson.number}</span>'
@@ -109,7 +109,6 @@ def index(root: Path, course: list[Lesson], tiles: str, repository: str) -> str:
         "first": course[0].name,
         "reading": round(sum(lesson.reading for lesson in course) / 60),
         "solving": round(sum(lesson.solving for lesson in course) / 60),
-        "repository": repository or "<address of the repository>",
         "names": names,
         "rows": rows,
         "tiles": tiles,

@@ -72,6 +72,7 @@ STORED = re.compile(r"<pre><code>(.*?)</code></pre>", re.S)
 HEAD = re.compile(r"<thead>(.*?)</thead>", re.S)
 NUMBERED = re.compile(r"(<h[12]>|<a class=\"[^\"]*reference internal\"[^>]*>)(\d{1,2}) · ")
 QUANTITY = re.compile(r">(\d[\d,.]*) (min|h|%|MB|GB|dB)<")
+UNKNOWN = "&lt;address of the repository&gt;"
 LABELS = {
     "[source]</span>": "source</span>",
     "[docs]</a>": "reference</a>",
@@ -111,6 +112,7 @@ def dress(app, pagename, templatename, context, doctree):
         body = numbered(TABLE.sub(table, context["body"]))
         for theirs, ours in LABELS.items():
             body = body.replace(theirs, ours)
+        body = body.replace(UNKNOWN, LAUNCH.get("address", UNKNOWN))  # not in the search index
         context["body"] = STORED.sub(coloured, body)
     tree = context["toctree"](maxdepth=2, collapse=True, titles_only=True, includehidden=True)
     context["contents"] = numbered(tree or "")
@@ -121,9 +123,9 @@ def dress(app, pagename, templatename, context, doctree):
     context["notebook"] = None
     if (HERE / f"{pagename}.ipynb").is_file():
         file = f"{pagename}.ipynb"
-        context["notebook"] = {"file": f"notebooks/{file}"} | {
-            kind: LAUNCH[kind] + (file if kind != "install" else "") for kind in LAUNCH
-        }
+        links = {kind: LAUNCH[kind] + file for kind in ("binder", "colab") if LAUNCH}
+        install = {"install": LAUNCH.get("install")}
+        context["notebook"] = {"file": f"notebooks/{file}"} | install | links
 
 
 def as_rst(app, what, name, obj, options, lines):

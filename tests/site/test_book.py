@@ -264,6 +264,8 @@ def test_launch_buttons_need_a_repository(book, launched):
         assert colab.netloc == "colab.research.google.com"
         assert colab.path == f"/github/somebody/sdlearn/blob/main/notebooks/{path.name}"
         assert "sdlearn[course] @ git+https://github.com/somebody/sdlearn" in page
+    cover = (launched / "index.html").read_text("utf-8")
+    assert f"git clone --depth 1 {REPOSITORY} sdlearn" in cover
     assert (ROOT / "environment.yml").is_file()  # what Binder installs
 
 

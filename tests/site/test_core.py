@@ -188,7 +188,8 @@ def test_a_seed_that_is_refused(seed):
 SAMPLE = """
 import { SAMPLERS, alphabars } from "draw/sampling.js";
 const { sampler, steps, z, schedule, array } = given;
-const { sample, path } = SAMPLERS[sampler], points = path(steps, alphabars(schedule));
+const { sample, path } = SAMPLERS[sampler];
+const points = given.points ?? path(steps, alphabars(schedule));
 const denoise = (z, { t, alpha, sigma }) =>
   z.map((each, i) => Math.tanh(alpha * each + 0.1 * i) * (1 + t / 1000) - 0.3 * sigma);
 const states = [], start = globalThis[array].from(z);
@@ -227,6 +228,18 @@ def test_the_samplers_are_python_s(sampler, steps, dtype, tolerance):
         assert ours["point"]["t"] == theirs.t
         np.testing.assert_allclose(ours["z"], theirs.z, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(ours["z_0"], theirs.z_0, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_pp_2m"])
+def test_the_samplers_on_an_uneven_path(sampler):
+    """Strides of which no two are equal in lambda, unlike those of the page's own path."""
+    path = NoiseSchedule().path(7, sigmas="karras", steps_in="lambda")
+    z = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = [{"t": p.t, "alpha": float(p.alpha), "sigma": float(p.sigma)} for p in path]
+    given = {"sampler": sampler, "z": z.tolist(), "points": points, "array": "Float64Array"}
+    found = run_node(SAMPLE, given)["states"]
+    for ours, theirs in zip(found, [*get_sampler(sampler).sample(fake, z, path)][1:], strict=True):
+        np.testing.assert_allclose(ours["z"], theirs.z, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("scale", [-2.0, 0.0, 0.5, 1.0, 3.0, 7.5])

@@ -1,6 +1,7 @@
 """The worker of the drawing page in a real browser: its images are Python's, and its errors
 sentences."""
 
+import os
 import shutil
 from contextlib import contextmanager
 from itertools import pairwise
@@ -12,7 +13,7 @@ import pytest
 from sdlearn.pipeline import StableDiffusion
 from sdlearn.utils.png_metadata import GenerationSettings
 from sdlearn.utils.sampling import Sampling
-from tests.site_parts import chromium, need, put_up, served
+from tests.site_parts import chromium, need, served
 
 PATIENCE = 300_000  # milliseconds, for a machine with other things to do
 PROMPT = "a red cat to the left of a blue house on the sand at night"
@@ -31,8 +32,6 @@ AS_LISTS = """(message) => JSON.parse(JSON.stringify(message, (key, value) =>
 
 @pytest.fixture(scope="module")
 def browser():
-    need("onnx")
-    need("onnxruntime")
     place = chromium()
     need("playwright")
     from playwright.sync_api import sync_playwright
@@ -45,8 +44,10 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def draw(browser, tmp_path_factory) -> Path:
-    folder = put_up(tmp_path_factory.mktemp("site"))
+def draw(browser, built, tmp_path_factory) -> Path:
+    """The drawing page's files, and the page above."""
+    folder = tmp_path_factory.mktemp("site") / "draw"
+    shutil.copytree(built / "draw", folder)
     (folder / "test.html").write_text(PAGE, "utf-8")
     return folder
 
@@ -273,8 +274,9 @@ DAMAGE = {
 @pytest.mark.parametrize("fault", DAMAGE)
 def test_a_file_that_is_missing_or_damaged(browser, draw, tmp_path, fault):
     name, damage, said = DAMAGE[fault]
-    shutil.copytree(draw, tmp_path / "draw")
-    damage(tmp_path / "draw" / name)
+    shutil.copytree(draw, tmp_path / "draw", copy_function=os.link)
+    (tmp_path / "draw" / name).unlink()  # the link, in whose place comes a copy
+    damage(shutil.copy(draw / name, tmp_path / "draw" / name))
     with served(tmp_path / "draw") as address, opened(browser, address) as page:
         error = answer(page, "ready")
         assert error["kind"] == "error"

@@ -33,10 +33,8 @@ def sd():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("site")
-    website_export.export(out)
-    return out / "draw" / "model"
+def model(built) -> Path:
+    return built / "draw" / "model"
 
 
 def run(model: Path, name: str, **inputs: torch.Tensor) -> list[np.ndarray]:
