@@ -18,7 +18,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker that needs it builds it, and the others wait.
     """
     if given := os.environ.get("SITE"):
-        folder = Path(given)
+        folder = Path(given).resolve()
         assert (folder / website.MARK).is_file(), f"SITE is {folder}, which is not a built site"
         return folder
     if absent := website.missing_tools():
