@@ -319,7 +319,8 @@ def largest_difference(content: bytes, graph: Graph) -> float:
         for ours, theirs in zip(found, expected, strict=True):
             if ours.shape != tuple(theirs.shape):
                 return float("inf")
-            largest = max(largest, float(np.abs(ours - theirs.numpy()).max()))
+            # np.maximum keeps a NaN, which Python's max would lose.
+            largest = float(np.maximum(largest, np.abs(ours - theirs.numpy()).max()))
     return largest
 
 

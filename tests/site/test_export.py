@@ -158,13 +158,13 @@ def test_course(model):
     assert not any(map(unknown_words, [*course["captions"], *course["examples"]]))
 
 
-def test_a_graph_that_differs_is_refused(sd):
-    """A decoder of slightly different latents, such as a wrong scaling factor makes."""
+@pytest.mark.parametrize("factor", [1.0001, float("nan")])
+def test_a_graph_that_differs_is_refused(sd, factor):
+    """A decoder of slightly different latents, such as a wrong scaling factor makes, or of none."""
     graph = website_export.graphs(sd)["decoder"]
-    wrong = graph._replace(reference=lambda z: (sd.vae.to_image(1.0001 * z),))
-    with pytest.raises(
-        ValueError, match=r"^decoder\.onnx differs from the network by .*; at most 5"
-    ):
+    wrong = graph._replace(reference=lambda z: (sd.vae.to_image(factor * z),))
+    said = r"^decoder\.onnx differs from the network by .*; at most 5"
+    with pytest.raises(ValueError, match=said):
         website_export.onnx_bytes("decoder", wrong)
 
 
