@@ -1,9 +1,9 @@
-.PHONY: lab setup test lint format
+.PHONY: lab setup test lint format site
 
 PYTHON ?= python3
 
 lab:
 	$(PYTHON) lab.py
 
-setup test lint format:
+setup test lint format site:
 	$(PYTHON) lab.py $@

@@ -7,6 +7,7 @@
     python lab.py test -k vae     run some tests; everything after "test" goes to pytest
     python lab.py lint            run ruff, mypy and codespell and check the stored notebooks
     python lab.py format          format the code and clean the stored notebooks
+    python lab.py site            build the web edition into build/site, or with --out DIR elsewhere
 
 Options after `python lab.py`, such as --no-browser, go to JupyterLab.
 This file needs only Python's standard library.
@@ -31,6 +32,9 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / ".sdlearn-installed"
 FIRST_NOTEBOOK = "notebooks/00-the-whole-picture.ipynb"
 WANTED = ["-c", "constraints.txt", "-e", ".[course,test]"]
+# What only the web edition needs is installed when it is first built or tested.
+SITE_STAMP = VENV / ".sdlearn-site-installed"
+SITE_WANTED = ["-c", "constraints.txt", "-e", ".[site]"]
 TESTED = ("tests", "notebooks")
 OLDEST, TOO_NEW = (3, 11), (3, 15)
 GIGABYTES = 3
@@ -66,15 +70,24 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # the terminal may lack characters of a path
             stream.reconfigure(errors="backslashreplace")
-    commands = {"lab": lab, "setup": lambda _: 0, "test": test, "lint": lint, "format": tidy}
+    commands = {
+        "lab": lab,
+        "setup": lambda _: 0,
+        "test": test,
+        "lint": lint,
+        "format": tidy,
+        "site": site,
+    }
     if "-h" in argv[:1] or "--help" in argv[:1]:
         print(__doc__.strip())
         return 0
     try:
         if command not in commands:
             raise Problem(f"unknown command {command!r}; accepted: {', '.join(commands)}")
-        if rest and command not in ("lab", "test"):
+        if rest and command not in ("lab", "test", "site"):
             raise Problem(f"`lab.py {command}` was given {' '.join(rest)}; it takes no arguments")
+        if command == "site":
+            rest = site_arguments(rest)
         set_up()
         return commands[command](rest)
     except Problem as problem:
@@ -109,6 +122,7 @@ def lab(options: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Run lint and then pytest, whose summary comes last; with arguments, run pytest alone."""
+    set_up_site()
     failed = [] if arguments else run_all(LINT)
     code = run(["-m", "pytest", *pytest_arguments(arguments)], testing())
     if failed:
@@ -124,6 +138,25 @@ def lint(_: list[str]) -> int:
 def tidy(_: list[str]) -> int:
     """Format the code and clean the notebooks."""
     return int(bool(run_all(FORMAT)))
+
+
+def site(arguments: list[str]) -> int:
+    """Build the web edition."""
+    set_up_site()
+    return run(["tools/website.py", *arguments], {"OMP_NUM_THREADS": "1", **inside()})
+
+
+def site_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments with the folder's whole path; Problem if they are not --out DIR."""
+    if not arguments:
+        return []
+    option, equals, folder = arguments[0].partition("=")
+    folders = [folder] if equals else arguments[1:]
+    if option != "--out" or len(folders) != 1 or not folders[0] or folders[0].startswith("-"):
+        raise Problem(
+            f"`lab.py site` was given {' '.join(arguments)}; accepted: nothing, or --out DIR"
+        )
+    return ["--out", str(Path(folders[0]).expanduser().absolute())]
 
 
 def pytest_arguments(arguments: list[str]) -> list[str]:
@@ -181,7 +214,7 @@ def testing() -> dict[str, str]:
 
 def set_up() -> None:
     """Make .venv and install the course, unless it is up to date; Problem if this fails."""
-    if STAMP.exists() and STAMP.read_text() == fingerprint() and works(PYTHON):
+    if STAMP.exists() and STAMP.read_text() == fingerprint(WANTED) and works(PYTHON):
         return
     free = shutil.disk_usage(ROOT).free
     problem = unsuitable(sys.version_info[:2], platform.system(), platform.machine(), free)
@@ -196,15 +229,25 @@ def set_up() -> None:
     print("installing the course into .venv, once; this takes minutes the first time", flush=True)
     if platform.system() == "Linux" and not shutil.which("nvidia-smi"):
         print("(no NVIDIA GPU here: UV_TORCH_BACKEND=cpu asks for a much smaller torch)")
-    install()
+    install(WANTED)
     hide_grading()
-    STAMP.write_text(fingerprint())
+    STAMP.write_text(fingerprint(WANTED))
 
 
-def fingerprint() -> str:
+def set_up_site() -> None:
+    """Install what builds the web edition beside the course, unless it is up to date."""
+    if SITE_STAMP.exists() and SITE_STAMP.read_text() == fingerprint(SITE_WANTED):
+        return
+    SITE_STAMP.unlink(missing_ok=True)
+    print("installing what builds the web edition into .venv, once", flush=True)
+    install(SITE_WANTED)
+    SITE_STAMP.write_text(fingerprint(SITE_WANTED))
+
+
+def fingerprint(wanted: list[str]) -> str:
     """Hash everything that requires a new installation if it changes, such as the folder's path."""
     files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    return hashlib.sha256(b"\0".join([*files, repr((WANTED, str(ROOT))).encode()])).hexdigest()
+    return hashlib.sha256(b"\0".join([*files, repr((wanted, str(ROOT))).encode()])).hexdigest()
 
 
 def works(python: Path) -> bool:
@@ -270,18 +313,18 @@ def make_environment() -> None:
     raise Problem(f"{VENV} could not be made: {reason}")
 
 
-def install() -> None:
-    """Install the course with uv, or with pip if uv fails; Problem if both fail."""
+def install(wanted: list[str]) -> None:
+    """Install with uv, or with pip if uv fails; Problem if both fail."""
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     if echo([*pip, "--quiet", "uv"])[0] == 0:
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
         settings = {**uv_settings(pip_config()), **utf8()}
-        code = subprocess.call([*uv, *WANTED], cwd=ROOT, env=settings)
+        code = subprocess.call([*uv, *wanted], cwd=ROOT, env=settings)
         if code == 0:
             return
         check_interrupt(code)
         print("uv failed; trying again with pip, which takes longer", flush=True)
-    code, said = echo([*pip, *WANTED, "--progress-bar", "off"])
+    code, said = echo([*pip, *wanted, "--progress-bar", "off"])
     if code != 0:
         raise Problem(explain(said))
 

@@ -29,6 +29,10 @@ COMMANDS = {
     "generate": ("generate images from a prompt", "sdlearn.cli.generate"),
     "train": ("train a part of a model", "sdlearn.cli.train"),
     "evaluate": ("measure a model", "sdlearn.cli.evaluate"),
+    "course": (
+        "copy the notebooks into a folder and open them",
+        "sdlearn.cli.course",
+    ),
     "playground": ("open the playground in the browser", "sdlearn.cli.playground"),
     "classroom": ("make a course for nbgrader", "sdlearn.cli.classroom"),
 }

@@ -37,6 +37,19 @@ def notebook_file(name: str) -> Path:
     )
 
 
+def course_files() -> list[Path]:
+    """The course: its notebooks in order, the playground, and the teacher's page.
+
+    Raises:
+        FileNotFoundError: If neither a clone nor the installed package has them.
+    """
+    folder = notebook_file("playground.ipynb").parent
+    lessons = sorted(folder.glob("[0-9][0-9]-*.ipynb"))
+    if not lessons:
+        raise FileNotFoundError(f"the notebooks of the course were not found in {folder}")
+    return [*lessons, folder / "playground.ipynb", notebook_file("teaching.md")]
+
+
 def package_version() -> str:
     """The version in the metadata of the installed package; "unknown" in a clone without any."""
     try:

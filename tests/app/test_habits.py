@@ -96,6 +96,8 @@ def test_coverage_is_measured_once_a_week():
 def test_a_workflow_may_only_read_stops_when_it_is_outdated_and_pins_its_actions(path):
     workflow = parsed(path)
     assert workflow["permissions"] == {"contents": "read"}
+    published = workflow["jobs"].get("publish", {}).pop("permissions", None)
+    assert published == ({"pages": "write", "id-token": "write"} if path.stem == "site" else None)
     assert workflow["concurrency"]["cancel-in-progress"] is True
     assert "github.ref" in workflow["concurrency"]["group"]
     assert set(workflow[True]) <= {"push", "pull_request", "schedule", "workflow_dispatch"}
@@ -113,8 +115,31 @@ def test_a_workflow_may_only_read_stops_when_it_is_outdated_and_pins_its_actions
         assert "github.event" not in step.get("run", "")
 
 
-def test_there_are_two_workflows():
-    assert [path.stem for path in WORKFLOWS] == ["coverage", "tests"]
+def test_there_are_three_workflows():
+    assert [path.stem for path in WORKFLOWS] == ["coverage", "site", "tests"]
+
+
+def test_the_site_is_tested_before_it_is_published():
+    jobs = parsed(ROOT / ".github/workflows/site.yml")["jobs"]
+    said = [step["run"] for step in jobs["build"]["steps"] if "run" in step]
+    assert said == ["python lab.py site", "python lab.py test tests/site"]
+    (tested,) = (s for s in jobs["build"]["steps"] if "tests/site" in s.get("run", ""))
+    assert tested["env"]["SITE"] == "build/site"
+    last = jobs["build"]["steps"][-1]
+    assert last["uses"].startswith("actions/upload-pages-artifact@")
+    assert last["with"] == {"path": "build/site"}
+    assert jobs["publish"]["needs"] == "build"
+    assert "run" not in {key for step in jobs["publish"]["steps"] for key in step}
+    used = [step["uses"].split("@")[0] for step in jobs["publish"]["steps"]]
+    assert used == ["actions/configure-pages", "actions/deploy-pages"]
+
+
+def test_only_jobs_that_install_the_site_s_packages_run_its_tests():
+    """The tests of the web edition fail where CI is set and these packages are missing."""
+    for workflow, job in (("tests", "lowest"), ("coverage", "coverage")):
+        job = parsed(ROOT / f".github/workflows/{workflow}.yml")["jobs"][job]
+        (command,) = (s["run"] for s in job["steps"] if "-m pytest" in s.get("run", ""))
+        assert " --ignore=tests/site " in f"{command} "
 
 
 # -------------------------------------------------------------------------------- lowest versions

@@ -28,6 +28,7 @@ def recorded(monkeypatch):
 
     monkeypatch.setattr(lab, "run", run)
     monkeypatch.setattr(lab, "set_up", lambda: calls.append("set up"))
+    monkeypatch.setattr(lab, "set_up_site", lambda: calls.append("set up site"))
     return calls, codes
 
 
@@ -54,7 +55,8 @@ def test_setup_runs_nothing_more(recorded):
 def test_the_whole_suite_is_lint_types_notebooks_and_tests_in_this_order(recorded):
     calls, _ = recorded
     assert lab.main(["test"]) == 0
-    tools = [call.split()[1] for call in calls[1:]]
+    assert calls[:2] == ["set up", "set up site"]
+    tools = [call.split()[1] for call in calls[2:]]
     assert tools == ["ruff", "ruff", "mypy", "codespell_lib", "check", "--check", "pytest"]
     assert "-n 2 --dist loadscope" in calls[-1]
     assert "--nbval-lax" in calls[-1]
@@ -68,15 +70,29 @@ def test_any_failing_piece_fails_the_command_and_all_pieces_run(recorded, broken
     calls, codes = recorded
     codes[broken] = 1
     assert lab.main(["test"]) == 1
-    assert len(calls) == 8
+    assert len(calls) == 9
     assert ("FAILED" in capfd.readouterr().out) == (broken != "pytest")
 
 
 def test_arguments_narrow_the_run_to_pytest(recorded):
     calls, _ = recorded
     assert lab.main(["test", "-k", "setup"]) == 0
-    assert len(calls) == 2
-    assert calls[1].endswith("tests notebooks -k setup") or calls[1].endswith("tests -k setup")
+    assert len(calls) == 3
+    assert calls[2].endswith("tests notebooks -k setup") or calls[2].endswith("tests -k setup")
+
+
+def test_the_site_is_built_from_its_own_packages(recorded, monkeypatch, tmp_path):
+    calls, codes = recorded
+    monkeypatch.chdir(tmp_path)
+    codes["website.py"] = 2
+    assert lab.main(["site"]) == 2
+    assert lab.main(["site", "--out", "here"]) == 2
+    assert lab.main(["site", f"--out={tmp_path}"]) == 2
+    assert calls == [
+        "set up", "set up site", "tools/website.py",
+        "set up", "set up site", f"tools/website.py --out {tmp_path / 'here'}",
+        "set up", "set up site", f"tools/website.py --out {tmp_path}",
+    ]  # fmt: skip
 
 
 def test_a_named_file_replaces_the_folders():
@@ -92,7 +108,14 @@ def test_tests_run_with_one_thread_and_without_the_network(monkeypatch):
     assert "OMP_NUM_THREADS" not in lab.inside()
 
 
-@pytest.mark.parametrize("argv", [["tests"], ["setup", "now"], ["lint", "-x"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["tests"], ["setup", "now"], ["lint", "-x"],
+        ["site", "here"], ["site", "--out"], ["site", "--out="], ["site", "--out", "a", "b"],
+        ["site", "--out", "--fast"], ["site", "--in", "a"],
+    ],
+)  # fmt: skip
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(recorded, argv, capsys):
     calls, _ = recorded
     assert lab.main(argv) == 2
@@ -176,7 +199,11 @@ class TestSetUp:
         monkeypatch.setattr(lab, "STAMP", tmp_path / ".venv" / "stamp")
         monkeypatch.setattr(lab, "works", lambda _: (tmp_path / ".venv").exists())
         monkeypatch.setattr(lab, "make_environment", self.make)
-        monkeypatch.setattr(lab, "install", lambda: self.done.append("installed"))
+        monkeypatch.setattr(lab, "SITE_STAMP", tmp_path / ".venv" / "site-stamp")
+        monkeypatch.setattr(lab, "install", self.install)
+
+    def install(self, wanted):
+        self.done.append("installed" if wanted is lab.WANTED else wanted[-1])
 
     def make(self):
         (self.root / ".venv").mkdir()
@@ -200,11 +227,27 @@ class TestSetUp:
         monkeypatch.setattr(lab, "install", self.interrupt)
         with pytest.raises(KeyboardInterrupt):
             lab.set_up()
-        monkeypatch.setattr(lab, "install", lambda: self.done.append("installed"))
+        monkeypatch.setattr(lab, "install", self.install)
         lab.set_up()
         assert self.done == ["made", "installed"]
 
-    def interrupt(self):
+    def test_the_site_s_packages_are_installed_when_it_is_first_built(self, monkeypatch):
+        lab.set_up()
+        assert self.done == ["made", "installed"]
+        lab.set_up_site()
+        lab.set_up_site()
+        lab.set_up()
+        assert self.done == ["made", "installed", ".[site]"]
+        (self.root / "constraints.txt").write_text("sphinx==9.0.5")
+        monkeypatch.setattr(lab, "install", self.interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lab.set_up_site()
+        (self.root / "constraints.txt").write_text("constraints.txt")
+        monkeypatch.setattr(lab, "install", self.install)
+        lab.set_up_site()
+        assert self.done == ["made", "installed", ".[site]", ".[site]"]
+
+    def interrupt(self, _):
         raise KeyboardInterrupt
 
     def test_a_moved_repository_is_installed_again(self, monkeypatch):
@@ -225,7 +268,7 @@ class TestSetUp:
         assert lab.main(["setup"]) == 2
         assert capsys.readouterr().err == "lab.py: the disk is full; free some.\n"
 
-    def fail(self):
+    def fail(self, _):
         raise lab.Problem("the disk is full; free some.")
 
 
