@@ -35,7 +35,7 @@ RUNTIME_FILES = (
 )
 MARK = ".sdlearn-site"  # in a folder that this script has built, and may replace
 NO_JEKYLL = ".nojekyll"  # has GitHub Pages publish folders whose names begin with "_"
-TOOLS = ("onnx", "onnxruntime", "onnxscript", "sphinx", "myst_nb", "sphinx_book_theme")
+TOOLS = ("onnx", "onnxruntime", "onnxscript", "sphinx", "myst_nb")
 
 
 class Problem(Exception):
