@@ -29,7 +29,8 @@ SIZE = 512
 REFERENCE = 2 * SIZE**3 / 160e9  # seconds for a product of two matrices of this size
 GUARD = Path(__file__).with_name("guard")
 PROPERTY = "notebook"
-NOT_LOOKED_AT = {"__pycache__", "runs", "build", "dist"}
+NAMED = 10  # new files that the message names
+NOT_LOOKED_AT = {"__pycache__", "runs", "build", "dist", "node_modules"}
 
 
 class Usage(NamedTuple):
@@ -174,7 +175,8 @@ class Watch:
                 f"the limit is {TOGETHER:g} s"
             )
         if new:
-            self.troubles.append(f"new files appeared in the repository: {', '.join(new)}")
+            named = ", ".join(new[:NAMED]) + (f" and {len(new) - NAMED} more" if new[NAMED:] else "")
+            self.troubles.append(f"new files appeared in the repository: {named}")
         if self.troubles:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

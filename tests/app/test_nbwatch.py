@@ -44,7 +44,10 @@ BAD = {  # cells, and what they are told
 }
 SLOW = "import time\nwhile time.process_time() < 5: pass"
 LARGE = "x = b'x' * 700_000_000\ndel x"
-LEAVES = "import subprocess\nassert subprocess.run(['touch', 'left.txt']).returncode == 0"
+LEAVES = """import subprocess
+assert subprocess.run(['touch', 'left.txt']).returncode == 0
+assert subprocess.run(['mkdir', 'node_modules']).returncode == 0
+assert subprocess.run(['touch', 'node_modules/package.json']).returncode == 0"""
 PIECES = {
     "00-good": [GOOD],
     "01-bad": [*BAD],
