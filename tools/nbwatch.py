@@ -175,7 +175,8 @@ class Watch:
                 f"the limit is {TOGETHER:g} s"
             )
         if new:
-            named = ", ".join(new[:NAMED]) + (f" and {len(new) - NAMED} more" if new[NAMED:] else "")
+            more = [f"{len(new) - NAMED} more"] if new[NAMED:] else []
+            named = ", ".join([*new[:NAMED], *more])
             self.troubles.append(f"new files appeared in the repository: {named}")
         if self.troubles:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
